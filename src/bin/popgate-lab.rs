@@ -1,0 +1,3 @@
+//! `popgate-lab`: the lab.
+
+fn main() {}

@@ -1,0 +1,333 @@
+//! A candidate: a configuration that has been read and found whole, with every name resolved to something that exists.
+//! What is in here needs no further checking; `tables` compiles it without being able to fail.
+
+use crate::model::Protocol;
+use ipnetwork::IpNetwork;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A checked configuration that is not active (yet).
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub appliance: Appliance,
+    /// By tenant name.
+    pub tenants: BTreeMap<String, Tenant>,
+}
+
+/// Where something was written: for explanations and problems.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceRef {
+    /// Relative to the configuration directory: `tenants/acme.toml`.
+    pub file: Arc<str>,
+    /// Counted from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for SourceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// `popgate.toml`: the box.
+#[derive(Clone, Debug)]
+pub struct Appliance {
+    /// The site's short name, `fra1`.
+    pub site: String,
+    pub metro: Option<String>,
+    pub facility: Option<String>,
+    pub role: Role,
+    /// Admin token, revisions, flow history.
+    pub state_dir: PathBuf,
+    pub transports: Vec<Transport>,
+    /// The source of ICMP errors towards tenants. RFC 7600's dummy address unless configured.
+    pub icmp_source: IcmpSource,
+    /// How many sessions the box holds at most.
+    pub max_sessions: usize,
+    pub admin: Admin,
+    pub export: Export,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpSource {
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+}
+
+/// What the box is.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// A PoP: one key pair, any number of tenants, handoffs.
+    Pop(Pop),
+    /// A branch of one tenant: a LAN, and tunnels to PoPs.
+    Branch(Branch),
+}
+
+#[derive(Clone, Debug)]
+pub struct Pop {
+    pub private_key: PrivateKey,
+    /// The TUN device that NAT pools are routed to.
+    pub internet_device: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Branch {
+    /// The TUN device the LAN's traffic is led through.
+    pub lan_device: String,
+    /// The interfaces whose traffic is led into it; none: the operator routes by hand.
+    pub lan_interfaces: Vec<String>,
+    pub pops: Vec<PopPeer>,
+}
+
+/// A PoP, as a branch knows it.
+#[derive(Clone, Debug)]
+pub struct PopPeer {
+    pub name: String,
+    pub public_key: PublicKey,
+    pub paths: Vec<PopPath>,
+    pub at: SourceRef,
+}
+
+/// A branch's path to a PoP.
+#[derive(Clone, Debug)]
+pub struct PopPath {
+    /// The name path policies use; unique at the branch.
+    pub name: String,
+    /// One of the box's transports.
+    pub transport: String,
+    pub endpoint: SocketAddr,
+    pub private_key: PrivateKey,
+    pub preshared_key: Option<PresharedKey>,
+    /// Seconds; WireGuard's own unit.
+    pub persistent_keepalive: Option<u16>,
+    pub at: SourceRef,
+}
+
+/// An underlay attachment.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    pub name: String,
+    /// Where WireGuard datagrams are received and sent from.
+    pub listen: SocketAddr,
+    /// Sends and receives over this interface alone, whatever the routes say.
+    pub interface: Option<String>,
+    /// The underlay's MTU in bytes; tunnel packets are 80 smaller (60 over IPv4 would do, but the address family of
+    /// a roaming peer may change).
+    pub mtu: u16,
+    pub at: SourceRef,
+}
+
+impl Transport {
+    /// The largest inner packet that fits, bytes.
+    pub fn inner_mtu(&self) -> u16 {
+        self.mtu.saturating_sub(80)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// A session that lasts longer is reported this often.
+    pub active_timeout: Duration,
+    pub collectors: Vec<Collector>,
+}
+
+/// An IPFIX collector, reached over UDP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    pub name: String,
+    pub address: SocketAddr,
+    /// RFC 7011 section 3.1.
+    pub observation_domain: u32,
+}
+
+/// `tenants/NAME.toml`: one customer.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    pub name: String,
+    pub branches: Vec<TenantBranch>,
+    pub handoffs: Vec<Handoff>,
+    /// In the order they are tried; the first match wins, what matches none is of class `default`.
+    pub classes: Vec<AppClass>,
+    /// In the order they are tried; the first match wins, what matches none is dropped.
+    pub acl: Vec<AclRule>,
+    /// In the order they are tried; what matches none takes its handoff's pool.
+    pub nat: Vec<NatRule>,
+    pub path_policies: Vec<PathPolicy>,
+    pub file: Arc<str>,
+}
+
+/// The class of everything no `[[app-class]]` matches.
+pub const DEFAULT_CLASS: &str = "default";
+
+#[derive(Clone, Debug)]
+pub struct TenantBranch {
+    pub name: String,
+    pub prefixes: Vec<IpNetwork>,
+    pub paths: Vec<TenantPath>,
+    pub at: SourceRef,
+}
+
+/// A PoP's path to a branch: a WireGuard peer.
+#[derive(Clone, Debug)]
+pub struct TenantPath {
+    /// The name path policies use; unique within the branch.
+    pub name: String,
+    /// Only accepted on this transport of the PoP's; any, if not named.
+    pub transport: Option<String>,
+    pub public_key: PublicKey,
+    pub preshared_key: Option<PresharedKey>,
+    /// Where to begin a handshake from our side; without it the branch must call first.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds; WireGuard's own unit.
+    pub persistent_keepalive: Option<u16>,
+    pub at: SourceRef,
+}
+
+#[derive(Clone, Debug)]
+pub struct Handoff {
+    pub name: String,
+    pub kind: HandoffKind,
+    /// What is reached through it. `0.0.0.0/0` and `::/0` unless configured, for `internet`.
+    pub prefixes: Vec<IpNetwork>,
+    pub at: SourceRef,
+}
+
+#[derive(Clone, Debug)]
+pub enum HandoffKind {
+    Internet {
+        /// IPv4 addresses that tenants' addresses are translated to; no two tenants share one.
+        nat_pool: Vec<IpNetwork>,
+        /// The ports of the pool's addresses that may be given out.
+        nat_ports: RangeInclusive<u16>,
+        /// Prefixes of the tenant's own that go out and may be reached untranslated; IPv6 as a rule.
+        routed: Vec<IpNetwork>,
+    },
+    Private {
+        /// Moved into the tenant's network namespace.
+        interface: String,
+        /// The interface's addresses there.
+        addresses: Vec<IpNetwork>,
+        /// Routers behind the interface: `prefix -> next hop`.
+        routes: Vec<(IpNetwork, IpAddr)>,
+    },
+}
+
+/// What a flow must be like for a rule. Every field left empty matches everything.
+#[derive(Clone, Debug, Default)]
+pub struct FlowMatch {
+    pub from: Vec<Place>,
+    pub to: Vec<Place>,
+    pub protocols: Vec<Protocol>,
+    pub source_ports: Vec<RangeInclusive<u16>>,
+    pub destination_ports: Vec<RangeInclusive<u16>>,
+    /// 0-63.
+    pub dscp: Vec<u8>,
+    /// App classes; empty in `[[app-class]]` itself.
+    pub classes: Vec<String>,
+}
+
+/// One end of a flow, as a rule names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Prefix(IpNetwork),
+    /// `branch:berlin`: whatever that branch's prefixes cover.
+    Branch(String),
+    /// `handoff:internet`: whatever is reached through it.
+    Handoff(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct AppClass {
+    pub name: String,
+    /// Any of them.
+    pub matches: Vec<FlowMatch>,
+    pub at: SourceRef,
+}
+
+#[derive(Clone, Debug)]
+pub struct AclRule {
+    pub name: String,
+    pub matches: FlowMatch,
+    pub action: AclAction,
+    pub at: SourceRef,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclAction {
+    Accept,
+    /// Silently.
+    Drop,
+    /// With TCP RST or ICMP administratively prohibited.
+    Reject,
+}
+
+#[derive(Clone, Debug)]
+pub struct NatRule {
+    pub name: String,
+    pub matches: FlowMatch,
+    pub action: NatAction,
+    pub at: SourceRef,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NatAction {
+    /// To these addresses, a part of the handoff's pool.
+    Pool(Vec<IpNetwork>),
+    /// Not translated; the source must be in the handoff's `routed` prefixes.
+    NoNat,
+}
+
+#[derive(Clone, Debug)]
+pub struct PathPolicy {
+    pub class: String,
+    /// Path names, best first. A branch's paths that are not named here come after these, in its own order.
+    pub prefer: Vec<String>,
+    pub at: SourceRef,
+}
+
+/// A Curve25519 private key. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PrivateKey(pub [u8; 32]);
+
+/// A key both ends share besides their key pairs. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PresharedKey(pub [u8; 32]);
+
+/// A Curve25519 public key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey(hidden)")
+    }
+}
+
+impl fmt::Debug for PresharedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PresharedKey(hidden)")
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use base64::Engine;
+        f.write_str(&base64::engine::general_purpose::STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

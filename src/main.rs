@@ -1,0 +1,3 @@
+//! `popgate`: the command line; wiring only.
+
+fn main() {}

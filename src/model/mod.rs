@@ -1,0 +1,13 @@
+//! The words everything else is written in: ids, the flow key, time, and why a packet was dropped.
+//!
+//! Nothing here knows of sockets, files or policy; every other module may import this one.
+
+mod drop;
+mod id;
+mod key;
+mod time;
+
+pub use drop::DropReason;
+pub use id::{ClassId, DeviceId, HandoffId, Id, IdMap, PathId, RuleId, SiteId, TenantId, TransportId};
+pub use key::{Direction, FlowKey, Protocol, Zone};
+pub use time::{Instant, Now};

@@ -1,0 +1,3 @@
+//! The data plane as a function.
+
+pub mod report;

@@ -1,0 +1,176 @@
+//! What a worker tells about itself: the shapes that the API, the CLI and the console show as they are.
+//!
+//! Names, not ids: whoever reads a report has no generation to look ids up in.
+
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+
+/// What may be asked of a worker.
+#[derive(Clone, Debug)]
+pub enum Query {
+    Totals,
+    Paths,
+    Sessions { filter: FlowFilter, limit: usize },
+    Drops,
+}
+
+/// What it answers, of the same name as the question.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Totals(Totals),
+    Paths(Vec<PathReport>),
+    Sessions(SessionPage),
+    Drops(Vec<DropRow>),
+}
+
+/// Sums over a worker's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Totals {
+    /// The generation the worker runs.
+    pub generation: u64,
+    pub sessions: u64,
+    pub max_sessions: u64,
+    pub sessions_created: u64,
+    pub paths: u64,
+    pub paths_up: u64,
+    /// Inner packets taken in and passed on, and their IP bytes.
+    pub forwarded_packets: u64,
+    pub forwarded_bytes: u64,
+    pub dropped_packets: u64,
+    /// Records the exporter's queue had no room for.
+    pub records_lost: u64,
+}
+
+/// A path's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathState {
+    /// Probes are answered; or, towards a stock WireGuard client, there is a session.
+    Up,
+    /// Three probes in a row went unanswered, or there is no session.
+    Down,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PathReport {
+    pub tenant: String,
+    /// The far site: a branch, or (at a branch) a PoP.
+    pub site: String,
+    pub path: String,
+    /// This box's transport that the peer was last heard on.
+    pub transport: Option<String>,
+    pub state: PathState,
+    /// Base64, the far end's.
+    pub public_key: String,
+    pub endpoint: Option<SocketAddr>,
+    pub last_handshake_secs: Option<u64>,
+    /// The far end answers probes: it is a popgate, not a stock client.
+    pub probed: bool,
+    /// Smoothed round-trip time in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Smoothed mean deviation of the round-trip time in milliseconds.
+    pub jitter_ms: Option<f64>,
+    /// Share of the last 100 probes that went unanswered, 0 to 1.
+    pub loss: Option<f64>,
+    pub received_packets: u64,
+    pub received_bytes: u64,
+    pub sent_packets: u64,
+    pub sent_bytes: u64,
+}
+
+/// Narrows sessions and flows; what is `None` matches all. An address or port matches either end, before or after
+/// translation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct FlowFilter {
+    pub tenant: Option<String>,
+    pub address: Option<IpAddr>,
+    pub port: Option<u16>,
+    pub class: Option<String>,
+}
+
+/// Sessions that match, newest first, cut at the limit that was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SessionPage {
+    /// How many match in all.
+    pub matching: u64,
+    pub sessions: Vec<SessionReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SessionReport {
+    pub id: u64,
+    pub tenant: String,
+    pub protocol: String,
+    pub source: IpAddr,
+    pub source_port: u16,
+    pub destination: IpAddr,
+    pub destination_port: u16,
+    /// The address and port the source was translated to.
+    pub nat_source: Option<IpAddr>,
+    pub nat_source_port: Option<u16>,
+    /// `branch:berlin`, `handoff:internet`, `lan`.
+    pub from: String,
+    pub to: String,
+    pub class: String,
+    pub rule: String,
+    /// Path the forward direction's last packet came or went by; the tunnel side nearest the initiator first.
+    pub forward_path: Option<String>,
+    pub reverse_path: Option<String>,
+    /// TCP state (`syn-sent`, `established`, …); `None` for other protocols.
+    pub tcp_state: Option<String>,
+    pub age_secs: f64,
+    pub idle_secs: f64,
+    pub forward_packets: u64,
+    pub forward_bytes: u64,
+    pub reverse_packets: u64,
+    pub reverse_bytes: u64,
+}
+
+/// One counter of dropped packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DropRow {
+    /// `None` where the packet could not be laid at a tenant's door.
+    pub tenant: Option<String>,
+    /// [`crate::model::DropReason::name`].
+    pub reason: String,
+    /// The rule, pool or handoff the reason speaks of.
+    pub detail: Option<String>,
+    pub packets: u64,
+}
+
+/// A flow record in names, for the API's list of recent flows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FlowReport {
+    pub session: u64,
+    pub tenant: String,
+    pub protocol: String,
+    pub source: IpAddr,
+    pub source_port: u16,
+    pub destination: IpAddr,
+    pub destination_port: u16,
+    pub nat_source: Option<IpAddr>,
+    pub nat_source_port: Option<u16>,
+    pub from: String,
+    pub to: String,
+    pub class: String,
+    pub rule: String,
+    pub dscp: u8,
+    pub forward_path: Option<String>,
+    pub reverse_path: Option<String>,
+    pub start_unix_ms: u64,
+    pub end_unix_ms: u64,
+    pub forward_packets: u64,
+    pub forward_bytes: u64,
+    pub reverse_packets: u64,
+    pub reverse_bytes: u64,
+    pub tcp_flags: u8,
+    /// `idle-timeout`, `active-timeout`, `end-of-flow`, `forced-end`, `lack-of-resources`.
+    pub end_reason: String,
+}

@@ -1,0 +1,29 @@
+//! The TUN devices a generation asks `io` for, and what the kernel must know so that the right packets come out of them.
+
+use ipnetwork::IpNetwork;
+use std::net::IpAddr;
+
+/// A TUN device that `io` keeps. Two specs that are equal need no work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceSpec {
+    /// The device's name in the namespace it lives in, at most 15 bytes.
+    pub name: String,
+    /// Bytes. Packets too big for a path are answered by the pipeline, so this is the handoff's MTU, not the tunnel's.
+    pub mtu: u16,
+    pub kind: DeviceKind,
+}
+
+/// Which side of the box a device faces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// All tenants' internet handoff: in the box's own namespace, with `routes` (NAT pools, routed prefixes) pointing
+    /// into it; what is written to it the kernel forwards by its own routes.
+    Internet { routes: Vec<IpNetwork> },
+    /// One tenant's private handoff: in the namespace `netns` (a name under /run/netns, made when missing, left in place
+    /// at exit and found again), together with `interface`, moved there from the box's namespace and given `addresses`
+    /// and `routes`; everything else in that namespace is routed to the device.
+    Private { netns: String, interface: String, addresses: Vec<IpNetwork>, routes: Vec<(IpNetwork, IpAddr)> },
+    /// A branch's LAN: in the box's own namespace; whatever arrives on `interfaces` and is not for the box itself is led
+    /// into the device by policy routing, and `prefixes` that are behind the LAN's interfaces keep their routes.
+    Lan { interfaces: Vec<String> },
+}

@@ -1,0 +1,5 @@
+//! A candidate, compiled: immutable, numbered, ready to be looked up in.
+
+mod device;
+
+pub use device::{DeviceKind, DeviceSpec};
