@@ -1,5 +1,18 @@
-//! Packets: checked views of what is on the wire, and the batches they travel in.
+//! Packets: checked views of what is on the wire, changes in place, answers of our own, and the batches they travel in.
+//!
+//! A packet is parsed once ([`parse()`]), and everything after works at the offsets found. What a peer can send reaches
+//! nothing here that could panic on it: `tests/corpus` and the property tests below see to that.
 
+mod answer;
 mod batch;
+mod checksum;
+mod parse;
+mod rewrite;
+#[cfg(test)]
+mod tests;
 
+pub use answer::{IcmpError, fragment_v4, icmp_error, may_answer, tcp_reset, udp_v6};
 pub use batch::{Batch, Ingress, Outbound, SLOT_BYTES};
+pub use checksum::{add as add_sums, pseudo_header, sum as checksum};
+pub use parse::{Embedded, Fragment, Parsed, Upper, parse, parse_ip, tcp_flags};
+pub use rewrite::{Side, clamp_mss, decrement_ttl, translate, translate_embedded};

@@ -1,0 +1,200 @@
+//! Packets popgate writes itself: ICMP errors, TCP resets, fragments.
+
+use super::checksum;
+use super::parse::{Parsed, Upper, be16, tcp_flags};
+use crate::model::Protocol;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Quoted at most, so that an ICMPv4 error stays within 576 bytes (RFC 1812 section 4.3.2.3).
+const QUOTE_V4: usize = 576 - 28;
+/// And an ICMPv6 error within 1,280 (RFC 4443 section 2.4c).
+const QUOTE_V6: usize = 1_280 - 48;
+
+/// An ICMP error, in the words both families share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpError {
+    /// Type 11 code 0; ICMPv6 type 3 code 0.
+    TimeExceeded,
+    /// Fragmentation needed (RFC 1191 section 4); ICMPv6 packet too big (RFC 8201).
+    TooBig { mtu: u16 },
+    /// Communication administratively prohibited: type 3 code 13 (RFC 1812); ICMPv6 type 1 code 1.
+    Prohibited,
+    /// No route: type 3 code 0; ICMPv6 type 1 code 0.
+    NoRoute,
+}
+
+/// Whether an error may be sent about a packet: never about an ICMP error or other non-query ICMP, nor a later
+/// fragment (RFC 1812 section 4.3.2.7, RFC 4443 section 2.4e).
+pub fn may_answer(parsed: &Parsed) -> bool {
+    !matches!(parsed.upper, Upper::IcmpError(_) | Upper::IcmpOther | Upper::LaterFragment)
+}
+
+/// An ICMP error about `packet`, from this box to the packet's source.
+pub fn icmp_error(
+    packet: &[u8],
+    parsed: &Parsed,
+    error: IcmpError,
+    (v4, v6): (Ipv4Addr, Ipv6Addr),
+) -> Vec<u8> {
+    match parsed.source {
+        IpAddr::V4(to) => {
+            let (kind, code, word) = match error {
+                IcmpError::TimeExceeded => (11, 0, 0),
+                IcmpError::TooBig { mtu } => (3, 4, u32::from(mtu)),
+                IcmpError::Prohibited => (3, 13, 0),
+                IcmpError::NoRoute => (3, 0, 0),
+            };
+            let quote = &packet[..parsed.len.min(QUOTE_V4)];
+            let mut out = ipv4_header(v4, to, Protocol::ICMP, 8 + quote.len());
+            push_icmp(&mut out, kind, code, word, quote);
+            let sum = !checksum::sum(&out[20..]);
+            out[22..24].copy_from_slice(&sum.to_be_bytes());
+            out
+        }
+        IpAddr::V6(to) => {
+            let (kind, code, word) = match error {
+                IcmpError::TimeExceeded => (3, 0, 0),
+                IcmpError::TooBig { mtu } => (2, 0, u32::from(mtu)),
+                IcmpError::Prohibited => (1, 1, 0),
+                IcmpError::NoRoute => (1, 0, 0),
+            };
+            let quote = &packet[..parsed.len.min(QUOTE_V6)];
+            let mut out = ipv6_header(v6, to, Protocol::ICMPV6, 8 + quote.len());
+            push_icmp(&mut out, kind, code, word, quote);
+            finish_upper(&mut out, 40, 42, Protocol::ICMPV6, IpAddr::V6(v6), parsed.source);
+            out
+        }
+    }
+}
+
+/// A TCP reset in answer to `packet`, as if from its destination (RFC 9293 section 3.5.2); `None` for what is not TCP
+/// or is itself a reset.
+pub fn tcp_reset(packet: &[u8], parsed: &Parsed) -> Option<Vec<u8>> {
+    let Upper::Tcp { source_port, destination_port, flags } = parsed.upper else { return None };
+    if flags & tcp_flags::RST != 0 {
+        return None;
+    }
+    let at = parsed.upper_at;
+    let sequence = be32(packet, at + 4);
+    let acknowledged = be32(packet, at + 8);
+    let header_len = usize::from(packet[at + 12] >> 4) * 4;
+    let data = parsed.len.saturating_sub(at + header_len) as u32;
+    // SYN and FIN each take a sequence number.
+    let length = data + u32::from(flags & tcp_flags::SYN != 0) + u32::from(flags & tcp_flags::FIN != 0);
+    let (seq, ack, reset_flags) = if flags & tcp_flags::ACK != 0 {
+        (acknowledged, 0, tcp_flags::RST)
+    } else {
+        (0, sequence.wrapping_add(length), tcp_flags::RST | tcp_flags::ACK)
+    };
+    let mut out = ip_header(parsed.destination, parsed.source, Protocol::TCP, 20)?;
+    let tcp_at = out.len();
+    out.extend_from_slice(&destination_port.to_be_bytes());
+    out.extend_from_slice(&source_port.to_be_bytes());
+    out.extend_from_slice(&seq.to_be_bytes());
+    out.extend_from_slice(&ack.to_be_bytes());
+    out.extend_from_slice(&[0x50, reset_flags, 0, 0, 0, 0, 0, 0]);
+    finish_upper(&mut out, tcp_at, tcp_at + 16, Protocol::TCP, parsed.destination, parsed.source);
+    Some(out)
+}
+
+/// A UDP packet of ours over IPv6.
+pub fn udp_v6(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16), dscp: u8, payload: &[u8]) -> Vec<u8> {
+    let len = 8 + payload.len();
+    let mut out = ipv6_header(source.0, destination.0, Protocol::UDP, len);
+    out[0] = 0x60 | dscp >> 2;
+    out[1] = dscp << 6;
+    out.extend_from_slice(&source.1.to_be_bytes());
+    out.extend_from_slice(&destination.1.to_be_bytes());
+    out.extend_from_slice(&(len as u16).to_be_bytes());
+    out.extend_from_slice(&[0, 0]);
+    out.extend_from_slice(payload);
+    finish_upper(&mut out, 40, 46, Protocol::UDP, IpAddr::V6(source.0), IpAddr::V6(destination.0));
+    out
+}
+
+/// Cuts an IPv4 packet into fragments of at most `mtu` bytes (RFC 791 section 3.2); works on fragments too. Options
+/// are copied to every fragment: those that must not be (RFC 791's copied flag unset) harm nobody by being repeated.
+pub fn fragment_v4(packet: &[u8], parsed: &Parsed, mtu: u16, mut emit: impl FnMut(&[u8])) {
+    let header = &packet[..parsed.upper_at];
+    let payload = &packet[parsed.upper_at..parsed.len];
+    // A fragment's payload is a multiple of 8 bytes; the smallest MTU of IPv4 is 68 (RFC 791 section 3.1).
+    let step = (usize::from(mtu).saturating_sub(header.len()) & !7).max(8);
+    let word = be16(packet, 6);
+    let (base, more_after) = (usize::from(word & 0x1fff), word & 0x2000);
+    let mut out = Vec::with_capacity(header.len() + step);
+    for (index, part) in payload.chunks(step).enumerate() {
+        let last = (index + 1) * step >= payload.len();
+        out.clear();
+        out.extend_from_slice(header);
+        out.extend_from_slice(part);
+        let len = out.len() as u16;
+        out[2..4].copy_from_slice(&len.to_be_bytes());
+        let offset = (base + index * step / 8) as u16 & 0x1fff;
+        let word = offset | if last { more_after } else { 0x2000 };
+        out[6..8].copy_from_slice(&word.to_be_bytes());
+        finish_v4_header(&mut out, header.len());
+        emit(&out);
+    }
+}
+
+fn push_icmp(out: &mut Vec<u8>, kind: u8, code: u8, word: u32, quote: &[u8]) {
+    out.extend_from_slice(&[kind, code, 0, 0]);
+    out.extend_from_slice(&word.to_be_bytes());
+    out.extend_from_slice(quote);
+}
+
+fn ip_header(source: IpAddr, destination: IpAddr, protocol: Protocol, upper_len: usize) -> Option<Vec<u8>> {
+    match (source, destination) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => Some(ipv4_header(s, d, protocol, upper_len)),
+        (IpAddr::V6(s), IpAddr::V6(d)) => Some(ipv6_header(s, d, protocol, upper_len)),
+        _ => None,
+    }
+}
+
+fn ipv4_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: Protocol, upper_len: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(20 + upper_len);
+    out.extend_from_slice(&[0x45, 0]);
+    out.extend_from_slice(&((20 + upper_len) as u16).to_be_bytes());
+    // Never fragmented, so its id means nothing (RFC 6864).
+    out.extend_from_slice(&[0, 0, 0x40, 0, 64, protocol.0, 0, 0]);
+    out.extend_from_slice(&source.octets());
+    out.extend_from_slice(&destination.octets());
+    finish_v4_header(&mut out, 20);
+    out
+}
+
+fn finish_v4_header(out: &mut [u8], header_len: usize) {
+    out[10..12].copy_from_slice(&[0, 0]);
+    let sum = !checksum::sum(&out[..header_len]);
+    out[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+fn ipv6_header(source: Ipv6Addr, destination: Ipv6Addr, protocol: Protocol, upper_len: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(40 + upper_len);
+    out.extend_from_slice(&[0x60, 0, 0, 0]);
+    out.extend_from_slice(&(upper_len as u16).to_be_bytes());
+    out.extend_from_slice(&[protocol.0, 64]);
+    out.extend_from_slice(&source.octets());
+    out.extend_from_slice(&destination.octets());
+    out
+}
+
+fn finish_upper(
+    out: &mut [u8],
+    upper_at: usize,
+    checksum_at: usize,
+    protocol: Protocol,
+    source: IpAddr,
+    destination: IpAddr,
+) {
+    let pseudo = checksum::pseudo_header(source, destination, protocol.0, out.len() - upper_at);
+    let mut sum = !checksum::add(pseudo, checksum::sum(&out[upper_at..]));
+    if sum == 0 && protocol == Protocol::UDP {
+        sum = 0xffff;
+    }
+    out[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}

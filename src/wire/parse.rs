@@ -1,0 +1,420 @@
+//! A checked view of one IP packet: where its headers are and what flow it belongs to.
+//!
+//! Everything a later stage relies on is checked here once: lengths, the IPv4 header checksum, extension headers,
+//! source routing, addresses that are never forwarded, fragments too small to be judged. What passes can be rewritten
+//! at the offsets found without another bounds question.
+
+use super::checksum;
+use crate::model::{DropReason, FlowKey, Protocol, Zone};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// More extension headers than this no honest packet has.
+const MAX_EXTENSION_HEADERS: usize = 8;
+
+/// An IP packet whose headers were found sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    /// Upper-layer protocol, behind all extension headers.
+    pub protocol: Protocol,
+    /// Where the upper layer begins.
+    pub upper_at: usize,
+    /// The packet's length by its own header; a buffer may be longer.
+    pub len: usize,
+    /// 0-63.
+    pub dscp: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// IPv4's flag; always set for IPv6, whose routers never fragment (RFC 8200 section 5).
+    pub dont_fragment: bool,
+    pub fragment: Option<Fragment>,
+    pub upper: Upper,
+}
+
+/// A packet that is a part of a datagram (RFC 791 section 3.2, RFC 8200 section 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fragment {
+    pub id: u32,
+    /// In bytes.
+    pub offset: usize,
+    pub more: bool,
+}
+
+/// What the upper layer says that decides a packet's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upper {
+    Tcp {
+        source_port: u16,
+        destination_port: u16,
+        flags: u8,
+    },
+    Udp {
+        source_port: u16,
+        destination_port: u16,
+    },
+    EchoRequest {
+        id: u16,
+    },
+    EchoReply {
+        id: u16,
+    },
+    /// An ICMP error about a packet of ours, which is inside.
+    IcmpError(Embedded),
+    /// ICMP that is never forwarded: redirects, router and neighbour discovery, the unknown.
+    IcmpOther,
+    /// A protocol without ports: GRE, ESP, …
+    Other,
+    /// Not the first fragment: no upper header.
+    LaterFragment,
+}
+
+/// The packet an ICMP error speaks of: only its headers can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Embedded {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub protocol: Protocol,
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// Where the embedded IP header begins, from the beginning of the outer packet.
+    pub ip_at: usize,
+    /// Where its upper layer begins.
+    pub upper_at: usize,
+}
+
+/// TCP flag bits (RFC 9293 section 3.1).
+pub mod tcp_flags {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+}
+
+impl Parsed {
+    /// The flow key of this packet as it arrives in `zone`; `None` for what has no flow of its own: later fragments and
+    /// ICMP other than echo.
+    pub fn key(&self, zone: Zone) -> Option<FlowKey> {
+        let (source_port, destination_port) = match self.upper {
+            Upper::Tcp { source_port, destination_port, .. }
+            | Upper::Udp { source_port, destination_port } => (source_port, destination_port),
+            Upper::EchoRequest { id } => (id, 0),
+            Upper::EchoReply { id } => (0, id),
+            Upper::Other => (0, 0),
+            Upper::IcmpError(_) | Upper::IcmpOther | Upper::LaterFragment => return None,
+        };
+        Some(FlowKey::new(
+            zone,
+            self.protocol,
+            (self.source, source_port),
+            (self.destination, destination_port),
+        ))
+    }
+
+    /// TCP flags; 0 for other protocols.
+    pub fn tcp_flags(&self) -> u8 {
+        match self.upper {
+            Upper::Tcp { flags, .. } => flags,
+            _ => 0,
+        }
+    }
+}
+
+impl Embedded {
+    /// The key under which packets that come from where the error comes from are looked up: the embedded packet's,
+    /// turned round.
+    pub fn answering_key(&self, zone: Zone) -> FlowKey {
+        FlowKey::new(
+            zone,
+            self.protocol,
+            (self.destination, self.destination_port),
+            (self.source, self.source_port),
+        )
+    }
+}
+
+/// Checks `packet` and finds its headers.
+///
+/// # Errors
+/// `Malformed`, `SourceRouted` or `AddressNotForwarded`.
+pub fn parse(packet: &[u8]) -> Result<Parsed, DropReason> {
+    let mut parsed = match packet.first().map(|byte| byte >> 4) {
+        Some(4) => parse_v4(packet)?,
+        Some(6) => parse_v6(packet)?,
+        _ => return Err(DropReason::Malformed),
+    };
+    if !may_be_forwarded(parsed.source, parsed.destination) {
+        return Err(DropReason::AddressNotForwarded);
+    }
+    parsed.upper = parse_upper(packet, &parsed)?;
+    Ok(parsed)
+}
+
+/// Checks the IP header alone, accepting any address; the upper layer is left `Other`. For packets that are for
+/// popgate itself (probes use link-local addresses).
+pub fn parse_ip(packet: &[u8]) -> Result<Parsed, DropReason> {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => parse_v4(packet),
+        Some(6) => parse_v6(packet),
+        _ => Err(DropReason::Malformed),
+    }
+}
+
+fn parse_v4(packet: &[u8]) -> Result<Parsed, DropReason> {
+    let header: &[u8; 20] = packet.first_chunk().ok_or(DropReason::Malformed)?;
+    let upper_at = usize::from(header[0] & 0x0f) * 4;
+    let len = usize::from(be16(header, 2));
+    if upper_at < 20 || len < upper_at || len > packet.len() {
+        return Err(DropReason::Malformed);
+    }
+    // RFC 1812 section 5.2.2: a router must not forward what fails this.
+    if checksum::sum(&packet[..upper_at]) != 0xffff {
+        return Err(DropReason::Malformed);
+    }
+    refuse_source_route(&packet[20..upper_at])?;
+    let flags = be16(header, 6);
+    let offset = usize::from(flags & 0x1fff) * 8;
+    let more = flags & 0x2000 != 0;
+    let payload = len - upper_at;
+    if more && !payload.is_multiple_of(8) || offset + payload > 65_535 {
+        return Err(DropReason::Malformed);
+    }
+    Ok(Parsed {
+        source: IpAddr::V4(v4_at(header, 12)),
+        destination: IpAddr::V4(v4_at(header, 16)),
+        protocol: Protocol(header[9]),
+        upper_at,
+        len,
+        dscp: header[1] >> 2,
+        ttl: header[8],
+        dont_fragment: flags & 0x4000 != 0,
+        fragment: (more || offset > 0).then_some(Fragment { id: be16(header, 4).into(), offset, more }),
+        upper: Upper::Other,
+    })
+}
+
+/// Loose and strict source routing (RFC 7126 sections 4.3 and 4.4: drop by default).
+fn refuse_source_route(mut options: &[u8]) -> Result<(), DropReason> {
+    loop {
+        match *options {
+            [] | [0, ..] => return Ok(()),
+            [1, ref rest @ ..] => options = rest,
+            [131 | 137, ..] => return Err(DropReason::SourceRouted),
+            [_, len, ..] if len >= 2 && usize::from(len) <= options.len() => {
+                options = &options[usize::from(len)..];
+            }
+            _ => return Err(DropReason::Malformed),
+        }
+    }
+}
+
+fn parse_v6(packet: &[u8]) -> Result<Parsed, DropReason> {
+    let header: &[u8; 40] = packet.first_chunk().ok_or(DropReason::Malformed)?;
+    let len = 40 + usize::from(be16(header, 4));
+    if len > packet.len() {
+        return Err(DropReason::Malformed);
+    }
+    let packet = &packet[..len];
+    let mut protocol = header[6];
+    let mut at = 40;
+    let mut fragment = None;
+    for _ in 0..=MAX_EXTENSION_HEADERS {
+        // The extension headers of RFC 8200 section 4 and AH (RFC 4302), in whatever order.
+        let (next, step) = match (protocol, packet.get(at..at + 8)) {
+            (0 | 60, Some(h)) => (h[0], (usize::from(h[1]) + 1) * 8),
+            (43, Some(h)) => {
+                if h[2] == 0 {
+                    return Err(DropReason::SourceRouted);
+                }
+                (h[0], (usize::from(h[1]) + 1) * 8)
+            }
+            (51, Some(h)) => (h[0], (usize::from(h[1]) + 2) * 4),
+            (44, Some(h)) => {
+                let word = be16(h, 2);
+                let found = Fragment {
+                    id: u32::from_be_bytes([h[4], h[5], h[6], h[7]]),
+                    offset: usize::from(word & 0xfff8),
+                    more: word & 1 != 0,
+                };
+                // An "atomic" fragment (RFC 6946) is a whole datagram.
+                if found.more || found.offset > 0 {
+                    fragment = Some(found);
+                }
+                (h[0], 8)
+            }
+            (0 | 60 | 43 | 51 | 44, None) => return Err(DropReason::Malformed),
+            _ => {
+                return Ok(Parsed {
+                    source: IpAddr::V6(v6_at(header, 8)),
+                    destination: IpAddr::V6(v6_at(header, 24)),
+                    protocol: Protocol(protocol),
+                    upper_at: at,
+                    len,
+                    dscp: (be16(header, 0) >> 6) as u8 & 0x3f,
+                    ttl: header[7],
+                    dont_fragment: true,
+                    fragment,
+                    upper: Upper::Other,
+                });
+            }
+        };
+        protocol = next;
+        at += step;
+        if at > len {
+            return Err(DropReason::Malformed);
+        }
+        if fragment.is_some_and(|f| f.offset > 0) {
+            // What follows is the middle of a datagram, not a header.
+            return Ok(Parsed {
+                source: IpAddr::V6(v6_at(header, 8)),
+                destination: IpAddr::V6(v6_at(header, 24)),
+                protocol: Protocol(protocol),
+                upper_at: at,
+                len,
+                dscp: (be16(header, 0) >> 6) as u8 & 0x3f,
+                ttl: header[7],
+                dont_fragment: true,
+                fragment,
+                upper: Upper::Other,
+            });
+        }
+    }
+    Err(DropReason::Malformed)
+}
+
+/// Whether a router may forward between these at all (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2 to 2.7). An
+/// IPv4-mapped address on the wire is refused too (RFC 4942 section 2.2): nothing inside may confuse the families.
+fn may_be_forwarded(source: IpAddr, destination: IpAddr) -> bool {
+    let fit = |address: IpAddr| match address {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback()
+                || v4.is_multicast()
+                || v4.is_link_local()
+                || v4.is_broadcast()
+                || v4.octets()[0] == 0)
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback()
+                || v6.is_multicast()
+                || v6.is_unicast_link_local()
+                || v6.is_unspecified()
+                || v6.to_ipv4_mapped().is_some())
+        }
+    };
+    fit(source) && fit(destination)
+}
+
+fn parse_upper(packet: &[u8], ip: &Parsed) -> Result<Upper, DropReason> {
+    if let Some(fragment) = ip.fragment
+        && fragment.offset > 0
+    {
+        // RFC 1858 section 3.2.1: a second fragment that would overwrite a TCP header's flags.
+        if ip.protocol == Protocol::TCP && fragment.offset == 8 {
+            return Err(DropReason::Malformed);
+        }
+        return Ok(Upper::LaterFragment);
+    }
+    let whole = ip.fragment.is_none();
+    let upper = &packet[ip.upper_at..ip.len];
+    match (ip.protocol, ip.source.is_ipv4()) {
+        (Protocol::TCP, _) => {
+            // The whole header must be in the first fragment (RFC 1858 section 3.2.2, RFC 7112 section 5).
+            let header: &[u8; 20] = upper.first_chunk().ok_or(DropReason::Malformed)?;
+            let header_len = usize::from(header[12] >> 4) * 4;
+            if header_len < 20 || header_len > upper.len() {
+                return Err(DropReason::Malformed);
+            }
+            let (source_port, destination_port) = (be16(header, 0), be16(header, 2));
+            if source_port == 0 || destination_port == 0 {
+                return Err(DropReason::Malformed);
+            }
+            Ok(Upper::Tcp { source_port, destination_port, flags: header[13] })
+        }
+        (Protocol::UDP, _) => {
+            let header: &[u8; 8] = upper.first_chunk().ok_or(DropReason::Malformed)?;
+            let len = usize::from(be16(header, 4));
+            if len < 8 || whole && len > upper.len() || be16(header, 2) == 0 {
+                return Err(DropReason::Malformed);
+            }
+            Ok(Upper::Udp { source_port: be16(header, 0), destination_port: be16(header, 2) })
+        }
+        (Protocol::ICMP, true) | (Protocol::ICMPV6, false) => {
+            let header: &[u8; 8] = upper.first_chunk().ok_or(DropReason::Malformed)?;
+            let id = be16(header, 4);
+            Ok(match (ip.protocol, header[0]) {
+                (Protocol::ICMP, 8) | (Protocol::ICMPV6, 128) => Upper::EchoRequest { id },
+                (Protocol::ICMP, 0) | (Protocol::ICMPV6, 129) => Upper::EchoReply { id },
+                // RFC 792; source quench (4) is obsolete (RFC 6633), redirects are for one link only.
+                (Protocol::ICMP, 3 | 11 | 12) | (Protocol::ICMPV6, 1..=4) if whole => {
+                    Upper::IcmpError(parse_embedded(packet, ip).ok_or(DropReason::Malformed)?)
+                }
+                _ => Upper::IcmpOther,
+            })
+        }
+        // ICMP of the other family is nonsense.
+        (Protocol::ICMP | Protocol::ICMPV6, _) => Err(DropReason::Malformed),
+        _ => Ok(Upper::Other),
+    }
+}
+
+/// The first bytes of a packet, quoted by an ICMP error: 8 bytes of upper layer at least (RFC 792), no checksum or
+/// length to be trusted.
+fn parse_embedded(packet: &[u8], outer: &Parsed) -> Option<Embedded> {
+    let ip_at = outer.upper_at + 8;
+    let inner = packet.get(ip_at..outer.len)?;
+    let (source, destination, protocol, header_len) = match inner.first()? >> 4 {
+        4 if outer.source.is_ipv4() => {
+            let header: &[u8; 20] = inner.first_chunk()?;
+            // Only a first fragment quotes ports.
+            if be16(header, 6) & 0x1fff != 0 {
+                return None;
+            }
+            let header_len = usize::from(header[0] & 0x0f) * 4;
+            if header_len < 20 {
+                return None;
+            }
+            (IpAddr::V4(v4_at(header, 12)), IpAddr::V4(v4_at(header, 16)), header[9], header_len)
+        }
+        6 if outer.source.is_ipv6() => {
+            let header: &[u8; 40] = inner.first_chunk()?;
+            // TODO-correctness RFC 4443 §2.4c: extension headers of the quoted packet are not walked.
+            (IpAddr::V6(v6_at(header, 8)), IpAddr::V6(v6_at(header, 24)), header[6], 40)
+        }
+        _ => return None,
+    };
+    let upper: &[u8; 8] = inner.get(header_len..)?.first_chunk()?;
+    let protocol = Protocol(protocol);
+    let (source_port, destination_port) = match protocol {
+        Protocol::TCP | Protocol::UDP => (be16(upper, 0), be16(upper, 2)),
+        Protocol::ICMP | Protocol::ICMPV6 => match upper[0] {
+            8 | 128 => (be16(upper, 4), 0),
+            0 | 129 => (0, be16(upper, 4)),
+            // No error is ever sent about an error (RFC 1122 section 3.2.2).
+            _ => return None,
+        },
+        _ => (0, 0),
+    };
+    Some(Embedded {
+        source,
+        destination,
+        protocol,
+        source_port,
+        destination_port,
+        ip_at,
+        upper_at: ip_at + header_len,
+    })
+}
+
+pub(super) fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn v4_at(bytes: &[u8], at: usize) -> Ipv4Addr {
+    Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])
+}
+
+fn v6_at(bytes: &[u8], at: usize) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&bytes[at..at + 16]);
+    Ipv6Addr::from(octets)
+}

@@ -1,0 +1,237 @@
+//! Changing a packet in place: addresses and ports, TTL, MSS; every checksum that covers the change follows it.
+
+use super::checksum;
+use super::parse::{Embedded, Parsed, Upper, be16, tcp_flags};
+use crate::model::Protocol;
+use std::net::IpAddr;
+
+/// One end of a packet: where its address and port stand and what they are to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Source,
+    Destination,
+}
+
+/// Gives `packet` another address and port (for ICMP echo: identifier) on `side`. `port` is ignored where the packet
+/// has none. `parsed` is brought up to date with it.
+pub fn translate(packet: &mut [u8], parsed: &mut Parsed, side: Side, address: IpAddr, port: u16) {
+    let old = match side {
+        Side::Source => parsed.source,
+        Side::Destination => parsed.destination,
+    };
+    if !same_family(old, address) {
+        return;
+    }
+    write_address(packet, 0, side, address);
+    if old.is_ipv4() {
+        update_at(packet, 10, address_sum(old), address_sum(address));
+    }
+    let (port_at, checksum_at) = upper_offsets(parsed, side);
+    let old_port = port_at.map(|at| be16(packet, at));
+    if let (Some(at), Some(old_port)) = (port_at, old_port) {
+        packet[at..at + 2].copy_from_slice(&port.to_be_bytes());
+        if let Some(checksum_at) = checksum_at {
+            update_upper(packet, checksum_at, parsed.protocol, old_port, port);
+        }
+    }
+    // ICMPv4's checksum covers no pseudo header (RFC 792).
+    if let Some(checksum_at) = checksum_at
+        && parsed.protocol != Protocol::ICMP
+    {
+        update_upper(packet, checksum_at, parsed.protocol, address_sum(old), address_sum(address));
+    }
+    match side {
+        Side::Source => parsed.source = address,
+        Side::Destination => parsed.destination = address,
+    }
+    set_port(&mut parsed.upper, side, port);
+}
+
+/// Translates what an ICMP error quotes, and nothing outside the quote but the ICMP checksum (RFC 5508 section 4.2).
+pub fn translate_embedded(
+    packet: &mut [u8],
+    outer: &Parsed,
+    embedded: &Embedded,
+    side: Side,
+    address: IpAddr,
+    port: u16,
+) {
+    let icmp_checksum_at = outer.upper_at + 2;
+    let old = match side {
+        Side::Source => embedded.source,
+        Side::Destination => embedded.destination,
+    };
+    if !same_family(old, address) {
+        return;
+    }
+    let end = outer.len;
+    let before = checksum::sum(&packet[embedded.ip_at..end]);
+    write_address(packet, embedded.ip_at, side, address);
+    if old.is_ipv4() {
+        update_at(packet, embedded.ip_at + 10, address_sum(old), address_sum(address));
+    }
+    let port_at = match (embedded.protocol, side) {
+        (Protocol::TCP | Protocol::UDP, Side::Source) => Some(embedded.upper_at),
+        (Protocol::TCP | Protocol::UDP, Side::Destination) => Some(embedded.upper_at + 2),
+        (Protocol::ICMP | Protocol::ICMPV6, Side::Source) if embedded.destination_port == 0 => {
+            Some(embedded.upper_at + 4)
+        }
+        (Protocol::ICMP | Protocol::ICMPV6, Side::Destination) if embedded.source_port == 0 => {
+            Some(embedded.upper_at + 4)
+        }
+        _ => None,
+    };
+    if let Some(at) = port_at {
+        packet[at..at + 2].copy_from_slice(&port.to_be_bytes());
+    }
+    // The quoted checksum follows too, where the quote is long enough to hold it (RFC 5508 section 4.2).
+    let checksum_at = embedded.upper_at
+        + match embedded.protocol {
+            Protocol::TCP => 16,
+            Protocol::UDP => 6,
+            _ => 2,
+        };
+    let has_checksum =
+        matches!(embedded.protocol, Protocol::TCP | Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6);
+    if has_checksum && checksum_at + 2 <= end {
+        if port_at.is_some() {
+            let old_port = match side {
+                Side::Source => embedded.source_port,
+                Side::Destination => embedded.destination_port,
+            };
+            update_upper(packet, checksum_at, embedded.protocol, old_port, port);
+        }
+        if embedded.protocol != Protocol::ICMP {
+            update_upper(packet, checksum_at, embedded.protocol, address_sum(old), address_sum(address));
+        }
+    }
+    let after = checksum::sum(&packet[embedded.ip_at..end]);
+    update_at(packet, icmp_checksum_at, before, after);
+}
+
+/// One hop less. The caller has seen that there is one left.
+pub fn decrement_ttl(packet: &mut [u8], parsed: &mut Parsed) {
+    parsed.ttl -= 1;
+    if parsed.source.is_ipv4() {
+        let old = be16(packet, 8);
+        packet[8] = parsed.ttl;
+        let new = be16(packet, 8);
+        update_at(packet, 10, old, new);
+    } else {
+        packet[7] = parsed.ttl;
+    }
+}
+
+/// Lowers the MSS option of a SYN to what fits `mtu` (RFC 6691: MTU less the fixed headers); never raises it.
+pub fn clamp_mss(packet: &mut [u8], parsed: &Parsed, mtu: u16) {
+    let Upper::Tcp { flags, .. } = parsed.upper else { return };
+    if flags & tcp_flags::SYN == 0 {
+        return;
+    }
+    let fixed = if parsed.source.is_ipv4() { 40 } else { 60 };
+    let limit = mtu.saturating_sub(fixed);
+    let options_at = parsed.upper_at + 20;
+    let options_end = parsed.upper_at + usize::from(packet[parsed.upper_at + 12] >> 4) * 4;
+    let mut at = options_at;
+    while at < options_end {
+        match packet[at] {
+            0 => return,
+            1 => at += 1,
+            2 if at + 4 <= options_end && packet[at + 1] == 4 => {
+                let old = be16(packet, at + 2);
+                if old > limit {
+                    packet[at + 2..at + 4].copy_from_slice(&limit.to_be_bytes());
+                    // An option at an odd offset changes the checksum with its bytes swapped.
+                    let swap = (at + 2 - parsed.upper_at) % 2 == 1;
+                    let (old, new) = if swap { (old.swap_bytes(), limit.swap_bytes()) } else { (old, limit) };
+                    update_at(packet, parsed.upper_at + 16, old, new);
+                }
+                return;
+            }
+            _ => match packet.get(at + 1) {
+                Some(&len) if len >= 2 => at += usize::from(len),
+                _ => return,
+            },
+        }
+    }
+}
+
+/// Where the port (or echo identifier) of `side` and the upper checksum stand. A later fragment has neither; of ICMP
+/// errors only the addresses change.
+fn upper_offsets(parsed: &Parsed, side: Side) -> (Option<usize>, Option<usize>) {
+    let at = parsed.upper_at;
+    let port_at = match side {
+        Side::Source => at,
+        Side::Destination => at + 2,
+    };
+    match (parsed.upper, side) {
+        (Upper::Tcp { .. }, _) => (Some(port_at), Some(at + 16)),
+        (Upper::Udp { .. }, _) => (Some(port_at), Some(at + 6)),
+        (Upper::EchoRequest { .. }, Side::Source) | (Upper::EchoReply { .. }, Side::Destination) => {
+            (Some(at + 4), Some(at + 2))
+        }
+        (Upper::EchoRequest { .. } | Upper::EchoReply { .. } | Upper::IcmpError(_) | Upper::IcmpOther, _) => {
+            (None, Some(at + 2))
+        }
+        (Upper::Other | Upper::LaterFragment, _) => (None, None),
+    }
+}
+
+fn set_port(upper: &mut Upper, side: Side, port: u16) {
+    match (upper, side) {
+        (Upper::Tcp { source_port, .. } | Upper::Udp { source_port, .. }, Side::Source) => {
+            *source_port = port
+        }
+        (Upper::Tcp { destination_port, .. } | Upper::Udp { destination_port, .. }, Side::Destination) => {
+            *destination_port = port;
+        }
+        (Upper::EchoRequest { id }, Side::Source) | (Upper::EchoReply { id }, Side::Destination) => {
+            *id = port
+        }
+        _ => {}
+    }
+}
+
+fn same_family(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4()
+}
+
+fn write_address(packet: &mut [u8], ip_at: usize, side: Side, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => {
+            let at = ip_at + if side == Side::Source { 12 } else { 16 };
+            packet[at..at + 4].copy_from_slice(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            let at = ip_at + if side == Side::Source { 8 } else { 24 };
+            packet[at..at + 16].copy_from_slice(&v6.octets());
+        }
+    }
+}
+
+fn address_sum(address: IpAddr) -> u16 {
+    match address {
+        IpAddr::V4(v4) => checksum::sum(&v4.octets()),
+        IpAddr::V6(v6) => checksum::sum(&v6.octets()),
+    }
+}
+
+fn update_at(packet: &mut [u8], at: usize, old: u16, new: u16) {
+    let updated = checksum::update(be16(packet, at), old, new);
+    packet[at..at + 2].copy_from_slice(&updated.to_be_bytes());
+}
+
+/// As [`update_at`], with UDP's two meanings of zero (RFC 768: none was computed; a computed zero is sent as all ones).
+fn update_upper(packet: &mut [u8], at: usize, protocol: Protocol, old: u16, new: u16) {
+    if protocol == Protocol::UDP {
+        if be16(packet, at) == 0 {
+            return;
+        }
+        update_at(packet, at, old, new);
+        if be16(packet, at) == 0 {
+            packet[at..at + 2].copy_from_slice(&[0xff, 0xff]);
+        }
+    } else {
+        update_at(packet, at, old, new);
+    }
+}

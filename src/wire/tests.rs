@@ -1,0 +1,234 @@
+//! Properties of parsing and rewriting, against packets of every kind and against rubbish.
+
+use super::*;
+use crate::model::Protocol;
+use proptest::prelude::*;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A sound packet: family, protocol, ports, payload.
+fn packet(v6: bool, protocol: Protocol, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let mut upper = Vec::new();
+    match protocol {
+        Protocol::TCP => {
+            upper.extend_from_slice(&ports.0.to_be_bytes());
+            upper.extend_from_slice(&ports.1.to_be_bytes());
+            upper.extend_from_slice(&[0; 8]);
+            upper.extend_from_slice(&[0x60, tcp_flags::SYN, 0xff, 0xff, 0, 0, 0, 0, 2, 4, 0x05, 0xb4]);
+        }
+        Protocol::UDP => {
+            upper.extend_from_slice(&ports.0.to_be_bytes());
+            upper.extend_from_slice(&ports.1.to_be_bytes());
+            upper.extend_from_slice(&(8 + payload.len() as u16).to_be_bytes());
+            upper.extend_from_slice(&[0, 0]);
+        }
+        _ => {
+            upper.extend_from_slice(&[if v6 { 128 } else { 8 }, 0, 0, 0]);
+            upper.extend_from_slice(&ports.0.to_be_bytes());
+            upper.extend_from_slice(&[0, 1]);
+        }
+    }
+    upper.extend_from_slice(payload);
+    let protocol = if protocol == Protocol::ICMP && v6 { Protocol::ICMPV6 } else { protocol };
+    let (source, destination): (IpAddr, IpAddr) = if v6 {
+        (
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2).into(),
+        )
+    } else {
+        (Ipv4Addr::new(10, 1, 0, 5).into(), Ipv4Addr::new(203, 0, 113, 9).into())
+    };
+    let mut out = Vec::new();
+    if v6 {
+        out.extend_from_slice(&[0x60, 0, 0, 0]);
+        out.extend_from_slice(&(upper.len() as u16).to_be_bytes());
+        out.extend_from_slice(&[protocol.0, 64]);
+    } else {
+        out.extend_from_slice(&[0x45, 0]);
+        out.extend_from_slice(&(20 + upper.len() as u16).to_be_bytes());
+        out.extend_from_slice(&[0, 7, 0, 0, 64, protocol.0, 0, 0]);
+    }
+    for address in [source, destination] {
+        match address {
+            IpAddr::V4(a) => out.extend_from_slice(&a.octets()),
+            IpAddr::V6(a) => out.extend_from_slice(&a.octets()),
+        }
+    }
+    if !v6 {
+        let sum = !checksum(&out[..20]);
+        out[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    let upper_at = out.len();
+    out.extend_from_slice(&upper);
+    let checksum_at = upper_at
+        + match protocol {
+            Protocol::TCP => 16,
+            Protocol::UDP => 6,
+            _ => 2,
+        };
+    let sum = !upper_sum(&out, upper_at, protocol, source, destination);
+    let sum = if sum == 0 && protocol == Protocol::UDP { 0xffff } else { sum };
+    out[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
+    out
+}
+
+fn upper_sum(packet: &[u8], at: usize, protocol: Protocol, source: IpAddr, destination: IpAddr) -> u16 {
+    let pseudo = match protocol {
+        Protocol::ICMP => 0,
+        _ => pseudo_header(source, destination, protocol.0, packet.len() - at),
+    };
+    add_sums(pseudo, checksum(&packet[at..]))
+}
+
+/// Every checksum in the packet holds.
+fn sound(bytes: &[u8]) -> bool {
+    let Ok(parsed) = parse(bytes) else { return false };
+    upper_sum(bytes, parsed.upper_at, parsed.protocol, parsed.source, parsed.destination) == 0xffff
+}
+
+fn protocols() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP), Just(Protocol::ICMP)]
+}
+
+proptest! {
+    #[test]
+    fn rewriting_keeps_every_checksum_right_and_can_be_undone(
+        v6: bool, protocol in protocols(), ports: (u16, u16), payload: Vec<u8>,
+        new_port in 1u16.., address: [u16; 8], ttl_too: bool,
+    ) {
+        let ports = (ports.0.max(1), ports.1.max(1));
+        let original = packet(v6, protocol, ports, &payload);
+        prop_assert!(sound(&original));
+        let mut bytes = original.clone();
+        let mut parsed = parse(&bytes).expect("sound");
+        let before = parsed;
+        let new: IpAddr = if v6 {
+            Ipv6Addr::new(0x2001, address[1], address[2], address[3], address[4], address[5], address[6], address[7]).into()
+        } else {
+            Ipv4Addr::new(198, address[0] as u8, address[1] as u8, address[2] as u8).into()
+        };
+        translate(&mut bytes, &mut parsed, Side::Source, new, new_port);
+        clamp_mss(&mut bytes, &parsed, 1_280);
+        if ttl_too {
+            decrement_ttl(&mut bytes, &mut parsed);
+        }
+        prop_assert!(sound(&bytes));
+        prop_assert_eq!(parse(&bytes).expect("sound"), parsed);
+        prop_assert_eq!(parsed.source, new);
+        if !ttl_too && protocol != Protocol::TCP {
+            translate(&mut bytes, &mut parsed, Side::Source, before.source, ports.0);
+            prop_assert_eq!(bytes, original);
+        }
+    }
+
+    #[test]
+    fn errors_about_translated_packets_are_translated_back(
+        v6: bool, protocol in protocols(), payload: Vec<u8>, mtu in 1_280u16..1_500,
+    ) {
+        let mut bytes = packet(v6, protocol, (4_000, 80), &payload);
+        let us = (Ipv4Addr::new(192, 0, 0, 8), "fd00::1".parse().expect("an address"));
+        let mut error = icmp_error(&bytes, &parse(&bytes).expect("sound"), IcmpError::TooBig { mtu }, us);
+        prop_assert!(sound(&error));
+        let outer = parse(&error).expect("sound");
+        let Upper::IcmpError(embedded) = outer.upper else { panic!("not an error: {outer:?}") };
+        let new: IpAddr = if v6 { "2001:db8:9::9".parse().expect("v6") } else { "198.51.100.1".parse().expect("v4") };
+        translate_embedded(&mut error, &outer, &embedded, Side::Source, new, 5_000);
+        prop_assert!(sound(&error));
+        let Upper::IcmpError(after) = parse(&error).expect("sound").upper else { panic!("no longer an error") };
+        prop_assert_eq!((after.source, after.source_port), (new, 5_000));
+        // The quote now equals the packet as it would have been after the same translation of its own.
+        let mut parsed = parse(&bytes).expect("sound");
+        translate(&mut bytes, &mut parsed, Side::Source, new, 5_000);
+        let quoted = &error[outer.upper_at + 8..];
+        let headers = parsed.upper_at + 4;
+        prop_assert_eq!(&quoted[..headers], &bytes[..headers]);
+    }
+
+    #[test]
+    fn a_reset_answers_its_segment(v6: bool) {
+        let syn = packet(v6, Protocol::TCP, (4_000, 80), &[]);
+        let reset = tcp_reset(&syn, &parse(&syn).expect("sound")).expect("TCP");
+        prop_assert!(sound(&reset));
+        let parsed = parse(&reset).expect("sound");
+        prop_assert_eq!(parsed.tcp_flags(), tcp_flags::RST | tcp_flags::ACK);
+        prop_assert!(tcp_reset(&reset, &parsed).is_none());
+    }
+
+    #[test]
+    fn fragments_put_together_are_the_packet(payload in proptest::collection::vec(any::<u8>(), 0..4_000), mtu in 68u16..1_500) {
+        let bytes = packet(false, Protocol::UDP, (1, 2), &payload);
+        let parsed = parse(&bytes).expect("sound");
+        let mut whole = vec![0; bytes.len() - 20];
+        let mut seen = 0;
+        let mut last = false;
+        fragment_v4(&bytes, &parsed, mtu, |fragment| {
+            let part = parse_ip(fragment).expect("sound");
+            assert!(fragment.len() <= usize::from(mtu));
+            let offset = part.fragment.map_or(0, |f| f.offset);
+            last = part.fragment.is_none_or(|f| !f.more);
+            whole[offset..offset + part.len - 20].copy_from_slice(&fragment[20..]);
+            seen += part.len - 20;
+        });
+        prop_assert!(last);
+        prop_assert_eq!(seen, whole.len());
+        prop_assert_eq!(&whole[..], &bytes[20..]);
+    }
+
+    #[test]
+    fn rubbish_is_refused_or_handled_and_never_panics(
+        v6: bool, protocol in protocols(), payload: Vec<u8>,
+        flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..12),
+        cut in any::<proptest::sample::Index>(), mend: bool,
+    ) {
+        let mut bytes = packet(v6, protocol, (9, 10), &payload);
+        for (at, value) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        bytes.truncate(cut.index(bytes.len()) + 1);
+        if mend && bytes.len() >= 20 && bytes[0] >> 4 == 4 {
+            let end = (usize::from(bytes[0] & 15) * 4).clamp(20, bytes.len() & !1);
+            bytes[10..12].copy_from_slice(&[0, 0]);
+            let sum = !checksum(&bytes[..end]);
+            bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        let us = (Ipv4Addr::new(192, 0, 0, 8), Ipv6Addr::LOCALHOST);
+        if let Ok(mut parsed) = parse(&bytes) {
+            icmp_error(&bytes, &parsed, IcmpError::TimeExceeded, us);
+            tcp_reset(&bytes, &parsed);
+            if parsed.source.is_ipv4() {
+                fragment_v4(&bytes, &parsed, 68, |_| {});
+            }
+            clamp_mss(&mut bytes, &parsed, 1_280);
+            if let Upper::IcmpError(embedded) = parsed.upper {
+                let to = embedded.source;
+                translate_embedded(&mut bytes, &parsed, &embedded, Side::Destination, to, 7);
+                translate_embedded(&mut bytes, &parsed, &embedded, Side::Source, to, 7);
+            }
+            if parsed.ttl > 0 {
+                decrement_ttl(&mut bytes, &mut parsed);
+            }
+            let to = parsed.source;
+            translate(&mut bytes, &mut parsed, Side::Destination, to, 7);
+        }
+    }
+}
+
+#[test]
+fn source_routes_and_unroutable_addresses_are_refused() {
+    use crate::model::DropReason::*;
+    let mut with_option = packet(false, Protocol::UDP, (1, 2), &[]);
+    with_option.splice(20..20, [131, 7, 4, 10, 0, 0, 1, 0]);
+    with_option[0] = 0x47;
+    with_option[2..4].copy_from_slice(&36u16.to_be_bytes());
+    with_option[10..12].copy_from_slice(&[0, 0]);
+    let sum = !checksum(&with_option[..28]);
+    with_option[10..12].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(parse(&with_option), Err(SourceRouted));
+
+    let mut loopback = packet(true, Protocol::UDP, (1, 2), &[]);
+    loopback[24..40].copy_from_slice(&Ipv6Addr::LOCALHOST.octets());
+    assert_eq!(parse(&loopback), Err(AddressNotForwarded));
+    let mut mapped = packet(true, Protocol::UDP, (1, 2), &[]);
+    mapped[8..24].copy_from_slice(&Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets());
+    assert_eq!(parse(&mapped), Err(AddressNotForwarded));
+}
