@@ -1,5 +1,18 @@
-//! Sessions and what is written down of them.
+//! Sessions: the one table with one lifecycle, what it holds, and what is written down of it.
 
+mod fragments;
+mod nat;
 mod record;
+mod session;
+mod table;
+mod tcp;
+#[cfg(test)]
+mod tests;
 
-pub use record::{DirectionRecord, End, EndReason, FlowRecord};
+pub use crate::model::End;
+pub use fragments::{DatagramKey, Fragments};
+pub use nat::Ports;
+pub use record::{DirectionRecord, EndReason, FlowRecord};
+pub use session::{Counters, Plan, Session};
+pub use table::{InsertError, SessionRef, SessionTable};
+pub use tcp::TcpState;

@@ -1,6 +1,6 @@
 //! What is written down of a session: at its end, and at every active timeout while it lasts.
 
-use crate::model::{ClassId, Direction, FlowKey, HandoffId, PathId, RuleId, SiteId, TenantId};
+use crate::model::{ClassId, Direction, End, FlowKey, PathId, RuleId, TenantId};
 
 /// Why a record was written (IPFIX flowEndReason, RFC 5102 section 5.11.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,17 +15,6 @@ pub enum EndReason {
     ForcedEnd = 4,
     /// The session table needed the room.
     LackOfResources = 5,
-}
-
-/// Where one end of a session is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Behind tunnels.
-    Site(SiteId),
-    /// Behind a handoff.
-    Handoff(HandoffId),
-    /// On this branch's own LAN.
-    Lan,
 }
 
 /// One direction's share of a record.

@@ -1,6 +1,6 @@
 //! The flow key: what a packet is looked up by.
 
-use super::TenantId;
+use super::{DeviceId, HandoffId, SiteId, TenantId};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -73,6 +73,25 @@ impl Direction {
             Direction::Reverse => Direction::Forward,
         }
     }
+}
+
+/// Who owns an address: where one end of a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// Behind tunnels.
+    Site(SiteId),
+    /// Behind a handoff.
+    Handoff(HandoffId),
+    /// On this branch's own LAN.
+    Lan,
+}
+
+/// Where a session's packets physically go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NextHop {
+    /// Into one of this site's tunnels.
+    Tunnel(SiteId),
+    Device(DeviceId),
 }
 
 /// What a packet is looked up by: the addresses and ports it carries as it arrives, in the zone it arrives from.

@@ -6,8 +6,10 @@ mod drop;
 mod id;
 mod key;
 mod time;
+mod wheel;
 
 pub use drop::DropReason;
 pub use id::{ClassId, DeviceId, HandoffId, Id, IdMap, PathId, RuleId, SiteId, TenantId, TransportId};
-pub use key::{Direction, FlowKey, Protocol, Zone};
+pub use key::{Direction, End, FlowKey, NextHop, Protocol, Zone};
 pub use time::{Instant, Now};
+pub use wheel::Wheel;

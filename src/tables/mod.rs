@@ -1,5 +1,17 @@
 //! A candidate, compiled: immutable, numbered, ready to be looked up in.
 
+mod compile;
 mod device;
+mod generation;
+mod names;
+mod nat;
+mod routes;
+mod rules;
 
+pub use compile::Compiler;
 pub use device::{DeviceKind, DeviceSpec};
+pub use generation::{Generation, InternetPrefix, PathSpec, Site, Tenant, TransportSpec};
+pub use names::Names;
+pub use nat::{NatPolicy, NatVerdict, Pool};
+pub use routes::Routes;
+pub use rules::{Acl, AclRule, Classifier, Matcher, Subject};

@@ -95,7 +95,7 @@ impl Batch {
 
 /// A UDP datagram to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Datagram {
+pub(super) struct Datagram {
     pub transport: TransportId,
     pub to: SocketAddr,
     bytes: Range<usize>,
@@ -103,7 +103,7 @@ pub struct Datagram {
 
 /// An IP packet to write to a TUN device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DevicePacket {
+pub(super) struct DevicePacket {
     pub device: DeviceId,
     bytes: Range<usize>,
 }

@@ -31,7 +31,7 @@ pub fn add(a: u16, b: u16) -> u16 {
 
 /// Brings `checksum` up to date after bytes summing to `old` became bytes summing to `new`: HC' = ~(~HC + ~m + m')
 /// (RFC 1624 section 3, equation 3).
-pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
+pub(super) fn update(checksum: u16, old: u16, new: u16) -> u16 {
     !fold(u64::from(!checksum) + u64::from(!old) + u64::from(new))
 }
 

@@ -1,0 +1,149 @@
+//! Which ports of which pool addresses are in use.
+//!
+//! A bitmap per pool address and protocol: taking a port, finding a free one and knowing that none is left cost no more
+//! in a full pool than in an empty one. A port belongs to one session; `table` gives it back with the session.
+
+use crate::model::Protocol;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+/// Ports in use, by pool address and protocol.
+#[derive(Default)]
+pub struct Ports {
+    maps: HashMap<(IpAddr, Protocol), PortMap, foldhash::fast::FixedState>,
+}
+
+struct PortMap {
+    used: Box<[u64; 1024]>,
+    count: u32,
+}
+
+impl Ports {
+    /// Takes a port of `address` for `protocol`: `wanted` if it is free and in `range`, otherwise the next free one from
+    /// `hint` on. `None` when all of `range` are in use.
+    ///
+    /// Protocols without ports share the whole address: they take the one port 0.
+    pub fn take(
+        &mut self,
+        address: IpAddr,
+        protocol: Protocol,
+        range: &RangeInclusive<u16>,
+        wanted: u16,
+        hint: u16,
+    ) -> Option<u16> {
+        let map = self.maps.entry((address, protocol)).or_insert_with(PortMap::new);
+        let port = if !has_ports(protocol) {
+            Some(0).filter(|port| !map.is_used(*port))
+        } else if range.contains(&wanted) && !map.is_used(wanted) {
+            Some(wanted)
+        } else if range.is_empty() {
+            None
+        } else {
+            let span = u32::from(range.end() - range.start()) + 1;
+            let from = *range.start() + (u32::from(hint) % span) as u16;
+            map.first_free(from, *range.end()).or_else(|| map.first_free(*range.start(), from))
+        };
+        if let Some(port) = port {
+            map.set(port);
+        } else if map.count == 0 {
+            self.maps.remove(&(address, protocol));
+        }
+        port
+    }
+
+    /// Gives a port back.
+    pub fn release(&mut self, address: IpAddr, protocol: Protocol, port: u16) {
+        if let Some(map) = self.maps.get_mut(&(address, protocol)) {
+            map.clear(port);
+            if map.count == 0 {
+                self.maps.remove(&(address, protocol));
+            }
+        }
+    }
+
+    /// How many are in use, over all addresses.
+    pub fn in_use(&self) -> u64 {
+        self.maps.values().map(|map| u64::from(map.count)).sum()
+    }
+}
+
+/// Whether `protocol` has something that can be translated besides the address.
+fn has_ports(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6)
+}
+
+impl PortMap {
+    fn new() -> PortMap {
+        PortMap { used: Box::new([0; 1024]), count: 0 }
+    }
+
+    fn is_used(&self, port: u16) -> bool {
+        self.used[usize::from(port / 64)] & 1 << (port % 64) != 0
+    }
+
+    fn set(&mut self, port: u16) {
+        self.used[usize::from(port / 64)] |= 1 << (port % 64);
+        self.count += 1;
+    }
+
+    fn clear(&mut self, port: u16) {
+        if self.is_used(port) {
+            self.used[usize::from(port / 64)] &= !(1 << (port % 64));
+            self.count -= 1;
+        }
+    }
+
+    /// The first free port in `from..=to`, 64 at a time.
+    fn first_free(&self, from: u16, to: u16) -> Option<u16> {
+        let (first_word, last_word) = (usize::from(from / 64), usize::from(to / 64));
+        for word in first_word..=last_word {
+            let mut free = !self.used[word];
+            if word == first_word {
+                free &= u64::MAX << (from % 64);
+            }
+            if free != 0 {
+                let port = word as u32 * 64 + free.trailing_zeros();
+                return (port <= u32::from(to)).then_some(port as u16);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn a_bitmap_of_ports_behaves_as_a_set(
+            from in 1_000u16..1_200, size in 0u16..150,
+            steps in proptest::collection::vec((any::<bool>(), 1_000u16..1_400, any::<u16>()), 1..400),
+        ) {
+            let range = from..=from + size;
+            let address = IpAddr::from([198, 51, 100, 1]);
+            let mut ports = Ports::default();
+            let mut taken = BTreeSet::new();
+            for (take, wanted, hint) in steps {
+                if take {
+                    let expect_wanted = range.contains(&wanted) && !taken.contains(&wanted);
+                    match ports.take(address, Protocol::UDP, &range, wanted, hint) {
+                        Some(port) => {
+                            prop_assert!(range.contains(&port));
+                            prop_assert!(!expect_wanted || port == wanted);
+                            prop_assert!(taken.insert(port));
+                        }
+                        None => prop_assert_eq!(taken.len(), range.len()),
+                    }
+                } else {
+                    taken.remove(&wanted);
+                    ports.release(address, Protocol::UDP, wanted);
+                }
+                prop_assert_eq!(ports.in_use(), taken.len() as u64);
+            }
+        }
+    }
+}

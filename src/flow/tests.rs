@@ -1,0 +1,193 @@
+//! The session table against a naive model that scans a list.
+
+use super::*;
+use crate::model::{
+    ClassId, Direction, FlowKey, HandoffId, Instant, NextHop, Now, Protocol, RuleId, SiteId, TenantId, Zone,
+};
+use proptest::prelude::*;
+use std::net::IpAddr;
+use std::time::Duration;
+
+const TENANT: TenantId = TenantId(0);
+const ACTIVE: Duration = Duration::from_secs(60);
+
+fn at(seconds: u64) -> Now {
+    Now::default() + Duration::from_secs(seconds)
+}
+
+fn session(host: u8, port: u16, translated_port: Option<u16>, now: Now) -> Session {
+    let inner = (IpAddr::from([10, 0, 0, host]), port);
+    let server = (IpAddr::from([203, 0, 113, 1]), 443);
+    let forward = FlowKey::new(Zone::tenant(TENANT), Protocol::UDP, inner, server);
+    let reverse = match translated_port {
+        Some(port) => {
+            FlowKey::new(Zone::INTERNET, Protocol::UDP, server, (IpAddr::from([198, 51, 100, 1]), port))
+        }
+        None => forward.turned_round(Zone::tenant(TENANT)),
+    };
+    Session {
+        id: 0,
+        keys: [forward, reverse],
+        plan: Plan {
+            generation: 1,
+            class: ClassId(0),
+            rule: RuleId(0),
+            ends: [End::Site(SiteId(0)), End::Handoff(HandoffId(0))],
+            hops: [NextHop::Tunnel(SiteId(0)), NextHop::Device(crate::model::DeviceId(0))],
+        },
+        tenant: TENANT,
+        translated: translated_port.is_some(),
+        tcp: None,
+        dscp: 0,
+        counters: Default::default(),
+        created: now.instant,
+        last_packet: now.instant,
+        last_report: now.instant,
+    }
+}
+
+fn table(max: usize) -> SessionTable {
+    let mut table = SessionTable::new([1, 2], Instant(0));
+    table.configure(max, ACTIVE);
+    table
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Open(u8, u16, bool),
+    Packet(u8, u16, bool, usize),
+    Remove(u8, u16),
+    Wait(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let host = 0u8..4;
+    let port = 1_000u16..1_006;
+    let step = prop_oneof![
+        4 => (host.clone(), port.clone(), any::<bool>()).prop_map(|(h, p, t)| Step::Open(h, p, t)),
+        8 => (host.clone(), port.clone(), any::<bool>(), 20usize..1_500).prop_map(|(h, p, r, n)| Step::Packet(h, p, r, n)),
+        1 => (host, port).prop_map(|(h, p)| Step::Remove(h, p)),
+        2 => (0u64..200).prop_map(Step::Wait),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+/// The twin: a list of sessions, each with its idle deadline and the bytes counted for it.
+struct Twin {
+    session: Session,
+    deadline: u64,
+    bytes: [u64; 2],
+}
+
+proptest! {
+    #[test]
+    fn the_table_agrees_with_a_list_and_records_add_up_to_the_byte(steps in steps(), max in 1usize..12) {
+        let mut table = table(max);
+        let mut twins: Vec<Twin> = Vec::new();
+        let mut clock = 0;
+        let (mut counted, mut recorded) = (0u64, 0u64);
+        let mut sum = |record: FlowRecord| recorded += record.directions.iter().map(|d| d.bytes).sum::<u64>();
+        for step in steps {
+            let now = at(clock);
+            match step {
+                Step::Open(host, port, translate) => {
+                    let pool = IpAddr::from([198, 51, 100, 1]);
+                    let taken = translate
+                        .then(|| table.ports().take(pool, Protocol::UDP, &(5_000..=5_003), port, port))
+                        .flatten();
+                    if translate && taken.is_none() {
+                        prop_assert_eq!(twins.iter().filter(|t| t.session.translated).count(), 4);
+                        continue;
+                    }
+                    let session = session(host, port, taken, now);
+                    let known = twins.iter().any(|t| t.session.keys.iter().any(|k| session.keys.contains(k)));
+                    let expected = match (twins.len() >= max, known) {
+                        (true, _) => Err(InsertError::Full),
+                        (_, true) => Err(InsertError::Taken),
+                        _ => Ok(()),
+                    };
+                    prop_assert_eq!(table.insert(session.clone()).map(|_| ()), expected);
+                    if expected.is_ok() {
+                        twins.push(Twin { session, deadline: clock + 300, bytes: [0, 0] });
+                    }
+                }
+                Step::Packet(host, port, reverse, bytes) => {
+                    let direction = if reverse { Direction::Reverse } else { Direction::Forward };
+                    let probe = session(host, port, None, now).keys[0];
+                    let twin = twins.iter_mut().find(|t| t.session.keys[0] == probe);
+                    let key = twin.as_ref().map_or(probe, |t| *t.session.key(direction));
+                    let found = table.lookup(&key);
+                    prop_assert_eq!(found.is_some(), twin.is_some());
+                    if let (Some((at, found)), Some(twin)) = (found, twin) {
+                        prop_assert_eq!(found, direction);
+                        table.get_mut(at).expect("just found").count(direction, bytes, 0, None, now);
+                        twin.deadline = clock + 300;
+                        twin.bytes[direction as usize] += bytes as u64;
+                        counted += bytes as u64;
+                        let session = table.get(at).expect("just found");
+                        prop_assert_eq!(session.counters.map(|c| c.bytes), twin.bytes);
+                    }
+                }
+                Step::Remove(host, port) => {
+                    let probe = session(host, port, None, now).keys[0];
+                    if let Some((at, _)) = table.lookup(&probe) {
+                        sum(table.remove(at, EndReason::ForcedEnd, now).expect("just found"));
+                        twins.retain(|t| t.session.keys[0] != probe);
+                    }
+                }
+                Step::Wait(seconds) => {
+                    clock += seconds;
+                    table.expire(at(clock), &mut sum);
+                    twins.retain(|t| t.deadline > clock);
+                }
+            }
+            prop_assert_eq!(table.len(), twins.len());
+            prop_assert_eq!(table.ports().in_use(), twins.iter().filter(|t| t.session.translated).count() as u64);
+        }
+        // The wheel lets go of everything in the end, in steps as a worker takes them.
+        for _ in 0..20 {
+            clock += 30;
+            table.expire(at(clock), &mut sum);
+        }
+        prop_assert!(table.is_empty());
+        prop_assert_eq!(table.ports().in_use(), 0);
+        prop_assert_eq!(recorded, counted);
+    }
+}
+
+#[test]
+fn a_lasting_session_is_reported_at_every_active_timeout_with_what_is_new() {
+    let mut table = table(10);
+    let at_zero = table.insert(session(1, 1_000, None, at(0))).expect("room");
+    let mut records = Vec::new();
+    for second in 1..=125 {
+        if second % 10 == 0 {
+            table.get_mut(at_zero).expect("alive").count(Direction::Forward, 100, 0, None, at(second));
+        }
+        table.expire(at(second), |record| records.push((second, record)));
+    }
+    let told: Vec<_> = records.iter().map(|(s, r)| (*s, r.directions[0].packets, r.end_reason)).collect();
+    assert_eq!(told, [(60, 6, EndReason::ActiveTimeout), (120, 6, EndReason::ActiveTimeout)]);
+    let last = records[1].1.directions[0];
+    assert_eq!((last.first_unix_millis, last.last_unix_millis), (70_000, 120_000));
+}
+
+#[test]
+fn fragments_are_forgotten_in_time_and_by_number() {
+    let mut fragments = Fragments::default();
+    let mut table = table(10);
+    let session_at = table.insert(session(1, 1_000, None, at(0))).expect("room");
+    let key = |id| DatagramKey {
+        zone: Zone::tenant(TENANT),
+        source: IpAddr::from([10, 0, 0, 1]),
+        destination: IpAddr::from([10, 0, 0, 2]),
+        protocol: Protocol::UDP,
+        id,
+    };
+    for id in 0..5_000 {
+        fragments.insert(key(id), session_at, 1, Direction::Forward, at(0).instant);
+    }
+    assert!(fragments.lookup(&key(0), at(1).instant).is_none());
+    assert!(fragments.lookup(&key(4_999), at(29).instant).is_some());
+    assert!(fragments.lookup(&key(4_999), at(30).instant).is_none());
+}

@@ -1,0 +1,112 @@
+//! A timing wheel: thousands of deadlines at the price of the few that fall due.
+//!
+//! Deadlines are rounded up to a tick, and those beyond the horizon come up at it early; so whoever is told that an
+//! item is due looks at its own deadline and, if that is still ahead, schedules it again. That is also how a deadline
+//! is moved back: not at all, until it comes up.
+
+use super::Instant;
+use std::time::Duration;
+
+/// Fine enough for timeouts of seconds.
+const TICK_NANOS: u64 = 100_000_000;
+/// 512 ticks of 100 ms: a longer deadline comes up every 51 s and is put off.
+const SLOTS: usize = 512;
+
+/// Items by deadline.
+#[derive(Debug)]
+pub struct Wheel<T> {
+    slots: Vec<Vec<T>>,
+    /// One bit a slot: whether it holds anything.
+    occupied: [u64; SLOTS / 64],
+    /// The tick up to which everything has been given out.
+    done: u64,
+}
+
+impl<T> Wheel<T> {
+    /// An empty wheel that begins at `now`.
+    pub fn new(now: Instant) -> Wheel<T> {
+        let slots = std::iter::repeat_with(Vec::new).take(SLOTS).collect();
+        Wheel { slots, occupied: [0; SLOTS / 64], done: now.0 / TICK_NANOS }
+    }
+
+    /// Has `item` come up at `at`, or within a tick after it.
+    pub fn schedule(&mut self, item: T, at: Instant) {
+        let tick = at.0.div_ceil(TICK_NANOS).clamp(self.done + 1, self.done + SLOTS as u64 - 1);
+        let slot = (tick % SLOTS as u64) as usize;
+        self.slots[slot].push(item);
+        self.occupied[slot / 64] |= 1 << (slot % 64);
+    }
+
+    /// Takes out what is due at `now`, into `due`.
+    pub fn expire(&mut self, now: Instant, due: &mut Vec<T>) {
+        let until = now.0 / TICK_NANOS;
+        // A clock that jumped a whole turn empties every slot once.
+        let first = (self.done + 1).max(until.saturating_sub(SLOTS as u64 - 1));
+        for tick in first..=until {
+            let slot = (tick % SLOTS as u64) as usize;
+            if self.occupied[slot / 64] & 1 << (slot % 64) != 0 {
+                self.occupied[slot / 64] &= !(1 << (slot % 64));
+                due.append(&mut self.slots[slot]);
+            }
+        }
+        self.done = self.done.max(until);
+    }
+
+    /// When the next item comes up.
+    pub fn next(&self) -> Option<Instant> {
+        if self.occupied.iter().all(|word| *word == 0) {
+            return None;
+        }
+        (self.done + 1..self.done + SLOTS as u64)
+            .find(|tick| {
+                let slot = (tick % SLOTS as u64) as usize;
+                self.occupied[slot / 64] & 1 << (slot % 64) != 0
+            })
+            .map(|tick| Instant(tick * TICK_NANOS))
+    }
+}
+
+impl<T> Wheel<T> {
+    /// The shortest step the wheel tells apart.
+    pub const TICK: Duration = Duration::from_nanos(TICK_NANOS);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn everything_comes_up_once_never_early_within_the_horizon_and_at_most_a_tick_late(
+            deadlines in proptest::collection::vec(0u64..120_000, 1..100),
+            step in 1u64..5_000,
+        ) {
+            let mut wheel = Wheel::new(Instant(0));
+            for ms in &deadlines {
+                wheel.schedule(*ms, Instant(ms * 1_000_000));
+            }
+            let mut seen = Vec::new();
+            let mut now = 0;
+            while seen.len() < deadlines.len() {
+                now += step;
+                prop_assert!(now < 200_000);
+                let mut due = Vec::new();
+                wheel.expire(Instant(now * 1_000_000), &mut due);
+                for ms in due {
+                    if ms > now {
+                        wheel.schedule(ms, Instant(ms * 1_000_000));
+                    } else {
+                        prop_assert!(now - ms < 100 + step);
+                        seen.push(ms);
+                    }
+                }
+            }
+            let mut expected = deadlines;
+            expected.sort_unstable();
+            seen.sort_unstable();
+            prop_assert_eq!(seen, expected);
+            prop_assert_eq!(wheel.next(), None);
+        }
+    }
+}

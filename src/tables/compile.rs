@@ -1,0 +1,290 @@
+//! Candidate -> Generation. Cannot fail: whatever could be wrong, `config` has found.
+//!
+//! 1 the box's transports and devices, 2 each tenant: ends and owners, classes, ACL, NAT, paths and their orders.
+
+use super::device::{DeviceKind, DeviceSpec};
+use super::generation::{Generation, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec};
+use super::names::Names;
+use super::nat::{NatPolicy, NatVerdict, Pool};
+use super::rules::{Acl, Classifier, Matcher};
+use crate::config::{
+    self, Appliance, Branch, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind, NatAction, Place, Pop, Role,
+};
+use crate::model::{End, IdMap, PathId, TenantId, Zone};
+use ipnetwork::IpNetwork;
+use std::sync::Arc;
+
+/// Ethernet's: what handoffs and LANs carry. Larger packets towards a tunnel are answered by the pipeline.
+const DEVICE_MTU: u16 = 1_500;
+
+/// The name under which a branch keeps all that is beyond its PoPs.
+const UPLINK: &str = "uplink";
+
+/// Compiles candidates, one generation after another, with ids that keep their meaning from each to the next.
+pub struct Compiler {
+    names: Names,
+    number: u64,
+    netns_prefix: String,
+}
+
+impl Compiler {
+    /// `netns_prefix` begins the names of the tenants' network namespaces: `pg-` on an appliance, something of its own
+    /// in a lab.
+    pub fn new(netns_prefix: &str) -> Compiler {
+        Compiler { names: Names::default(), number: 0, netns_prefix: netns_prefix.into() }
+    }
+
+    /// The next generation.
+    pub fn compile(&mut self, candidate: &Candidate) -> Generation {
+        self.number += 1;
+        let appliance = &candidate.appliance;
+        let mut generation = Generation {
+            number: self.number,
+            names: Arc::default(),
+            tenants: IdMap::default(),
+            paths: IdMap::default(),
+            transports: IdMap::default(),
+            devices: IdMap::default(),
+            device_zones: IdMap::default(),
+            internet: super::Routes::default(),
+            icmp_source: appliance.icmp_source,
+            max_sessions: appliance.max_sessions,
+            active_timeout: appliance.export.active_timeout,
+        };
+        for transport in &appliance.transports {
+            let id = self.names.transport_id(&transport.name);
+            let spec = TransportSpec {
+                name: transport.name.clone(),
+                listen: transport.listen,
+                interface: transport.interface.clone(),
+                inner_mtu: transport.inner_mtu(),
+            };
+            generation.transports.insert(id, spec);
+        }
+        match &appliance.role {
+            Role::Pop(pop) => self.compile_pop(appliance, pop, candidate, &mut generation),
+            Role::Branch(branch) => self.compile_branch(appliance, branch, candidate, &mut generation),
+        }
+        generation.names = Arc::new(self.names.clone());
+        generation
+    }
+
+    fn compile_pop(
+        &mut self,
+        appliance: &Appliance,
+        pop: &Pop,
+        candidate: &Candidate,
+        generation: &mut Generation,
+    ) {
+        let internet = self.names.device_id("internet");
+        let mut internet_routes = Vec::new();
+        for config in candidate.tenants.values() {
+            let tenant = self.names.tenant_id(&config.name);
+            let mut devices = IdMap::default();
+            for handoff in &config.handoffs {
+                let id = self.names.handoff_id(tenant, &handoff.name);
+                let device = match &handoff.kind {
+                    HandoffKind::Internet { nat_pool, routed, .. } => {
+                        for (prefixes, routed) in [(nat_pool, false), (routed, true)] {
+                            internet_routes.extend_from_slice(prefixes);
+                            for prefix in prefixes {
+                                let owner = InternetPrefix { tenant, handoff: id, routed };
+                                generation.internet.insert(*prefix, owner);
+                            }
+                        }
+                        internet
+                    }
+                    HandoffKind::Private { interface, addresses, routes } => {
+                        let device = self.names.device_id(&format!("{}/{}", config.name, handoff.name));
+                        let kind = DeviceKind::Private {
+                            netns: format!("{}{}-{}", self.netns_prefix, appliance.site, config.name),
+                            interface: interface.clone(),
+                            addresses: addresses.clone(),
+                            routes: routes.clone(),
+                        };
+                        let name = format!("pg{}", device.0);
+                        generation.devices.insert(device, DeviceSpec { name, mtu: DEVICE_MTU, kind });
+                        generation.device_zones.insert(device, Zone::tenant(tenant));
+                        device
+                    }
+                };
+                devices.insert(id, device);
+            }
+            let ends = |names: &mut Names, place: &Place| match place {
+                Place::Branch(name) => End::Site(names.site_id(tenant, name)),
+                Place::Handoff(name) => End::Handoff(names.handoff_id(tenant, name)),
+                Place::Prefix(_) => End::Lan,
+            };
+            let mut compiled = self.compile_policy(config, tenant, NextHops::Pop(devices), ends);
+            for branch in &config.branches {
+                let site = self.names.site_id(tenant, &branch.name);
+                let mut paths = Vec::new();
+                for path in &branch.paths {
+                    let id = self.names.path_id(site, &path.name);
+                    paths.push((id, path.name.as_str()));
+                    let spec = PathSpec {
+                        tenant,
+                        site,
+                        far: branch.name.clone(),
+                        transport: path.transport.as_ref().map(|name| self.names.transport_id(name)),
+                        private_key: pop.private_key.clone(),
+                        public_key: path.public_key,
+                        preshared_key: path.preshared_key.clone(),
+                        endpoint: path.endpoint,
+                        persistent_keepalive: path.persistent_keepalive,
+                        calls: path.endpoint.is_some(),
+                    };
+                    generation.paths.insert(id, spec);
+                }
+                compiled.sites.insert(site, self.compile_orders(config, tenant, &paths));
+            }
+            generation.tenants.insert(tenant, compiled);
+        }
+        internet_routes.sort();
+        internet_routes.dedup();
+        let kind = DeviceKind::Internet { routes: internet_routes };
+        generation
+            .devices
+            .insert(internet, DeviceSpec { name: pop.internet_device.clone(), mtu: DEVICE_MTU, kind });
+        generation.device_zones.insert(internet, Zone::INTERNET);
+    }
+
+    fn compile_branch(
+        &mut self,
+        appliance: &Appliance,
+        branch: &Branch,
+        candidate: &Candidate,
+        generation: &mut Generation,
+    ) {
+        // A branch belongs to one tenant; `config` has seen to it.
+        let Some(config) = candidate.tenants.values().next() else { return };
+        let tenant = self.names.tenant_id(&config.name);
+        let uplink = self.names.site_id(tenant, UPLINK);
+        let lan = self.names.device_id("lan");
+        let here = appliance.site.clone();
+        let ends = move |names: &mut Names, place: &Place| match place {
+            Place::Branch(name) if *name == here => End::Lan,
+            Place::Branch(name) => End::Site(names.site_id(tenant, name)),
+            Place::Handoff(name) => End::Handoff(names.handoff_id(tenant, name)),
+            Place::Prefix(_) => End::Lan,
+        };
+        let mut compiled = self.compile_policy(config, tenant, NextHops::Branch { lan, uplink }, ends);
+        let mut paths = Vec::new();
+        for pop in &branch.pops {
+            for path in &pop.paths {
+                let id = self.names.path_id(uplink, &path.name);
+                paths.push((id, path.name.as_str()));
+                let spec = PathSpec {
+                    tenant,
+                    site: uplink,
+                    far: pop.name.clone(),
+                    transport: Some(self.names.transport_id(&path.transport)),
+                    private_key: path.private_key.clone(),
+                    public_key: pop.public_key,
+                    preshared_key: path.preshared_key.clone(),
+                    endpoint: Some(path.endpoint),
+                    persistent_keepalive: path.persistent_keepalive,
+                    calls: true,
+                };
+                generation.paths.insert(id, spec);
+            }
+        }
+        compiled.sites.insert(uplink, self.compile_orders(config, tenant, &paths));
+        generation.tenants.insert(tenant, compiled);
+        let kind = DeviceKind::Lan { interfaces: branch.lan_interfaces.clone() };
+        generation.devices.insert(lan, DeviceSpec { name: branch.lan_device.clone(), mtu: DEVICE_MTU, kind });
+        generation.device_zones.insert(lan, Zone::tenant(tenant));
+    }
+
+    /// Owners, classes, ACL and NAT: the same at the PoP and at the branch, but for who is local.
+    fn compile_policy(
+        &mut self,
+        config: &config::Tenant,
+        tenant: TenantId,
+        next_hops: NextHops,
+        end: impl Fn(&mut Names, &Place) -> End,
+    ) -> Tenant {
+        let names = &mut self.names;
+        let default = names.class_id(tenant, DEFAULT_CLASS);
+        let mut compiled = Tenant::new(Classifier::new(default), next_hops);
+        for branch in &config.branches {
+            let owner = end(names, &Place::Branch(branch.name.clone()));
+            for prefix in &branch.prefixes {
+                compiled.owners.insert(*prefix, owner);
+            }
+        }
+        for handoff in &config.handoffs {
+            let owner = end(names, &Place::Handoff(handoff.name.clone()));
+            for prefix in &handoff.prefixes {
+                compiled.owners.insert(*prefix, owner);
+            }
+        }
+        for class in &config.classes {
+            let id = names.class_id(tenant, &class.name);
+            for matches in &class.matches {
+                let matcher = compile_matcher(names, tenant, matches, &end);
+                compiled.classifier.push(id, matcher);
+            }
+        }
+        compiled.acl = config.acl.iter().fold(Acl::default(), |mut acl, rule| {
+            let matcher = compile_matcher(names, tenant, &rule.matches, &end);
+            acl.push(names.rule_id(tenant, &rule.name), rule.action, matcher);
+            acl
+        });
+        for handoff in &config.handoffs {
+            if let HandoffKind::Internet { nat_pool, nat_ports, routed } = &handoff.kind {
+                let id = names.handoff_id(tenant, &handoff.name);
+                let pool = |networks: &[IpNetwork]| Pool::new(id, networks, nat_ports.clone());
+                let mut policy = NatPolicy::new(id, pool(nat_pool), routed.clone().into());
+                for rule in &config.nat {
+                    let verdict = match &rule.action {
+                        NatAction::Pool(networks) if !within(networks, nat_pool) => continue,
+                        NatAction::Pool(networks) => NatVerdict::Translate(Arc::new(pool(networks))),
+                        NatAction::NoNat => NatVerdict::Untranslated,
+                    };
+                    policy.push(compile_matcher(names, tenant, &rule.matches, &end), verdict);
+                }
+                compiled.nat.insert(id, policy);
+            }
+        }
+        compiled
+    }
+
+    /// A site's paths, and for every class with a policy their order: those it names first, the rest after them.
+    fn compile_orders(
+        &mut self,
+        config: &config::Tenant,
+        tenant: TenantId,
+        paths: &[(PathId, &str)],
+    ) -> Site {
+        let orders = config.path_policies.iter().map(|policy| {
+            let preferred =
+                policy.prefer.iter().filter_map(|name| paths.iter().find(|(_, path)| path == name));
+            let mut order: Vec<PathId> = preferred.map(|(id, _)| *id).collect();
+            for (id, _) in paths {
+                if !order.contains(id) {
+                    order.push(*id);
+                }
+            }
+            (self.names.class_id(tenant, &policy.class), order.into_boxed_slice())
+        });
+        Site { orders: orders.collect(), paths: paths.iter().map(|(id, _)| *id).collect() }
+    }
+}
+
+fn compile_matcher(
+    names: &mut Names,
+    tenant: TenantId,
+    config: &FlowMatch,
+    end: &impl Fn(&mut Names, &Place) -> End,
+) -> Matcher {
+    let classes = config.classes.iter().map(|name| names.class_id(tenant, name)).collect();
+    Matcher::compile(config, classes, |place| end(names, place))
+}
+
+/// Whether a NAT rule's addresses are of this handoff's pool: a rule says which handoff it is for by its addresses.
+fn within(networks: &[IpNetwork], pool: &[IpNetwork]) -> bool {
+    networks
+        .iter()
+        .all(|network| pool.iter().any(|p| p.prefix() <= network.prefix() && p.contains(network.network())))
+}

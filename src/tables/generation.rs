@@ -1,0 +1,152 @@
+//! A generation: everything the data plane looks up, immutable, published as one `Arc`.
+
+use super::device::DeviceSpec;
+use super::names::Names;
+use super::nat::NatPolicy;
+use super::routes::Routes;
+use super::rules::{Acl, Classifier};
+use crate::config::{IcmpSource, PresharedKey, PrivateKey, PublicKey};
+use crate::model::{
+    ClassId, DeviceId, End, HandoffId, IdMap, NextHop, PathId, RuleId, SiteId, TenantId, TransportId, Zone,
+};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A candidate's compiled tables.
+#[derive(Clone)]
+pub struct Generation {
+    /// Counts up with every commit.
+    pub number: u64,
+    pub names: Arc<Names>,
+    pub tenants: IdMap<TenantId, Tenant>,
+    pub paths: IdMap<PathId, PathSpec>,
+    pub transports: IdMap<TransportId, TransportSpec>,
+    pub devices: IdMap<DeviceId, DeviceSpec>,
+    /// Which zone what comes out of a device is in.
+    pub device_zones: IdMap<DeviceId, Zone>,
+    /// NAT pools and routed prefixes: which tenant an address on the internet's side belongs to.
+    pub internet: Routes<InternetPrefix>,
+    pub icmp_source: IcmpSource,
+    pub max_sessions: usize,
+    pub active_timeout: Duration,
+}
+
+/// Whom a prefix that faces the internet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InternetPrefix {
+    pub tenant: TenantId,
+    pub handoff: HandoffId,
+    /// Hosts of the tenant's have these addresses themselves, so the internet may begin sessions to them, ACL
+    /// permitting; otherwise they are a NAT pool's.
+    pub routed: bool,
+}
+
+/// One customer's tables.
+#[derive(Clone)]
+pub struct Tenant {
+    /// Who owns which of the tenant's addresses: the route to it, and the only source it may come from.
+    pub owners: Routes<End>,
+    pub classifier: Classifier,
+    pub acl: Acl,
+    pub nat: IdMap<HandoffId, NatPolicy>,
+    pub sites: IdMap<SiteId, Site>,
+    next_hops: NextHops,
+}
+
+#[derive(Clone)]
+pub(super) enum NextHops {
+    /// At a PoP a site is reached by its own tunnels, a handoff by its device.
+    Pop(IdMap<HandoffId, DeviceId>),
+    /// At a branch the LAN is on its device, and all else beyond the PoPs.
+    Branch { lan: DeviceId, uplink: SiteId },
+}
+
+/// What is at the far end of tunnels.
+#[derive(Clone)]
+pub struct Site {
+    /// Every path there is, in the order of the file.
+    pub paths: Box<[PathId]>,
+    /// Best first, by app class; classes without a policy take `paths` as it stands.
+    pub orders: IdMap<ClassId, Box<[PathId]>>,
+}
+
+/// A path: one WireGuard peer.
+#[derive(Clone, PartialEq)]
+pub struct PathSpec {
+    pub tenant: TenantId,
+    pub site: SiteId,
+    /// The far end's name for people: the branch, or the PoP.
+    pub far: String,
+    /// Only on this transport; any, if `None`.
+    pub transport: Option<TransportId>,
+    pub private_key: PrivateKey,
+    pub public_key: PublicKey,
+    pub preshared_key: Option<PresharedKey>,
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds.
+    pub persistent_keepalive: Option<u16>,
+    /// This end calls and keeps calling: a branch does, a PoP only to where policy names an endpoint.
+    pub calls: bool,
+}
+
+/// An underlay attachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransportSpec {
+    pub name: String,
+    pub listen: SocketAddr,
+    pub interface: Option<String>,
+    /// The largest inner packet, bytes.
+    pub inner_mtu: u16,
+}
+
+impl Tenant {
+    pub(super) fn new(classifier: Classifier, next_hops: NextHops) -> Tenant {
+        Tenant {
+            owners: Routes::default(),
+            classifier,
+            acl: Acl::default(),
+            nat: IdMap::default(),
+            sites: IdMap::default(),
+            next_hops,
+        }
+    }
+
+    /// Where packets for `end` go, and the only place its packets may come from.
+    pub fn next_hop(&self, end: End) -> Option<NextHop> {
+        match (&self.next_hops, end) {
+            (NextHops::Pop(_), End::Site(site)) => Some(NextHop::Tunnel(site)),
+            (NextHops::Pop(devices), End::Handoff(handoff)) => {
+                devices.get(handoff).copied().map(NextHop::Device)
+            }
+            (NextHops::Pop(_), End::Lan) => None,
+            (NextHops::Branch { lan, .. }, End::Lan) => Some(NextHop::Device(*lan)),
+            (NextHops::Branch { uplink, .. }, End::Site(_) | End::Handoff(_)) => {
+                Some(NextHop::Tunnel(*uplink))
+            }
+        }
+    }
+}
+
+impl Site {
+    /// The paths for `class`, best first.
+    pub fn order(&self, class: ClassId) -> &[PathId] {
+        self.orders.get(class).unwrap_or(&self.paths)
+    }
+}
+
+impl Generation {
+    /// The name of the rule that has `id`.
+    pub fn rule_name(&self, id: RuleId) -> &str {
+        self.names.rule(id)
+    }
+
+    /// `branch:berlin`, `handoff:internet`, `lan`: as policy names it.
+    pub fn describe_end(&self, end: End) -> String {
+        match end {
+            End::Site(site) => format!("branch:{}", self.names.site(site)),
+            End::Handoff(handoff) => format!("handoff:{}", self.names.handoff(handoff)),
+            End::Lan => "lan".into(),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Which address pool a session's source is translated to. Which address and port of it, the worker decides
+//! (`flow::nat`): that is state, this is policy.
+
+use super::rules::{Matcher, Subject};
+use crate::model::{ClassId, HandoffId};
+use ipnetwork::{IpNetwork, Ipv4Network};
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+/// Addresses and ports that may be given out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    pub handoff: HandoffId,
+    networks: Box<[Ipv4Network]>,
+    ports: RangeInclusive<u16>,
+}
+
+impl Pool {
+    /// A pool of all addresses of `networks` (network and broadcast addresses too: a pool is routed, not on a link).
+    pub fn new(handoff: HandoffId, networks: &[IpNetwork], ports: RangeInclusive<u16>) -> Pool {
+        let v4 = |network: &IpNetwork| if let IpNetwork::V4(v4) = network { Some(*v4) } else { None };
+        Pool { handoff, networks: networks.iter().filter_map(v4).collect(), ports }
+    }
+
+    /// How many addresses there are.
+    pub fn len(&self) -> u64 {
+        self.networks.iter().map(|network| u64::from(network.size())).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty()
+    }
+
+    /// The address at `index`, below [`Pool::len`].
+    pub fn address(&self, mut index: u64) -> Option<Ipv4Addr> {
+        for network in &self.networks {
+            let size = u64::from(network.size());
+            if index < size {
+                return network.nth(index as u32);
+            }
+            index -= size;
+        }
+        None
+    }
+
+    /// Whether `address` and `port` are among what may be given out.
+    pub fn permits(&self, address: IpAddr, port: u16) -> bool {
+        let IpAddr::V4(address) = address else { return false };
+        self.ports.contains(&port) && self.networks.iter().any(|network| network.contains(address))
+    }
+
+    /// The ports that `worker` of `workers` may give out: disjoint blocks, so that a reply's port names its worker.
+    pub fn ports_of(&self, worker: u16, workers: u16) -> RangeInclusive<u16> {
+        let (first, last) = (u32::from(*self.ports.start()), u32::from(*self.ports.end()));
+        let share = ((last - first + 1) / u32::from(workers.max(1))).max(1);
+        let begin = first + share * u32::from(worker);
+        if begin > last {
+            // More workers than ports: this one has none to give.
+            return RangeInclusive::new(1, 0);
+        }
+        let end = if worker + 1 >= workers { last } else { begin + share - 1 };
+        begin as u16..=end as u16
+    }
+}
+
+/// A tenant's translation policy towards one internet handoff.
+#[derive(Clone, Debug)]
+pub struct NatPolicy {
+    handoff: HandoffId,
+    rules: Vec<(Matcher, NatVerdict)>,
+    pool: Arc<Pool>,
+    routed: Box<[IpNetwork]>,
+}
+
+/// What becomes of a session's source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NatVerdict {
+    Translate(Arc<Pool>),
+    Untranslated,
+    /// It would have to be translated, and there is nothing to translate it to.
+    Impossible(HandoffId),
+}
+
+impl NatPolicy {
+    pub(super) fn new(handoff: HandoffId, pool: Pool, routed: Box<[IpNetwork]>) -> NatPolicy {
+        NatPolicy { handoff, rules: Vec::new(), pool: Arc::new(pool), routed }
+    }
+
+    pub(super) fn push(&mut self, matcher: Matcher, verdict: NatVerdict) {
+        self.rules.push((matcher, verdict));
+    }
+
+    /// What becomes of a session that leaves by this handoff. Prefixes the tenant may show to the internet go
+    /// untranslated; the rest takes the first rule's pool, or the handoff's. IPv6 is never translated.
+    pub fn outbound(&self, subject: &Subject, class: ClassId) -> NatVerdict {
+        let routed = self.routed.iter().any(|prefix| prefix.contains(subject.source));
+        if let Some((_, verdict)) =
+            self.rules.iter().find(|(matcher, _)| matcher.matches(subject, Some(class)))
+            && (routed || subject.source.is_ipv4() && !matches!(verdict, NatVerdict::Untranslated))
+        {
+            return verdict.clone();
+        }
+        if routed {
+            NatVerdict::Untranslated
+        } else if subject.source.is_ipv6() || self.pool.is_empty() {
+            NatVerdict::Impossible(self.handoff)
+        } else {
+            NatVerdict::Translate(Arc::clone(&self.pool))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workers_port_blocks_are_disjoint_and_leave_no_port_out() {
+        let pool = Pool::new(HandoffId(0), &[], 1_024..=65_535);
+        for workers in [1, 2, 3, 4, 7, 64] {
+            let mut next = 1_024u32;
+            for worker in 0..workers {
+                let block = pool.ports_of(worker, workers);
+                assert_eq!(u32::from(*block.start()), next);
+                next = u32::from(*block.end()) + 1;
+            }
+            assert_eq!(next, 65_536);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Rules: app classes, the ACL and NAT rules, tried in the order they were written.
+//!
+//! They share one matcher. First match is by scan for now; whatever replaces the scan has to agree with it.
+
+use crate::config::{self, AclAction, Place};
+use crate::model::{ClassId, End, Protocol, RuleId};
+use ipnetwork::IpNetwork;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+/// What rules look at: a session's first packet, and who owns its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    pub source: IpAddr,
+    pub source_port: u16,
+    pub source_end: End,
+    pub destination: IpAddr,
+    pub destination_port: u16,
+    pub destination_end: End,
+    pub protocol: Protocol,
+    pub dscp: u8,
+}
+
+/// What a flow must be like for a rule.
+#[derive(Clone, Debug)]
+pub struct Matcher {
+    from: Places,
+    to: Places,
+    protocols: Box<[Protocol]>,
+    source_ports: Box<[RangeInclusive<u16>]>,
+    destination_ports: Box<[RangeInclusive<u16>]>,
+    dscp: Box<[u8]>,
+    classes: Box<[ClassId]>,
+}
+
+/// One end of a rule; empty matches everything.
+#[derive(Clone, Debug)]
+struct Places {
+    prefixes: Box<[IpNetwork]>,
+    ends: Box<[End]>,
+}
+
+/// An ACL rule.
+#[derive(Clone, Debug)]
+pub struct AclRule {
+    pub id: RuleId,
+    pub action: AclAction,
+    matcher: Matcher,
+}
+
+/// A tenant's ordered ACL.
+#[derive(Clone, Debug, Default)]
+pub struct Acl {
+    rules: Vec<AclRule>,
+}
+
+/// A tenant's ordered app classes.
+#[derive(Clone, Debug)]
+pub struct Classifier {
+    rules: Vec<(ClassId, Matcher)>,
+    default: ClassId,
+}
+
+impl Acl {
+    pub(super) fn push(&mut self, id: RuleId, action: AclAction, matcher: Matcher) {
+        self.rules.push(AclRule { id, action, matcher });
+    }
+
+    /// The first rule that matches; `None` is the default: deny.
+    pub fn first_match(&self, subject: &Subject, class: ClassId) -> Option<&AclRule> {
+        self.rules.iter().find(|rule| rule.matcher.matches(subject, Some(class)))
+    }
+}
+
+impl Classifier {
+    pub(super) fn new(default: ClassId) -> Classifier {
+        Classifier { rules: Vec::new(), default }
+    }
+
+    pub(super) fn push(&mut self, class: ClassId, matcher: Matcher) {
+        self.rules.push((class, matcher));
+    }
+
+    /// The class of the first match, or `default`.
+    pub fn classify(&self, subject: &Subject) -> ClassId {
+        self.rules
+            .iter()
+            .find(|(_, matcher)| matcher.matches(subject, None))
+            .map_or(self.default, |(class, _)| *class)
+    }
+}
+
+impl Matcher {
+    /// Compiles `config`; `classes` are the ids of its classes, `end` finds those of its places.
+    pub(super) fn compile(
+        config: &config::FlowMatch,
+        classes: Box<[ClassId]>,
+        mut end: impl FnMut(&Place) -> End,
+    ) -> Matcher {
+        let mut places = |places: &[Place]| Places {
+            prefixes: places
+                .iter()
+                .filter_map(|p| if let Place::Prefix(p) = p { Some(*p) } else { None })
+                .collect(),
+            ends: places.iter().filter(|p| !matches!(p, Place::Prefix(_))).map(&mut end).collect(),
+        };
+        Matcher {
+            from: places(&config.from),
+            to: places(&config.to),
+            protocols: config.protocols.clone().into(),
+            source_ports: config.source_ports.clone().into(),
+            destination_ports: config.destination_ports.clone().into(),
+            dscp: config.dscp.clone().into(),
+            classes,
+        }
+    }
+
+    /// Whether `subject` is such a flow; `class` is `None` while it is still to be classified.
+    pub fn matches(&self, subject: &Subject, class: Option<ClassId>) -> bool {
+        let port = |ranges: &[RangeInclusive<u16>], port| {
+            ranges.is_empty() || ranges.iter().any(|r| r.contains(&port))
+        };
+        (self.protocols.is_empty() || self.protocols.contains(&subject.protocol))
+            && port(&self.destination_ports, subject.destination_port)
+            && port(&self.source_ports, subject.source_port)
+            && (self.dscp.is_empty() || self.dscp.contains(&subject.dscp))
+            && (self.classes.is_empty() || class.is_some_and(|class| self.classes.contains(&class)))
+            && self.from.contain(subject.source, subject.source_end)
+            && self.to.contain(subject.destination, subject.destination_end)
+    }
+}
+
+impl Places {
+    fn contain(&self, address: IpAddr, end: End) -> bool {
+        self.prefixes.is_empty() && self.ends.is_empty()
+            || self.ends.contains(&end)
+            || self.prefixes.iter().any(|prefix| prefix.contains(address))
+    }
+}
