@@ -3,6 +3,8 @@
 pub mod config;
 pub mod flow;
 pub mod model;
+pub mod path;
 pub mod pipeline;
 pub mod tables;
+pub mod tunnel;
 pub mod wire;

@@ -10,6 +10,9 @@ use hashbrown::HashTable;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
+/// Session timeouts are of seconds and more.
+const TICK: Duration = Duration::from_millis(100);
+
 /// All sessions of one worker, and the NAT ports they hold.
 pub struct SessionTable {
     slots: Vec<Option<Session>>,
@@ -48,7 +51,7 @@ impl SessionTable {
             free: Vec::new(),
             index: HashTable::new(),
             hasher: SeedableRandomState::with_seed(seeds[0], leaked_seed(seeds[1])),
-            wheel: Wheel::new(now),
+            wheel: Wheel::new(TICK, now),
             due: Vec::new(),
             ports: Ports::default(),
             created: 0,

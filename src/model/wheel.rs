@@ -7,14 +7,13 @@
 use super::Instant;
 use std::time::Duration;
 
-/// Fine enough for timeouts of seconds.
-const TICK_NANOS: u64 = 100_000_000;
-/// 512 ticks of 100 ms: a longer deadline comes up every 51 s and is put off.
+/// With ticks of 100 ms a deadline of more than 51 s comes up early once a turn and is put off.
 const SLOTS: usize = 512;
 
 /// Items by deadline.
 #[derive(Debug)]
 pub struct Wheel<T> {
+    tick_nanos: u64,
     slots: Vec<Vec<T>>,
     /// One bit a slot: whether it holds anything.
     occupied: [u64; SLOTS / 64],
@@ -23,15 +22,16 @@ pub struct Wheel<T> {
 }
 
 impl<T> Wheel<T> {
-    /// An empty wheel that begins at `now`.
-    pub fn new(now: Instant) -> Wheel<T> {
+    /// An empty wheel that begins at `now` and tells deadlines apart that are a `tick` apart.
+    pub fn new(tick: Duration, now: Instant) -> Wheel<T> {
+        let tick_nanos = u64::try_from(tick.as_nanos()).unwrap_or(u64::MAX).max(1);
         let slots = std::iter::repeat_with(Vec::new).take(SLOTS).collect();
-        Wheel { slots, occupied: [0; SLOTS / 64], done: now.0 / TICK_NANOS }
+        Wheel { tick_nanos, slots, occupied: [0; SLOTS / 64], done: now.0 / tick_nanos }
     }
 
     /// Has `item` come up at `at`, or within a tick after it.
     pub fn schedule(&mut self, item: T, at: Instant) {
-        let tick = at.0.div_ceil(TICK_NANOS).clamp(self.done + 1, self.done + SLOTS as u64 - 1);
+        let tick = at.0.div_ceil(self.tick_nanos).clamp(self.done + 1, self.done + SLOTS as u64 - 1);
         let slot = (tick % SLOTS as u64) as usize;
         self.slots[slot].push(item);
         self.occupied[slot / 64] |= 1 << (slot % 64);
@@ -39,7 +39,7 @@ impl<T> Wheel<T> {
 
     /// Takes out what is due at `now`, into `due`.
     pub fn expire(&mut self, now: Instant, due: &mut Vec<T>) {
-        let until = now.0 / TICK_NANOS;
+        let until = now.0 / self.tick_nanos;
         // A clock that jumped a whole turn empties every slot once.
         let first = (self.done + 1).max(until.saturating_sub(SLOTS as u64 - 1));
         for tick in first..=until {
@@ -62,13 +62,8 @@ impl<T> Wheel<T> {
                 let slot = (tick % SLOTS as u64) as usize;
                 self.occupied[slot / 64] & 1 << (slot % 64) != 0
             })
-            .map(|tick| Instant(tick * TICK_NANOS))
+            .map(|tick| Instant(tick * self.tick_nanos))
     }
-}
-
-impl<T> Wheel<T> {
-    /// The shortest step the wheel tells apart.
-    pub const TICK: Duration = Duration::from_nanos(TICK_NANOS);
 }
 
 #[cfg(test)]
@@ -82,7 +77,7 @@ mod tests {
             deadlines in proptest::collection::vec(0u64..120_000, 1..100),
             step in 1u64..5_000,
         ) {
-            let mut wheel = Wheel::new(Instant(0));
+            let mut wheel = Wheel::new(Duration::from_millis(100), Instant(0));
             for ms in &deadlines {
                 wheel.schedule(*ms, Instant(ms * 1_000_000));
             }

@@ -1,0 +1,286 @@
+//! The prober: asks the far end whether the path is alive, and decides that it is not.
+//!
+//! A probe every 100 ms while traffic runs, every second otherwise, every 100 ms again as soon as one is missed. Three
+//! misses in a row: down. Down comes up again after three answers in a row; a path that was never down is up with its
+//! first.
+
+use super::quality::Quality;
+use crate::model::Instant;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Between probes while traffic runs, or while in doubt.
+const ACTIVE: Duration = Duration::from_millis(100);
+/// Between probes otherwise.
+const IDLE: Duration = Duration::from_secs(1);
+/// Traffic within this time counts as running.
+const TRAFFIC: Duration = Duration::from_secs(2);
+/// Misses in a row that take a path down; answers in a row that bring it back.
+const IN_A_ROW: u32 = 3;
+/// An answer is waited for no less than this: a scheduler's hiccup is not a loss;
+const MIN_WAIT: Duration = Duration::from_millis(100);
+/// and no more than this, also before anything is known of the path.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+/// Probes under way at once: what [`MAX_WAIT`] allows, and one.
+const MAX_UNDER_WAY: usize = 11;
+
+/// What is known of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No answer has ever come.
+    Unproven,
+    Up,
+    Down,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send a request with this sequence number.
+    Send { sequence: u32 },
+    /// The path has just gone down.
+    WentDown,
+    /// The path has just come up.
+    CameUp,
+}
+
+/// One path's prober.
+#[derive(Clone, Debug)]
+pub struct Prober {
+    state: State,
+    next: Instant,
+    sequence: u32,
+    under_way: VecDeque<(u32, Instant)>,
+    missed: u32,
+    answered: u32,
+    last_traffic: Option<Instant>,
+    quality: Quality,
+}
+
+impl Prober {
+    /// A prober whose first probe is due at once.
+    pub fn new(now: Instant) -> Prober {
+        Prober {
+            state: State::Unproven,
+            next: now,
+            sequence: 0,
+            under_way: VecDeque::new(),
+            missed: 0,
+            answered: 0,
+            last_traffic: None,
+            quality: Quality::default(),
+        }
+    }
+
+    /// What is known of the path.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// What its probes say.
+    pub fn quality(&self) -> &Quality {
+        &self.quality
+    }
+
+    /// Traffic of sessions runs over the path. Brings an idle path's next probe forward.
+    pub fn traffic(&mut self, now: Instant) {
+        self.last_traffic = Some(now);
+        self.next = self.next.min(now + ACTIVE);
+    }
+
+    /// When [`Prober::poll`] has something to do.
+    pub fn poll_timeout(&self) -> Instant {
+        match self.under_way.front() {
+            Some((_, sent)) => self.next.min(*sent + self.wait()),
+            None => self.next,
+        }
+    }
+
+    /// Does what is due: counts misses, and sends. Call until `None`.
+    pub fn poll(&mut self, now: Instant) -> Option<Action> {
+        while let Some((_, sent)) = self.under_way.front()
+            && *sent + self.wait() <= now
+        {
+            self.under_way.pop_front();
+            if self.miss(now) {
+                return Some(Action::WentDown);
+            }
+        }
+        if now < self.next {
+            return None;
+        }
+        self.next = now + self.interval(now);
+        self.sequence = self.sequence.wrapping_add(1);
+        if self.under_way.len() >= MAX_UNDER_WAY {
+            self.under_way.pop_front();
+        }
+        self.under_way.push_back((self.sequence, now));
+        Some(Action::Send { sequence: self.sequence })
+    }
+
+    /// An answer came. One that nobody waits for any more, or never did, changes nothing.
+    pub fn answer(&mut self, sequence: u32, now: Instant) -> Option<Action> {
+        let at = self.under_way.iter().position(|(sent, _)| *sent == sequence)?;
+        let (_, sent) = self.under_way.remove(at)?;
+        self.quality.answered(now.since(sent));
+        self.missed = 0;
+        self.answered += 1;
+        let up = match self.state {
+            State::Unproven => true,
+            State::Down => self.answered >= IN_A_ROW,
+            State::Up => false,
+        };
+        if up {
+            self.state = State::Up;
+        }
+        up.then_some(Action::CameUp)
+    }
+
+    /// The tunnel has no session: probes would only wait with the packets. What is under way is lost, and the path is
+    /// down without further asking.
+    pub fn lost_session(&mut self) -> Option<Action> {
+        self.under_way.clear();
+        self.answered = 0;
+        let went = self.state == State::Up;
+        if went {
+            self.state = State::Down;
+        }
+        went.then_some(Action::WentDown)
+    }
+
+    fn miss(&mut self, now: Instant) -> bool {
+        self.quality.missed();
+        self.answered = 0;
+        self.missed += 1;
+        self.next = self.next.min(now + ACTIVE);
+        let went = self.missed >= IN_A_ROW && self.state == State::Up;
+        if went {
+            self.state = State::Down;
+        }
+        went
+    }
+
+    fn interval(&self, now: Instant) -> Duration {
+        let traffic = self.last_traffic.is_some_and(|last| now.since(last) < TRAFFIC);
+        // A path that stays down is asked at leisure; one that is coming back is not.
+        let doubt = (1..=IN_A_ROW).contains(&self.missed) || self.state == State::Down && self.answered > 0;
+        if traffic && self.state != State::Down || doubt { ACTIVE } else { IDLE }
+    }
+
+    /// How long an answer may take: RFC 6298's timeout within our bounds.
+    fn wait(&self) -> Duration {
+        match (self.quality.rtt(), self.quality.jitter()) {
+            (Some(rtt), Some(jitter)) => (rtt + jitter * 4).clamp(MIN_WAIT, MAX_WAIT),
+            _ => MAX_WAIT,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Runs a prober for `ms`, answering every probe that `alive` at its time says yes to, 5 ms later.
+    fn run(
+        prober: &mut Prober,
+        from: u64,
+        ms: u64,
+        traffic: bool,
+        alive: impl Fn(u64) -> bool,
+    ) -> Vec<(u64, Action)> {
+        let mut log = Vec::new();
+        let mut answers = VecDeque::new();
+        for t in from..from + ms {
+            let now = Instant(0) + MS * t as u32;
+            if traffic {
+                prober.traffic(now);
+            }
+            while let Some((due, sequence)) = answers.front().copied()
+                && due <= t
+            {
+                answers.pop_front();
+                log.extend(prober.answer(sequence, now).map(|action| (t, action)));
+            }
+            while let Some(action) = prober.poll(now) {
+                if let Action::Send { sequence } = action
+                    && alive(t)
+                {
+                    answers.push_back((t + 5, sequence));
+                }
+                log.push((t, action));
+            }
+        }
+        log
+    }
+
+    fn changes(log: &[(u64, Action)]) -> Vec<(u64, Action)> {
+        log.iter().copied().filter(|(_, action)| !matches!(action, Action::Send { .. })).collect()
+    }
+
+    #[test]
+    fn probes_run_every_100_ms_with_traffic_and_every_second_without() {
+        let mut prober = Prober::new(Instant(0));
+        assert_eq!(run(&mut prober, 0, 10_000, false, |_| true).len(), 10 + 1);
+        let busy = run(&mut prober, 10_000, 10_000, true, |_| true);
+        assert!((98..=101).contains(&busy.len()), "{}", busy.len());
+        assert_eq!(prober.state(), State::Up);
+    }
+
+    #[test]
+    fn three_misses_take_a_busy_path_down_within_half_a_second() {
+        let mut prober = Prober::new(Instant(0));
+        run(&mut prober, 0, 5_000, true, |_| true);
+        let log = changes(&run(&mut prober, 5_000, 2_000, true, |_| false));
+        assert_eq!(log.len(), 1);
+        assert_eq!(log[0].1, Action::WentDown);
+        assert!(log[0].0 <= 5_500, "{log:?}");
+    }
+
+    #[test]
+    fn an_idle_path_is_found_down_within_two_seconds() {
+        let mut prober = Prober::new(Instant(0));
+        run(&mut prober, 0, 5_000, false, |_| true);
+        let log = changes(&run(&mut prober, 5_000, 3_000, false, |_| false));
+        assert_eq!(log.len(), 1);
+        assert!(log[0].0 <= 7_000, "{log:?}");
+    }
+
+    #[test]
+    fn a_path_that_was_down_comes_up_after_three_answers_in_a_row() {
+        let mut prober = Prober::new(Instant(0));
+        run(&mut prober, 0, 3_000, false, |_| true);
+        run(&mut prober, 3_000, 5_000, false, |_| false);
+        assert_eq!(prober.state(), State::Down);
+        let log = run(&mut prober, 8_000, 3_000, false, |_| true);
+        let up = log.iter().position(|(_, action)| *action == Action::CameUp).expect("up");
+        let sent = log[..up].iter().filter(|(_, action)| matches!(action, Action::Send { .. })).count();
+        assert!(sent >= 3, "{log:?}");
+        assert!(log[up].0 <= 9_500, "{log:?}");
+    }
+
+    #[test]
+    fn two_misses_are_forgiven() {
+        let mut prober = Prober::new(Instant(0));
+        run(&mut prober, 0, 5_000, true, |_| true);
+        let log = changes(&run(&mut prober, 5_000, 2_000, true, |t| t >= 5_190));
+        assert_eq!(log, []);
+    }
+
+    #[test]
+    fn answers_nobody_waits_for_change_nothing() {
+        let mut prober = Prober::new(Instant(0));
+        assert_eq!(prober.answer(5, Instant(0)), None);
+        assert_eq!(prober.state(), State::Unproven);
+    }
+
+    #[test]
+    fn a_lost_session_is_down_at_once() {
+        let mut prober = Prober::new(Instant(0));
+        assert_eq!(prober.lost_session(), None);
+        run(&mut prober, 0, 100, false, |_| true);
+        assert_eq!(prober.lost_session(), Some(Action::WentDown));
+        assert_eq!(prober.lost_session(), None);
+    }
+}

@@ -1,0 +1,191 @@
+//! One tunnel: a WireGuard peer's keys, sessions and endpoint.
+//!
+//! boringtun's `Tunn` reads the clock and keeps a queue of its own; both stay behind this. What it cannot say (whether
+//! the queue had room) is counted here.
+
+use super::index::TunnelIndex;
+use crate::model::{DropReason, TransportId};
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Tunn, TunnResult};
+use boringtun::x25519::{PublicKey, StaticSecret};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a data message adds to a packet: 16 bytes of header, 16 of tag (whitepaper section 5.4.6).
+pub const OVERHEAD: usize = 32;
+/// The longest handshake message.
+const HANDSHAKE_BYTES: usize = 148;
+/// boringtun's MAX_QUEUE_DEPTH: packets that wait for a session; what comes after is lost.
+const QUEUE: usize = 256;
+
+/// A buffer of this size is enough for sealing or opening `len` bytes, or for any handshake message.
+pub fn buffer_for(len: usize) -> usize {
+    (len + OVERHEAD).max(HANDSHAKE_BYTES)
+}
+
+/// A tunnel's key material.
+#[derive(Clone)]
+pub struct Keys {
+    pub private: [u8; 32],
+    pub peer: [u8; 32],
+    pub preshared: Option<[u8; 32]>,
+}
+
+/// Where the peer was last heard: the address, and the transport it was heard on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub transport: TransportId,
+    pub address: SocketAddr,
+}
+
+/// What became of a datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// An IP packet of so many bytes is in the buffer.
+    Packet(usize),
+    /// A keepalive, or a cookie.
+    Nothing,
+    /// A message of so many bytes is in the buffer, to be sent to where the datagram came from.
+    Reply(usize),
+}
+
+/// What became of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sealed {
+    /// A data message of so many bytes is in the buffer.
+    Datagram(usize),
+    /// The packet waits for a session; if a handshake begins with it, its message of so many bytes is in the buffer.
+    Waiting(Option<usize>),
+    /// It would have to wait, and there is no room.
+    QueueFull,
+}
+
+/// A WireGuard peer.
+pub struct Tunnel {
+    noise: Tunn,
+    index: TunnelIndex,
+    endpoint: Option<Endpoint>,
+    waiting: usize,
+}
+
+impl Tunnel {
+    /// A tunnel without a session. `keepalive` in seconds.
+    pub fn new(keys: &Keys, keepalive: Option<u16>, index: TunnelIndex) -> Tunnel {
+        let private = StaticSecret::from(keys.private);
+        // Initiations have passed the gate: this one verifies MACs and never finds itself under load.
+        let limiter = Arc::new(RateLimiter::new(&PublicKey::from(&private), u64::MAX));
+        let peer = PublicKey::from(keys.peer);
+        let noise = Tunn::new(private, peer, keys.preshared, keepalive, index.bits(), Some(limiter));
+        Tunnel { noise, index, endpoint: None, waiting: 0 }
+    }
+
+    /// What peers address this tunnel by.
+    pub fn index(&self) -> TunnelIndex {
+        self.index
+    }
+
+    /// Where datagrams go.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        self.endpoint
+    }
+
+    /// The peer is there now: policy says so, or an authenticated datagram came from there (whitepaper section 6.5).
+    pub fn roam(&mut self, to: Endpoint) {
+        self.endpoint = Some(to);
+    }
+
+    /// Takes a datagram; `buffer` must be [`buffer_for`] its length.
+    ///
+    /// # Errors
+    /// Why it was not accepted.
+    pub fn open(&mut self, from: IpAddr, datagram: &[u8], buffer: &mut [u8]) -> Result<Opened, DropReason> {
+        if buffer.len() < buffer_for(datagram.len()) || datagram.is_empty() {
+            return Err(DropReason::NotWireGuard);
+        }
+        match self.noise.decapsulate(Some(from), datagram, buffer) {
+            TunnResult::Done => Ok(Opened::Nothing),
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+                Ok(Opened::Packet(packet.len()))
+            }
+            TunnResult::WriteToNetwork(message) => Ok(Opened::Reply(message.len())),
+            TunnResult::Err(error) => Err(reason(&error, datagram[0])),
+        }
+    }
+
+    /// Seals `packet` into `buffer`, which must be [`buffer_for`] its length.
+    pub fn seal(&mut self, packet: &[u8], buffer: &mut [u8]) -> Sealed {
+        if buffer.len() < buffer_for(packet.len()) {
+            return Sealed::QueueFull;
+        }
+        let message = match self.noise.encapsulate(packet, buffer) {
+            TunnResult::WriteToNetwork(message) => Some((message[0], message.len())),
+            _ => None,
+        };
+        if let Some((4, len)) = message {
+            return Sealed::Datagram(len);
+        }
+        if self.waiting >= QUEUE {
+            return Sealed::QueueFull;
+        }
+        self.waiting += 1;
+        Sealed::Waiting(message.map(|(_, len)| len))
+    }
+
+    /// A packet that waited, sealed, now that there is a session: call after a datagram was opened, until `None`.
+    /// `buffer` must be [`buffer_for`] the largest packet.
+    pub fn seal_waiting(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        if self.waiting == 0 || !self.has_session() {
+            return None;
+        }
+        self.waiting -= 1;
+        match self.noise.decapsulate(None, &[], buffer) {
+            TunnResult::WriteToNetwork(message) if message[0] == 4 => Some(message.len()),
+            _ => None,
+        }
+    }
+
+    /// WireGuard's own timers (whitepaper section 6.1): call a few times a second. A handshake or keepalive message may
+    /// be in `buffer` afterwards; packets that waited in vain are counted.
+    pub fn tick(&mut self, buffer: &mut [u8]) -> (Option<usize>, usize) {
+        match self.noise.update_timers(buffer) {
+            TunnResult::WriteToNetwork(message) => (Some(message.len()), 0),
+            TunnResult::Err(_) => (None, std::mem::take(&mut self.waiting)),
+            _ => (None, 0),
+        }
+    }
+
+    /// Begins a handshake, whatever is under way.
+    pub fn call(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        match self.noise.format_handshake_initiation(buffer, true) {
+            TunnResult::WriteToNetwork(message) => Some(message.len()),
+            _ => None,
+        }
+    }
+
+    /// Whether packets can be sealed without waiting.
+    pub fn has_session(&self) -> bool {
+        self.since_handshake().is_some()
+    }
+
+    /// How long ago the session in use was agreed on.
+    pub fn since_handshake(&self) -> Option<Duration> {
+        self.noise.time_since_last_handshake()
+    }
+}
+
+fn reason(error: &WireGuardError, message_type: u8) -> DropReason {
+    use WireGuardError::*;
+    match (error, message_type) {
+        (InvalidMac, _) => DropReason::HandshakeMacInvalid,
+        (UnderLoad, _) => DropReason::CookieRequired,
+        (WrongIndex, _) => DropReason::ReceiverIndexUnknown,
+        (InvalidCounter | DuplicateCounter, _) => DropReason::TunnelReplayed,
+        (NoCurrentSession | ConnectionExpired, _) => DropReason::TunnelSessionExpired,
+        (InvalidPacket, 4) => DropReason::Malformed,
+        (InvalidPacket, _) => DropReason::NotWireGuard,
+        (_, 4) => DropReason::TunnelAuthenticationFailed,
+        _ => DropReason::HandshakeRefused,
+    }
+}
