@@ -1,3 +1,82 @@
 //! `popgate`: the command line; wiring only.
 
-fn main() {}
+use clap::{Parser, Subcommand};
+use popgate::config::{self, PrivateKey, public_of};
+use rand::TryRngCore;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check a configuration: print every problem as file:line: message, or what it holds
+    Check {
+        /// The directory with popgate.toml and tenants/
+        dir: PathBuf,
+    },
+    /// Print a new private key
+    Genkey,
+    /// Read a private key, print its public key
+    Pubkey,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Check { dir } => check(&dir),
+        Command::Genkey => genkey(),
+        Command::Pubkey => pubkey(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("popgate: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+type Done = Result<ExitCode, Box<dyn std::error::Error>>;
+
+fn check(dir: &Path) -> Done {
+    let mut stdout = io::stdout();
+    match config::load(dir) {
+        Ok(candidate) => {
+            writeln!(stdout, "ok: {}", candidate.summary())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(problems) => {
+            write!(stdout, "{problems}")?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn genkey() -> Done {
+    let stdout = io::stdout();
+    let output = File::from(stdout.as_fd().try_clone_to_owned()?).metadata()?;
+    if output.is_file() && output.permissions().mode() & 0o077 != 0 {
+        eprintln!(
+            "popgate: this file is open to others, and popgate will refuse it; `umask 077` first, or chmod 600"
+        );
+    }
+    let mut random = [0; 32];
+    rand::rngs::OsRng.try_fill_bytes(&mut random).map_err(|error| error.to_string())?;
+    writeln!(&stdout, "{}", PrivateKey::from_random(random).to_base64())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pubkey() -> Done {
+    let mut text = String::new();
+    // 1024: a key is 44 bytes; whatever is longer is none.
+    io::stdin().take(1024).read_to_string(&mut text)?;
+    let private: PrivateKey = text.trim_ascii().parse()?;
+    writeln!(io::stdout(), "{}", public_of(&private))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,359 @@
+//! `popgate.toml`: the box itself.
+
+use super::keys::{public_of, read_key_file};
+use super::problem::{Noted, seen_from};
+use super::reader::{Table, Value, all};
+use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
+use super::values;
+use super::*;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// What a tenant's file must fit to. Whatever could not be read is `None` and is then not held against a tenant.
+#[derive(Default)]
+pub(super) struct Surroundings {
+    pub(super) role: Option<(RoleName, SourceRef)>,
+    pub(super) site: Option<(String, SourceRef)>,
+    /// The PoP's transports and the addresses they listen on; `None` at a branch, where tenants' files speak of
+    /// transports of the PoP's.
+    pub(super) pop_transports: Option<Scope<Option<SocketAddr>>>,
+    /// Names of the branch's own paths.
+    pub(super) branch_paths: Vec<String>,
+}
+
+/// What the box is, as the file says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RoleName {
+    Pop,
+    Branch,
+}
+
+/// RFC 7600 section 4.7's dummy address and a ULA (RFC 4193) of our own.
+const ICMP_SOURCE: IcmpSource = IcmpSource {
+    v4: Ipv4Addr::new(192, 0, 0, 8),
+    v6: Ipv6Addr::new(0xfd70, 0x6f70, 0x6761, 0x7465, 0, 0, 0, 1),
+};
+
+/// Reads the box. Key files' names are relative to `dir`; what a PoP itself needs and no tenant can have goes to
+/// `claims`, what tenants' files refer to, to `around`.
+pub(super) fn read(
+    mut root: Table<'_>,
+    dir: &Path,
+    around: &mut Surroundings,
+    claims: &mut Claims,
+) -> Result<Appliance, Noted> {
+    let site = root.required("site", |value| {
+        let site = value.string()?;
+        around.site = Some((site.to_owned(), value.at()));
+        value.parse(values::name)
+    });
+    let role_name = root.required("role", |value| {
+        let role = value.one_of(&[("pop", RoleName::Pop), ("branch", RoleName::Branch)])?;
+        around.role = Some((role, value.at()));
+        Ok(role)
+    });
+    let metro = root.optional("metro", |value| value.parse(values::name));
+    let facility = root.optional("facility", |value| value.string().map(str::to_owned));
+    let state_dir = root.with_default("state-dir", PathBuf::from("/var/lib/popgate"), absolute_path);
+    // At least 1,000: fewer would not carry a branch's DNS. At most 100 million: about 50 GB of table.
+    let max_sessions =
+        root.with_default("max-sessions", 1_000_000, |value| value.number(1_000..=100_000_000));
+    let icmp_source = root.with_default("icmp-source", ICMP_SOURCE, icmp_source);
+    let mut transport_scope = Scope::new("transport");
+    let mut own = Claims::default();
+    let transports = read_transports(&mut root, &mut transport_scope, &mut own);
+    let admin = read_admin(&mut root);
+    let export = read_export(&mut root);
+
+    let role = match role_name {
+        Ok(RoleName::Pop) => {
+            root.refuse(&["lan", "pop"], "only for role \"branch\"; this box's role is \"pop\"");
+            let pop = read_pop(&mut root, dir, &mut own);
+            around.pop_transports = Some(transport_scope);
+            // At a branch, tenants' handoffs are somewhere else, and so nothing of its own stands against them.
+            *claims = own;
+            pop.map(Role::Pop)
+        }
+        Ok(RoleName::Branch) => {
+            let reason = "only for role \"pop\"; this box's role is \"branch\"";
+            root.refuse(&["private-key-file", "internet-device"], reason);
+            read_branch(&mut root, dir, around, &transport_scope).map(Role::Branch)
+        }
+        Err(noted) => {
+            // Either role's keys may be meant.
+            for key in ["private-key-file", "internet-device", "lan", "pop"] {
+                root.value(key);
+            }
+            Err(noted)
+        }
+    };
+    root.finish();
+    Ok(Appliance {
+        site: site?,
+        metro: metro?,
+        facility: facility?,
+        role: role?,
+        state_dir: state_dir?,
+        transports: transports?,
+        icmp_source: icmp_source?,
+        max_sessions: max_sessions?,
+        admin: admin?,
+        export: export?,
+    })
+}
+
+fn read_pop(root: &mut Table<'_>, dir: &Path, own: &mut Claims) -> Result<Pop, Noted> {
+    let private_key = root.required("private-key-file", |value| {
+        let key = key_file(value, dir)?;
+        own.public_keys.claim(value, public_of(&key), "its public key", "this PoP".to_owned())?;
+        Ok(key)
+    });
+    let internet_device = root.with_default("internet-device", "pg-internet".to_owned(), |value| {
+        let device = interface(value)?;
+        own.interfaces.claim(
+            value,
+            device.clone(),
+            &format!("{device:?}"),
+            "the internet handoff".to_owned(),
+        )?;
+        Ok(device)
+    });
+    Ok(Pop { private_key: private_key?, internet_device: internet_device? })
+}
+
+fn read_branch(
+    root: &mut Table<'_>,
+    dir: &Path,
+    around: &mut Surroundings,
+    transports: &Scope<Option<SocketAddr>>,
+) -> Result<Branch, Noted> {
+    let (lan_device, lan_interfaces) = read_lan(root);
+    let mut pops = Scope::new("pop");
+    let mut paths = Scope::new("path");
+    let (mut pop_keys, mut path_keys) = (Owners::default(), Owners::default());
+    let peers = root.tables("pop", "[[pop]]").and_then(|tables| {
+        if tables.is_empty() {
+            return Err(root.missing("[[pop]]"));
+        }
+        all(tables.into_iter().map(|mut table| {
+            let name = table.required("name", |value| pops.claim(value, ()));
+            let public_key = table.required("public-key", |value| {
+                let key = public_key(value)?;
+                pop_keys.claim(value, key, "this public key", whose("pop", &name))?;
+                Ok(key)
+            });
+            let own_paths = table.tables("path", "[[pop.path]]").and_then(|tables| {
+                if tables.is_empty() {
+                    return Err(table.missing("[[pop.path]]"));
+                }
+                let read = |table| read_pop_path(table, dir, transports, &mut paths, &mut path_keys);
+                all(tables.into_iter().map(read))
+            });
+            let at = table.at().clone();
+            table.finish();
+            Ok(PopPeer { name: name?, public_key: public_key?, paths: own_paths?, at })
+        }))
+    });
+    around.branch_paths = paths.names().map(str::to_owned).collect();
+    Ok(Branch { lan_device: lan_device?, lan_interfaces: lan_interfaces?, pops: peers? })
+}
+
+fn read_lan(root: &mut Table<'_>) -> (Result<String, Noted>, Result<Vec<String>, Noted>) {
+    let device = "pg-lan".to_owned();
+    match root.table("lan", "[lan]") {
+        Ok(None) => (Ok(device), Ok(Vec::new())),
+        Ok(Some(mut table)) => {
+            let device = table.with_default("device", device, interface);
+            let interfaces = table.with_default("interfaces", Vec::new(), |value| value.list(interface));
+            table.finish();
+            (device, interfaces)
+        }
+        Err(noted) => (Err(noted), Err(noted)),
+    }
+}
+
+fn read_pop_path(
+    mut table: Table<'_>,
+    dir: &Path,
+    transports: &Scope<Option<SocketAddr>>,
+    paths: &mut Scope<()>,
+    keys: &mut Owners<PublicKey>,
+) -> Result<PopPath, Noted> {
+    let name = table.required("name", |value| paths.claim(value, ()));
+    let transport = table.required("transport", |value| transports.find(value, value.string()?));
+    let endpoint = table.required("endpoint", |value| {
+        let endpoint = value.parse(values::endpoint)?;
+        if let Ok(transport) = &transport {
+            same_family(value, endpoint, transport, transports)?;
+        }
+        Ok(endpoint)
+    });
+    let private_key = table.required("private-key-file", |value| {
+        let key = key_file(value, dir)?;
+        // A PoP tells paths apart by their keys alone.
+        keys.claim(value, public_of(&key), "this private key", whose("path", &name))?;
+        Ok(key)
+    });
+    let preshared_key = table.optional("preshared-key-file", |value| key_file(value, dir));
+    let persistent_keepalive =
+        table.optional("persistent-keepalive", |value| value.parse(values::keepalive_secs));
+    let at = table.at().clone();
+    table.finish();
+    Ok(PopPath {
+        name: name?,
+        transport: transport?,
+        endpoint: endpoint?,
+        private_key: private_key?,
+        preshared_key: preshared_key?,
+        persistent_keepalive: persistent_keepalive?,
+        at,
+    })
+}
+
+fn read_transports(
+    root: &mut Table<'_>,
+    scope: &mut Scope<Option<SocketAddr>>,
+    own: &mut Claims,
+) -> Result<Vec<Transport>, Noted> {
+    let tables = root.tables("transport", "[[transport]]")?;
+    if tables.is_empty() {
+        return Err(root.missing("[[transport]]"));
+    }
+    let mut bound: Vec<(SocketAddr, Option<String>, SourceRef)> = Vec::new();
+    all(tables.into_iter().map(|mut table| {
+        let interface = table.optional("interface", |value| Ok((value, interface(value)?)));
+        let listen = table.required("listen", |value| {
+            let listen = value.parse(values::socket_address)?;
+            let device = interface.as_ref().ok().and_then(Option::as_ref).map(|(_, name)| name.clone());
+            let taken = bound.iter().find(|(other, other_device, _)| {
+                let apart = device.is_some() && other_device.is_some() && device != *other_device;
+                same_socket(listen, *other) && !apart
+            });
+            if let Some((other, _, first)) = taken {
+                let first = seen_from(&value.at(), first);
+                return Err(value.note(format!("{listen} is already taken by {other} ({first})")));
+            }
+            bound.push((listen, device, value.at()));
+            Ok((value, listen))
+        });
+        let listens_on = listen.as_ref().ok().map(|(_, listen)| *listen);
+        let name = table.required("name", |value| scope.claim(value, listens_on));
+        let mtu = table.with_default("mtu", 1500, |value| value.number(1280..=9216));
+        let at = table.at().clone();
+        table.finish();
+        if let Ok(Some((value, interface))) = &interface {
+            own.interfaces.note_use(*value, interface.clone(), whose("transport", &name));
+        }
+        if let Ok((value, listen)) = &listen
+            && !listen.ip().is_unspecified()
+        {
+            own.prefix(*value, PrefixKind::Own, listen.ip().into(), whose("transport", &name));
+        }
+        Ok(Transport {
+            name: name?,
+            listen: listen?.1,
+            interface: interface?.map(|(_, name)| name),
+            mtu: mtu?,
+            at,
+        })
+    }))
+}
+
+/// Whether two sockets would get each other's datagrams, were they on the same interface.
+fn same_socket(a: SocketAddr, b: SocketAddr) -> bool {
+    let (one, other) = (a.ip(), b.ip());
+    a.port() == b.port()
+        && one.is_ipv4() == other.is_ipv4()
+        && (one == other || one.is_unspecified() || other.is_unspecified())
+}
+
+/// An IPv4 socket cannot send to IPv6 at all, nor one with an IPv6 address of its own to IPv4.
+pub(super) fn same_family(
+    value: Value<'_>,
+    endpoint: SocketAddr,
+    transport: &str,
+    transports: &Scope<Option<SocketAddr>>,
+) -> Result<(), Noted> {
+    match transports.get(transport) {
+        Some(Some(listen))
+            if listen.is_ipv4() != endpoint.is_ipv4() && listen.ip() != Ipv6Addr::UNSPECIFIED =>
+        {
+            Err(value.note(format!(
+                "{endpoint} cannot be reached from transport {transport:?}, which is at {listen}"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_admin(root: &mut Table<'_>) -> Result<Admin, Noted> {
+    let default = Admin { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8443)) };
+    let Some(mut table) = root.table("admin", "[admin]")? else { return Ok(default) };
+    let listen = table.with_default("listen", default.listen, |value| value.parse(values::socket_address));
+    table.finish();
+    Ok(Admin { listen: listen? })
+}
+
+fn read_export(root: &mut Table<'_>) -> Result<Export, Noted> {
+    let default = Duration::from_secs(60);
+    let Some(mut table) = root.table("export", "[export]")? else {
+        return Ok(Export { active_timeout: default, collectors: Vec::new() });
+    };
+    let active_timeout = table.with_default("active-timeout", default, |value| {
+        let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+        value.parse(|text| values::duration_within(text, range, "1s to 1h"))
+    });
+    let mut names = Scope::new("collector");
+    let collectors = table.tables("collector", "[[export.collector]]").and_then(|tables| {
+        all(tables.into_iter().map(|mut table| {
+            let name = table.required("name", |value| names.claim(value, ()));
+            let address = table.required("address", |value| value.parse(values::endpoint));
+            let domain = table.with_default("observation-domain", 0, |value| value.number(0..=u32::MAX));
+            table.finish();
+            Ok(Collector { name: name?, address: address?, observation_domain: domain? })
+        }))
+    });
+    table.finish();
+    Ok(Export { active_timeout: active_timeout?, collectors: collectors? })
+}
+
+fn icmp_source(value: Value<'_>) -> Result<IcmpSource, Noted> {
+    let (mut v4, mut v6) = (None, None);
+    value.list(|value| {
+        let text = value.string()?;
+        // The same addresses that somebody can own can be sent from.
+        value.parse(values::owned_prefix)?;
+        let taken = match value.parse(values::address)? {
+            IpAddr::V4(address) => v4.replace(address).is_some(),
+            IpAddr::V6(address) => v6.replace(address).is_some(),
+        };
+        if taken {
+            Err(value.note(format!("{text:?} is the second of its family; one of each")))
+        } else {
+            Ok(())
+        }
+    })?;
+    Ok(IcmpSource { v4: v4.unwrap_or(ICMP_SOURCE.v4), v6: v6.unwrap_or(ICMP_SOURCE.v6) })
+}
+
+fn absolute_path(value: Value<'_>) -> Result<PathBuf, Noted> {
+    value.parse(|text| match PathBuf::from(text) {
+        path if path.is_absolute() => Ok(path),
+        _ => Err(format!("{text:?} is not an absolute path")),
+    })
+}
+
+pub(super) fn interface(value: Value<'_>) -> Result<String, Noted> {
+    value.parse(values::interface)
+}
+
+/// The public key written in the file. What is not one is not repeated: it may be a private key's file's content.
+pub(super) fn public_key(value: Value<'_>) -> Result<PublicKey, Noted> {
+    value.parse(|text| text.parse().map_err(|error: NotAKey| error.to_string()))
+}
+
+/// The key in the file that is named; relative to `dir`.
+pub(super) fn key_file<K: FromStr<Err = NotAKey>>(value: Value<'_>, dir: &Path) -> Result<K, Noted> {
+    value.parse(|name| read_key_file(name, &dir.join(name)))
+}

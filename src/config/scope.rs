@@ -1,0 +1,192 @@
+//! What belongs to whom: names within their kind, and the things that no two may have.
+
+use super::PublicKey;
+use super::SourceRef;
+use super::problem::{Ledger, Noted, seen_from, unknown};
+use super::reader::{Table, Value};
+use super::values::{self, covers};
+use ipnetwork::IpNetwork;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// The names of one kind of thing, with what else must be known of each.
+///
+/// A name that is badly spelled or already given is noted, but known all the same: what refers to it is not to blame.
+pub(super) struct Scope<T> {
+    kind: &'static str,
+    names: BTreeMap<String, (SourceRef, T)>,
+}
+
+impl<T> Scope<T> {
+    /// No names yet; `kind` is what messages call the thing.
+    pub(super) fn new(kind: &'static str) -> Scope<T> {
+        Scope { kind, names: BTreeMap::new() }
+    }
+
+    /// Gives the name that `value` holds to something.
+    pub(super) fn claim(&mut self, value: Value<'_>, thing: T) -> Result<String, Noted> {
+        let name = value.string()?;
+        let at = value.at();
+        if let Some((first, _)) = self.names.get(name) {
+            let (kind, first) = (self.kind, seen_from(&at, first));
+            return Err(value.note(format!("there is already a {kind} {name:?} ({first})")));
+        }
+        self.names.insert(name.to_owned(), (at, thing));
+        value.parse(values::name)
+    }
+
+    /// The name `word`, which must have been given; `value` is where it was written.
+    pub(super) fn find(&self, value: Value<'_>, word: &str) -> Result<String, Noted> {
+        match self.names.get_key_value(word) {
+            Some((name, _)) => Ok(name.clone()),
+            None => Err(value.note(unknown(self.kind, word, self.names()))),
+        }
+    }
+
+    /// What is known of `name`.
+    pub(super) fn get(&self, name: &str) -> Option<&T> {
+        self.names.get(name).map(|(_, thing)| thing)
+    }
+
+    /// All names, in their order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.names.keys().map(String::as_str)
+    }
+}
+
+/// What messages call a thing of this name.
+pub(super) fn whose(kind: &str, name: &Result<String, Noted>) -> String {
+    name.as_ref().map_or_else(|_| format!("a {kind}"), |name| format!("{kind} {name:?}"))
+}
+
+/// Things that only one may have, and who has them.
+#[derive(Debug)]
+pub(super) struct Owners<K>(BTreeMap<K, (String, SourceRef)>);
+
+impl<K> Default for Owners<K> {
+    fn default() -> Self {
+        Owners(BTreeMap::new())
+    }
+}
+
+impl<K: Ord> Owners<K> {
+    /// Gives `thing`, which messages call `what`, to `owner`; notes if it is somebody's already.
+    pub(super) fn claim(
+        &mut self,
+        value: Value<'_>,
+        thing: K,
+        what: &str,
+        owner: String,
+    ) -> Result<(), Noted> {
+        self.claim_at(value.at(), thing, what, owner).map_err(|message| value.remark(message))
+    }
+
+    /// [`Owners::claim`] for what is not written down but goes without saying.
+    pub(super) fn claim_by_default(
+        &mut self,
+        table: &Table<'_>,
+        thing: K,
+        what: &str,
+        owner: String,
+    ) -> Result<(), Noted> {
+        self.claim_at(table.at().clone(), thing, what, owner).map_err(|message| table.note(message))
+    }
+
+    fn claim_at(&mut self, at: SourceRef, thing: K, what: &str, owner: String) -> Result<(), String> {
+        if let Some((first, first_at)) = self.0.get(&thing) {
+            let first_at = seen_from(&at, first_at);
+            return Err(format!("{owner}: {what} already belongs to {first} ({first_at})"));
+        }
+        self.0.insert(thing, (owner, at));
+        Ok(())
+    }
+
+    /// `owner` uses `thing`, which others that do so too may share, but nobody may claim.
+    pub(super) fn note_use(&mut self, value: Value<'_>, thing: K, owner: String) {
+        self.0.entry(thing).or_insert((owner, value.at()));
+    }
+}
+
+/// What all tenants, and the PoP itself, share out between them.
+#[derive(Default)]
+pub(super) struct Claims {
+    pub(super) public_keys: Owners<PublicKey>,
+    /// Interfaces of the box; a private handoff takes its interface away into the tenant's namespace.
+    pub(super) interfaces: Owners<String>,
+    prefixes: Vec<Claim>,
+}
+
+/// Addresses that somebody wants on the internet's side.
+struct Claim {
+    kind: PrefixKind,
+    prefix: IpNetwork,
+    owner: String,
+    at: SourceRef,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PrefixKind {
+    /// The box's own.
+    Own,
+    /// A NAT pool.
+    Pool,
+    /// A tenant's, routed untranslated.
+    Routed,
+}
+
+impl Claims {
+    /// `owner` wants these addresses on the internet's side; settled by [`Claims::check`].
+    pub(super) fn prefix(&mut self, value: Value<'_>, kind: PrefixKind, prefix: IpNetwork, owner: String) {
+        self.prefixes.push(Claim { kind, prefix, owner, at: value.at() });
+    }
+
+    /// Notes what overlaps and must not, each at whichever stands later.
+    pub(super) fn check(mut self, ledger: &Ledger) {
+        // Two prefixes are either nested or disjoint. In this order a prefix directly follows those around it, which
+        // the stack holds: outermost first.
+        self.prefixes.sort_by_key(|claim| (claim.prefix.ip(), claim.prefix.prefix()));
+        let mut around: Vec<&Claim> = Vec::new();
+        for claim in &self.prefixes {
+            while around.last().is_some_and(|outer| !covers(outer.prefix, claim.prefix)) {
+                around.pop();
+            }
+            if let Some(outer) = around.iter().rev().find(|outer| outer.excludes(claim)) {
+                let (first, later) = if outer.at <= claim.at { (*outer, claim) } else { (claim, *outer) };
+                ledger.note(
+                    &later.at,
+                    format!(
+                        "{}: {} overlaps {} of {} ({})",
+                        later.owner,
+                        later.what(),
+                        first.what(),
+                        first.owner,
+                        seen_from(&later.at, &first.at)
+                    ),
+                );
+            }
+            around.push(claim);
+        }
+    }
+}
+
+impl Claim {
+    /// Whether the two cannot both stand although one lies within the other.
+    fn excludes(&self, other: &Claim) -> bool {
+        use PrefixKind::{Own, Routed};
+        match (self.kind, other.kind) {
+            (Own, Own) => false,
+            // One file, one tenant: it may well reach its own addresses through several handoffs.
+            (Routed, Routed) => self.at.file != other.at.file,
+            _ => true,
+        }
+    }
+
+    fn what(&self) -> String {
+        match (self.kind, self.prefix.ip()) {
+            (PrefixKind::Own, IpAddr::V4(own)) => format!("address {own}"),
+            (PrefixKind::Own, IpAddr::V6(own)) => format!("address {own}"),
+            (PrefixKind::Pool, _) => format!("NAT pool {}", self.prefix),
+            (PrefixKind::Routed, _) => format!("routed {}", self.prefix),
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! `tenants/NAME.toml`: one customer. Branches and handoffs are read first, so that classes and rules can name them, then
+//! classes, then the rules.
+
+use super::appliance::{RoleName, Surroundings, interface, key_file, public_key, same_family};
+use super::problem::{Noted, seen_from, unknown};
+use super::reader::{Table, Value, all};
+use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
+use super::values::{self, covers};
+use super::*;
+use crate::model::Protocol;
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+/// Reads the tenant in `root`, whose file is called `stem`.toml. Key files' names are relative to `dir`; what no two
+/// tenants may have goes to `claims`.
+pub(super) fn read(
+    mut root: Table<'_>,
+    stem: &str,
+    dir: &Path,
+    around: &Surroundings,
+    claims: &mut Claims,
+) -> Result<Tenant, Noted> {
+    let file = root.at().file.clone();
+    let name = root.required("tenant", |value| {
+        let name = value.parse(values::name)?;
+        if name != stem {
+            return Err(value.note(format!("{name:?} must stand in tenants/{name}.toml, not in {file}")));
+        }
+        Ok(name)
+    });
+    let mut reader = TenantReader {
+        dir,
+        around,
+        claims,
+        tenant: stem,
+        branches: Scope::new("branch"),
+        paths: around.branch_paths.iter().cloned().collect(),
+        handoffs: Scope::new("handoff"),
+        classes: Scope::new("class"),
+        owners: Owners::default(),
+    };
+    let branches = root
+        .tables("branch", "[[branch]]")
+        .and_then(|tables| all(tables.into_iter().map(|table| reader.branch(table))));
+    let handoffs = root.tables("handoff", "[[handoff]]").and_then(|tables| {
+        all(tables.into_iter().map(|table| reader.handoff(table, branches.as_deref().ok())))
+    });
+    let classes = root
+        .tables("app-class", "[[app-class]]")
+        .and_then(|tables| all(tables.into_iter().map(|table| reader.class(table))));
+    let mut acl_names = Scope::new("acl rule");
+    let acl = root
+        .tables("acl", "[[acl]]")
+        .and_then(|tables| all(tables.into_iter().map(|table| reader.acl_rule(table, &mut acl_names))));
+    let mut nat_names = Scope::new("nat rule");
+    // A NAT rule is only held against branches and handoffs that could be read whole.
+    let whole = branches.as_deref().ok().zip(handoffs.as_deref().ok());
+    let nat = root.tables("nat", "[[nat]]").and_then(|tables| {
+        all(tables.into_iter().map(|table| reader.nat_rule(table, &mut nat_names, whole)))
+    });
+    let mut policies = BTreeMap::new();
+    let path_policies = root
+        .tables("path-policy", "[[path-policy]]")
+        .and_then(|tables| all(tables.into_iter().map(|table| reader.path_policy(table, &mut policies))));
+
+    if let (Some((RoleName::Branch, _)), Some((site, at))) = (&around.role, &around.site)
+        && reader.branches.get(site).is_none()
+    {
+        let branch = unknown("branch", site, reader.branches.names());
+        root.note_at(at, format!("site: {file} has no such branch: {branch}"));
+    }
+    root.finish();
+    Ok(Tenant {
+        name: name?,
+        branches: branches?,
+        handoffs: handoffs?,
+        classes: classes?,
+        acl: acl?,
+        nat: nat?,
+        path_policies: path_policies?,
+        file,
+    })
+}
+
+/// One tenant's file while it is being read.
+struct TenantReader<'a> {
+    dir: &'a Path,
+    around: &'a Surroundings,
+    claims: &'a mut Claims,
+    tenant: &'a str,
+    branches: Scope<()>,
+    /// Of all branches; two of them may well use the same names.
+    paths: BTreeSet<String>,
+    handoffs: Scope<()>,
+    classes: Scope<()>,
+    /// Whose a prefix is within the tenant. More specific ones may be another's, the same one may not.
+    owners: Owners<IpNetwork>,
+}
+
+impl TenantReader<'_> {
+    fn branch(&mut self, mut table: Table<'_>) -> Result<TenantBranch, Noted> {
+        let name = table.required("name", |value| self.branches.claim(value, ()));
+        let branch = whose("branch", &name);
+        let prefixes =
+            table.required("prefixes", |value| value.list(|value| self.owned_prefix(value, &branch)));
+        let mut names = Scope::new("path");
+        let paths = table
+            .tables("path", "[[branch.path]]")
+            .and_then(|tables| all(tables.into_iter().map(|table| self.path(table, &branch, &mut names))));
+        let at = table.at().clone();
+        table.finish();
+        Ok(TenantBranch { name: name?, prefixes: prefixes?, paths: paths?, at })
+    }
+
+    fn path(
+        &mut self,
+        mut table: Table<'_>,
+        branch: &str,
+        names: &mut Scope<()>,
+    ) -> Result<TenantPath, Noted> {
+        let name = table.required("name", |value| {
+            self.paths.insert(value.string()?.to_owned());
+            names.claim(value, ())
+        });
+        let transport = table.optional("transport", |value| match &self.around.pop_transports {
+            Some(transports) => transports.find(value, value.string()?),
+            None => value.parse(values::name),
+        });
+        let public_key = table.required("public-key", |value| {
+            let key = public_key(value)?;
+            let owner = format!("{} of {branch}", whose("path", &name));
+            self.claims.public_keys.claim(value, key, "this public key", owner)?;
+            Ok(key)
+        });
+        let preshared_key = table.optional("preshared-key-file", |value| match self.around.role {
+            Some((RoleName::Pop, _)) => key_file(value, self.dir).map(Some),
+            // The PoP's half of a key. A branch has its own in popgate.toml, and must not have the other branches'.
+            _ => value.string().map(|_| None),
+        });
+        let endpoint = table.optional("endpoint", |value| {
+            let endpoint = value.parse(values::endpoint)?;
+            if let (Some(transports), Ok(Some(transport))) = (&self.around.pop_transports, &transport) {
+                same_family(value, endpoint, transport, transports)?;
+            }
+            Ok(endpoint)
+        });
+        let persistent_keepalive =
+            table.optional("persistent-keepalive", |value| value.parse(values::keepalive_secs));
+        let at = table.at().clone();
+        table.finish();
+        Ok(TenantPath {
+            name: name?,
+            transport: transport?,
+            public_key: public_key?,
+            preshared_key: preshared_key?.flatten(),
+            endpoint: endpoint?,
+            persistent_keepalive: persistent_keepalive?,
+            at,
+        })
+    }
+
+    fn owned_prefix(&mut self, value: Value<'_>, owner: &str) -> Result<IpNetwork, Noted> {
+        let prefix = value.parse(values::owned_prefix)?;
+        self.owners.claim(value, prefix, &prefix.to_string(), owner.to_owned())?;
+        Ok(prefix)
+    }
+
+    fn handoff(&mut self, mut table: Table<'_>, branches: Option<&[TenantBranch]>) -> Result<Handoff, Noted> {
+        let name = table.required("name", |value| self.handoffs.claim(value, ()));
+        let handoff = whose("handoff", &name);
+        let is_internet =
+            table.required("kind", |value| value.one_of(&[("internet", true), ("private", false)]));
+        let at = table.at().clone();
+        let prefixes;
+        let kind = match is_internet {
+            Ok(true) => {
+                prefixes = match table.value("prefixes") {
+                    Some(value) => value.list(|value| self.owned_prefix(value, &handoff)),
+                    None => self.whole_internet(&table, &handoff),
+                };
+                let reason = "only for kind \"private\"; this handoff's kind is \"internet\"";
+                table.refuse(&["interface", "address", "routes"], reason);
+                self.internet(&mut table, &handoff, branches)
+            }
+            Ok(false) => {
+                prefixes = table
+                    .required("prefixes", |value| value.list(|value| self.owned_prefix(value, &handoff)));
+                let reason = "only for kind \"internet\"; this handoff's kind is \"private\"";
+                table.refuse(&["nat-pool", "nat-ports", "routed"], reason);
+                self.private(&mut table, &handoff)
+            }
+            Err(noted) => {
+                // Either kind's keys may be meant.
+                for key in ["prefixes", "nat-pool", "nat-ports", "routed", "interface", "address", "routes"] {
+                    table.value(key);
+                }
+                prefixes = Err(noted);
+                Err(noted)
+            }
+        };
+        table.finish();
+        Ok(Handoff { name: name?, kind: kind?, prefixes: prefixes?, at })
+    }
+
+    /// What an internet handoff reaches unless it says otherwise.
+    fn whole_internet(&mut self, table: &Table<'_>, handoff: &str) -> Result<Vec<IpNetwork>, Noted> {
+        all(["0.0.0.0/0", "::/0"].into_iter().map(|text| {
+            let prefix = values::prefix(text).expect("both are prefixes");
+            self.owners.claim_by_default(table, prefix, text, handoff.to_owned())?;
+            Ok(prefix)
+        }))
+    }
+
+    fn internet(
+        &mut self,
+        table: &mut Table<'_>,
+        handoff: &str,
+        branches: Option<&[TenantBranch]>,
+    ) -> Result<HandoffKind, Noted> {
+        let owner = format!("tenant {:?} {handoff}", self.tenant);
+        let nat_pool = table.with_default("nat-pool", Vec::new(), |value| {
+            value.list(|value| {
+                let prefix = value.parse(values::pool_prefix)?;
+                self.claims.prefix(value, PrefixKind::Pool, prefix, owner.clone());
+                Ok(prefix)
+            })
+        });
+        // 1024: the ports below are for services; clients' translated ports there trip filters (RFC 7857 section 4).
+        let nat_ports = table.with_default("nat-ports", 1024..=u16::MAX, |value| value.parse(values::ports));
+        let routed = table.with_default("routed", Vec::new(), |value| {
+            value.list(|value| {
+                let prefix = value.parse(values::owned_prefix)?;
+                self.claims.prefix(value, PrefixKind::Routed, prefix, owner.clone());
+                let within = |branch: &TenantBranch| branch.prefixes.iter().any(|own| covers(*own, prefix));
+                if branches.is_some_and(|branches| !branches.iter().any(within)) {
+                    let message = format!("{handoff}: routed {prefix} lies in no branch's prefixes");
+                    return Err(value.remark(message));
+                }
+                Ok(prefix)
+            })
+        });
+        Ok(HandoffKind::Internet { nat_pool: nat_pool?, nat_ports: nat_ports?, routed: routed? })
+    }
+
+    fn private(&mut self, table: &mut Table<'_>, handoff: &str) -> Result<HandoffKind, Noted> {
+        let owner = format!("tenant {:?} {handoff}", self.tenant);
+        let interface = table.required("interface", |value| {
+            let interface = interface(value)?;
+            let what = format!("interface {interface:?}");
+            self.claims.interfaces.claim(value, interface.clone(), &what, owner)?;
+            Ok(interface)
+        });
+        let addresses =
+            table.required("address", |value| value.list(|value| value.parse(values::interface_address)));
+        let routes = table.with_default("routes", Vec::new(), |value| {
+            let mut routes = all(value.entries()?.map(|(prefix, value)| {
+                let prefix = values::prefix(prefix).map_err(|message| value.note(message))?;
+                let hop = value.parse(values::address)?;
+                if prefix.is_ipv4() != hop.is_ipv4() {
+                    return Err(
+                        value.note(format!("{prefix} cannot have the next hop {hop}: another family"))
+                    );
+                }
+                let on_link = |networks: &Vec<IpNetwork>| networks.iter().any(|own| own.contains(hop));
+                if addresses.as_ref().is_ok_and(|networks| !on_link(networks)) {
+                    return Err(value.note(format!("next hop {hop} lies in no network of the interface's")));
+                }
+                Ok((prefix, hop))
+            }))?;
+            routes.sort();
+            Ok(routes)
+        });
+        Ok(HandoffKind::Private { interface: interface?, addresses: addresses?, routes: routes? })
+    }
+
+    fn class(&mut self, mut table: Table<'_>) -> Result<AppClass, Noted> {
+        let name = table.required("name", |value| {
+            if value.string()? == DEFAULT_CLASS {
+                let message =
+                    format!("{DEFAULT_CLASS:?} is the class of what matches no other; take another name");
+                return Err(value.note(message));
+            }
+            self.classes.claim(value, ())
+        });
+        let matches = table.required("match", |value| {
+            value.list(|value| {
+                let mut table = value.table("match = [{ … }]")?;
+                let flow_match = self.flow_match(&mut table);
+                table.finish();
+                flow_match
+            })
+        });
+        let at = table.at().clone();
+        table.finish();
+        Ok(AppClass { name: name?, matches: matches?, at })
+    }
+
+    fn acl_rule(&mut self, mut table: Table<'_>, names: &mut Scope<()>) -> Result<AclRule, Noted> {
+        let actions =
+            [("accept", AclAction::Accept), ("drop", AclAction::Drop), ("reject", AclAction::Reject)];
+        let name = table.required("name", |value| names.claim(value, ()));
+        let matches = self.classified_match(&mut table);
+        let action = table.required("action", |value| value.one_of(&actions));
+        let at = table.at().clone();
+        table.finish();
+        Ok(AclRule { name: name?, matches: matches?, action: action?, at })
+    }
+
+    fn nat_rule(
+        &mut self,
+        mut table: Table<'_>,
+        names: &mut Scope<()>,
+        whole: Option<(&[TenantBranch], &[Handoff])>,
+    ) -> Result<NatRule, Noted> {
+        let name = table.required("name", |value| names.claim(value, ()));
+        let rule = whose("nat rule", &name);
+        let matches = self.classified_match(&mut table);
+        let pool = table.value("pool");
+        let no_nat = table.optional("no-nat", |value| Ok((value, value.boolean()?)));
+        let action = match (pool, no_nat) {
+            (Some(pool), Ok(None | Some((_, false)))) => pool
+                .list(|value| {
+                    let prefix = value.parse(values::pool_prefix)?;
+                    if let (Some((_, handoffs)), Ok(matches)) = (whole, &matches) {
+                        pool_of_handoff(value, prefix, matches, handoffs, &rule)?;
+                    }
+                    Ok(prefix)
+                })
+                .map(NatAction::Pool),
+            (Some(_), Ok(Some((value, true)))) => Err(value.note("a rule has either a pool or no-nat")),
+            (None, Ok(Some((value, true)))) => match (whole, &matches) {
+                (Some((branches, handoffs)), Ok(matches)) => {
+                    source_is_routed(value, matches, branches, handoffs).map(|()| NatAction::NoNat)
+                }
+                _ => Ok(NatAction::NoNat),
+            },
+            (None, Ok(_)) => Err(table.missing("pool (or no-nat = true)")),
+            (_, Err(noted)) => Err(noted),
+        };
+        let at = table.at().clone();
+        table.finish();
+        Ok(NatRule { name: name?, matches: matches?, action: action?, at })
+    }
+
+    fn path_policy(
+        &mut self,
+        mut table: Table<'_>,
+        policies: &mut BTreeMap<String, SourceRef>,
+    ) -> Result<PathPolicy, Noted> {
+        let class = table.required("class", |value| {
+            let class = self.find_class(value)?;
+            if let Some(first) = policies.get(&class) {
+                let first = seen_from(&value.at(), first);
+                return Err(value.note(format!("{class:?} already has a path policy ({first})")));
+            }
+            policies.insert(class.clone(), value.at());
+            Ok(class)
+        });
+        let mut named = BTreeSet::new();
+        let prefer = table.required("prefer", |value| {
+            value.list(|value| {
+                let path = value.string()?;
+                if !self.paths.contains(path) {
+                    return Err(value.note(unknown("path", path, self.paths.iter().map(String::as_str))));
+                }
+                if !named.insert(path) {
+                    return Err(value.note(format!("path {path:?} stands here twice")));
+                }
+                Ok(path.to_owned())
+            })
+        });
+        let at = table.at().clone();
+        table.finish();
+        Ok(PathPolicy { class: class?, prefer: prefer?, at })
+    }
+
+    /// [`TenantReader::flow_match`] and the class: for all that comes after classification.
+    fn classified_match(&self, table: &mut Table<'_>) -> Result<FlowMatch, Noted> {
+        let classes = table
+            .with_default("class", Vec::new(), |value| value.one_or_many(|value| self.find_class(value)));
+        let flow_match = self.flow_match(table);
+        Ok(FlowMatch { classes: classes?, ..flow_match? })
+    }
+
+    fn flow_match(&self, table: &mut Table<'_>) -> Result<FlowMatch, Noted> {
+        let mut places =
+            |key| table.with_default(key, Vec::new(), |value| value.one_or_many(|value| self.place(value)));
+        let (from, to) = (places("from"), places("to"));
+        let protocols = table.with_default("protocol", Vec::new(), |value| value.one_or_many(protocol));
+        let source_ports = ports(table, "src-port", &protocols);
+        let destination_ports = ports(table, "dst-port", &protocols);
+        let dscp = table.with_default("dscp", Vec::new(), |value| value.one_or_many(dscp));
+        Ok(FlowMatch {
+            from: from?,
+            to: to?,
+            protocols: protocols?,
+            source_ports: source_ports?,
+            destination_ports: destination_ports?,
+            dscp: dscp?,
+            classes: Vec::new(),
+        })
+    }
+
+    fn place(&self, value: Value<'_>) -> Result<Place, Noted> {
+        let text = value.string()?;
+        if let Some(branch) = text.strip_prefix("branch:") {
+            return self.branches.find(value, branch).map(Place::Branch);
+        }
+        if let Some(handoff) = text.strip_prefix("handoff:") {
+            return self.handoffs.find(value, handoff).map(Place::Handoff);
+        }
+        if self.branches.get(text).is_some() {
+            return Err(value.note(format!("{text:?} is a branch; write \"branch:{text}\"")));
+        }
+        if self.handoffs.get(text).is_some() {
+            return Err(value.note(format!("{text:?} is a handoff; write \"handoff:{text}\"")));
+        }
+        if text.bytes().any(|b| !matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F' | b'.' | b':' | b'/')) {
+            return Err(value.note(format!("{text:?} is no prefix, address, branch:NAME or handoff:NAME")));
+        }
+        value.parse(values::prefix).map(Place::Prefix)
+    }
+
+    fn find_class(&self, value: Value<'_>) -> Result<String, Noted> {
+        let class = value.string()?;
+        if class == DEFAULT_CLASS || self.classes.get(class).is_some() {
+            return Ok(class.to_owned());
+        }
+        Err(value.note(unknown("class", class, self.classes.names().chain([DEFAULT_CLASS]))))
+    }
+}
+
+fn protocol(value: Value<'_>) -> Result<Protocol, Noted> {
+    if value.is_number() { value.number(0..=255).map(Protocol) } else { value.parse(values::protocol) }
+}
+
+fn dscp(value: Value<'_>) -> Result<u8, Noted> {
+    if value.is_number() { value.number(0..=63) } else { value.parse(values::dscp) }
+}
+
+fn ports(
+    table: &mut Table<'_>,
+    key: &'static str,
+    protocols: &Result<Vec<Protocol>, Noted>,
+) -> Result<Vec<RangeInclusive<u16>>, Noted> {
+    let has_ports = |protocol: &Protocol| matches!(*protocol, Protocol::TCP | Protocol::UDP);
+    table.with_default(key, Vec::new(), |value| {
+        let ports = value.one_or_many(|value| match value.is_number() {
+            true => value.number(1..=u16::MAX).map(|port| port..=port),
+            false => value.parse(values::ports),
+        });
+        if protocols.as_ref().is_ok_and(|all| all.is_empty() || !all.iter().all(has_ports)) {
+            return Err(value.note("needs protocol = \"tcp\", \"udp\" or both, and no other"));
+        }
+        ports
+    })
+}
+
+/// Whether a NAT rule's addresses are its handoff's to give: of every handoff it names, or of any if it names none.
+fn pool_of_handoff(
+    value: Value<'_>,
+    prefix: IpNetwork,
+    matches: &FlowMatch,
+    handoffs: &[Handoff],
+    rule: &str,
+) -> Result<(), Noted> {
+    let named: Vec<&str> = matches
+        .to
+        .iter()
+        .filter_map(|place| if let Place::Handoff(name) = place { Some(name.as_str()) } else { None })
+        .collect();
+    let gives = |handoff: &Handoff| match &handoff.kind {
+        HandoffKind::Internet { nat_pool, .. } => nat_pool.iter().any(|pool| covers(*pool, prefix)),
+        HandoffKind::Private { .. } => false,
+    };
+    let outside = handoffs.iter().find(|handoff| named.contains(&handoff.name.as_str()) && !gives(handoff));
+    match outside {
+        Some(handoff) => {
+            Err(value
+                .remark(format!("{rule}: {prefix} is not in the NAT pool of handoff {:?}", handoff.name)))
+        }
+        None if !handoffs.iter().any(gives) => {
+            Err(value.remark(format!("{rule}: {prefix} is in no handoff's NAT pool")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether answers to what a no-nat rule lets out untranslated can find back: its sources must be routed here.
+fn source_is_routed(
+    value: Value<'_>,
+    matches: &FlowMatch,
+    branches: &[TenantBranch],
+    handoffs: &[Handoff],
+) -> Result<(), Noted> {
+    let routed: Vec<IpNetwork> = handoffs
+        .iter()
+        .filter_map(|handoff| match &handoff.kind {
+            HandoffKind::Internet { routed, .. } => Some(routed),
+            HandoffKind::Private { .. } => None,
+        })
+        .flatten()
+        .copied()
+        .collect();
+    let sources: Vec<IpNetwork> = matches
+        .from
+        .iter()
+        .flat_map(|place| match place {
+            Place::Prefix(prefix) => vec![*prefix],
+            // IPv6 is never translated, so the rule says nothing about it.
+            Place::Branch(name) => branches
+                .iter()
+                .filter(|branch| branch.name == *name)
+                .flat_map(|branch| branch.prefixes.iter().copied().filter(IpNetwork::is_ipv4))
+                .collect(),
+            Place::Handoff(_) => Vec::new(),
+        })
+        .collect();
+    if sources.is_empty() {
+        return Err(value.note("say from which of the handoff's routed prefixes, with `from`"));
+    }
+    match sources.iter().find(|source| !routed.iter().any(|routed| covers(*routed, **source))) {
+        Some(source) => Err(value.note(format!("{source} is not in the routed prefixes of a handoff"))),
+        None => Ok(()),
+    }
+}
