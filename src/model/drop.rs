@@ -64,6 +64,8 @@ pub enum DropReason {
     NatPoolExhausted(HandoffId),
     /// The session table is full.
     SessionTableFull,
+    /// The answers it would get are another session's.
+    SessionConflict,
     /// A session whose NAT binding the new policy no longer permits.
     NatBindingRevoked,
     // Leaving.
@@ -109,6 +111,7 @@ impl DropReason {
             NatRequired(_) => "nat-required",
             NatPoolExhausted(_) => "nat-pool-exhausted",
             SessionTableFull => "session-table-full",
+            SessionConflict => "session-conflict",
             NatBindingRevoked => "nat-binding-revoked",
             NoPath => "no-path",
             TunnelQueueFull => "tunnel-queue-full",

@@ -53,6 +53,11 @@ impl Zone {
     pub fn tenant(id: TenantId) -> Zone {
         Zone(id.0.saturating_add(1))
     }
+
+    /// Whose inside it is; `None` for the internet.
+    pub fn as_tenant(self) -> Option<TenantId> {
+        self.0.checked_sub(1).map(TenantId)
+    }
 }
 
 /// Which of a session's two directions a packet goes in.

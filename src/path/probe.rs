@@ -82,10 +82,19 @@ impl Prober {
         &self.quality
     }
 
-    /// Traffic of sessions runs over the path. Brings an idle path's next probe forward.
-    pub fn traffic(&mut self, now: Instant) {
+    /// Traffic of sessions runs over the path. True if that brings the next probe forward.
+    pub fn traffic(&mut self, now: Instant) -> bool {
         self.last_traffic = Some(now);
-        self.next = self.next.min(now + ACTIVE);
+        let sooner = self.state != State::Down && now + ACTIVE < self.next;
+        if sooner {
+            self.next = now + ACTIVE;
+        }
+        sooner
+    }
+
+    /// There is reason to ask at once: a new session, or a far end that has just shown itself.
+    pub fn hurry(&mut self, now: Instant) {
+        self.next = self.next.min(now);
     }
 
     /// When [`Prober::poll`] has something to do.

@@ -1,3 +1,15 @@
-//! The data plane as a function.
+//! The data plane as a function: packets in; packets, drops and records out. No sockets, no clock, no locks; tests,
+//! fuzzers, the simulator and the real I/O drive the same code.
 
+mod answers;
+mod decide;
+mod drops;
+mod nat;
+mod paths;
 pub mod report;
+mod worker;
+
+pub use answers::describe_record;
+pub use decide::{Decision, decide};
+pub use drops::Drops;
+pub use worker::Worker;

@@ -133,6 +133,7 @@ impl Compiler {
                         endpoint: path.endpoint,
                         persistent_keepalive: path.persistent_keepalive,
                         calls: path.endpoint.is_some(),
+                        probes: false,
                     };
                     generation.paths.insert(id, spec);
                 }
@@ -185,6 +186,7 @@ impl Compiler {
                     endpoint: Some(path.endpoint),
                     persistent_keepalive: path.persistent_keepalive,
                     calls: true,
+                    probes: true,
                 };
                 generation.paths.insert(id, spec);
             }

@@ -88,6 +88,8 @@ pub struct PathSpec {
     pub persistent_keepalive: Option<u16>,
     /// This end calls and keeps calling: a branch does, a PoP only to where policy names an endpoint.
     pub calls: bool,
+    /// The far end is known to be a popgate, which answers probes; otherwise its first probe shows it.
+    pub probes: bool,
 }
 
 /// An underlay attachment.

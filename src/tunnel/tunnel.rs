@@ -133,6 +133,11 @@ impl Tunnel {
         Sealed::Waiting(message.map(|(_, len)| len))
     }
 
+    /// Whether packets wait for a session.
+    pub fn has_waiting(&self) -> bool {
+        self.waiting > 0
+    }
+
     /// A packet that waited, sealed, now that there is a session: call after a datagram was opened, until `None`.
     /// `buffer` must be [`buffer_for`] the largest packet.
     pub fn seal_waiting(&mut self, buffer: &mut [u8]) -> Option<usize> {

@@ -95,7 +95,7 @@ impl Batch {
 
 /// A UDP datagram to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Datagram {
+pub struct Datagram {
     pub transport: TransportId,
     pub to: SocketAddr,
     bytes: Range<usize>,
@@ -103,7 +103,7 @@ pub(super) struct Datagram {
 
 /// An IP packet to write to a TUN device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct DevicePacket {
+pub struct DevicePacket {
     pub device: DeviceId,
     bytes: Range<usize>,
 }
@@ -131,6 +131,13 @@ impl Outbound {
             self.datagrams.push(Datagram { transport, to, bytes });
         }
         result
+    }
+
+    /// Adds a datagram that is ready.
+    pub fn push_datagram(&mut self, transport: TransportId, to: SocketAddr, datagram: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(datagram);
+        self.datagrams.push(Datagram { transport, to, bytes: start..self.bytes.len() });
     }
 
     /// Adds an IP packet for `device`.

@@ -1,0 +1,173 @@
+//! Answers to queries: the worker's state in names.
+
+use super::paths::Path;
+use super::report::{
+    Answer, FlowFilter, FlowReport, PathReport, PathState, Query, SessionPage, SessionReport, Totals,
+};
+use super::worker::Worker;
+use crate::flow::{EndReason, FlowRecord, Session, TcpState};
+use crate::model::{Direction, FlowKey, Now, PathId};
+use crate::path::Candidate;
+use crate::tables::Generation;
+use std::net::IpAddr;
+
+impl Worker {
+    /// Answers `query`.
+    pub fn answer(&self, query: &Query, now: Now) -> Answer {
+        match query {
+            Query::Totals => Answer::Totals(self.totals()),
+            Query::Paths => {
+                Answer::Paths(self.paths.iter().map(|(id, path)| self.path_report(id, path)).collect())
+            }
+            Query::Sessions { filter, limit } => Answer::Sessions(self.session_page(filter, *limit, now)),
+            Query::Drops => Answer::Drops(self.drops.rows(&self.generation)),
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        let up = self.paths.iter().filter(|(_, path)| path.fitness() == Candidate::Up).count();
+        Totals {
+            generation: self.generation.number,
+            sessions: self.sessions.len() as u64,
+            max_sessions: self.sessions.max() as u64,
+            sessions_created: self.sessions.created(),
+            paths: self.paths.iter().count() as u64,
+            paths_up: up as u64,
+            forwarded_packets: self.forwarded.packets,
+            forwarded_bytes: self.forwarded.bytes,
+            dropped_packets: self.drops.total(),
+            records_lost: self.records_lost,
+        }
+    }
+
+    fn path_report(&self, id: PathId, path: &Path) -> PathReport {
+        let names = &self.generation.names;
+        let endpoint = path.tunnel.endpoint();
+        let quality = path.prober.quality();
+        let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+        PathReport {
+            tenant: names.tenant(path.spec.tenant).to_owned(),
+            site: path.spec.far.clone(),
+            path: names.path(id).to_owned(),
+            transport: endpoint.map(|endpoint| names.transport(endpoint.transport).to_owned()),
+            state: if path.fitness() == Candidate::Up { PathState::Up } else { PathState::Down },
+            public_key: path.spec.public_key.to_string(),
+            endpoint: endpoint.map(|endpoint| endpoint.address),
+            last_handshake_secs: path.tunnel.since_handshake().map(|age| age.as_secs()),
+            probed: path.probed,
+            rtt_ms: quality.rtt().map(millis),
+            jitter_ms: quality.jitter().map(millis),
+            loss: quality.loss(),
+            received_packets: path.received.packets,
+            received_bytes: path.received.bytes,
+            sent_packets: path.sent.packets,
+            sent_bytes: path.sent.bytes,
+        }
+    }
+
+    fn session_page(&self, filter: &FlowFilter, limit: usize, now: Now) -> SessionPage {
+        let names = &self.generation.names;
+        let mut matching: Vec<&Session> = self
+            .sessions
+            .iter()
+            .map(|(_, session)| session)
+            .filter(|session| {
+                matches(filter, names.tenant(session.tenant), names.class(session.plan.class), &session.keys)
+            })
+            .collect();
+        let count = matching.len() as u64;
+        matching.sort_unstable_by_key(|session| std::cmp::Reverse(session.id));
+        let sessions =
+            matching.into_iter().take(limit).map(|session| self.session_report(session, now)).collect();
+        SessionPage { matching: count, sessions }
+    }
+
+    fn session_report(&self, session: &Session, now: Now) -> SessionReport {
+        let names = &self.generation.names;
+        let key = session.key(Direction::Forward);
+        let [forward, reverse] = &session.counters;
+        let path = |arrived: Option<PathId>, left: Option<PathId>| {
+            arrived.or(left).map(|id| names.path(id).to_owned())
+        };
+        SessionReport {
+            id: session.id,
+            tenant: names.tenant(session.tenant).to_owned(),
+            protocol: key.protocol.to_string(),
+            source: key.source(),
+            source_port: key.source_port,
+            destination: key.destination(),
+            destination_port: key.destination_port,
+            nat_source: session.binding().map(|(address, _)| address),
+            nat_source_port: session.binding().map(|(_, port)| port),
+            from: self.generation.describe_end(session.plan.ends[0]),
+            to: self.generation.describe_end(session.plan.ends[1]),
+            class: names.class(session.plan.class).to_owned(),
+            rule: names.rule(session.plan.rule).to_owned(),
+            forward_path: path(forward.arrived_on, forward.left_on),
+            reverse_path: path(reverse.left_on, reverse.arrived_on),
+            tcp_state: session.tcp.map(|state: TcpState| state.name().to_owned()),
+            age_secs: now.instant.since(session.created).as_secs_f64(),
+            idle_secs: now.instant.since(session.last_packet).as_secs_f64(),
+            forward_packets: forward.packets,
+            forward_bytes: forward.bytes,
+            reverse_packets: reverse.packets,
+            reverse_bytes: reverse.bytes,
+        }
+    }
+}
+
+/// A record in names.
+pub fn describe_record(record: &FlowRecord, generation: &Generation) -> FlowReport {
+    let names = &generation.names;
+    let [forward, reverse] = &record.directions;
+    let translated = (record.reply_key.destination(), record.reply_key.destination_port)
+        != (record.key.source(), record.key.source_port);
+    let path =
+        |arrived: Option<PathId>, left: Option<PathId>| arrived.or(left).map(|id| names.path(id).to_owned());
+    let begins = [forward, reverse].into_iter().filter(|d| d.packets > 0).map(|d| d.first_unix_millis).min();
+    let ends = [forward, reverse].into_iter().filter(|d| d.packets > 0).map(|d| d.last_unix_millis).max();
+    FlowReport {
+        session: record.session,
+        tenant: names.tenant(record.tenant).to_owned(),
+        protocol: record.key.protocol.to_string(),
+        source: record.key.source(),
+        source_port: record.key.source_port,
+        destination: record.key.destination(),
+        destination_port: record.key.destination_port,
+        nat_source: translated.then(|| record.reply_key.destination()),
+        nat_source_port: translated.then_some(record.reply_key.destination_port),
+        from: generation.describe_end(record.initiator),
+        to: generation.describe_end(record.responder),
+        class: names.class(record.class).to_owned(),
+        rule: names.rule(record.rule).to_owned(),
+        dscp: record.dscp,
+        forward_path: path(forward.arrived_on, forward.left_on),
+        reverse_path: path(reverse.left_on, reverse.arrived_on),
+        start_unix_ms: begins.unwrap_or(forward.first_unix_millis),
+        end_unix_ms: ends.unwrap_or(forward.last_unix_millis),
+        forward_packets: forward.packets,
+        forward_bytes: forward.bytes,
+        reverse_packets: reverse.packets,
+        reverse_bytes: reverse.bytes,
+        tcp_flags: forward.tcp_flags | reverse.tcp_flags,
+        end_reason: match record.end_reason {
+            EndReason::IdleTimeout => "idle-timeout",
+            EndReason::ActiveTimeout => "active-timeout",
+            EndReason::EndOfFlow => "end-of-flow",
+            EndReason::ForcedEnd => "forced-end",
+            EndReason::LackOfResources => "lack-of-resources",
+        }
+        .to_owned(),
+    }
+}
+
+fn matches(filter: &FlowFilter, tenant: &str, class: &str, keys: &[FlowKey; 2]) -> bool {
+    let has_address =
+        |wanted: IpAddr| keys.iter().any(|key| key.source() == wanted || key.destination() == wanted);
+    let has_port =
+        |wanted| keys.iter().any(|key| key.source_port == wanted || key.destination_port == wanted);
+    filter.tenant.as_deref().is_none_or(|wanted| wanted == tenant)
+        && filter.class.as_deref().is_none_or(|wanted| wanted == class)
+        && filter.address.is_none_or(has_address)
+        && filter.port.is_none_or(has_port)
+}

@@ -1,0 +1,75 @@
+//! The slow path: what becomes of a session, by policy alone. Classify -> ACL -> route -> NAT policy, in that order of
+//! dependence: owners first, for everything else asks about them.
+
+use crate::config::AclAction;
+use crate::flow::Plan;
+use crate::model::{DropReason, End, FlowKey, NextHop};
+use crate::tables::{Generation, NatVerdict, Subject, Tenant};
+
+/// A session that policy accepts.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    pub plan: Plan,
+    /// What becomes of the source.
+    pub nat: NatVerdict,
+}
+
+/// Decides on a session whose first packet carries `key` and arrives from `arrived_from`.
+///
+/// # Errors
+/// Why the session may not be.
+pub fn decide(
+    generation: &Generation,
+    tenant: &Tenant,
+    key: &FlowKey,
+    dscp: u8,
+    arrived_from: NextHop,
+) -> Result<Decision, DropReason> {
+    let source_end = tenant.owners.lookup(key.source()).ok_or(DropReason::SourceNotAllowed)?;
+    if tenant.next_hop(source_end) != Some(arrived_from) {
+        return Err(DropReason::SourceNotAllowed);
+    }
+    let destination_end = tenant.owners.lookup(key.destination()).ok_or(DropReason::NoRoute)?;
+    let to = tenant.next_hop(destination_end).ok_or(DropReason::NoRoute)?;
+    if to == arrived_from {
+        return Err(DropReason::HairpinRefused);
+    }
+    let subject = Subject {
+        source: key.source(),
+        source_port: key.source_port,
+        source_end,
+        destination: key.destination(),
+        destination_port: key.destination_port,
+        destination_end,
+        protocol: key.protocol,
+        dscp,
+    };
+    let class = tenant.classifier.classify(&subject);
+    let rule = match tenant.acl.first_match(&subject, class) {
+        None => return Err(DropReason::AclDefault),
+        Some(rule) => match rule.action {
+            AclAction::Accept => rule.id,
+            AclAction::Drop => return Err(DropReason::AclDropped(rule.id)),
+            AclAction::Reject => return Err(DropReason::AclRejected(rule.id)),
+        },
+    };
+    let nat = match destination_end {
+        End::Handoff(handoff) if matches!(to, NextHop::Device(_)) => tenant
+            .nat
+            .get(handoff)
+            .map_or(NatVerdict::Untranslated, |policy| policy.outbound(&subject, class)),
+        // Beyond a tunnel, translation is the far end's business.
+        _ => NatVerdict::Untranslated,
+    };
+    if let NatVerdict::Impossible(handoff) = nat {
+        return Err(DropReason::NatRequired(handoff));
+    }
+    let plan = Plan {
+        generation: generation.number,
+        class,
+        rule,
+        ends: [source_end, destination_end],
+        hops: [arrived_from, to],
+    };
+    Ok(Decision { plan, nat })
+}

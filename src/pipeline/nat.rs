@@ -1,0 +1,38 @@
+//! Taking an address and a port of a pool for a new session.
+
+use crate::flow::Ports;
+use crate::model::{FlowKey, TenantId, Zone};
+use crate::tables::Pool;
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+/// How many of a pool's addresses are tried before it is called exhausted: an address has 64,512 ports, so a pool with
+/// this many full ones has other troubles.
+const MAX_ADDRESSES: u64 = 64;
+
+/// Takes a port for the session that begins with `key`, and gives the key its answers will have. The host's address
+/// decides which of the pool's addresses it gets ("paired", RFC 4787 REQ-2) until that one is full; the port is kept
+/// where it is free.
+pub fn allocate(
+    ports: &mut Ports,
+    pool: &Pool,
+    range: &RangeInclusive<u16>,
+    tenant: TenantId,
+    key: &FlowKey,
+    far_zone: Zone,
+    rng: &mut StdRng,
+) -> Option<FlowKey> {
+    let mut hasher = foldhash::fast::FixedState::default().build_hasher();
+    (tenant, key.source()).hash(&mut hasher);
+    let first = hasher.finish();
+    let hint = rng.random();
+    (0..pool.len().min(MAX_ADDRESSES)).find_map(|step| {
+        let address = IpAddr::V4(pool.address(first.wrapping_add(step) % pool.len())?);
+        let port = ports.take(address, key.protocol, range, key.source_port, hint)?;
+        let answered_by = (key.destination(), key.destination_port);
+        Some(FlowKey::new(far_zone, key.protocol, answered_by, (address, port)))
+    })
+}

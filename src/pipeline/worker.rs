@@ -1,0 +1,893 @@
+//! The worker: packets in; packets, drops and records out.
+//!
+//! A packet's way, and the order of the functions: 1 from the underlay: handshake, or tunnel message; 2 out of a tunnel:
+//! probe, or tenant's packet; 3 forward: parse, look up, or take the slow path; 4 run the plan: choose the way out, count,
+//! translate; 5 leave: into a tunnel, or to a device. What goes no further is a [`Refusal`], settled in one place.
+
+use super::decide::decide;
+use super::drops::Drops;
+use super::nat::allocate;
+use super::paths::{Path, Paths, Traffic};
+use crate::flow::{
+    Counters, DatagramKey, EndReason, FlowRecord, Fragments, InsertError, Session, SessionRef, SessionTable,
+    TcpState,
+};
+use crate::model::{
+    ClassId, DeviceId, Direction, DropReason, FlowKey, Instant, NextHop, Now, PathId, Protocol, SiteId,
+    TenantId, TransportId, Zone,
+};
+use crate::path::{self, Action, Message, PROBE_ADDRESS};
+use crate::tables::{Generation, NatVerdict};
+use crate::tunnel::{Admission, Endpoint, Opened, Sealed, buffer_for, receiver};
+use crate::wire::{self, Batch, IcmpError, Ingress, Outbound, Parsed, SLOT_BYTES, Side, Upper};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The inner MTU of a path whose transport is not known yet: Ethernet's less WireGuard's worst case.
+const DEFAULT_INNER_MTU: u16 = 1_420;
+/// ICMP errors and resets of our own (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4f): as Linux does.
+const ANSWERS_PER_SECOND: u64 = 1_000;
+const ANSWER_BURST: u64 = 50;
+
+/// One worker of the data plane. Owns everything a packet needs; shares nothing but the generation.
+pub struct Worker {
+    id: u16,
+    workers: u16,
+    pub(super) generation: Arc<Generation>,
+    pub(super) paths: Paths,
+    pub(super) sessions: SessionTable,
+    fragments: Fragments,
+    pub(super) drops: Drops,
+    pub(super) forwarded: Traffic,
+    records: Vec<FlowRecord>,
+    pub(super) records_lost: u64,
+    answers: TokenBucket,
+    rng: StdRng,
+    scratch: Vec<u8>,
+    due: Vec<PathId>,
+}
+
+/// Where a packet came from.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    zone: Zone,
+    tenant: Option<TenantId>,
+    hop: NextHop,
+    path: Option<PathId>,
+}
+
+/// Where it will leave.
+#[derive(Clone, Copy, Debug)]
+enum Exit {
+    Path(PathId),
+    Device(DeviceId),
+}
+
+/// A packet that goes no further, and why.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    tenant: Option<TenantId>,
+    reason: DropReason,
+    /// The MTU that a too big packet did not fit.
+    mtu: u16,
+}
+
+impl Worker {
+    /// Worker `id` of `workers`, with nothing to do yet. `seed` must be unpredictable: indices, ports and hash seeds are
+    /// drawn from it.
+    pub fn new(id: u16, workers: u16, seed: [u8; 32], generation: Arc<Generation>, now: Now) -> Worker {
+        use rand::Rng;
+        let mut rng = StdRng::from_seed(seed);
+        let sessions = SessionTable::new([rng.random(), rng.random()], now.instant);
+        let mut worker = Worker {
+            id,
+            workers,
+            generation: Arc::clone(&generation),
+            paths: Paths::new(id, now),
+            sessions,
+            fragments: Fragments::default(),
+            drops: Drops::default(),
+            forwarded: Traffic::default(),
+            records: Vec::new(),
+            records_lost: 0,
+            answers: TokenBucket { tokens: ANSWER_BURST, filled: now.instant },
+            rng,
+            scratch: vec![0; buffer_for(SLOT_BYTES)],
+            due: Vec::new(),
+        };
+        worker.adopt(generation, now);
+        worker
+    }
+
+    /// Goes over to `generation`. Sessions whose tenant is gone end here; the others are looked at again when their next
+    /// packet comes.
+    pub fn adopt(&mut self, generation: Arc<Generation>, now: Now) {
+        self.paths.adopt(&generation, &mut self.rng, now);
+        self.sessions
+            .configure(generation.max_sessions / usize::from(self.workers.max(1)), generation.active_timeout);
+        let gone: Vec<SessionRef> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| generation.tenants.get(session.tenant).is_none())
+            .map(|(at, _)| at)
+            .collect();
+        for at in gone {
+            self.end_session(at, EndReason::ForcedEnd, now);
+        }
+        self.generation = generation;
+    }
+
+    /// Takes the packets of `batch` and puts what is to be sent into `out`.
+    pub fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
+        for (ingress, packet) in batch.packets() {
+            match ingress {
+                Ingress::Transport { transport, from } => {
+                    self.from_underlay(transport, from, packet, now, out)
+                }
+                Ingress::Device(device) => self.from_device(device, packet, now, out),
+            }
+        }
+    }
+
+    /// When [`Worker::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.sessions.poll_timeout(), self.paths.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Does what is due: tunnels' timers, probes, sessions that end.
+    pub fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
+        let Self { sessions, records, .. } = self;
+        sessions.expire(now, |record| records.push(record));
+        self.paths.gate.tick(now.instant);
+        let mut due = std::mem::take(&mut self.due);
+        self.paths.take_due(now.instant, &mut due);
+        for id in due.drain(..) {
+            self.work_path(id, now, out);
+            self.paths.schedule(id);
+        }
+        self.due = due;
+    }
+
+    /// The records written since the last call.
+    pub fn take_records(&mut self) -> std::vec::Drain<'_, FlowRecord> {
+        self.records.drain(..)
+    }
+
+    /// `count` records could not be passed on.
+    pub fn records_lost(&mut self, count: u64) {
+        self.records_lost += count;
+    }
+
+    /// `count` packets that were to be sent could not be.
+    pub fn egress_dropped(&mut self, reason: DropReason, count: u64) {
+        self.drops.count(None, reason, count);
+    }
+
+    /// Ends every session, so that its last record is written: the box goes down.
+    pub fn end_all(&mut self, now: Now) {
+        let all: Vec<SessionRef> = self.sessions.iter().map(|(at, _)| at).collect();
+        for at in all {
+            self.end_session(at, EndReason::ForcedEnd, now);
+        }
+    }
+
+    // 1 From the underlay.
+
+    fn from_underlay(
+        &mut self,
+        transport: TransportId,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Now,
+        out: &mut Outbound,
+    ) {
+        // The type, and three zero bytes (whitepaper section 5.4).
+        match datagram {
+            [1, 0, 0, 0, ..] => self.handshake(transport, from, datagram, now, out),
+            [2..=4, 0, 0, 0, ..] => match receiver(datagram).and_then(|index| self.paths.by_index(index)) {
+                Some(path) => self.tunnel_message(path, transport, from, datagram, now, out),
+                None => self.drops.count(None, DropReason::ReceiverIndexUnknown, 1),
+            },
+            _ => self.drops.count(None, DropReason::NotWireGuard, 1),
+        }
+    }
+
+    fn handshake(
+        &mut self,
+        transport: TransportId,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Now,
+        out: &mut Outbound,
+    ) {
+        let mut cookie = [0; 64];
+        match self.paths.gate.admit(from.ip(), datagram, &mut cookie) {
+            Ok(Admission::Peer { ours, peer }) => match self.paths.by_keys(ours, peer) {
+                Some(path) => self.tunnel_message(path, transport, from, datagram, now, out),
+                None => self.drops.count(None, DropReason::PeerUnknown, 1),
+            },
+            Ok(Admission::Cookie(len)) => {
+                self.drops.count(None, DropReason::CookieRequired, 1);
+                out.push_datagram(transport, from, &cookie[..len]);
+            }
+            Err(reason) => self.drops.count(None, reason, 1),
+        }
+    }
+
+    fn tunnel_message(
+        &mut self,
+        id: PathId,
+        transport: TransportId,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Now,
+        out: &mut Outbound,
+    ) {
+        let mut buffer = std::mem::take(&mut self.scratch);
+        if let Some(packet) = self.open(id, transport, from, datagram, &mut buffer, now, out) {
+            self.out_of_tunnel(id, packet, now, out);
+        }
+        self.scratch = buffer;
+    }
+
+    /// Lets the tunnel have its message; gives the packet that was in it, if any.
+    #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
+    fn open<'a>(
+        &mut self,
+        id: PathId,
+        transport: TransportId,
+        from: SocketAddr,
+        datagram: &[u8],
+        buffer: &'a mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<&'a mut [u8]> {
+        let path = self.paths.get_mut(id)?;
+        let tenant = path.spec.tenant;
+        if path.spec.transport.is_some_and(|only| only != transport) {
+            self.drops.count(Some(tenant), DropReason::WrongTransport, 1);
+            return None;
+        }
+        let opened = match path.tunnel.open(from.ip(), datagram, buffer) {
+            Ok(opened) => opened,
+            Err(reason) => {
+                self.drops.count(Some(tenant), reason, 1);
+                return None;
+            }
+        };
+        let endpoint = Endpoint { transport, address: from };
+        // A cookie reply authenticates nobody.
+        if datagram[0] != 3 && path.tunnel.endpoint() != Some(endpoint) {
+            tracing::info!(path = self.generation.names.site_and_path(id), %from, "peer is at a new endpoint");
+            path.tunnel.roam(endpoint);
+        }
+        let packet = match opened {
+            Opened::Packet(len) => Some(len),
+            Opened::Nothing => None,
+            Opened::Reply(len) => {
+                out.push_datagram(transport, from, &buffer[..len]);
+                if datagram[0] == 2 {
+                    path.prober.hurry(now.instant);
+                    self.paths.schedule(id);
+                }
+                None
+            }
+        };
+        self.flush_waiting(id, out);
+        packet.map(|len| &mut buffer[..len])
+    }
+
+    /// There may be a session now: what waited for it goes.
+    fn flush_waiting(&mut self, id: PathId, out: &mut Outbound) {
+        let Some(path) = self.paths.get_mut(id) else { return };
+        let Some(Endpoint { transport, address }) = path.tunnel.endpoint() else { return };
+        let room = buffer_for(usize::from(u16::MAX));
+        while path.tunnel.has_waiting()
+            && out.write_datagram(transport, address, room, |room| {
+                let sealed = path.tunnel.seal_waiting(room);
+                (sealed, sealed.is_some())
+            })
+        {}
+    }
+
+    // 2 Out of a tunnel.
+
+    fn out_of_tunnel(&mut self, id: PathId, packet: &mut [u8], now: Now, out: &mut Outbound) {
+        let Some(path) = self.paths.get_mut(id) else { return };
+        path.received.count(packet.len());
+        if is_probe(packet) {
+            return self.probe(id, packet, now, out);
+        }
+        let tenant = path.spec.tenant;
+        let arrival = Arrival {
+            zone: Zone::tenant(tenant),
+            tenant: Some(tenant),
+            hop: NextHop::Tunnel(path.spec.site),
+            path: Some(id),
+        };
+        if path.prober.traffic(now.instant) {
+            self.paths.schedule(id);
+        }
+        self.forward(arrival, packet, now, out);
+    }
+
+    fn probe(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) {
+        let Some(path) = self.paths.get_mut(id) else { return };
+        let message = wire::parse_ip(packet).ok().and_then(|ip| Some((Message::read(packet, &ip)?, ip)));
+        match message {
+            Some((Message::Request, ip)) => {
+                if !path.probed {
+                    path.probed = true;
+                    path.prober.hurry(now.instant);
+                    self.paths.schedule(id);
+                }
+                if let Some(reply) = path::reflect(packet, &ip, now) {
+                    self.seal_into(id, &reply, out)
+                        .unwrap_or_else(|reason| self.drops.count(None, reason, 1));
+                }
+            }
+            Some((Message::Reply { sequence }, _)) => {
+                if let Some(action) = path.prober.answer(sequence, now.instant) {
+                    self.log_change(id, action);
+                }
+            }
+            None => {
+                let tenant = path.spec.tenant;
+                self.drops.count(Some(tenant), DropReason::AddressNotForwarded, 1);
+            }
+        }
+    }
+
+    fn from_device(&mut self, device: DeviceId, packet: &mut [u8], now: Now, out: &mut Outbound) {
+        let Some(zone) = self.generation.device_zones.get(device).copied() else {
+            return self.drops.count(None, DropReason::DeviceDown, 1);
+        };
+        let tenant = zone.as_tenant();
+        self.forward(Arrival { zone, tenant, hop: NextHop::Device(device), path: None }, packet, now, out);
+    }
+
+    // 3 Forward.
+
+    fn forward(&mut self, arrival: Arrival, packet: &mut [u8], now: Now, out: &mut Outbound) {
+        let mut parsed = match wire::parse(packet) {
+            Ok(parsed) => parsed,
+            Err(reason) => return self.drops.count(arrival.tenant, reason, 1),
+        };
+        let packet = &mut packet[..parsed.len];
+        let outcome = match parsed.upper {
+            Upper::IcmpError(_) => self.forward_error(arrival, packet, &mut parsed, now, out),
+            Upper::LaterFragment => self.forward_fragment(arrival, packet, &mut parsed, now, out),
+            _ => self.forward_flow(arrival, packet, &mut parsed, now, out),
+        };
+        match outcome {
+            Ok(()) => self.forwarded.count(parsed.len),
+            Err(refusal) => self.settle(refusal, arrival, packet, &parsed, now, out),
+        }
+    }
+
+    fn forward_flow(
+        &mut self,
+        arrival: Arrival,
+        packet: &mut [u8],
+        parsed: &mut Parsed,
+        now: Now,
+        out: &mut Outbound,
+    ) -> Result<(), Refusal> {
+        let Some(key) = parsed.key(arrival.zone) else {
+            return Err(Refusal::new(arrival.tenant, DropReason::NoSession));
+        };
+        let (at, direction) = match self.find(&key, parsed, now)? {
+            Some(found) => found,
+            None => (self.admit(arrival, &key, parsed, now)?, Direction::Forward),
+        };
+        if let Some(fragment) = parsed.fragment {
+            let datagram = datagram_key(arrival.zone, parsed, fragment.id);
+            let id = self.sessions.get(at).map_or(0, |session| session.id);
+            self.fragments.insert(datagram, at, id, direction, now.instant);
+        }
+        self.run_plan(at, direction, arrival, packet, parsed, now, out)
+    }
+
+    /// The session of `key`, brought up to date with the generation; `None` if there is none (any more).
+    fn find(
+        &mut self,
+        key: &FlowKey,
+        parsed: &Parsed,
+        now: Now,
+    ) -> Result<Option<(SessionRef, Direction)>, Refusal> {
+        let Some((at, direction)) = self.sessions.lookup(key) else { return Ok(None) };
+        let Some(session) = self.sessions.get(at) else { return Ok(None) };
+        let flags = parsed.tcp_flags();
+        let begins_anew =
+            TcpState::first(flags) == Some(TcpState::SynSent) && session.tcp.is_some_and(TcpState::is_over);
+        if begins_anew {
+            // The same ports again, after both sides were done with them (RFC 9293 section 3.6.1).
+            self.end_session(at, EndReason::EndOfFlow, now);
+            return Ok(None);
+        }
+        if session.plan.generation != self.generation.number {
+            self.reevaluate(at, now)?;
+        }
+        Ok(Some((at, direction)))
+    }
+
+    /// The policy has changed since the session was planned: it is decided on again, and keeps its NAT binding where
+    /// that is still permitted. Where it is not, the session ends.
+    fn reevaluate(&mut self, at: SessionRef, now: Now) -> Result<(), Refusal> {
+        let Some(session) = self.sessions.get(at) else { return Ok(()) };
+        let (tenant_id, binding) = (session.tenant, session.binding());
+        let outcome = match self.generation.tenants.get(tenant_id) {
+            None => Err(DropReason::NoRoute),
+            Some(tenant) => decide(
+                &self.generation,
+                tenant,
+                session.key(Direction::Forward),
+                session.dscp,
+                session.plan.hops[0],
+            )
+            .and_then(|decision| match (binding, &decision.nat) {
+                (None, NatVerdict::Untranslated) => Ok(decision.plan),
+                (Some((address, port)), NatVerdict::Translate(pool)) if pool.permits(address, port) => {
+                    Ok(decision.plan)
+                }
+                _ => Err(DropReason::NatBindingRevoked),
+            }),
+        };
+        match outcome {
+            Ok(plan) => {
+                if let Some(session) = self.sessions.get_mut(at) {
+                    session.plan = plan;
+                }
+                Ok(())
+            }
+            Err(reason) => {
+                self.end_session(at, EndReason::ForcedEnd, now);
+                Err(Refusal::new(Some(tenant_id), reason))
+            }
+        }
+    }
+
+    /// The slow path: a flow's first packet.
+    fn admit(
+        &mut self,
+        arrival: Arrival,
+        key: &FlowKey,
+        parsed: &Parsed,
+        now: Now,
+    ) -> Result<SessionRef, Refusal> {
+        let generation = Arc::clone(&self.generation);
+        let (tenant_id, may_begin) = match arrival.tenant {
+            Some(tenant) => (tenant, true),
+            // From the internet: only a tenant's own prefixes can be called; a pool's addresses only answer.
+            None => match generation.internet.lookup(parsed.destination) {
+                Some(prefix) => (prefix.tenant, prefix.routed),
+                None => return Err(Refusal::new(None, DropReason::NoRoute)),
+            },
+        };
+        let refuse = |reason| Refusal::new(Some(tenant_id), reason);
+        let tenant = generation.tenants.get(tenant_id).ok_or_else(|| refuse(DropReason::NoRoute))?;
+        let tcp = match parsed.upper {
+            Upper::Tcp { flags, .. } => {
+                Some(TcpState::first(flags).ok_or_else(|| refuse(DropReason::NoSession))?)
+            }
+            Upper::EchoReply { .. } => return Err(refuse(DropReason::NoSession)),
+            _ if !may_begin => return Err(refuse(DropReason::NoSession)),
+            _ => None,
+        };
+        if !may_begin {
+            return Err(refuse(DropReason::NoSession));
+        }
+        let decision = decide(&generation, tenant, key, parsed.dscp, arrival.hop).map_err(refuse)?;
+        let far_zone = match decision.plan.hops[1] {
+            NextHop::Device(device) => generation.device_zones.get(device).copied(),
+            NextHop::Tunnel(_) => Some(Zone::tenant(tenant_id)),
+        };
+        let far_zone = far_zone.ok_or_else(|| refuse(DropReason::DeviceDown))?;
+        let reverse = match &decision.nat {
+            NatVerdict::Translate(pool) => {
+                let range = pool.ports_of(self.id, self.workers);
+                allocate(self.sessions.ports(), pool, &range, tenant_id, key, far_zone, &mut self.rng)
+                    .ok_or_else(|| refuse(DropReason::NatPoolExhausted(pool.handoff)))?
+            }
+            _ => key.turned_round(far_zone),
+        };
+        let session = Session {
+            id: 0,
+            keys: [*key, reverse],
+            plan: decision.plan,
+            tenant: tenant_id,
+            translated: matches!(decision.nat, NatVerdict::Translate(_)),
+            tcp,
+            dscp: parsed.dscp,
+            counters: [Counters::default(); 2],
+            created: now.instant,
+            last_packet: now.instant,
+            last_report: now.instant,
+        };
+        self.sessions.insert(session).map_err(|error| match error {
+            InsertError::Full => refuse(DropReason::SessionTableFull),
+            // Its answers are another session's already.
+            InsertError::Taken => refuse(DropReason::SessionConflict),
+        })
+    }
+
+    /// An ICMP error about a packet of a session goes where that packet came from, with the packet it quotes translated
+    /// back (RFC 5508 section 4).
+    fn forward_error(
+        &mut self,
+        arrival: Arrival,
+        packet: &mut [u8],
+        parsed: &mut Parsed,
+        now: Now,
+        out: &mut Outbound,
+    ) -> Result<(), Refusal> {
+        let Upper::IcmpError(embedded) = parsed.upper else { return Ok(()) };
+        let key = embedded.answering_key(arrival.zone);
+        let Some((at, direction)) = self.sessions.lookup(&key) else {
+            return Err(Refusal::new(arrival.tenant, DropReason::NoSession));
+        };
+        if self.sessions.get(at).is_some_and(|session| session.plan.generation != self.generation.number) {
+            self.reevaluate(at, now)?;
+        }
+        let Some(session) = self.sessions.get(at) else { return Ok(()) };
+        let refuse = |reason| Refusal::new(Some(session.tenant), reason);
+        // Whoever reports it, a host or a router on the way, must be on the side the packet went to.
+        if session.plan.from(direction) != arrival.hop
+            || !self.may_report(session.tenant, parsed.source, arrival.hop)
+        {
+            return Err(refuse(DropReason::SourceNotAllowed));
+        }
+        if parsed.ttl <= 1 {
+            return Err(refuse(DropReason::TtlExpired));
+        }
+        let exit = self.choose_exit(session, direction).map_err(refuse)?;
+        let (source, destination) = session.leaving(direction);
+        let hides_source = session.translated && direction == Direction::Forward;
+        wire::translate_embedded(packet, parsed, &embedded, Side::Source, destination.0, destination.1);
+        wire::translate_embedded(packet, parsed, &embedded, Side::Destination, source.0, source.1);
+        if hides_source {
+            wire::translate(packet, parsed, Side::Source, source.0, 0);
+        }
+        wire::translate(packet, parsed, Side::Destination, destination.0, 0);
+        wire::decrement_ttl(packet, parsed);
+        let tenant = session.tenant;
+        self.leave(exit, packet, parsed, u16::MAX, now, out)
+            .map_err(|reason| Refusal::new(Some(tenant), reason))
+    }
+
+    fn may_report(&self, tenant: TenantId, source: IpAddr, hop: NextHop) -> bool {
+        let ours = self.generation.icmp_source;
+        if source == IpAddr::V4(ours.v4) || source == IpAddr::V6(ours.v6) {
+            return true;
+        }
+        let Some(tenant) = self.generation.tenants.get(tenant) else { return false };
+        tenant.owners.lookup(source).and_then(|end| tenant.next_hop(end)) == Some(hop)
+    }
+
+    /// A later fragment follows its datagram's first: only its addresses change.
+    fn forward_fragment(
+        &mut self,
+        arrival: Arrival,
+        packet: &mut [u8],
+        parsed: &mut Parsed,
+        now: Now,
+        out: &mut Outbound,
+    ) -> Result<(), Refusal> {
+        let datagram = datagram_key(arrival.zone, parsed, parsed.fragment.map_or(0, |fragment| fragment.id));
+        let known = self.fragments.lookup(&datagram, now.instant);
+        let found =
+            known.filter(|(at, id, _)| self.sessions.get(*at).is_some_and(|session| session.id == *id));
+        let Some((at, _, direction)) = found else {
+            return Err(Refusal::new(arrival.tenant, DropReason::FragmentUnknown));
+        };
+        if self.sessions.get(at).is_some_and(|session| session.plan.generation != self.generation.number) {
+            self.reevaluate(at, now)?;
+        }
+        self.run_plan(at, direction, arrival, packet, parsed, now, out)
+    }
+
+    // 4 Run the plan.
+
+    #[expect(clippy::too_many_arguments, reason = "a packet of a session, and where it came from")]
+    fn run_plan(
+        &mut self,
+        at: SessionRef,
+        direction: Direction,
+        arrival: Arrival,
+        packet: &mut [u8],
+        parsed: &mut Parsed,
+        now: Now,
+        out: &mut Outbound,
+    ) -> Result<(), Refusal> {
+        let Some(session) = self.sessions.get(at) else { return Ok(()) };
+        let tenant = session.tenant;
+        let refuse = |reason| Refusal::new(Some(tenant), reason);
+        if session.plan.from(direction) != arrival.hop {
+            return Err(refuse(DropReason::SourceNotAllowed));
+        }
+        if parsed.ttl <= 1 {
+            return Err(refuse(DropReason::TtlExpired));
+        }
+        let exit = self.choose_exit(session, direction).map_err(refuse)?;
+        let mtu = self.mtu(exit);
+        if parsed.len > usize::from(mtu) && parsed.dont_fragment {
+            return Err(Refusal { tenant: Some(tenant), reason: DropReason::TooBig, mtu });
+        }
+        let segment_mtu = arrival.path.map_or(mtu, |path| mtu.min(self.mtu(Exit::Path(path))));
+        let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
+        let was = session.tcp;
+        session.count(direction, parsed.len, parsed.tcp_flags(), arrival.path, now);
+        if let Exit::Path(path) = exit {
+            session.counters[direction as usize].left_on = Some(path);
+        }
+        let hasten = session.tcp != was && session.tcp.is_some_and(TcpState::is_over);
+        let (source, destination) = session.leaving(direction);
+        if (parsed.source, source_port(parsed)) != source {
+            wire::translate(packet, parsed, Side::Source, source.0, source.1);
+        }
+        if (parsed.destination, destination_port(parsed)) != destination {
+            wire::translate(packet, parsed, Side::Destination, destination.0, destination.1);
+        }
+        if hasten {
+            self.sessions.hasten(at);
+        }
+        wire::decrement_ttl(packet, parsed);
+        wire::clamp_mss(packet, parsed, segment_mtu);
+        self.leave(exit, packet, parsed, mtu, now, out).map_err(|reason| Refusal::new(Some(tenant), reason))
+    }
+
+    /// Which way out: answers take the path the flow last arrived on, everything else the class's order of paths.
+    fn choose_exit(&self, session: &Session, direction: Direction) -> Result<Exit, DropReason> {
+        match session.plan.to(direction) {
+            NextHop::Device(device) => Ok(Exit::Device(device)),
+            NextHop::Tunnel(site) => {
+                let arrived_on = match direction {
+                    Direction::Forward => None,
+                    Direction::Reverse => session.counters[Direction::Forward as usize].arrived_on,
+                };
+                self.choose_path(session.tenant, site, session.plan.class, arrived_on)
+                    .map(Exit::Path)
+                    .ok_or(DropReason::NoPath)
+            }
+        }
+    }
+
+    fn choose_path(
+        &self,
+        tenant: TenantId,
+        site: SiteId,
+        class: ClassId,
+        arrived_on: Option<PathId>,
+    ) -> Option<PathId> {
+        let order = self.generation.tenants.get(tenant)?.sites.get(site)?.order(class);
+        let fitness = |id| self.paths.get(id).map_or(path::Candidate::Unreachable, Path::fitness);
+        path::select(order, arrived_on, fitness)
+    }
+
+    fn mtu(&self, exit: Exit) -> u16 {
+        match exit {
+            Exit::Device(device) => self.generation.devices.get(device).map_or(u16::MAX, |spec| spec.mtu),
+            Exit::Path(id) => self
+                .paths
+                .get(id)
+                .and_then(|path| path.tunnel.endpoint())
+                .and_then(|endpoint| self.generation.transports.get(endpoint.transport))
+                .map_or(DEFAULT_INNER_MTU, |transport| transport.inner_mtu),
+        }
+    }
+
+    // 5 Leave.
+
+    /// Sends a packet that is ready; in fragments, if it is larger than `mtu`.
+    fn leave(
+        &mut self,
+        exit: Exit,
+        packet: &[u8],
+        parsed: &Parsed,
+        mtu: u16,
+        now: Now,
+        out: &mut Outbound,
+    ) -> Result<(), DropReason> {
+        if let Exit::Path(id) = exit
+            && self.paths.get_mut(id).is_some_and(|path| path.prober.traffic(now.instant))
+        {
+            self.paths.schedule(id);
+        }
+        if packet.len() <= usize::from(mtu) {
+            return self.put(exit, packet, out);
+        }
+        let mut outcome = Ok(());
+        wire::fragment_v4(packet, parsed, mtu, |fragment| {
+            if outcome.is_ok() {
+                outcome = self.put(exit, fragment, out);
+            }
+        });
+        outcome
+    }
+
+    fn put(&mut self, exit: Exit, packet: &[u8], out: &mut Outbound) -> Result<(), DropReason> {
+        match exit {
+            Exit::Device(device) => {
+                out.push_packet(device, packet);
+                Ok(())
+            }
+            Exit::Path(path) => self.seal_into(path, packet, out),
+        }
+    }
+
+    /// Seals `packet` into the path's tunnel, or has it wait for a session there.
+    fn seal_into(&mut self, id: PathId, packet: &[u8], out: &mut Outbound) -> Result<(), DropReason> {
+        let path = self.paths.get_mut(id).ok_or(DropReason::NoPath)?;
+        let Endpoint { transport, address } = path.tunnel.endpoint().ok_or(DropReason::NoPath)?;
+        path.sent.count(packet.len());
+        out.write_datagram(transport, address, buffer_for(packet.len()), |room| {
+            match path.tunnel.seal(packet, room) {
+                Sealed::Datagram(len) => (Some(len), Ok(())),
+                Sealed::Waiting(handshake) => (handshake, Ok(())),
+                Sealed::QueueFull => (None, Err(DropReason::TunnelQueueFull)),
+            }
+        })
+    }
+
+    /// Counts a packet that goes no further, and answers it where its sender should know.
+    fn settle(
+        &mut self,
+        refusal: Refusal,
+        arrival: Arrival,
+        packet: &[u8],
+        parsed: &Parsed,
+        now: Now,
+        out: &mut Outbound,
+    ) {
+        self.drops.count(refusal.tenant, refusal.reason, 1);
+        let error = match refusal.reason {
+            DropReason::TtlExpired => IcmpError::TimeExceeded,
+            DropReason::TooBig => IcmpError::TooBig { mtu: refusal.mtu },
+            DropReason::AclRejected(_) => IcmpError::Prohibited,
+            DropReason::NoRoute if arrival.tenant.is_some() => IcmpError::NoRoute,
+            _ => return,
+        };
+        if !wire::may_answer(parsed) || !self.answers.take(now.instant) {
+            return;
+        }
+        let reset = matches!(error, IcmpError::Prohibited).then(|| wire::tcp_reset(packet, parsed)).flatten();
+        let answer = match reset {
+            Some(reset) => reset,
+            None if parsed.protocol == Protocol::TCP && matches!(error, IcmpError::Prohibited) => return,
+            None => wire::icmp_error(packet, parsed, error, self.answer_source(arrival, parsed)),
+        };
+        let exit = match (arrival.path, arrival.hop) {
+            (Some(path), _) => Exit::Path(path),
+            (None, NextHop::Device(device)) => Exit::Device(device),
+            (None, NextHop::Tunnel(_)) => return,
+        };
+        if let Err(reason) = self.put(exit, &answer, out) {
+            self.drops.count(refusal.tenant, reason, 1);
+        }
+    }
+
+    /// Towards the internet an error comes from the address that was called: the dummy address tenants see means nothing
+    /// out there.
+    fn answer_source(&self, arrival: Arrival, parsed: &Parsed) -> (std::net::Ipv4Addr, std::net::Ipv6Addr) {
+        let mut source = (self.generation.icmp_source.v4, self.generation.icmp_source.v6);
+        if arrival.zone == Zone::INTERNET {
+            match parsed.destination {
+                IpAddr::V4(v4) => source.0 = v4,
+                IpAddr::V6(v6) => source.1 = v6,
+            }
+        }
+        source
+    }
+
+    // Timers.
+
+    fn work_path(&mut self, id: PathId, now: Now, out: &mut Outbound) {
+        let Some(path) = self.paths.get_mut(id) else { return };
+        let mut message = [0; 256];
+        let endpoint = path.tunnel.endpoint();
+        let mut send = |len: Option<usize>, message: &[u8]| {
+            if let (Some(len), Some(Endpoint { transport, address })) = (len, endpoint) {
+                out.push_datagram(transport, address, &message[..len]);
+            }
+        };
+        let mut lost = 0;
+        if path.tunnel_tick_due(now.instant) {
+            let (len, waited_in_vain) = path.tunnel.tick(&mut message);
+            send(len, &message);
+            lost = waited_in_vain as u64;
+        }
+        if path.call_due(now.instant) {
+            send(path.tunnel.call(&mut message), &message);
+        }
+        let (tenant, probed) = (path.spec.tenant, path.probed);
+        if lost > 0 {
+            self.drops.count(Some(tenant), DropReason::NoPath, lost);
+        }
+        if probed {
+            self.work_prober(id, now, out);
+        }
+    }
+
+    fn work_prober(&mut self, id: PathId, now: Now, out: &mut Outbound) {
+        while let Some(path) = self.paths.get_mut(id) {
+            let action = if path.tunnel.has_session() {
+                path.prober.poll(now.instant)
+            } else {
+                path.prober.lost_session()
+            };
+            match action {
+                None => return,
+                Some(Action::Send { sequence }) => {
+                    if let Err(reason) = self.seal_into(id, &path::request(sequence, now), out) {
+                        self.drops.count(None, reason, 1);
+                    }
+                }
+                Some(change) => self.log_change(id, change),
+            }
+        }
+    }
+
+    fn log_change(&self, id: PathId, action: Action) {
+        let path = self.generation.names.site_and_path(id);
+        match action {
+            Action::CameUp => tracing::info!(path, "path is up"),
+            Action::WentDown => tracing::warn!(path, "path is down"),
+            Action::Send { .. } => {}
+        }
+    }
+
+    fn end_session(&mut self, at: SessionRef, reason: EndReason, now: Now) {
+        self.records.extend(self.sessions.remove(at, reason, now));
+    }
+}
+
+impl Refusal {
+    fn new(tenant: Option<TenantId>, reason: DropReason) -> Refusal {
+        Refusal { tenant, reason, mtu: 0 }
+    }
+}
+
+/// Bounds what strangers can make us send.
+struct TokenBucket {
+    tokens: u64,
+    filled: Instant,
+}
+
+impl TokenBucket {
+    fn take(&mut self, now: Instant) -> bool {
+        let earned = now.since(self.filled).as_nanos() as u64 * ANSWERS_PER_SECOND / 1_000_000_000;
+        if earned > 0 {
+            self.tokens = (self.tokens + earned).min(ANSWER_BURST);
+            self.filled += Duration::from_nanos(earned * 1_000_000_000 / ANSWERS_PER_SECOND);
+        }
+        let has = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        has
+    }
+}
+
+fn is_probe(packet: &[u8]) -> bool {
+    packet.len() >= 40 && packet[0] >> 4 == 6 && packet[24..40] == PROBE_ADDRESS.octets()
+}
+
+fn datagram_key(zone: Zone, parsed: &Parsed, id: u32) -> DatagramKey {
+    DatagramKey {
+        zone,
+        source: parsed.source,
+        destination: parsed.destination,
+        protocol: parsed.protocol,
+        id,
+    }
+}
+
+/// The port a plan compares with; a later fragment has none, and only its addresses are compared.
+fn source_port(parsed: &Parsed) -> u16 {
+    parsed.key(Zone::INTERNET).map_or(0, |key| key.source_port)
+}
+
+fn destination_port(parsed: &Parsed) -> u16 {
+    parsed.key(Zone::INTERNET).map_or(0, |key| key.destination_port)
+}
