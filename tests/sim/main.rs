@@ -1,0 +1,11 @@
+//! The data plane without sockets or clocks: a PoP and its branches, wired to each other in memory, time as an argument.
+//!
+//! `net` is the simulated network, `packets` builds and reads what hosts send; the rest are tests by subject.
+
+mod drops;
+mod failover;
+mod forwarding;
+mod net;
+mod packets;
+mod policy;
+mod rubbish;

@@ -1,0 +1,434 @@
+//! A PoP `fra1` and popgate branches, their workers wired together in memory.
+
+use popgate::config;
+use popgate::flow::FlowRecord;
+use popgate::model::{DeviceId, Now, TransportId};
+use popgate::pipeline::Worker;
+use popgate::pipeline::report::{Answer, DropRow, FlowFilter, PathReport, Query, SessionReport};
+use popgate::tables::{Compiler, Generation};
+use popgate::wire::{Batch, Ingress, Outbound};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Two tenants with the same prefixes. `acme`: `berlin` with two transports, `lyon` with one; `globex`: `site1`.
+pub const ACME: &str = r#"
+tenant = "acme"
+
+[[branch]]
+name = "berlin"
+prefixes = ["10.1.0.0/16", "2001:db8:1::/48"]
+[[branch.path]]
+name = "dsl"
+transport = "isp-a"
+public-key = "@berlin-dsl@"
+[[branch.path]]
+name = "lte"
+transport = "isp-b"
+public-key = "@berlin-lte@"
+
+[[branch]]
+name = "lyon"
+prefixes = ["10.2.0.0/16", "10.1.77.0/24"]
+[[branch.path]]
+name = "dsl"
+public-key = "@lyon-dsl@"
+
+[[handoff]]
+name = "internet"
+kind = "internet"
+nat-pool = ["198.51.100.0/30"]
+routed = ["2001:db8:1::/48"]
+
+[[handoff]]
+name = "dc"
+kind = "private"
+interface = "eth2"
+address = ["10.200.0.1/24"]
+prefixes = ["10.200.0.0/16"]
+
+[[app-class]]
+name = "voice"
+match = [ { dscp = ["ef"] } ]
+
+[[app-class]]
+name = "bulk"
+match = [ { protocol = "tcp", dst-port = 5201 } ]
+
+[[acl]]
+name = "no-telnet"
+protocol = "tcp"
+dst-port = 23
+action = "reject"
+
+[[acl]]
+name = "no-games"
+protocol = "udp"
+dst-port = "27000-27100"
+action = "drop"
+
+[[acl]]
+name = "no-ntp-abuse"
+protocol = "udp"
+dst-port = 123
+action = "reject"
+
+[[acl]]
+name = "branches"
+from = ["branch:berlin", "branch:lyon"]
+to = ["branch:berlin", "branch:lyon", "handoff:dc"]
+action = "accept"
+
+[[acl]]
+name = "dc-in"
+from = ["handoff:dc"]
+to = ["branch:berlin", "branch:lyon"]
+action = "accept"
+
+[[acl]]
+name = "web-server"
+from = ["handoff:internet"]
+to = ["2001:db8:1::80/128"]
+protocol = "tcp"
+dst-port = 80
+action = "accept"
+
+[[acl]]
+name = "out"
+from = ["branch:berlin", "branch:lyon"]
+to = ["handoff:internet"]
+action = "accept"
+
+[[path-policy]]
+class = "default"
+prefer = ["dsl", "lte"]
+
+[[path-policy]]
+class = "bulk"
+prefer = ["lte"]
+"#;
+
+pub const GLOBEX: &str = r#"
+tenant = "globex"
+
+[[branch]]
+name = "site1"
+prefixes = ["10.1.0.0/16"]
+[[branch.path]]
+name = "wan"
+public-key = "@site1-wan@"
+
+[[handoff]]
+name = "internet"
+kind = "internet"
+nat-pool = ["198.51.100.8/30"]
+nat-ports = "5000-5003"
+
+[[acl]]
+name = "all-out"
+from = ["branch:site1"]
+to = ["handoff:internet"]
+action = "accept"
+"#;
+
+const POP: &str = r#"
+site = "fra1"
+role = "pop"
+private-key-file = "keys/fra1"
+max-sessions = 1000
+
+[[transport]]
+name = "isp-a"
+listen = "192.0.2.1:51820"
+
+[[transport]]
+name = "isp-b"
+listen = "192.0.2.2:51820"
+"#;
+
+/// Names of the branches, their tenant, and their paths: name, own address, the PoP's address.
+const BRANCHES: [(&str, &str, &[(&str, &str, &str)]); 3] = [
+    (
+        "berlin",
+        "acme",
+        &[("dsl", "203.0.113.1:1001", "192.0.2.1:51820"), ("lte", "203.0.113.1:1002", "192.0.2.2:51820")],
+    ),
+    ("lyon", "acme", &[("dsl", "203.0.113.2:1001", "192.0.2.1:51820")]),
+    ("site1", "globex", &[("wan", "203.0.113.3:1001", "192.0.2.1:51820")]),
+];
+
+/// One box.
+pub struct Node {
+    pub worker: Worker,
+    compiler: Compiler,
+    generation: Arc<Generation>,
+    directory: tempfile::TempDir,
+    /// What it wrote to its devices, since last asked, by the device's name.
+    delivered: Vec<(String, Vec<u8>)>,
+    pub records: Vec<FlowRecord>,
+}
+
+pub struct Sim {
+    pub now: Now,
+    pub nodes: BTreeMap<String, Node>,
+    addresses: BTreeMap<SocketAddr, (String, TransportId)>,
+    /// Branch transports whose link is cut, by their address.
+    cut: BTreeSet<SocketAddr>,
+}
+
+impl Sim {
+    /// The network described above, everything just started.
+    pub fn new() -> Sim {
+        Sim::with_policies(ACME, GLOBEX)
+    }
+
+    pub fn with_policies(acme: &str, globex: &str) -> Sim {
+        let mut sim = Sim {
+            now: Now { unix_nanos: 1_790_000_000_000_000_000, ..Now::default() },
+            nodes: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            cut: BTreeSet::new(),
+        };
+        sim.add("fra1", POP, &[("acme", acme), ("globex", globex)]);
+        for (name, tenant, paths) in BRANCHES {
+            let policy = if tenant == "acme" { acme } else { globex };
+            sim.add(name, &branch_config(name, paths), &[(tenant, policy)]);
+        }
+        sim
+    }
+
+    /// As [`Sim::new`], with every tunnel up and every path probed.
+    pub fn up() -> Sim {
+        let mut sim = Sim::new();
+        sim.advance(2_000);
+        sim
+    }
+
+    fn add(&mut self, name: &str, config: &str, tenants: &[(&str, &str)]) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut compiler = Compiler::new("sim-");
+        let candidate = write_and_load(directory.path(), config, tenants);
+        let generation = Arc::new(compiler.compile(&candidate));
+        for (id, transport) in generation.transports.iter() {
+            self.addresses.insert(transport.listen, (name.to_owned(), id));
+        }
+        let mut seed = [7; 32];
+        seed[..name.len()].copy_from_slice(name.as_bytes());
+        let worker = Worker::new(0, 1, seed, Arc::clone(&generation), self.now);
+        let node = Node { worker, compiler, generation, directory, delivered: Vec::new(), records: Vec::new() };
+        self.nodes.insert(name.to_owned(), node);
+    }
+
+    /// Lets `ms` milliseconds pass, in steps of 5.
+    pub fn advance(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(5) {
+            self.now = self.now + Duration::from_millis(5);
+            #[cfg(feature = "sim")]
+            mock_instant::MockClock::advance(Duration::from_millis(5));
+            for name in self.names() {
+                let now = self.now;
+                let mut out = Outbound::default();
+                let node = self.node(&name);
+                if node.worker.poll_timeout().is_some_and(|at| at <= now.instant) {
+                    node.worker.handle_timeout(now, &mut out);
+                }
+                self.settle(&name, &out);
+            }
+        }
+    }
+
+    /// A packet comes out of a device of `node`'s: its LAN's, if it is a branch; `internet` or `dc` at the PoP. Gives
+    /// every packet that any box then writes to a device, with the box's and the device's name.
+    pub fn send(&mut self, node: &str, device: &str, packet: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let id = self.device(node, device);
+        self.inject(node, Ingress::Device(id), packet);
+        self.take_delivered()
+    }
+
+    /// A packet from `branch`'s LAN; what comes out anywhere, without saying where.
+    pub fn from_lan(&mut self, branch: &str, packet: &[u8]) -> Vec<Vec<u8>> {
+        self.send(branch, "lan", packet).into_iter().map(|(_, packet)| packet).collect()
+    }
+
+    /// A packet from the internet; what comes out anywhere.
+    pub fn from_internet(&mut self, packet: &[u8]) -> Vec<Vec<u8>> {
+        self.send("fra1", "internet", packet).into_iter().map(|(_, packet)| packet).collect()
+    }
+
+    /// A datagram from anywhere to one of `node`'s transports.
+    pub fn inject(&mut self, node: &str, ingress: Ingress, packet: &[u8]) {
+        let now = self.now;
+        let mut batch = Batch::with_slots(1);
+        let mut out = Outbound::default();
+        assert!(batch.push(ingress, packet), "the packet fits");
+        self.node(node).worker.process(&mut batch, now, &mut out);
+        self.settle(node, &out);
+    }
+
+    /// What was written to devices since this was last asked.
+    pub fn take_delivered(&mut self) -> Vec<(String, Vec<u8>)> {
+        let mut all = Vec::new();
+        for (name, node) in &mut self.nodes {
+            all.extend(node.delivered.drain(..).map(|(device, packet)| (format!("{name} {device}"), packet)));
+        }
+        all
+    }
+
+    /// Silently loses everything a branch's transport sends or is sent.
+    pub fn cut(&mut self, address: &str) {
+        self.cut.insert(address.parse().expect("an address"));
+    }
+
+    pub fn heal(&mut self, address: &str) {
+        self.cut.remove(&address.parse().expect("an address"));
+    }
+
+    /// Commits new tenant files at the PoP.
+    pub fn commit(&mut self, tenants: &[(&str, &str)]) {
+        let now = self.now;
+        let node = self.node("fra1");
+        let candidate = write_and_load(node.directory.path(), POP, tenants);
+        node.generation = Arc::new(node.compiler.compile(&candidate));
+        node.worker.adopt(Arc::clone(&node.generation), now);
+        node.collect();
+    }
+
+    /// The box loses all its state, as by `kill -9`, and starts again.
+    pub fn restart(&mut self, name: &str) {
+        let now = self.now;
+        let node = self.node(name);
+        node.worker = Worker::new(0, 1, [99; 32], Arc::clone(&node.generation), now);
+    }
+
+    pub fn drops(&mut self, node: &str) -> Vec<DropRow> {
+        let now = self.now;
+        match self.node(node).worker.answer(&Query::Drops, now) {
+            Answer::Drops(rows) => rows,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How many packets `node` dropped for `reason` on `tenant`'s account.
+    pub fn dropped(&mut self, node: &str, tenant: Option<&str>, reason: &str) -> u64 {
+        let rows = self.drops(node);
+        rows.iter().filter(|row| row.tenant.as_deref() == tenant && row.reason == reason).map(|row| row.packets).sum()
+    }
+
+    pub fn sessions(&mut self, node: &str) -> Vec<SessionReport> {
+        let now = self.now;
+        let query = Query::Sessions { filter: FlowFilter::default(), limit: usize::MAX };
+        match self.node(node).worker.answer(&query, now) {
+            Answer::Sessions(page) => page.sessions,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn paths(&mut self, node: &str) -> Vec<PathReport> {
+        let now = self.now;
+        match self.node(node).worker.answer(&Query::Paths, now) {
+            Answer::Paths(paths) => paths,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn node(&mut self, name: &str) -> &mut Node {
+        self.nodes.get_mut(name).unwrap_or_else(|| panic!("no node {name}"))
+    }
+
+    pub fn device(&mut self, node: &str, device: &str) -> DeviceId {
+        let node = self.node(node);
+        let wanted = match device {
+            "internet" => "pg-internet",
+            "lan" => "pg-lan",
+            _ => "pg1",
+        };
+        let found = node.generation.devices.iter().find(|(_, spec)| spec.name == wanted);
+        found.unwrap_or_else(|| panic!("no device {device}")).0
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.nodes.keys().cloned().collect()
+    }
+
+    /// Delivers what a worker sent, and what is sent in answer to that, until nobody has anything more to say.
+    fn settle(&mut self, from: &str, out: &Outbound) {
+        let node = self.node(from);
+        node.collect();
+        for (device, packet) in out.packets() {
+            let name = node.generation.devices.get(device).map(|spec| spec.name.clone()).unwrap_or_default();
+            node.delivered.push((name, packet.to_vec()));
+        }
+        for (transport, to, datagram) in out.datagrams() {
+            let source = self.node(from).generation.transports.get(transport).expect("a transport").listen;
+            if self.cut.contains(&source) || self.cut.contains(&to) {
+                continue;
+            }
+            if let Some((node, transport)) = self.addresses.get(&to).cloned() {
+                self.inject(&node, Ingress::Transport { transport, from: source }, datagram);
+            }
+        }
+    }
+}
+
+impl Node {
+    fn collect(&mut self) {
+        self.records.extend(self.worker.take_records());
+    }
+}
+
+fn branch_config(name: &str, paths: &[(&str, &str, &str)]) -> String {
+    let mut text = format!("site = \"{name}\"\nrole = \"branch\"\n");
+    for (path, listen, _) in paths {
+        text += &format!("[[transport]]\nname = \"{path}\"\nlisten = \"{listen}\"\n");
+    }
+    text += "[lan]\n[[pop]]\nname = \"fra1\"\npublic-key = \"@fra1@\"\n";
+    for (path, _, endpoint) in paths {
+        text += &format!(
+            "[[pop.path]]\nname = \"{path}\"\ntransport = \"{path}\"\nendpoint = \"{endpoint}\"\n\
+             private-key-file = \"keys/{name}-{path}\"\n"
+        );
+    }
+    text
+}
+
+fn write_and_load(directory: &Path, config: &str, tenants: &[(&str, &str)]) -> config::Candidate {
+    std::fs::create_dir_all(directory.join("tenants")).expect("a directory");
+    std::fs::create_dir_all(directory.join("keys")).expect("a directory");
+    std::fs::write(directory.join("popgate.toml"), fill(directory, config)).expect("written");
+    for (name, text) in tenants {
+        std::fs::write(directory.join(format!("tenants/{name}.toml")), fill(directory, text)).expect("written");
+    }
+    for line in config.lines() {
+        if let Some(name) = line.strip_prefix("private-key-file = \"keys/") {
+            key_of(directory, name.trim_end_matches('"'));
+        }
+    }
+    config::load(directory).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// Replaces `@name@` by the public key of `name`.
+fn fill(directory: &Path, text: &str) -> String {
+    let parts: Vec<&str> = text.split('@').collect();
+    parts
+        .iter()
+        .enumerate()
+        .map(|(i, part)| if i % 2 == 1 { key_of(directory, part).to_string() } else { (*part).to_string() })
+        .collect()
+}
+
+/// A key pair by name; the private key is where configurations look for it.
+fn key_of(directory: &Path, name: &str) -> config::PublicKey {
+    let mut random = [0x5a; 32];
+    random[..name.len()].copy_from_slice(name.as_bytes());
+    let private = config::PrivateKey::from_random(random);
+    let path = directory.join("keys").join(name);
+    if !path.exists() {
+        use std::io::Write;
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).mode(0o600).open(path).expect("created");
+        writeln!(file, "{}", private.to_base64()).expect("written");
+    }
+    config::public_of(&private)
+}
