@@ -197,7 +197,7 @@ fn read_pop_path(
     });
     let preshared_key = table.optional("preshared-key-file", |value| key_file(value, dir));
     let persistent_keepalive =
-        table.optional("persistent-keepalive", |value| value.parse(values::keepalive_secs));
+        table.optional("persistent-keepalive", |value| value.duration(values::keepalive_secs));
     let at = table.at().clone();
     table.finish();
     Ok(PopPath {
@@ -302,7 +302,7 @@ fn read_export(root: &mut Table<'_>) -> Result<Export, Noted> {
     };
     let active_timeout = table.with_default("active-timeout", default, |value| {
         let range = Duration::from_secs(1)..=Duration::from_secs(3600);
-        value.parse(|text| values::duration_within(text, range, "1s to 1h"))
+        value.duration(|text| values::duration_within(text, range, "1s to 1h"))
     });
     let mut names = Scope::new("collector");
     let collectors = table.tables("collector", "[[export.collector]]").and_then(|tables| {

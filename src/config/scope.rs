@@ -29,7 +29,7 @@ impl<T> Scope<T> {
         let at = value.at();
         if let Some((first, _)) = self.names.get(name) {
             let (kind, first) = (self.kind, seen_from(&at, first));
-            return Err(value.note(format!("there is already a {kind} {name:?} ({first})")));
+            return Err(value.note(format!("{kind} {name:?} already exists ({first})")));
         }
         self.names.insert(name.to_owned(), (at, thing));
         value.parse(values::name)
