@@ -146,7 +146,7 @@ fn damage() -> impl Strategy<Value = Damage> {
         "-1",
         "0x",
         "1e999",
-        "9".repeat(99).leak(),
+        "99999999999999999999999999999999999999999",
         "[[[[[[",
     ];
     prop_oneof![

@@ -782,7 +782,7 @@ fn an_unknown_path_comes_with_the_nearest() {
 #[test]
 fn a_class_is_not_yet_known_while_flows_are_classified() {
     Config::pop().edit(TENANT, "{ dscp = [\"ef\"] }", "{ class = \"voice\" }").has(&[
-        r#"tenants/acme.toml:34: unknown match = [{ … }] key "class"; known are from, to, protocol, src-port, dst-port, dscp"#,
+        r#"tenants/acme.toml:34: unknown [[app-class.match]] key "class"; known are from, to, protocol, src-port, dst-port, dscp"#,
     ]);
 }
 

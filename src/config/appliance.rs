@@ -109,16 +109,19 @@ fn read_pop(root: &mut Table<'_>, dir: &Path, own: &mut Claims) -> Result<Pop, N
         own.public_keys.claim(value, public_of(&key), "its public key", "this PoP".to_owned())?;
         Ok(key)
     });
-    let internet_device = root.with_default("internet-device", "pg-internet".to_owned(), |value| {
-        let device = interface(value)?;
-        own.interfaces.claim(
-            value,
-            device.clone(),
-            &format!("{device:?}"),
-            "the internet handoff".to_owned(),
-        )?;
-        Ok(device)
-    });
+    let owner = "the internet handoff".to_owned();
+    let internet_device = match root.value("internet-device") {
+        Some(value) => interface(value).and_then(|device| {
+            own.interfaces.claim(value, device.clone(), &format!("{device:?}"), owner)?;
+            Ok(device)
+        }),
+        None => {
+            let device = "pg-internet".to_owned();
+            own.interfaces
+                .claim_by_default(root, device.clone(), &format!("{device:?}"), owner)
+                .map(|()| device)
+        }
+    };
     Ok(Pop { private_key: private_key?, internet_device: internet_device? })
 }
 

@@ -284,7 +284,7 @@ impl TenantReader<'_> {
         });
         let matches = table.required("match", |value| {
             value.list(|value| {
-                let mut table = value.table("match = [{ … }]")?;
+                let mut table = value.table("[[app-class.match]]")?;
                 let flow_match = self.flow_match(&mut table);
                 table.finish();
                 flow_match
