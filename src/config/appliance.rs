@@ -109,16 +109,19 @@ fn read_pop(root: &mut Table<'_>, dir: &Path, own: &mut Claims) -> Result<Pop, N
         own.public_keys.claim(value, public_of(&key), "its public key", "this PoP".to_owned())?;
         Ok(key)
     });
-    let internet_device = root.with_default("internet-device", "pg-internet".to_owned(), |value| {
-        let device = interface(value)?;
-        own.interfaces.claim(
-            value,
-            device.clone(),
-            &format!("{device:?}"),
-            "the internet handoff".to_owned(),
-        )?;
-        Ok(device)
-    });
+    let owner = "the internet handoff".to_owned();
+    let internet_device = match root.value("internet-device") {
+        Some(value) => interface(value).and_then(|device| {
+            own.interfaces.claim(value, device.clone(), &format!("{device:?}"), owner)?;
+            Ok(device)
+        }),
+        None => {
+            let device = "pg-internet".to_owned();
+            own.interfaces
+                .claim_by_default(root, device.clone(), &format!("{device:?}"), owner)
+                .map(|()| device)
+        }
+    };
     Ok(Pop { private_key: private_key?, internet_device: internet_device? })
 }
 
@@ -197,7 +200,7 @@ fn read_pop_path(
     });
     let preshared_key = table.optional("preshared-key-file", |value| key_file(value, dir));
     let persistent_keepalive =
-        table.optional("persistent-keepalive", |value| value.parse(values::keepalive_secs));
+        table.optional("persistent-keepalive", |value| value.duration(values::keepalive_secs));
     let at = table.at().clone();
     table.finish();
     Ok(PopPath {
@@ -302,7 +305,7 @@ fn read_export(root: &mut Table<'_>) -> Result<Export, Noted> {
     };
     let active_timeout = table.with_default("active-timeout", default, |value| {
         let range = Duration::from_secs(1)..=Duration::from_secs(3600);
-        value.parse(|text| values::duration_within(text, range, "1s to 1h"))
+        value.duration(|text| values::duration_within(text, range, "1s to 1h"))
     });
     let mut names = Scope::new("collector");
     let collectors = table.tables("collector", "[[export.collector]]").and_then(|tables| {

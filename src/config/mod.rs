@@ -1,4 +1,120 @@
-//! Configuration: TOML files in, a [`Candidate`] out, or all problems at once as `file:line: message`.
+//! Configuration: TOML files in, a [`Candidate`] out, or all [`Problems`] at once as `file:line: message`.
+//!
+//! A configuration is a directory: `popgate.toml` for the box, `tenants/NAME.toml` for each customer, and key files wherever
+//! these name them. [`load`] reads it in the order of this module's files: `reader` turns text into typed values with their
+//! lines (`values` knows what a duration or a prefix looks like, `keys` what a key does), `appliance` reads the box,
+//! `tenant` each customer, and `scope` keeps what belongs to whom. Nobody stops at the first problem. What comes out
+//! has every name resolved and every file read, so that `tables` can compile it without failing.
+//!
+//! `config/examples` shows every key in its place. What follows is the reference.
+//!
+//! # Values
+//!
+//! * A *name* is 1 to 31 of `a-z`, `0-9` and `-`, beginning with a letter or digit.
+//! * A *duration* is a whole number with its unit: `"150ms"`, `"60s"`, `"5m"`, `"2h"`.
+//! * A *prefix* is `"10.1.0.0/16"` or `"2001:db8::/32"` without host bits, or an address, meaning that one alone.
+//! * An *endpoint* is `"192.0.2.1:51820"` or `"[2001:db8::1]:51820"`. Host names are not resolved.
+//! * A *key* is WireGuard's: 32 bytes in base64. A *key file* holds one; its name is relative to the directory, and nobody
+//!   but its owner may read it (mode 0600).
+//! * An *interface* is a Linux network interface's name.
+//! * A list is never empty: leave the key out instead.
+//!
+//! Unknown keys are problems, everywhere.
+//!
+//! # `popgate.toml`
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `site` | name | | this box |
+//! | `role` | `"pop"`, `"branch"` | | |
+//! | `metro` | name | none | the PoPs of one metro are one logical PoP |
+//! | `facility` | text | none | which building |
+//! | `state-dir` | absolute path | `/var/lib/popgate` | admin token, revisions, flow history |
+//! | `max-sessions` | 1,000 to 100,000,000 | 1,000,000 | |
+//! | `icmp-source` | list of addresses, one per family | `192.0.0.8`, `fd70:6f70:6761:7465::1` | source of ICMP errors towards tenants |
+//! | `private-key-file` | key file | | role `pop` only: the PoP's key |
+//! | `internet-device` | interface | `pg-internet` | role `pop` only: the TUN device that NAT pools are routed to |
+//!
+//! `[[transport]]`, at least one: an underlay attachment.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `name` | name | | |
+//! | `listen` | address and port | | no two the same, except on different interfaces |
+//! | `interface` | interface | any | send and receive there alone |
+//! | `mtu` | 1280 to 9216 | 1500 | the underlay's, in bytes |
+//!
+//! `[admin]`: `listen`, address and port of API and console, `127.0.0.1:8443` by default.
+//!
+//! `[export]`: `active-timeout`, how often a lasting session is reported, 1 s to 1 h, 60 s by default.
+//! `[[export.collector]]`, any number: `name`; `address`, an endpoint; `observation-domain`, a number, 0 by default.
+//!
+//! Role `branch` only:
+//!
+//! `[lan]`: `device`, the TUN device the LAN's traffic is led through, `pg-lan` by default; `interfaces`, a list of those
+//! whose traffic is led into it, none by default.
+//!
+//! `[[pop]]`, at least one: `name`, `public-key`, and `[[pop.path]]`, at least one:
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `name` | name | | as in path policies; unique at the branch |
+//! | `transport` | a transport's name | | |
+//! | `endpoint` | endpoint | | the PoP's transport |
+//! | `private-key-file` | key file | | this path's own |
+//! | `preshared-key-file` | key file | none | |
+//! | `persistent-keepalive` | duration of whole seconds | none | |
+//!
+//! # `tenants/NAME.toml`
+//!
+//! The same file may lie at the PoP and at the tenant's branches; a branch has exactly one, and its `site` is one of the
+//! branches in it. Transports and preshared keys named here are the PoP's and are not looked for at a branch.
+//!
+//! `tenant`: its name, which is also the file's.
+//!
+//! `[[branch]]`: `name`; `prefixes`, a list. Within a tenant no two branches or handoffs have the same prefix, though one may
+//! have a more specific one of another's; between tenants prefixes may overlap as they like. `[[branch.path]]`, any number:
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `name` | name | | unique within the branch |
+//! | `public-key` | key | | unique in the whole configuration |
+//! | `transport` | a transport's name | any | only accepted there |
+//! | `preshared-key-file` | key file | none | |
+//! | `endpoint` | endpoint | none | call the branch there; without it, it calls first |
+//! | `persistent-keepalive` | duration of whole seconds | none | |
+//!
+//! `[[handoff]]`: `name`, `kind`, and by kind:
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `prefixes` | list of prefixes | `internet`: `0.0.0.0/0`, `::/0` | what is reached through it |
+//! | `nat-pool` | list of IPv4 prefixes | none | kind `internet`: overlaps no other pool |
+//! | `nat-ports` | `"FIRST-LAST"` | `"1024-65535"` | kind `internet` |
+//! | `routed` | list of prefixes | none | kind `internet`: not translated; part of the branches' prefixes, overlaps no pool and no other tenant's |
+//! | `interface` | interface | | kind `private`: moved into the tenant's network namespace |
+//! | `address` | list of `"10.200.0.1/24"` | | kind `private`: the interface's |
+//! | `routes` | `{ "PREFIX" = "NEXT HOP" }` | none | kind `private` |
+//!
+//! `[[app-class]]`, tried in order: `name`, not `default`; `match`, a list of tables with the flow's keys (below) except
+//! `class`; any of them may match.
+//!
+//! `[[acl]]`, tried in order, default deny: `name`; the flow's keys; `action`: `"accept"`, `"drop"` or `"reject"`.
+//!
+//! `[[nat]]`, tried in order; what matches none takes its handoff's whole pool: `name`; the flow's keys; and either `pool`, a
+//! list of prefixes of the pool of each handoff that `to` names, or `no-nat = true`, for `from` within `routed`.
+//!
+//! `[[path-policy]]`, at most one per class: `class`, or `"default"`; `prefer`, a list of path names, best first.
+//!
+//! The flow's keys. Each takes one value or a list of them; one that is left out matches everything.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `from`, `to` | prefix, `"branch:NAME"`, `"handoff:NAME"` |
+//! | `protocol` | `"tcp"`, `"udp"`, `"icmp"`, `"icmpv6"`, or a number |
+//! | `src-port`, `dst-port` | number or `"FIRST-LAST"`; `protocol` must be TCP or UDP |
+//! | `dscp` | `"ef"`, `"va"`, `"le"`, `"cs0"` to `"cs7"`, `"af11"` to `"af43"`, or 0 to 63 |
+//! | `class` | name of an app class, or `"default"` |
 
 mod appliance;
 mod candidate;

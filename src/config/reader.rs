@@ -203,12 +203,20 @@ impl<'d> Value<'d> {
         parse(self.string()?).map_err(|message| self.note(message))
     }
 
+    /// A duration: a string like any other, but left without quotes and unit more often.
+    pub(super) fn duration<T>(self, parse: impl FnOnce(&str) -> Parsed<T>) -> Result<T, Noted> {
+        match self.value.get_ref() {
+            DeValue::String(_) => self.parse(parse),
+            _ => Err(self.expected("a number with its unit in quotes, as in \"60s\"")),
+        }
+    }
+
     /// One of several words.
     pub(super) fn one_of<T: Copy>(self, words: &[(&str, T)]) -> Result<T, Noted> {
         let word = self.string()?;
         match words.iter().find(|(known, _)| *known == word) {
             Some((_, meaning)) => Ok(*meaning),
-            None => Err(self.note(unknown("word", word, words.iter().map(|(known, _)| *known)))),
+            None => Err(self.note(unknown(self.key, word, words.iter().map(|(known, _)| *known)))),
         }
     }
 

@@ -29,7 +29,7 @@ impl<T> Scope<T> {
         let at = value.at();
         if let Some((first, _)) = self.names.get(name) {
             let (kind, first) = (self.kind, seen_from(&at, first));
-            return Err(value.note(format!("there is already a {kind} {name:?} ({first})")));
+            return Err(value.note(format!("{kind} {name:?} already exists ({first})")));
         }
         self.names.insert(name.to_owned(), (at, thing));
         value.parse(values::name)
@@ -187,6 +187,52 @@ impl Claim {
             (PrefixKind::Own, IpAddr::V6(own)) => format!("address {own}"),
             (PrefixKind::Pool, _) => format!("NAT pool {}", self.prefix),
             (PrefixKind::Routed, _) => format!("routed {}", self.prefix),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A claim of one of three files on one of the few prefixes in 10.0.0.0/28 and 2001:db8::/124.
+    fn claim() -> impl Strategy<Value = (PrefixKind, IpNetwork, u8)> {
+        let kind = prop::sample::select(vec![PrefixKind::Own, PrefixKind::Pool, PrefixKind::Routed]);
+        let prefix = (any::<bool>(), 0..16u8, 0..5u8).prop_map(|(v4, host, free)| {
+            let host = host >> free << free;
+            let text = if v4 {
+                format!("10.0.0.{host}/{}", 32 - free)
+            } else {
+                format!("2001:db8::{host:x}/{}", 128 - free)
+            };
+            text.parse().expect("a prefix")
+        });
+        (kind, prefix, 0..3u8)
+    }
+
+    proptest! {
+        #[test]
+        fn an_overlap_is_noted_whenever_comparing_all_with_all_finds_one(
+            claims in prop::collection::vec(claim(), 0..8),
+        ) {
+            let prefixes: Vec<Claim> = claims
+                .into_iter()
+                .zip(1..)
+                .map(|((kind, prefix, file), line)| {
+                    let at = SourceRef { file: format!("{file}").into(), line };
+                    Claim { kind, prefix, owner: String::new(), at }
+                })
+                .collect();
+            let overlapping = |claim: &Claim| prefixes.iter().any(|other| {
+                claim.at != other.at
+                    && claim.excludes(other)
+                    && (covers(claim.prefix, other.prefix) || covers(other.prefix, claim.prefix))
+            });
+            let overlaps = prefixes.iter().any(overlapping);
+            let ledger = Ledger::default();
+            Claims { prefixes, ..Claims::default() }.check(&ledger);
+            prop_assert_eq!(ledger.settle(Ok(())).is_err(), overlaps);
         }
     }
 }

@@ -48,11 +48,11 @@ pub(super) fn read(
     let classes = root
         .tables("app-class", "[[app-class]]")
         .and_then(|tables| all(tables.into_iter().map(|table| reader.class(table))));
-    let mut acl_names = Scope::new("acl rule");
+    let mut acl_names = Scope::new("ACL rule");
     let acl = root
         .tables("acl", "[[acl]]")
         .and_then(|tables| all(tables.into_iter().map(|table| reader.acl_rule(table, &mut acl_names))));
-    let mut nat_names = Scope::new("nat rule");
+    let mut nat_names = Scope::new("NAT rule");
     // A NAT rule is only held against branches and handoffs that could be read whole.
     let whole = branches.as_deref().ok().zip(handoffs.as_deref().ok());
     let nat = root.tables("nat", "[[nat]]").and_then(|tables| {
@@ -145,7 +145,7 @@ impl TenantReader<'_> {
             Ok(endpoint)
         });
         let persistent_keepalive =
-            table.optional("persistent-keepalive", |value| value.parse(values::keepalive_secs));
+            table.optional("persistent-keepalive", |value| value.duration(values::keepalive_secs));
         let at = table.at().clone();
         table.finish();
         Ok(TenantPath {
@@ -284,7 +284,7 @@ impl TenantReader<'_> {
         });
         let matches = table.required("match", |value| {
             value.list(|value| {
-                let mut table = value.table("match = [{ … }]")?;
+                let mut table = value.table("[[app-class.match]]")?;
                 let flow_match = self.flow_match(&mut table);
                 table.finish();
                 flow_match
@@ -313,7 +313,7 @@ impl TenantReader<'_> {
         whole: Option<(&[TenantBranch], &[Handoff])>,
     ) -> Result<NatRule, Noted> {
         let name = table.required("name", |value| names.claim(value, ()));
-        let rule = whose("nat rule", &name);
+        let rule = whose("NAT rule", &name);
         let matches = self.classified_match(&mut table);
         let pool = table.value("pool");
         let no_nat = table.optional("no-nat", |value| Ok((value, value.boolean()?)));

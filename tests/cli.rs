@@ -1,0 +1,136 @@
+//! The command line, as it is typed.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+fn popgate() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_popgate"))
+}
+
+/// What `command` makes of `input`.
+fn run(command: &mut Command, input: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command; `wg` is in Debian's wireguard-tools");
+    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("written");
+    child.wait_with_output().expect("its output")
+}
+
+fn text(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn wg(verb: &str) -> Command {
+    let mut command = Command::new("wg");
+    command.arg(verb);
+    command
+}
+
+#[test]
+fn keys_made_here_are_wireguards() {
+    let (first, second) = (text(run(popgate().arg("genkey"), "")), text(run(popgate().arg("genkey"), "")));
+    assert_ne!(first, second);
+    for private in [first, second] {
+        assert_eq!(text(run(popgate().arg("pubkey"), &private)), text(run(&mut wg("pubkey"), &private)));
+    }
+}
+
+#[test]
+fn wireguards_keys_have_the_same_public_half_here() {
+    // A preshared key is 32 random bytes that nobody has clamped.
+    for verb in ["genkey", "genpsk", "genpsk", "genpsk"] {
+        let private = text(run(&mut wg(verb), ""));
+        assert_eq!(text(run(popgate().arg("pubkey"), &private)), text(run(&mut wg("pubkey"), &private)));
+    }
+}
+
+#[test]
+fn what_is_no_key_has_no_public_half() {
+    for wrong in ["", "secret\n", &"A".repeat(5000)] {
+        let output = run(popgate().arg("pubkey"), wrong);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "popgate: not a key of 32 bytes in base64\n");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_key_written_where_others_can_read_it_is_warned_of() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let path = dir.path().join("key");
+    for (mode, warned) in [(0o644, true), (0o600, false)] {
+        let file = File::create(&path).expect("the key's file");
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("its mode");
+        let output = popgate().arg("genkey").stdout(file).output().expect("popgate runs");
+        assert!(output.status.success());
+        assert_eq!(!output.stderr.is_empty(), warned, "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// A branch of acme's in `dir`, its key made by popgate as the comments of the examples say.
+fn branch(dir: &Path) -> PathBuf {
+    fs::create_dir(dir.join("tenants")).expect("tenants/");
+    let private = text(run(popgate().arg("genkey"), ""));
+    let public = text(run(popgate().arg("pubkey"), &private));
+    let key = Command::new("sh")
+        .args(["-c", "umask 077; \"$0\" genkey > dsl.key", env!("CARGO_BIN_EXE_popgate")])
+        .current_dir(dir)
+        .status();
+    assert!(key.expect("sh runs").success());
+    fs::write(
+        dir.join("popgate.toml"),
+        format!(
+            r#"site = "paris"
+role = "branch"
+transport = [{{ name = "dsl", listen = "0.0.0.0:51820" }}]
+[[pop]]
+name = "fra1"
+public-key = "{}"
+[[pop.path]]
+name = "dsl"
+transport = "dsl"
+endpoint = "192.0.2.1:51820"
+private-key-file = "dsl.key"
+"#,
+            public.trim()
+        ),
+    )
+    .expect("popgate.toml");
+    let tenant = dir.join("tenants/acme.toml");
+    fs::write(&tenant, "tenant = \"acme\"\n[[branch]]\nname = \"paris\"\nprefixes = [\"10.0.0.0/8\"]\n")
+        .expect("acme.toml");
+    tenant
+}
+
+#[test]
+fn check_says_what_a_whole_configuration_holds() {
+    let dir = TempDir::new().expect("a temporary directory");
+    branch(dir.path());
+    let output = run(popgate().arg("check").arg(dir.path()), "");
+    assert_eq!(text(output), "ok: branch paris of acme, 1 pop, 1 path, 0 rules\n");
+}
+
+#[test]
+fn check_prints_every_problem_and_fails() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let tenant = branch(dir.path());
+    fs::write(
+        tenant,
+        "tenant = \"acme\"\n[[branch]]\nname = \"paris\"\nprefixes = [\"10.0.0.1/8\"]\npaht = 1\n",
+    )
+    .expect("acme.toml");
+    let output = run(popgate().arg("check").arg(dir.path()), "");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "tenants/acme.toml:4: prefixes: 10.0.0.1/8 has host bits set; did you mean 10.0.0.0/8?\n\
+         tenants/acme.toml:5: unknown [[branch]] key \"paht\"; did you mean \"path\"?\n"
+    );
+}

@@ -1,0 +1,1094 @@
+//! Every problem that a configuration can have, as the operator gets to read it. One test a problem.
+
+use popgate::config::{self, PrivateKey, public_of};
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use tempfile::TempDir;
+
+const POP: &str = r#"site = "fra1"
+role = "pop"
+private-key-file = "keys/fra1.key"
+
+[[transport]]
+name = "isp-a"
+listen = "192.0.2.1:51820"
+interface = "eth0"
+
+[export]
+active-timeout = "60s"
+[[export.collector]]
+name = "noc"
+address = "192.0.2.50:4739"
+"#;
+
+const BRANCH: &str = r#"site = "paris"
+role = "branch"
+
+[[transport]]
+name = "dsl"
+listen = "0.0.0.0:51820"
+
+[[pop]]
+name = "fra1"
+public-key = "PUBLIC-9"
+[[pop.path]]
+name = "dsl"
+transport = "dsl"
+endpoint = "192.0.2.1:51820"
+private-key-file = "keys/dsl.key"
+"#;
+
+const ACME: &str = r#"tenant = "acme"
+
+[[branch]]
+name = "paris"
+prefixes = [
+    "10.20.0.0/16",
+    "2001:db8:20::/48",
+]
+[[branch.path]]
+name = "dsl"
+public-key = "PUBLIC-1"
+persistent-keepalive = "25s"
+
+[[branch]]
+name = "lyon"
+prefixes = ["10.21.0.0/16"]
+
+[[handoff]]
+name = "internet"
+kind = "internet"
+nat-pool = ["198.51.100.0/29"]
+routed = ["2001:db8:20::/48"]
+
+[[handoff]]
+name = "dc"
+kind = "private"
+interface = "eth2"
+address = ["10.200.0.1/24"]
+prefixes = ["10.200.0.0/16"]
+routes = { "10.200.8.0/21" = "10.200.0.254" }
+
+[[app-class]]
+name = "voice"
+match = [{ dscp = ["ef"] }]
+
+[[acl]]
+name = "web-out"
+from = ["branch:paris"]
+to = ["handoff:internet"]
+protocol = "tcp"
+dst-port = [80, "8000-8010"]
+class = ["voice", "default"]
+action = "accept"
+
+[[nat]]
+name = "finance"
+from = ["10.20.9.0/24"]
+to = ["handoff:internet"]
+pool = ["198.51.100.3/32"]
+
+[[path-policy]]
+class = "voice"
+prefer = ["dsl"]
+"#;
+
+/// A second customer, with acme's prefixes.
+const GLOBEX: &str = r#"tenant = "globex"
+
+[[branch]]
+name = "paris"
+prefixes = ["10.20.0.0/16", "2001:db8:30::/48"]
+[[branch.path]]
+name = "dsl"
+public-key = "PUBLIC-2"
+
+[[handoff]]
+name = "internet"
+kind = "internet"
+nat-pool = ["198.51.100.8/29"]
+routed = ["2001:db8:30::/48"]
+"#;
+
+const BOX: &str = "popgate.toml";
+const TENANT: &str = "tenants/acme.toml";
+const OTHER: &str = "tenants/globex.toml";
+
+fn private(seed: u8) -> PrivateKey {
+    PrivateKey::from_random([seed; 32])
+}
+
+/// A configuration directory that is to be spoiled.
+struct Config {
+    dir: TempDir,
+    files: BTreeMap<&'static str, String>,
+}
+
+impl Config {
+    fn pop() -> Config {
+        Config::with([(BOX, POP), (TENANT, ACME), (OTHER, GLOBEX)])
+    }
+
+    fn branch() -> Config {
+        Config::with([(BOX, BRANCH), (TENANT, ACME)])
+    }
+
+    fn with<const N: usize>(files: [(&'static str, &str); N]) -> Config {
+        let dir = TempDir::new().expect("a temporary directory");
+        fs::create_dir(dir.path().join("tenants")).expect("tenants/");
+        fs::create_dir(dir.path().join("keys")).expect("keys/");
+        let config = Config { dir, files: files.map(|(name, text)| (name, text.to_owned())).into() };
+        config.key("keys/fra1.key", &private(100).to_base64(), 0o600).key(
+            "keys/dsl.key",
+            &private(101).to_base64(),
+            0o600,
+        )
+    }
+
+    /// Puts `new` where `old` stands, once.
+    fn edit(mut self, file: &'static str, old: &str, new: &str) -> Config {
+        let text = self.files.get_mut(file).expect("a file of the configuration");
+        assert_eq!(text.matches(old).count(), 1, "{old:?} in {file}");
+        *text = text.replace(old, new);
+        self
+    }
+
+    fn append(mut self, file: &'static str, more: &str) -> Config {
+        self.files.get_mut(file).expect("a file of the configuration").push_str(more);
+        self
+    }
+
+    fn file(mut self, file: &'static str, text: &str) -> Config {
+        self.files.insert(file, text.to_owned());
+        self
+    }
+
+    fn without(mut self, file: &'static str) -> Config {
+        self.files.remove(file);
+        self
+    }
+
+    fn key(self, file: &str, content: &str, mode: u32) -> Config {
+        let path = self.path(file);
+        fs::write(&path, format!("{content}\n")).expect("the key's file");
+        fs::set_permissions(&path, Permissions::from_mode(mode)).expect("its mode");
+        self
+    }
+
+    fn path(&self, file: &str) -> std::path::PathBuf {
+        self.dir.path().join(file)
+    }
+
+    /// What is wrong, line by line. `DIR` stands for the directory.
+    fn problems(&self) -> Vec<String> {
+        for (file, text) in &self.files {
+            let mut text = text.clone();
+            for seed in 1..10 {
+                text = text.replace(&format!("PUBLIC-{seed}"), &public_of(&private(seed)).to_string());
+            }
+            fs::write(self.path(file), text).expect("the configuration");
+        }
+        let dir = self.dir.path().to_str().expect("UTF-8");
+        match config::load(self.dir.path()) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.to_string().replace(dir, "DIR").lines().map(str::to_owned).collect(),
+        }
+    }
+
+    #[track_caller]
+    fn has(&self, expected: &[&str]) {
+        assert_eq!(self.problems(), expected);
+    }
+}
+
+/// The other tests spoil these two, and prove nothing if they are not whole.
+#[test]
+fn an_unspoiled_configuration_has_no_problem() {
+    Config::pop().has(&[]);
+    Config::branch().has(&[]);
+}
+
+// ---- All of them at once, in order -----------------------------------------------------------------------------------
+
+#[test]
+fn all_problems_of_all_files_come_at_once_by_file_and_line() {
+    Config::pop()
+        .edit(OTHER, "\"PUBLIC-2\"", "\"PUBLIC-1\"")
+        .edit(TENANT, "action = \"accept\"", "action = \"acept\"")
+        .edit(TENANT, "\"25s\"", "\"25\"")
+        .edit(BOX, "\"60s\"", "\"2h\"")
+        .has(&[
+            r#"popgate.toml:11: active-timeout: "2h" is out of range; 1s to 1h"#,
+            r#"tenants/acme.toml:12: persistent-keepalive: "25" lacks its unit; write "25s", or with another of ms, s, m, h"#,
+            r#"tenants/acme.toml:43: action: unknown action "acept"; did you mean "accept"?"#,
+            r#"tenants/globex.toml:8: path "dsl" of branch "paris": this public key already belongs to path "dsl" of branch "paris" (tenants/acme.toml:11)"#,
+        ]);
+}
+
+#[test]
+fn a_name_that_is_itself_a_problem_is_not_called_unknown_where_it_is_used() {
+    Config::pop().edit(TENANT, "name = \"voice\"", "name = \"Voice\"").edit(TENANT, "class = \"voice\"", "class = \"Voice\"")
+        .edit(TENANT, "[\"voice\", \"default\"]", "\"Voice\"")
+        .has(&[r#"tenants/acme.toml:33: name: bad name "Voice": 1 to 31 of a-z, 0-9 and "-", beginning with a letter or digit"#]);
+}
+
+// ---- Files -----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_toml_syntax_error_is_shown_where_it_is() {
+    Config::pop()
+        .edit(TENANT, "name = \"lyon\"", "name = lyon")
+        .has(&["tenants/acme.toml:15: not TOML: string values must be quoted, expected literal string"]);
+}
+
+#[test]
+fn a_key_given_twice_is_a_syntax_error() {
+    Config::pop()
+        .edit(TENANT, "name = \"lyon\"", "name = \"lyon\"\nname = \"lyon\"")
+        .has(&["tenants/acme.toml:16: not TOML: duplicate key"]);
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_shown_where_it_is() {
+    let config = Config::pop().without(OTHER);
+    fs::write(config.path(OTHER), b"tenant = \"globex\"\n# M\xfcnchen\n").expect("written");
+    config.has(&["tenants/globex.toml:2: not UTF-8"]);
+}
+
+#[test]
+fn a_directory_without_popgate_toml_is_no_configuration() {
+    Config::pop()
+        .without(BOX)
+        .has(&["popgate.toml:1: cannot be read: No such file or directory (os error 2)"]);
+}
+
+#[test]
+fn a_tenants_file_is_called_like_the_tenant() {
+    Config::pop().edit(OTHER, "tenant = \"globex\"", "tenant = \"initech\"").has(&[
+        r#"tenants/globex.toml:1: tenant: "initech" must stand in tenants/initech.toml, not in tenants/globex.toml"#,
+    ]);
+}
+
+#[test]
+fn a_tenants_file_whose_name_cannot_be_a_tenants_is_not_passed_over() {
+    Config::pop().without(OTHER).file("tenants/Globex.toml", GLOBEX).has(&[
+        r#"tenants/Globex.toml:1: bad name "Globex": 1 to 31 of a-z, 0-9 and "-", beginning with a letter or digit"#,
+    ]);
+}
+
+#[test]
+fn other_files_beside_the_tenants_are_nobodys_business() {
+    Config::pop()
+        .file("tenants/.acme.toml.swp", "x")
+        .file("tenants/.#acme.toml", "x")
+        .file("tenants/README", "x")
+        .has(&[]);
+}
+
+// ---- Keys and types --------------------------------------------------------------------------------------------------
+
+#[test]
+fn an_unknown_key_comes_with_the_nearest_known_name() {
+    Config::pop()
+        .edit(TENANT, "persistent-keepalive", "persistant-keepalive")
+        .has(&[r#"tenants/acme.toml:12: unknown [[branch.path]] key "persistant-keepalive"; did you mean "persistent-keepalive"?"#]);
+}
+
+#[test]
+fn an_unknown_key_like_no_other_comes_with_all_known_names() {
+    Config::pop().edit(BOX, "address = ", "colour = \"red\"\naddress = ").has(&[
+        r#"popgate.toml:14: unknown [[export.collector]] key "colour"; known are name, address, observation-domain"#,
+    ]);
+}
+
+#[test]
+fn an_unknown_table_is_an_unknown_key() {
+    Config::pop()
+        .append(BOX, "[exprot]\n")
+        .has(&[r#"popgate.toml:15: unknown key "exprot"; did you mean "export"?"#]);
+}
+
+#[test]
+fn a_missing_key_is_said_of_its_table() {
+    Config::pop()
+        .edit(TENANT, "public-key = \"PUBLIC-1\"\n", "")
+        .has(&["tenants/acme.toml:9: [[branch.path]] lacks public-key"]);
+}
+
+#[test]
+fn a_missing_key_of_the_file_is_said_of_its_first_line() {
+    Config::pop().edit(BOX, "site = \"fra1\"\n", "").has(&["popgate.toml:1: missing: site"]);
+}
+
+#[test]
+fn a_box_has_a_transport() {
+    Config::pop()
+        .edit(
+            BOX,
+            "[[transport]]\nname = \"isp-a\"\nlisten = \"192.0.2.1:51820\"\ninterface = \"eth0\"\n",
+            "",
+        )
+        .has(&["popgate.toml:1: missing: [[transport]]"]);
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_told_from_the_right_one() {
+    Config::pop()
+        .edit(BOX, "listen = \"192.0.2.1:51820\"", "listen = 51820")
+        .edit(BOX, "interface = \"eth0\"", "mtu = \"1500\"")
+        .edit(TENANT, "prefixes = [\"10.21.0.0/16\"]", "prefixes = \"10.21.0.0/16\"")
+        .edit(TENANT, "prefer = [\"dsl\"]", "prefer = [1.5]")
+        .has(&[
+            "popgate.toml:7: listen: expected a string, found a whole number",
+            "popgate.toml:8: mtu: expected a whole number, found a string",
+            "tenants/acme.toml:16: prefixes: expected a list, found a string",
+            "tenants/acme.toml:53: prefer: expected a string, found a number with a fraction",
+        ]);
+}
+
+#[test]
+fn a_table_in_place_of_a_list_of_tables_is_told() {
+    Config::pop()
+        .edit(BOX, "[[transport]]", "[transport]")
+        .has(&["popgate.toml:5: transport: write [[transport]]: there may be several"]);
+}
+
+#[test]
+fn a_list_of_tables_in_place_of_a_table_is_told() {
+    Config::pop()
+        .append(BOX, "[[admin]]\n")
+        .has(&["popgate.toml:15: admin: write [admin]: there is only one"]);
+}
+
+#[test]
+fn an_empty_list_is_refused_because_it_would_match_everything() {
+    Config::pop()
+        .edit(TENANT, "from = [\"branch:paris\"]", "from = []")
+        .has(&["tenants/acme.toml:38: from: the list is empty; leave the key out or put something in"]);
+}
+
+#[test]
+fn a_number_out_of_range_is_told_its_range() {
+    Config::pop()
+        .edit(BOX, "interface = \"eth0\"", "mtu = 1_000")
+        .has(&["popgate.toml:8: mtu: 1000 is out of range; 1280 to 9216"]);
+}
+
+// ---- Values ----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_wrong_unit_is_told_the_right_ones() {
+    Config::pop()
+        .edit(BOX, "\"60s\"", "\"60sec\"")
+        .has(&[r#"popgate.toml:11: active-timeout: "60sec" has the unknown unit "sec"; units of time are ms, s, m, h"#]);
+}
+
+#[test]
+fn a_duration_without_a_unit_is_told_how_to_write_it() {
+    Config::pop()
+        .edit(BOX, "\"60s\"", "60")
+        .has(&[r#"popgate.toml:11: active-timeout: expected a number with its unit in quotes, as in "60s", found a whole number"#]);
+}
+
+#[test]
+fn a_keepalive_is_a_whole_number_of_seconds() {
+    Config::pop()
+        .edit(TENANT, "\"25s\"", "\"2500ms\"")
+        .has(&[r#"tenants/acme.toml:12: persistent-keepalive: "2500ms" is not a whole number of seconds"#]);
+}
+
+#[test]
+fn a_bad_name_is_told_what_a_name_is() {
+    Config::pop().edit(BOX, "\"fra1\"", "\"Frankfurt 1\"").has(&[
+        r#"popgate.toml:1: site: bad name "Frankfurt 1": 1 to 31 of a-z, 0-9 and "-", beginning with a letter or digit"#,
+    ]);
+}
+
+#[test]
+fn a_bad_interface_name_is_told_what_one_is() {
+    Config::pop().edit(BOX, "\"eth0\"", "\"a-name-too-long-for-linux\"").has(&[
+        r#"popgate.toml:8: interface: bad interface name "a-name-too-long-for-linux": 1 to 15 visible characters without "/" and ":""#,
+    ]);
+}
+
+#[test]
+fn host_bits_in_a_prefix_are_told_the_network() {
+    Config::pop()
+        .edit(TENANT, "[\"10.21.0.0/16\"]", "[\"10.0.0.1/8\"]")
+        .has(&["tenants/acme.toml:16: prefixes: 10.0.0.1/8 has host bits set; did you mean 10.0.0.0/8?"]);
+}
+
+#[test]
+fn what_is_no_prefix_is_told_what_one_looks_like() {
+    Config::pop().edit(TENANT, "[\"10.21.0.0/16\"]", "[\"10.21/16\", \"10.0.0.0/33\"]").has(&[
+        r#"tenants/acme.toml:16: prefixes: "10.21/16" is not a prefix, as in "10.1.0.0/16""#,
+        r#"tenants/acme.toml:16: prefixes: "10.0.0.0/33": the length of the prefix must be 0 to 32"#,
+    ]);
+}
+
+#[test]
+fn nobody_owns_link_local_multicast_or_loopback_addresses() {
+    Config::pop()
+        .edit(TENANT, "[\"10.21.0.0/16\"]", "[\"169.254.1.0/24\", \"239.1.0.0/16\", \"::1\"]")
+        .edit(TENANT, "[\"10.200.0.0/16\"]", "[\"fe80::/64\"]")
+        .has(&[
+            "tenants/acme.toml:16: prefixes: 169.254.1.0/24 is link-local (169.254.0.0/16) and is never forwarded",
+            "tenants/acme.toml:16: prefixes: 239.1.0.0/16 is multicast (224.0.0.0/4) and is never forwarded",
+            "tenants/acme.toml:16: prefixes: ::1 is loopback (::1) and is never forwarded",
+            "tenants/acme.toml:29: prefixes: fe80::/64 is link-local (fe80::/10) and is never forwarded",
+        ]);
+}
+
+#[test]
+fn a_port_out_of_range_is_told() {
+    Config::pop()
+        .edit(BOX, "192.0.2.1:51820", "192.0.2.1:70000")
+        .edit(BOX, "192.0.2.50:4739", "192.0.2.50:0")
+        .edit(TENANT, "[80, \"8000-8010\"]", "[0, 65536, \"8000-80100\"]")
+        .has(&[
+            "popgate.toml:7: listen: port 70000 is out of range; 1 to 65535",
+            "popgate.toml:14: address: port 0 is out of range; 1 to 65535",
+            "tenants/acme.toml:41: dst-port: 0 is out of range; 1 to 65535",
+            "tenants/acme.toml:41: dst-port: 65536 is out of range; 1 to 65535",
+            "tenants/acme.toml:41: dst-port: port 80100 is out of range; 1 to 65535",
+        ]);
+}
+
+#[test]
+fn an_empty_port_range_is_told() {
+    Config::pop()
+        .edit(TENANT, "\"8000-8010\"", "\"8010-8000\"")
+        .has(&["tenants/acme.toml:41: dst-port: the port range 8010-8000 is empty; did you mean 8000-8010?"]);
+}
+
+#[test]
+fn what_is_no_port_is_told() {
+    Config::pop().edit(TENANT, "\"8000-8010\"", "\"http\"").has(&[
+        r#"tenants/acme.toml:41: dst-port: "http" is not a port; write a number, or a range as in "8000-8010""#,
+    ]);
+}
+
+#[test]
+fn ports_need_tcp_or_udp() {
+    for protocol in ["", "protocol = \"icmp\"", "protocol = [\"tcp\", 47]"] {
+        let config = Config::pop().edit(TENANT, "protocol = \"tcp\"", protocol);
+        config
+            .has(&[r#"tenants/acme.toml:41: dst-port: needs protocol = "tcp", "udp" or both, and no other"#]);
+    }
+}
+
+#[test]
+fn an_unknown_protocol_is_told_the_known_ones() {
+    Config::pop().edit(TENANT, "protocol = \"tcp\"", "protocol = \"tpc\"").has(&[
+        r#"tenants/acme.toml:40: protocol: unknown protocol "tpc"; tcp, udp, icmp, icmpv6 or a number"#,
+    ]);
+}
+
+#[test]
+fn an_unknown_dscp_is_told_the_known_ones() {
+    Config::pop()
+        .edit(TENANT, "dscp = [\"ef\"]", "dscp = [\"af44\", 64]")
+        .has(&[
+            r#"tenants/acme.toml:34: dscp: unknown DSCP "af44"; ef, va, le, cs0 to cs7, af11 to af43, or 0 to 63"#,
+            "tenants/acme.toml:34: dscp: 64 is out of range; 0 to 63",
+        ]);
+}
+
+#[test]
+fn an_address_without_its_port_is_told() {
+    Config::pop()
+        .edit(BOX, "192.0.2.1:51820", "2001:db8::1")
+        .edit(BOX, "192.0.2.50:4739", "collector.example.com:4739")
+        .has(&[
+            r#"popgate.toml:7: listen: "2001:db8::1" lacks its port; write "[2001:db8::1]:51820""#,
+            r#"popgate.toml:14: address: "collector.example.com:4739" is not address:port, as in "192.0.2.1:51820" or "[2001:db8::1]:51820""#,
+        ]);
+}
+
+#[test]
+fn nobody_can_be_called_at_the_unspecified_address() {
+    Config::branch()
+        .edit(BOX, "192.0.2.1:51820", "0.0.0.0:51820")
+        .has(&[r#"popgate.toml:14: endpoint: "0.0.0.0:51820": 0.0.0.0 is nobody's address"#]);
+}
+
+#[test]
+fn an_endpoint_is_of_its_transports_family() {
+    Config::branch().edit(BOX, "192.0.2.1:51820", "[2001:db8::1]:51820").has(&[
+        r#"popgate.toml:14: endpoint: [2001:db8::1]:51820 cannot be reached from transport "dsl", which is at 0.0.0.0:51820"#,
+    ]);
+}
+
+#[test]
+fn there_is_one_icmp_source_a_family() {
+    Config::pop()
+        .edit(
+            BOX,
+            "role = \"pop\"",
+            "role = \"pop\"\nicmp-source = [\"192.0.2.1\", \"192.0.2.2\", \"ff02::1\"]",
+        )
+        .has(&[
+            r#"popgate.toml:3: icmp-source: "192.0.2.2" is the second of its family; one of each"#,
+            "popgate.toml:3: icmp-source: ff02::1 is multicast (ff00::/8) and is never forwarded",
+        ]);
+}
+
+#[test]
+fn the_state_directory_does_not_depend_on_where_popgate_was_started() {
+    Config::pop()
+        .edit(BOX, "role = \"pop\"", "role = \"pop\"\nstate-dir = \"state\"")
+        .has(&[r#"popgate.toml:3: state-dir: "state" is not an absolute path"#]);
+}
+
+// ---- Key files -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_missing_key_file_is_named() {
+    Config::pop()
+        .edit(BOX, "keys/fra1.key", "keys/fra2.key")
+        .has(&["popgate.toml:3: private-key-file: there is no file DIR/keys/fra2.key"]);
+}
+
+#[test]
+fn a_key_file_that_others_may_read_is_refused() {
+    for mode in [0o640, 0o604, 0o622, 0o611] {
+        Config::pop().key("keys/fra1.key", &private(100).to_base64(), mode).has(&[&format!(
+            "popgate.toml:3: private-key-file: DIR/keys/fra1.key is open to others (mode {mode:04o}); chmod 600 DIR/keys/fra1.key"
+        )]);
+    }
+}
+
+#[test]
+fn a_preshared_key_file_is_guarded_like_a_private_one() {
+    let key = private(50).to_base64();
+    Config::pop()
+        .key("keys/berlin.psk", &key, 0o644)
+        .edit(TENANT, "persistent-keepalive", "preshared-key-file = \"keys/berlin.psk\"\npersistent-keepalive")
+        .has(&["tenants/acme.toml:12: preshared-key-file: DIR/keys/berlin.psk is open to others (mode 0644); chmod 600 DIR/keys/berlin.psk"]);
+}
+
+/// They are the PoP's: a branch must not need them.
+#[test]
+fn the_tenants_preshared_keys_are_not_read_at_a_branch() {
+    Config::branch()
+        .edit(
+            TENANT,
+            "persistent-keepalive",
+            "preshared-key-file = \"keys/missing.psk\"\npersistent-keepalive",
+        )
+        .has(&[]);
+}
+
+#[test]
+fn a_key_file_without_a_key_is_refused_and_its_content_kept_secret() {
+    let spoiled = private(100).to_base64().replacen('=', "!", 1);
+    let config = Config::pop().key("keys/fra1.key", &spoiled, 0o600);
+    config.has(&["popgate.toml:3: private-key-file: DIR/keys/fra1.key is not a key of 32 bytes in base64"]);
+    assert!(!config.problems()[0].contains(&spoiled[..10]));
+}
+
+#[test]
+fn a_key_in_place_of_its_files_name_is_kept_secret() {
+    let key = private(100).to_base64();
+    Config::pop().edit(BOX, "keys/fra1.key", &key).has(&[
+        "popgate.toml:3: private-key-file: this is a key itself; put it in a file of its own and write that file's name",
+    ]);
+}
+
+#[test]
+fn a_key_file_is_a_file() {
+    Config::pop()
+        .edit(BOX, "keys/fra1.key", "keys")
+        .has(&["popgate.toml:3: private-key-file: DIR/keys is not a file"]);
+}
+
+#[test]
+fn a_link_to_an_open_key_file_is_as_open() {
+    let config = Config::pop().key("keys/open.key", &private(100).to_base64(), 0o644);
+    fs::remove_file(config.path("keys/fra1.key")).expect("the key is there");
+    symlink(Path::new("open.key"), config.path("keys/fra1.key")).expect("a link");
+    config.has(&["popgate.toml:3: private-key-file: DIR/keys/fra1.key is open to others (mode 0644); chmod 600 DIR/keys/fra1.key"]);
+}
+
+#[test]
+fn a_public_key_that_is_none_is_refused_and_not_repeated() {
+    Config::pop()
+        .edit(TENANT, "PUBLIC-1", "c2VjcmV0")
+        .has(&["tenants/acme.toml:11: public-key: not a key of 32 bytes in base64"]);
+}
+
+// ---- Names given twice -----------------------------------------------------------------------------------------------
+
+#[test]
+fn two_transports_cannot_have_one_name() {
+    Config::pop()
+        .append(BOX, "[[transport]]\nname = \"isp-a\"\nlisten = \"192.0.2.1:51821\"\n")
+        .has(&[r#"popgate.toml:16: name: transport "isp-a" already exists (line 6)"#]);
+}
+
+#[test]
+fn two_collectors_cannot_have_one_name() {
+    Config::pop()
+        .append(BOX, "[[export.collector]]\nname = \"noc\"\naddress = \"192.0.2.51:4739\"\n")
+        .has(&[r#"popgate.toml:16: name: collector "noc" already exists (line 13)"#]);
+}
+
+#[test]
+fn two_pops_cannot_have_one_name() {
+    Config::branch()
+        .key("keys/other.key", &private(102).to_base64(), 0o600)
+        .append(BOX, "[[pop]]\nname = \"fra1\"\npublic-key = \"PUBLIC-8\"\n[[pop.path]]\nname = \"lte\"\ntransport = \"dsl\"\nendpoint = \"192.0.2.2:51820\"\nprivate-key-file = \"keys/other.key\"\n")
+        .has(&[r#"popgate.toml:17: name: pop "fra1" already exists (line 9)"#]);
+}
+
+#[test]
+fn two_paths_of_one_box_cannot_have_one_name_even_to_different_pops() {
+    Config::branch()
+        .key("keys/other.key", &private(102).to_base64(), 0o600)
+        .append(BOX, "[[pop]]\nname = \"fra2\"\npublic-key = \"PUBLIC-8\"\n[[pop.path]]\nname = \"dsl\"\ntransport = \"dsl\"\nendpoint = \"192.0.2.2:51820\"\nprivate-key-file = \"keys/other.key\"\n")
+        .has(&[r#"popgate.toml:20: name: path "dsl" already exists (line 12)"#]);
+}
+
+#[test]
+fn two_branches_cannot_have_one_name() {
+    Config::pop()
+        .edit(TENANT, "name = \"lyon\"", "name = \"paris\"")
+        .has(&[r#"tenants/acme.toml:15: name: branch "paris" already exists (line 4)"#]);
+}
+
+#[test]
+fn two_paths_of_a_branch_cannot_have_one_name() {
+    Config::pop()
+        .edit(
+            TENANT,
+            "\n[[branch]]\nname = \"lyon\"",
+            "[[branch.path]]\nname = \"dsl\"\npublic-key = \"PUBLIC-3\"\n[[branch]]\nname = \"lyon\"",
+        )
+        .has(&[r#"tenants/acme.toml:14: name: path "dsl" already exists (line 10)"#]);
+}
+
+#[test]
+fn two_handoffs_cannot_have_one_name() {
+    Config::pop()
+        .edit(TENANT, "name = \"dc\"", "name = \"internet\"")
+        .has(&[r#"tenants/acme.toml:25: name: handoff "internet" already exists (line 19)"#]);
+}
+
+#[test]
+fn two_classes_cannot_have_one_name() {
+    Config::pop()
+        .append(TENANT, "[[app-class]]\nname = \"voice\"\nmatch = [{ dscp = 34 }]\n")
+        .has(&[r#"tenants/acme.toml:55: name: class "voice" already exists (line 33)"#]);
+}
+
+#[test]
+fn a_class_cannot_be_called_default() {
+    Config::pop().append(TENANT, "[[app-class]]\nname = \"default\"\nmatch = [{ dscp = 34 }]\n").has(&[
+        r#"tenants/acme.toml:55: name: "default" is the class of what matches no other; take another name"#,
+    ]);
+}
+
+#[test]
+fn two_acl_rules_cannot_have_one_name() {
+    Config::pop()
+        .append(TENANT, "[[acl]]\nname = \"web-out\"\naction = \"drop\"\n")
+        .has(&[r#"tenants/acme.toml:55: name: ACL rule "web-out" already exists (line 37)"#]);
+}
+
+#[test]
+fn two_nat_rules_cannot_have_one_name() {
+    Config::pop()
+        .append(TENANT, "[[nat]]\nname = \"finance\"\npool = [\"198.51.100.4\"]\n")
+        .has(&[r#"tenants/acme.toml:55: name: NAT rule "finance" already exists (line 46)"#]);
+}
+
+#[test]
+fn a_class_has_one_path_policy() {
+    Config::pop()
+        .append(TENANT, "[[path-policy]]\nclass = \"voice\"\nprefer = [\"dsl\"]\n")
+        .has(&[r#"tenants/acme.toml:55: class: "voice" already has a path policy (line 52)"#]);
+}
+
+#[test]
+fn a_path_stands_once_in_a_path_policy() {
+    Config::pop()
+        .edit(TENANT, "prefer = [\"dsl\"]", "prefer = [\"dsl\", \"dsl\"]")
+        .has(&[r#"tenants/acme.toml:53: prefer: path "dsl" stands here twice"#]);
+}
+
+// ---- Names that nothing has ------------------------------------------------------------------------------------------
+
+#[test]
+fn an_unknown_transport_comes_with_the_nearest() {
+    Config::pop()
+        .edit(TENANT, "persistent-keepalive", "transport = \"isp-b\"\npersistent-keepalive")
+        .has(&[r#"tenants/acme.toml:12: transport: unknown transport "isp-b"; did you mean "isp-a"?"#]);
+    Config::branch()
+        .edit(BOX, "transport = \"dsl\"", "transport = \"dls\"")
+        .has(&[r#"popgate.toml:13: transport: unknown transport "dls"; did you mean "dsl"?"#]);
+}
+
+/// They are the PoP's, and the branch does not know them.
+#[test]
+fn the_tenants_transports_are_not_looked_for_at_a_branch() {
+    Config::branch()
+        .edit(TENANT, "persistent-keepalive", "transport = \"isp-b\"\npersistent-keepalive")
+        .has(&[]);
+}
+
+#[test]
+fn an_unknown_branch_comes_with_the_nearest() {
+    Config::pop()
+        .edit(TENANT, "branch:paris", "branch:pairs")
+        .has(&[r#"tenants/acme.toml:38: from: unknown branch "pairs"; did you mean "paris"?"#]);
+}
+
+#[test]
+fn an_unknown_handoff_comes_with_those_there_are() {
+    Config::pop()
+        .edit(TENANT, "to = [\"handoff:internet\"]\nprotocol", "to = [\"handoff:mars\"]\nprotocol")
+        .has(&[r#"tenants/acme.toml:39: to: unknown handoff "mars"; known are dc, internet"#]);
+}
+
+#[test]
+fn a_branch_named_without_saying_that_it_is_one_is_told() {
+    Config::pop().edit(TENANT, "\"branch:paris\"", "\"paris\", \"dc\", \"site:x\"").has(&[
+        r#"tenants/acme.toml:38: from: "paris" is a branch; write "branch:paris""#,
+        r#"tenants/acme.toml:38: from: "dc" is a handoff; write "handoff:dc""#,
+        r#"tenants/acme.toml:38: from: "site:x" is no prefix, address, branch:NAME or handoff:NAME"#,
+    ]);
+}
+
+#[test]
+fn an_unknown_class_comes_with_the_nearest() {
+    Config::pop()
+        .edit(TENANT, "[\"voice\", \"default\"]", "[\"vioce\"]")
+        .edit(TENANT, "class = \"voice\"", "class = \"defualt\"")
+        .has(&[
+            r#"tenants/acme.toml:42: class: unknown class "vioce"; did you mean "voice"?"#,
+            r#"tenants/acme.toml:52: class: unknown class "defualt"; did you mean "default"?"#,
+        ]);
+}
+
+#[test]
+fn an_unknown_path_comes_with_the_nearest() {
+    Config::pop()
+        .edit(TENANT, "prefer = [\"dsl\"]", "prefer = [\"dsl2\"]")
+        .has(&[r#"tenants/acme.toml:53: prefer: unknown path "dsl2"; did you mean "dsl"?"#]);
+}
+
+#[test]
+fn a_class_is_not_yet_known_while_flows_are_classified() {
+    Config::pop().edit(TENANT, "{ dscp = [\"ef\"] }", "{ class = \"voice\" }").has(&[
+        r#"tenants/acme.toml:34: unknown [[app-class.match]] key "class"; known are from, to, protocol, src-port, dst-port, dscp"#,
+    ]);
+}
+
+// ---- What no two may have --------------------------------------------------------------------------------------------
+
+#[test]
+fn a_prefix_belongs_to_one_branch_of_a_tenant() {
+    Config::pop().edit(TENANT, "[\"10.21.0.0/16\"]", "[\"10.20.0.0/16\"]").has(&[
+        r#"tenants/acme.toml:16: branch "lyon": 10.20.0.0/16 already belongs to branch "paris" (line 6)"#,
+    ]);
+}
+
+#[test]
+fn a_more_specific_prefix_may_belong_to_another_branch() {
+    Config::pop().edit(TENANT, "[\"10.21.0.0/16\"]", "[\"10.20.7.0/24\"]").has(&[]);
+}
+
+#[test]
+fn a_prefix_stands_once_in_a_branch() {
+    Config::pop().edit(TENANT, "[\"10.21.0.0/16\"]", "[\"10.21.0.0/16\", \"10.21.0.0/16\"]").has(&[
+        r#"tenants/acme.toml:16: branch "lyon": 10.21.0.0/16 already belongs to branch "lyon" (line 16)"#,
+    ]);
+}
+
+#[test]
+fn a_prefix_belongs_to_a_branch_or_a_handoff() {
+    Config::pop().edit(TENANT, "[\"10.200.0.0/16\"]", "[\"10.21.0.0/16\"]").has(&[
+        r#"tenants/acme.toml:29: handoff "dc": 10.21.0.0/16 already belongs to branch "lyon" (line 16)"#,
+    ]);
+}
+
+#[test]
+fn a_prefix_belongs_to_one_handoff_even_by_default() {
+    Config::pop()
+        .append(TENANT, "[[handoff]]\nname = \"backup\"\nkind = \"internet\"\n")
+        .has(&[
+            r#"tenants/acme.toml:54: handoff "backup": 0.0.0.0/0 already belongs to handoff "internet" (line 18)"#,
+            r#"tenants/acme.toml:54: handoff "backup": ::/0 already belongs to handoff "internet" (line 18)"#,
+        ]);
+}
+
+#[test]
+fn a_public_key_is_one_paths_across_all_tenants() {
+    Config::pop().edit(OTHER, "PUBLIC-2", "PUBLIC-1").has(&[
+        r#"tenants/globex.toml:8: path "dsl" of branch "paris": this public key already belongs to path "dsl" of branch "paris" (tenants/acme.toml:11)"#,
+    ]);
+}
+
+#[test]
+fn a_public_key_is_one_paths_within_a_tenant() {
+    Config::pop()
+        .edit(TENANT, "[\"10.21.0.0/16\"]", "[\"10.21.0.0/16\"]\n[[branch.path]]\nname = \"dsl\"\npublic-key = \"PUBLIC-1\"")
+        .has(&[r#"tenants/acme.toml:19: path "dsl" of branch "lyon": this public key already belongs to path "dsl" of branch "paris" (line 11)"#]);
+}
+
+#[test]
+fn the_pops_own_public_key_is_no_paths() {
+    let own = public_of(&private(100)).to_string();
+    Config::pop().edit(OTHER, "PUBLIC-2", &own).has(&[
+        r#"tenants/globex.toml:8: path "dsl" of branch "paris": this public key already belongs to this PoP (popgate.toml:3)"#,
+    ]);
+}
+
+#[test]
+fn two_pops_do_not_have_one_public_key() {
+    Config::branch()
+        .key("keys/other.key", &private(102).to_base64(), 0o600)
+        .append(BOX, "[[pop]]\nname = \"fra2\"\npublic-key = \"PUBLIC-9\"\n[[pop.path]]\nname = \"lte\"\ntransport = \"dsl\"\nendpoint = \"192.0.2.2:51820\"\nprivate-key-file = \"keys/other.key\"\n")
+        .has(&[r#"popgate.toml:18: pop "fra2": this public key already belongs to pop "fra1" (line 10)"#]);
+}
+
+#[test]
+fn two_paths_do_not_have_one_private_key() {
+    Config::branch()
+        .append(BOX, "[[pop.path]]\nname = \"lte\"\ntransport = \"dsl\"\nendpoint = \"192.0.2.1:51820\"\nprivate-key-file = \"keys/dsl.key\"\n")
+        .has(&[r#"popgate.toml:20: path "lte": this private key already belongs to path "dsl" (line 15)"#]);
+}
+
+#[test]
+fn nat_pools_of_two_tenants_do_not_overlap() {
+    Config::pop().edit(OTHER, "198.51.100.8/29", "198.51.100.7").has(&[
+        r#"tenants/globex.toml:13: tenant "globex" handoff "internet": NAT pool 198.51.100.7/32 overlaps NAT pool 198.51.100.0/29 of tenant "acme" handoff "internet" (tenants/acme.toml:21)"#,
+    ]);
+}
+
+#[test]
+fn a_wider_nat_pool_that_stands_later_is_the_one_that_is_told() {
+    Config::pop().edit(OTHER, "198.51.100.8/29", "198.51.100.0/24").has(&[
+        r#"tenants/globex.toml:13: tenant "globex" handoff "internet": NAT pool 198.51.100.0/24 overlaps NAT pool 198.51.100.0/29 of tenant "acme" handoff "internet" (tenants/acme.toml:21)"#,
+    ]);
+}
+
+#[test]
+fn nat_pools_of_two_handoffs_do_not_overlap() {
+    Config::pop()
+        .append(TENANT, "[[handoff]]\nname = \"backup\"\nkind = \"internet\"\nprefixes = [\"9.9.9.0/24\"]\nnat-pool = [\"198.51.100.4/30\"]\n")
+        .has(&[r#"tenants/acme.toml:58: tenant "acme" handoff "backup": NAT pool 198.51.100.4/30 overlaps NAT pool 198.51.100.0/29 of tenant "acme" handoff "internet" (line 21)"#]);
+}
+
+#[test]
+fn a_nat_pool_does_not_contain_a_transports_address() {
+    Config::pop().edit(OTHER, "198.51.100.8/29", "192.0.2.0/28").has(&[
+        r#"tenants/globex.toml:13: tenant "globex" handoff "internet": NAT pool 192.0.2.0/28 overlaps address 192.0.2.1 of transport "isp-a" (popgate.toml:7)"#,
+    ]);
+}
+
+#[test]
+fn ipv6_is_not_translated() {
+    Config::pop()
+        .edit(OTHER, "198.51.100.8/29", "2001:db8:99::/64")
+        .has(&["tenants/globex.toml:13: nat-pool: 2001:db8:99::/64 is IPv6, which is not translated; put it under routed"]);
+}
+
+#[test]
+fn a_nat_rules_pool_is_part_of_its_handoffs() {
+    Config::pop().edit(TENANT, "pool = [\"198.51.100.3/32\"]", "pool = [\"198.51.100.9\"]").has(&[
+        r#"tenants/acme.toml:49: NAT rule "finance": 198.51.100.9/32 is not in the NAT pool of handoff "internet""#,
+    ]);
+}
+
+#[test]
+fn a_nat_rules_pool_is_some_handoffs_even_if_it_names_none() {
+    Config::pop()
+        .append(TENANT, "[[nat]]\nname = \"rest\"\npool = [\"198.51.100.9\"]\n")
+        .has(&[r#"tenants/acme.toml:56: NAT rule "rest": 198.51.100.9/32 is in no handoff's NAT pool"#]);
+}
+
+#[test]
+fn a_nat_rule_has_a_pool_or_does_not_translate() {
+    Config::pop()
+        .edit(TENANT, "pool = [\"198.51.100.3/32\"]\n", "")
+        .has(&["tenants/acme.toml:45: [[nat]] lacks pool (or no-nat = true)"]);
+    Config::pop()
+        .edit(TENANT, "pool = [\"198.51.100.3/32\"]\n", "pool = [\"198.51.100.3/32\"]\nno-nat = true\n")
+        .has(&["tenants/acme.toml:50: no-nat: a rule has either a pool or no-nat"]);
+}
+
+#[test]
+fn what_is_not_routed_cannot_go_untranslated() {
+    Config::pop()
+        .edit(TENANT, "pool = [\"198.51.100.3/32\"]", "no-nat = true")
+        .has(&["tenants/acme.toml:49: no-nat: 10.20.9.0/24 is not in the routed prefixes of a handoff"]);
+    Config::pop()
+        .append(TENANT, "[[nat]]\nname = \"rest\"\nno-nat = true\n")
+        .has(&["tenants/acme.toml:56: no-nat: say from which of the handoff's routed prefixes, with `from`"]);
+}
+
+#[test]
+fn routed_prefixes_of_two_tenants_do_not_overlap() {
+    Config::pop()
+        .edit(OTHER, "routed = [\"2001:db8:30::/48\"]", "routed = [\"2001:db8:20::/56\"]")
+        .edit(OTHER, "\"2001:db8:30::/48\"]", "\"2001:db8::/32\"]")
+        .has(&[r#"tenants/globex.toml:14: tenant "globex" handoff "internet": routed 2001:db8:20::/56 overlaps routed 2001:db8:20::/48 of tenant "acme" handoff "internet" (tenants/acme.toml:22)"#]);
+}
+
+#[test]
+fn a_routed_prefix_does_not_overlap_a_nat_pool() {
+    Config::pop()
+        .edit(OTHER, "routed = [\"2001:db8:30::/48\"]", "routed = [\"198.51.100.4\"]")
+        .edit(OTHER, "\"2001:db8:30::/48\"]", "\"198.51.100.0/24\"]")
+        .has(&[r#"tenants/globex.toml:14: tenant "globex" handoff "internet": routed 198.51.100.4/32 overlaps NAT pool 198.51.100.0/29 of tenant "acme" handoff "internet" (tenants/acme.toml:21)"#]);
+}
+
+#[test]
+fn a_routed_prefix_lies_in_the_tenants_own_branches() {
+    Config::pop().edit(OTHER, "routed = [\"2001:db8:30::/48\"]", "routed = [\"2001:db8:31::/48\"]").has(&[
+        r#"tenants/globex.toml:14: handoff "internet": routed 2001:db8:31::/48 lies in no branch's prefixes"#,
+    ]);
+}
+
+#[test]
+fn two_private_handoffs_do_not_have_one_interface() {
+    Config::pop()
+        .append(OTHER, "[[handoff]]\nname = \"dc\"\nkind = \"private\"\ninterface = \"eth2\"\naddress = [\"10.9.0.1/24\"]\nprefixes = [\"10.9.0.0/16\"]\n")
+        .has(&[r#"tenants/globex.toml:18: tenant "globex" handoff "dc": interface "eth2" already belongs to tenant "acme" handoff "dc" (tenants/acme.toml:27)"#]);
+}
+
+#[test]
+fn a_private_handoff_does_not_take_a_transports_interface_away() {
+    Config::pop().edit(TENANT, "\"eth2\"", "\"eth0\"").has(&[
+        r#"tenants/acme.toml:27: tenant "acme" handoff "dc": interface "eth0" already belongs to transport "isp-a" (popgate.toml:8)"#,
+    ]);
+}
+
+#[test]
+fn two_transports_do_not_listen_on_one_address() {
+    Config::pop()
+        .append(BOX, "[[transport]]\nname = \"isp-b\"\nlisten = \"0.0.0.0:51820\"\n")
+        .has(&["popgate.toml:17: listen: 0.0.0.0:51820 is already taken by 192.0.2.1:51820 (line 7)"]);
+}
+
+#[test]
+fn two_transports_may_listen_on_one_address_of_different_interfaces() {
+    Config::pop()
+        .append(BOX, "[[transport]]\nname = \"isp-b\"\nlisten = \"0.0.0.0:51820\"\ninterface = \"eth1\"\n")
+        .has(&[]);
+}
+
+// ---- Handoffs --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_handoff_has_no_keys_of_the_other_kind() {
+    Config::pop()
+        .edit(OTHER, "kind = \"internet\"", "kind = \"internet\"\ninterface = \"eth3\"")
+        .edit(TENANT, "kind = \"private\"", "kind = \"private\"\nnat-pool = [\"203.0.113.0/29\"]")
+        .has(&[
+            r#"tenants/acme.toml:27: nat-pool: only for kind "internet"; this handoff's kind is "private""#,
+            r#"tenants/globex.toml:13: interface: only for kind "private"; this handoff's kind is "internet""#,
+        ]);
+}
+
+#[test]
+fn an_unknown_kind_is_told_the_known_ones() {
+    Config::pop()
+        .edit(TENANT, "kind = \"private\"", "kind = \"vlan\"")
+        .has(&[r#"tenants/acme.toml:26: kind: unknown kind "vlan"; known are internet, private"#]);
+}
+
+#[test]
+fn an_interfaces_address_is_a_host_in_its_network() {
+    Config::pop().edit(TENANT, "10.200.0.1/24", "10.200.0.0/24").has(&[
+        "tenants/acme.toml:28: address: 10.200.0.0/24 is the network itself; write the interface's own address in it",
+    ]);
+}
+
+#[test]
+fn a_next_hop_is_reached_over_the_interface() {
+    Config::pop()
+        .edit(TENANT, "= \"10.200.0.254\"", "= \"10.201.0.254\"")
+        .has(&["tenants/acme.toml:30: routes: next hop 10.201.0.254 lies in no network of the interface's"]);
+}
+
+#[test]
+fn a_next_hop_is_of_its_prefixs_family() {
+    Config::pop().edit(TENANT, "= \"10.200.0.254\"", "= \"2001:db8::1\"").has(&[
+        "tenants/acme.toml:30: routes: 10.200.8.0/21 cannot have the next hop 2001:db8::1: another family",
+    ]);
+}
+
+// ---- Roles -----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_pop_has_a_private_key() {
+    Config::pop()
+        .edit(BOX, "private-key-file = \"keys/fra1.key\"\n", "")
+        .has(&["popgate.toml:1: missing: private-key-file"]);
+}
+
+#[test]
+fn a_pop_has_no_keys_of_a_branch() {
+    Config::pop().append(BOX, "[lan]\n[[pop]]\n").has(&[
+        r#"popgate.toml:15: lan: only for role "branch"; this box's role is "pop""#,
+        r#"popgate.toml:16: pop: only for role "branch"; this box's role is "pop""#,
+    ]);
+}
+
+#[test]
+fn a_branch_has_no_keys_of_a_pop() {
+    Config::branch()
+        .edit(
+            BOX,
+            "role = \"branch\"",
+            "role = \"branch\"\nprivate-key-file = \"keys/dsl.key\"\ninternet-device = \"x\"",
+        )
+        .has(&[
+            r#"popgate.toml:3: private-key-file: only for role "pop"; this box's role is "branch""#,
+            r#"popgate.toml:4: internet-device: only for role "pop"; this box's role is "branch""#,
+        ]);
+}
+
+#[test]
+fn an_unknown_role_is_told_the_known_ones() {
+    Config::pop()
+        .edit(BOX, "role = \"pop\"", "role = \"hub\"")
+        .has(&[r#"popgate.toml:2: role: unknown role "hub"; known are pop, branch"#]);
+}
+
+#[test]
+fn a_branch_has_a_pop() {
+    let (before, _) = BRANCH.split_once("[[pop]]").expect("a PoP");
+    Config::branch().file(BOX, before).has(&["popgate.toml:1: missing: [[pop]]"]);
+}
+
+#[test]
+fn a_pop_has_a_path_to_it() {
+    let (before, _) = BRANCH.split_once("[[pop.path]]").expect("a path");
+    Config::branch().file(BOX, before).has(&["popgate.toml:8: [[pop]] lacks [[pop.path]]"]);
+}
+
+#[test]
+fn a_branch_box_has_a_tenant() {
+    Config::branch()
+        .without(TENANT)
+        .has(&["popgate.toml:2: role: a branch box has exactly one tenants/NAME.toml; there is none"]);
+}
+
+#[test]
+fn a_branch_box_has_no_second_tenant() {
+    Config::branch()
+        .file(OTHER, GLOBEX)
+        .has(&["popgate.toml:2: role: a branch box has exactly one tenants/NAME.toml; there are 2"]);
+}
+
+#[test]
+fn a_branch_box_is_one_of_its_tenants_branches() {
+    Config::branch().edit(BOX, "site = \"paris\"", "site = \"pairs\"").has(&[
+        r#"popgate.toml:1: site: tenants/acme.toml has no such branch: unknown branch "pairs"; did you mean "paris"?"#,
+    ]);
+}
