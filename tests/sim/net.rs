@@ -6,6 +6,7 @@ use popgate::model::{DeviceId, Now, TransportId};
 use popgate::pipeline::Worker;
 use popgate::pipeline::report::{Answer, DropRow, FlowFilter, PathReport, Query, SessionReport};
 use popgate::tables::{Compiler, Generation};
+use popgate::tunnel::{Keys, Opened, Sealed, Tunnel, TunnelIndex};
 use popgate::wire::{Batch, Ingress, Outbound};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -177,6 +178,14 @@ pub struct Sim {
     addresses: BTreeMap<SocketAddr, (String, TransportId)>,
     /// Branch transports whose link is cut, by their address.
     cut: BTreeSet<SocketAddr>,
+    /// Transports that send from another address than they listen on, as behind a NAT.
+    moved: BTreeMap<SocketAddr, SocketAddr>,
+    /// Tunnels of the tests' own, with a branch's keys: they send what no real branch would.
+    forgers: BTreeMap<String, Tunnel>,
+    /// Datagrams to addresses where nobody is.
+    strays: Vec<Vec<u8>>,
+    /// Every datagram on the wire, while it is being recorded.
+    recording: Option<Vec<Vec<u8>>>,
 }
 
 impl Sim {
@@ -191,6 +200,10 @@ impl Sim {
             nodes: BTreeMap::new(),
             addresses: BTreeMap::new(),
             cut: BTreeSet::new(),
+            moved: BTreeMap::new(),
+            forgers: BTreeMap::new(),
+            strays: Vec::new(),
+            recording: None,
         };
         sim.add("fra1", POP, &[("acme", acme), ("globex", globex)]);
         for (name, tenant, paths) in BRANCHES {
@@ -218,16 +231,22 @@ impl Sim {
         let mut seed = [7; 32];
         seed[..name.len()].copy_from_slice(name.as_bytes());
         let worker = Worker::new(0, 1, seed, Arc::clone(&generation), self.now);
-        let node = Node { worker, compiler, generation, directory, delivered: Vec::new(), records: Vec::new() };
+        let node =
+            Node { worker, compiler, generation, directory, delivered: Vec::new(), records: Vec::new() };
         self.nodes.insert(name.to_owned(), node);
     }
 
-    /// Lets `ms` milliseconds pass, in steps of 5.
+    /// Lets `ms` milliseconds pass; every box does what is due when it is due.
     pub fn advance(&mut self, ms: u64) {
-        for _ in 0..ms.div_ceil(5) {
-            self.now = self.now + Duration::from_millis(5);
+        let end = self.now + Duration::from_millis(ms);
+        while self.now.instant < end.instant {
+            let due = self.nodes.values().filter_map(|node| node.worker.poll_timeout()).min();
+            let next =
+                due.unwrap_or(end.instant).clamp(self.now.instant + Duration::from_millis(1), end.instant);
+            let step = next.since(self.now.instant);
+            self.now = self.now + step;
             #[cfg(feature = "sim")]
-            mock_instant::MockClock::advance(Duration::from_millis(5));
+            mock_instant::MockClock::advance(step);
             for name in self.names() {
                 let now = self.now;
                 let mut out = Outbound::default();
@@ -286,7 +305,73 @@ impl Sim {
         self.cut.remove(&address.parse().expect("an address"));
     }
 
-    /// Commits new tenant files at the PoP.
+    /// The branch's transport that listens on `old` is seen at `new` from now on, as when a NAT on the way restarts.
+    pub fn move_transport(&mut self, old: &str, new: &str) {
+        let (old, new) = (old.parse().expect("an address"), new.parse().expect("an address"));
+        let node = self.addresses.remove(&old).expect("a transport's address");
+        self.addresses.insert(new, node);
+        self.moved.insert(old, new);
+    }
+
+    /// Begins to record datagrams.
+    pub fn record_datagrams(&mut self) {
+        self.recording = Some(Vec::new());
+    }
+
+    /// The datagrams on the wire since [`Sim::record_datagrams`].
+    pub fn recorded(&mut self) -> Vec<Vec<u8>> {
+        self.recording.take().unwrap_or_default()
+    }
+
+    /// How many datagrams of WireGuard message type `kind` went to where nobody is, since this was last asked.
+    pub fn take_strays(&mut self, kind: u8) -> u64 {
+        self.strays.drain(..).filter(|datagram| datagram.first() == Some(&kind)).count() as u64
+    }
+
+    /// A handshake initiation to the PoP from whoever has this private key.
+    pub fn initiation(&mut self, private: [u8; 32]) -> Vec<u8> {
+        let mut buffer = [0; 256];
+        let len = self.tunnel(private).call(&mut buffer).expect("an initiation");
+        buffer[..len].to_vec()
+    }
+
+    /// A handshake initiation with the keys of a branch's path.
+    pub fn initiation_of(&mut self, branch: &str, path: &str) -> Vec<u8> {
+        self.initiation(private_key(&format!("{branch}-{path}")).0)
+    }
+
+    /// Sends `packet` through a tunnel with the keys of `branch`'s first path, whatever it holds. False if it is nothing
+    /// the PoP would count: an empty packet is a keepalive.
+    pub fn forge(&mut self, branch: &str, packet: &[u8]) -> bool {
+        let transport = TransportId(0);
+        let from: SocketAddr =
+            if branch == "berlin" { "203.0.113.201:1" } else { "203.0.113.202:1" }.parse().expect("v4");
+        let mut buffer = vec![0; 70_000];
+        if !self.forgers.contains_key(branch) {
+            let mut tunnel = self.tunnel(private_key(&format!("{branch}-dsl")).0);
+            let len = tunnel.call(&mut buffer).expect("an initiation");
+            self.strays.clear();
+            self.inject("fra1", Ingress::Transport { transport, from }, &buffer[..len]);
+            let response = self.strays.iter().find(|d| d[0] == 2).expect("a response").clone();
+            let Ok(Opened::Reply(len)) = tunnel.open(from.ip(), &response, &mut buffer) else {
+                panic!("no keepalive")
+            };
+            self.inject("fra1", Ingress::Transport { transport, from }, &buffer[..len]);
+            self.forgers.insert(branch.to_owned(), tunnel);
+        }
+        let tunnel = self.forgers.get_mut(branch).expect("just made");
+        let Sealed::Datagram(len) = tunnel.seal(packet, &mut buffer) else { panic!("no session") };
+        self.inject("fra1", Ingress::Transport { transport, from }, &buffer[..len]);
+        self.strays.clear();
+        !packet.is_empty()
+    }
+
+    fn tunnel(&mut self, private: [u8; 32]) -> Tunnel {
+        let keys = Keys { private, peer: config::public_of(&private_key("fra1")).0, preshared: None };
+        Tunnel::new(&keys, None, TunnelIndex::new(4_711, 0))
+    }
+
+    /// Commits new tenant files at the PoP; a tenant that is not among them is gone.
     pub fn commit(&mut self, tenants: &[(&str, &str)]) {
         let now = self.now;
         let node = self.node("fra1");
@@ -314,7 +399,10 @@ impl Sim {
     /// How many packets `node` dropped for `reason` on `tenant`'s account.
     pub fn dropped(&mut self, node: &str, tenant: Option<&str>, reason: &str) -> u64 {
         let rows = self.drops(node);
-        rows.iter().filter(|row| row.tenant.as_deref() == tenant && row.reason == reason).map(|row| row.packets).sum()
+        rows.iter()
+            .filter(|row| row.tenant.as_deref() == tenant && row.reason == reason)
+            .map(|row| row.packets)
+            .sum()
     }
 
     pub fn sessions(&mut self, node: &str) -> Vec<SessionReport> {
@@ -362,18 +450,32 @@ impl Sim {
             node.delivered.push((name, packet.to_vec()));
         }
         for (transport, to, datagram) in out.datagrams() {
-            let source = self.node(from).generation.transports.get(transport).expect("a transport").listen;
+            let listen = self.node(from).generation.transports.get(transport).expect("a transport").listen;
+            let source = self.moved.get(&listen).copied().unwrap_or(listen);
+            if let Some(recording) = &mut self.recording {
+                recording.push(datagram.to_vec());
+            }
             if self.cut.contains(&source) || self.cut.contains(&to) {
                 continue;
             }
             if let Some((node, transport)) = self.addresses.get(&to).cloned() {
                 self.inject(&node, Ingress::Transport { transport, from: source }, datagram);
+            } else {
+                self.strays.push(datagram.to_vec());
             }
         }
     }
 }
 
 impl Node {
+    /// Packets passed on and packets dropped: what the box has accounted for.
+    pub fn taken_in(&self) -> u64 {
+        match self.worker.answer(&Query::Totals, Now::default()) {
+            Answer::Totals(totals) => totals.forwarded_packets + totals.dropped_packets,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn collect(&mut self) {
         self.records.extend(self.worker.take_records());
     }
@@ -395,11 +497,13 @@ fn branch_config(name: &str, paths: &[(&str, &str, &str)]) -> String {
 }
 
 fn write_and_load(directory: &Path, config: &str, tenants: &[(&str, &str)]) -> config::Candidate {
+    let _ = std::fs::remove_dir_all(directory.join("tenants"));
     std::fs::create_dir_all(directory.join("tenants")).expect("a directory");
     std::fs::create_dir_all(directory.join("keys")).expect("a directory");
     std::fs::write(directory.join("popgate.toml"), fill(directory, config)).expect("written");
     for (name, text) in tenants {
-        std::fs::write(directory.join(format!("tenants/{name}.toml")), fill(directory, text)).expect("written");
+        std::fs::write(directory.join(format!("tenants/{name}.toml")), fill(directory, text))
+            .expect("written");
     }
     for line in config.lines() {
         if let Some(name) = line.strip_prefix("private-key-file = \"keys/") {
@@ -419,15 +523,20 @@ fn fill(directory: &Path, text: &str) -> String {
         .collect()
 }
 
-/// A key pair by name; the private key is where configurations look for it.
-fn key_of(directory: &Path, name: &str) -> config::PublicKey {
+fn private_key(name: &str) -> config::PrivateKey {
     let mut random = [0x5a; 32];
     random[..name.len()].copy_from_slice(name.as_bytes());
-    let private = config::PrivateKey::from_random(random);
+    config::PrivateKey::from_random(random)
+}
+
+/// A key pair by name; the private key is where configurations look for it.
+fn key_of(directory: &Path, name: &str) -> config::PublicKey {
+    let private = private_key(name);
     let path = directory.join("keys").join(name);
     if !path.exists() {
         use std::io::Write;
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).mode(0o600).open(path).expect("created");
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).mode(0o600).open(path).expect("created");
         writeln!(file, "{}", private.to_base64()).expect("written");
     }
     config::public_of(&private)

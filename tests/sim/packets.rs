@@ -93,7 +93,16 @@ impl Build {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 out.extend_from_slice(&[0x45, self.dscp << 2]);
                 out.extend_from_slice(&(20 + upper.len() as u16).to_be_bytes());
-                out.extend_from_slice(&[0, 99, if self.dont_fragment { 0x40 } else { 0 }, 0, self.ttl, self.protocol, 0, 0]);
+                out.extend_from_slice(&[
+                    0,
+                    99,
+                    if self.dont_fragment { 0x40 } else { 0 },
+                    0,
+                    self.ttl,
+                    self.protocol,
+                    0,
+                    0,
+                ]);
                 out.extend_from_slice(&from.octets());
                 out.extend_from_slice(&to.octets());
                 let sum = !wire::checksum(&out);
@@ -131,11 +140,13 @@ pub fn read(packet: &[u8]) -> Parsed {
 pub fn ends(packet: &[u8]) -> String {
     let parsed = read(packet);
     match parsed.upper {
-        Upper::Tcp { source_port, destination_port, .. } | Upper::Udp { source_port, destination_port } => format!(
-            "{} > {}",
-            SocketAddr::new(parsed.source, source_port),
-            SocketAddr::new(parsed.destination, destination_port)
-        ),
+        Upper::Tcp { source_port, destination_port, .. } | Upper::Udp { source_port, destination_port } => {
+            format!(
+                "{} > {}",
+                SocketAddr::new(parsed.source, source_port),
+                SocketAddr::new(parsed.destination, destination_port)
+            )
+        }
         Upper::EchoRequest { id } => format!("{} > {} echo {id}", parsed.source, parsed.destination),
         Upper::EchoReply { id } => format!("{} > {} echo reply {id}", parsed.source, parsed.destination),
         Upper::IcmpError(e) => format!(
@@ -161,7 +172,8 @@ pub fn answer(packet: &[u8], payload: &[u8]) -> Vec<u8> {
         Upper::Tcp { source_port, destination_port, flags } => {
             let from = SocketAddr::new(parsed.destination, destination_port).to_string();
             let to = SocketAddr::new(parsed.source, source_port).to_string();
-            let flags = if flags & tcp_flags::SYN != 0 { tcp_flags::SYN | tcp_flags::ACK } else { tcp_flags::ACK };
+            let flags =
+                if flags & tcp_flags::SYN != 0 { tcp_flags::SYN | tcp_flags::ACK } else { tcp_flags::ACK };
             tcp(&from, &to, flags, payload).bytes()
         }
         Upper::EchoRequest { id } => {

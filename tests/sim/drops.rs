@@ -1,0 +1,313 @@
+//! One test a reason: what must not pass does not, and is counted under its name.
+
+use crate::net::{ACME, Sim};
+use crate::packets::{addr, answer, ping, read, tcp, udp};
+use popgate::model::TransportId;
+use popgate::wire::Ingress;
+use popgate::wire::tcp_flags::{ACK, RST, SYN};
+
+/// Berlin's datagrams to the PoP, by a tunnel that berlin's own box did not make: sends an inner packet that a real
+/// popgate branch would not let out of its LAN.
+fn from_tunnel(sim: &mut Sim, branch: &str, packet: &[u8]) -> Vec<(String, Vec<u8>)> {
+    sim.forge(branch, packet);
+    sim.take_delivered()
+}
+
+fn assert_dropped(sim: &mut Sim, tenant: Option<&str>, reason: &str, packets: u64) {
+    let rows = sim.drops("fra1");
+    assert_eq!(sim.dropped("fra1", tenant, reason), packets, "{rows:?}");
+}
+
+fn datagram(sim: &mut Sim, bytes: &[u8]) {
+    let from = addr("203.0.113.99:9");
+    sim.inject("fra1", Ingress::Transport { transport: TransportId(0), from }, bytes);
+}
+
+#[test]
+fn source_not_allowed_by_a_peer_that_does_not_own_it() {
+    let mut sim = Sim::up();
+    for source in ["10.2.0.9:1", "192.168.7.7:1", "203.0.113.80:1", "10.200.0.7:1"] {
+        assert!(from_tunnel(&mut sim, "berlin", &udp(source, "203.0.113.81:1", b"").bytes()).is_empty());
+    }
+    assert_dropped(&mut sim, Some("acme"), "source-not-allowed", 4);
+}
+
+#[test]
+fn source_not_allowed_from_a_more_specific_prefix_of_another_branch() {
+    let mut sim = Sim::up();
+    // 10.1.77.0/24 is lyon's, inside berlin's 10.1.0.0/16.
+    assert!(from_tunnel(&mut sim, "berlin", &udp("10.1.77.5:1", "203.0.113.81:1", b"").bytes()).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "source-not-allowed", 1);
+    assert_eq!(from_tunnel(&mut sim, "lyon", &udp("10.1.77.5:1", "203.0.113.81:1", b"").bytes()).len(), 1);
+}
+
+#[test]
+fn source_not_allowed_on_somebody_elses_session() {
+    let mut sim = Sim::up();
+    sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+    assert!(from_tunnel(&mut sim, "lyon", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes()).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "source-not-allowed", 1);
+}
+
+#[test]
+fn source_not_allowed_when_the_internet_claims_a_tenants_prefix() {
+    let mut sim = Sim::up();
+    let spoofed = tcp("[2001:db8:1::99]:4000", "[2001:db8:1::80]:80", SYN, b"").bytes();
+    assert!(sim.from_internet(&spoofed).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "source-not-allowed", 1);
+}
+
+#[test]
+fn no_route_to_another_tenants_prefix() {
+    let mut sim = Sim::with_policies(ACME, &crate::net::GLOBEX.replace("10.1.0.0/16", "10.9.0.0/16"));
+    sim.advance(2_000);
+    // globex's 10.9/16 is not acme's business: for acme it is an address on the internet, and leaves translated.
+    let out = from_tunnel(&mut sim, "berlin", &udp("10.1.0.5:1", "10.9.0.5:1", b"").bytes());
+    assert!(out.iter().all(|(device, _)| device == "fra1 pg-internet"));
+    // Back in through the internet it is nobody's.
+    for (_, packet) in out {
+        assert!(sim.from_internet(&packet).is_empty());
+    }
+    assert_dropped(&mut sim, None, "no-route", 1);
+    assert!(sim.take_delivered().is_empty());
+}
+
+#[test]
+fn no_route_without_a_handoff_for_it() {
+    let closed =
+        ACME.replace("kind = \"internet\"", "kind = \"internet\"\nprefixes = [\"203.0.113.0/24\", \"::/0\"]");
+    let mut sim = Sim::with_policies(&closed, crate::net::GLOBEX);
+    sim.advance(2_000);
+    let answers = from_tunnel(&mut sim, "berlin", &udp("10.1.0.5:1", "8.8.8.8:1", b"").bytes());
+    assert_eq!(answers.len(), 0, "the answer goes back to the forged tunnel");
+    assert_dropped(&mut sim, Some("acme"), "no-route", 1);
+}
+
+#[test]
+fn hairpin_refused_back_to_where_it_came_from() {
+    let mut sim = Sim::up();
+    assert!(from_tunnel(&mut sim, "berlin", &udp("10.1.0.5:1", "10.1.0.6:1", b"").bytes()).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "hairpin-refused", 1);
+}
+
+#[test]
+fn acl_default_denies_what_no_rule_accepts() {
+    let mut sim = Sim::up();
+    let syn = tcp("[2001:db8:ffff::9]:4000", "[2001:db8:1::80]:443", SYN, b"").bytes();
+    assert!(sim.from_internet(&syn).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "acl-default", 1);
+}
+
+#[test]
+fn acl_dropped_and_acl_rejected_are_apart() {
+    let mut sim = Sim::up();
+    from_tunnel(&mut sim, "berlin", &udp("10.1.0.5:1", "203.0.113.80:27001", b"").bytes());
+    from_tunnel(&mut sim, "berlin", &udp("10.1.0.5:1", "203.0.113.80:123", b"").bytes());
+    assert_dropped(&mut sim, Some("acme"), "acl-dropped", 1);
+    assert_dropped(&mut sim, Some("acme"), "acl-rejected", 1);
+}
+
+#[test]
+fn no_session_for_what_cannot_begin_one() {
+    let mut sim = Sim::up();
+    let pool = "198.51.100.1:4000";
+    assert!(sim.from_internet(&udp("203.0.113.80:53", pool, b"unasked").bytes()).is_empty());
+    from_tunnel(&mut sim, "berlin", &tcp("10.1.0.5:1", "203.0.113.80:80", RST, b"").bytes());
+    from_tunnel(&mut sim, "berlin", &tcp("10.1.0.5:1", "203.0.113.80:80", SYN | ACK, b"").bytes());
+    let asked = ping("203.0.113.80", "10.1.0.5", 9, b"").bytes();
+    from_tunnel(&mut sim, "berlin", &answer(&asked, b""));
+    assert_dropped(&mut sim, Some("acme"), "no-session", 4);
+}
+
+#[test]
+fn malformed_source_routed_and_not_forwarded() {
+    let mut sim = Sim::up();
+    let mut short = udp("10.1.0.5:1", "203.0.113.80:1", b"1234").bytes();
+    short[24..26].copy_from_slice(&200u16.to_be_bytes());
+    from_tunnel(&mut sim, "berlin", &short);
+    assert_dropped(&mut sim, Some("acme"), "malformed", 1);
+
+    let mut routed = udp("[2001:db8:1::5]:1", "[2001:db8:2::5]:1", b"").bytes();
+    let upper = routed.split_off(40);
+    routed[6] = 43;
+    routed[4..6].copy_from_slice(&(8 + upper.len() as u16).to_be_bytes());
+    routed.extend_from_slice(&[17, 0, 0, 0, 0, 0, 0, 0]);
+    routed.extend_from_slice(&upper);
+    from_tunnel(&mut sim, "berlin", &routed);
+    assert_dropped(&mut sim, Some("acme"), "source-routed", 1);
+
+    from_tunnel(&mut sim, "berlin", &udp("10.1.0.5:1", "224.0.0.5:1", b"").bytes());
+    from_tunnel(&mut sim, "berlin", &udp("[fe80::1]:1", "[2001:db8::1]:1", b"").bytes());
+    assert_dropped(&mut sim, Some("acme"), "address-not-forwarded", 2);
+}
+
+#[test]
+fn fragment_unknown_without_its_first() {
+    let mut sim = Sim::up();
+    let whole = udp("10.1.0.5:1", "203.0.113.80:1", &[0; 1_200]).may_fragment().bytes();
+    let mut parts = Vec::new();
+    popgate::wire::fragment_v4(&whole, &read(&whole), 600, |part| parts.push(part.to_vec()));
+    assert!(from_tunnel(&mut sim, "berlin", &parts[1]).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "fragment-unknown", 1);
+    assert_eq!(from_tunnel(&mut sim, "berlin", &parts[0]).len(), 1);
+    assert_eq!(from_tunnel(&mut sim, "berlin", &parts[1]).len(), 1);
+}
+
+#[test]
+fn ttl_expired_and_too_big_are_counted_where_they_are_answered() {
+    let mut sim = Sim::up();
+    sim.from_lan("berlin", &udp("10.1.0.5:1", "203.0.113.80:1", b"").ttl(2).bytes());
+    assert_dropped(&mut sim, Some("acme"), "ttl-expired", 1);
+    let out = sim.from_lan("berlin", &udp("10.1.0.5:2", "203.0.113.80:1", b"").bytes());
+    let answers = sim.from_internet(&answer(&out[0], &[0; 1_450]));
+    assert_eq!(answers[0][20..22], [3, 4]);
+    assert_dropped(&mut sim, Some("acme"), "too-big", 1);
+}
+
+#[test]
+fn nat_required_without_a_pool() {
+    let poolless = ACME.replace("nat-pool = [\"198.51.100.0/30\"]\n", "");
+    let mut sim = Sim::with_policies(&poolless, crate::net::GLOBEX);
+    sim.advance(2_000);
+    assert!(sim.from_lan("berlin", &udp("10.1.0.5:1", "203.0.113.80:1", b"").bytes()).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "nat-required", 1);
+}
+
+#[test]
+fn nat_pool_exhausted_hits_its_own_tenant_alone() {
+    let mut sim = Sim::up();
+    // Four addresses of four ports each.
+    for port in 1..=20u16 {
+        sim.from_lan("site1", &udp(&format!("10.1.0.5:{port}"), "203.0.113.80:53", b"").bytes());
+    }
+    assert_dropped(&mut sim, Some("globex"), "nat-pool-exhausted", 4);
+    assert_eq!(sim.sessions("fra1").len(), 16);
+    assert_eq!(sim.from_lan("berlin", &udp("10.1.0.5:1", "203.0.113.80:53", b"").bytes()).len(), 1);
+}
+
+#[test]
+fn session_table_full() {
+    let mut sim = Sim::up();
+    for n in 0..1_010u32 {
+        let from = format!("10.1.{}.{}:7", n / 200, n % 200 + 1);
+        from_tunnel(&mut sim, "berlin", &udp(&from, "10.2.0.1:7", b"").bytes());
+    }
+    assert_dropped(&mut sim, Some("acme"), "session-table-full", 10);
+    assert_eq!(sim.sessions("fra1").len(), 1_000);
+}
+
+#[test]
+fn no_path_to_a_branch_that_never_called() {
+    let mut sim = Sim::new();
+    sim.cut("203.0.113.2:1001");
+    sim.advance(2_000);
+    assert!(sim.from_lan("berlin", &udp("10.1.0.5:1", "10.2.0.1:7", b"").bytes()).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "no-path", 1);
+}
+
+#[test]
+fn tunnel_queue_full_while_a_handshake_hangs() {
+    let mut sim = Sim::new();
+    sim.cut("203.0.113.2:1001");
+    sim.advance(100);
+    for port in 1..=300 {
+        sim.from_lan("lyon", &udp(&format!("10.2.0.1:{port}"), "203.0.113.80:53", b"").bytes());
+    }
+    assert_eq!(sim.dropped("lyon", Some("acme"), "tunnel-queue-full"), 44);
+}
+
+#[test]
+fn device_down_for_a_device_no_generation_knows() {
+    let mut sim = Sim::up();
+    sim.inject(
+        "fra1",
+        Ingress::Device(popgate::model::DeviceId(99)),
+        &udp("10.1.0.5:1", "10.2.0.1:7", b"").bytes(),
+    );
+    assert_dropped(&mut sim, None, "device-down", 1);
+}
+
+#[test]
+fn not_wireguard_and_unknown_receivers() {
+    let mut sim = Sim::up();
+    datagram(&mut sim, b"");
+    datagram(&mut sim, b"GET / HTTP/1.0\r\n");
+    datagram(&mut sim, &[4, 0, 0, 0]);
+    datagram(&mut sim, &[4; 64]);
+    assert_dropped(&mut sim, None, "not-wireguard", 3);
+    let mut unknown = [0; 64];
+    unknown[0] = 4;
+    datagram(&mut sim, &unknown);
+    assert_dropped(&mut sim, None, "receiver-index-unknown", 2);
+}
+
+#[test]
+fn handshakes_that_are_not_for_us_or_from_strangers() {
+    let mut sim = Sim::up();
+    let mut rubbish = [0; 148];
+    rubbish[0] = 1;
+    datagram(&mut sim, &rubbish);
+    assert_dropped(&mut sim, None, "handshake-mac-invalid", 1);
+    let stranger = sim.initiation([0x77; 32]);
+    datagram(&mut sim, &stranger);
+    assert_dropped(&mut sim, None, "peer-unknown", 1);
+    for _ in 0..60 {
+        datagram(&mut sim, &rubbish);
+    }
+    assert_dropped(&mut sim, None, "handshake-rate-limited", 12);
+}
+
+#[test]
+fn handshake_refused_when_it_is_replayed() {
+    let mut sim = Sim::up();
+    let initiation = sim.initiation_of("lyon", "dsl");
+    datagram(&mut sim, &initiation);
+    datagram(&mut sim, &initiation);
+    assert_dropped(&mut sim, Some("acme"), "handshake-refused", 1);
+}
+
+#[test]
+fn cookie_required_under_load() {
+    let mut sim = Sim::up();
+    let initiation = sim.initiation([0x77; 32]);
+    for n in 0..600u32 {
+        let from = addr(&format!("10.{}.{}.1:9", n / 250, n % 250));
+        sim.inject("fra1", Ingress::Transport { transport: TransportId(0), from }, &initiation);
+    }
+    let required = sim.dropped("fra1", None, "cookie-required");
+    assert!((90..=110).contains(&required), "{required}");
+}
+
+#[test]
+fn wrong_transport_for_a_path_that_names_one() {
+    let mut sim = Sim::up();
+    let initiation = sim.initiation_of("berlin", "lte");
+    datagram(&mut sim, &initiation);
+    assert_dropped(&mut sim, Some("acme"), "wrong-transport", 1);
+}
+
+#[test]
+fn tunnel_messages_replayed_or_forged_or_too_old() {
+    let mut sim = Sim::up();
+    sim.record_datagrams();
+    sim.from_lan("lyon", &udp("10.2.0.1:1", "203.0.113.80:53", b"x").bytes());
+    let message = sim.recorded().into_iter().find(|d| d[0] == 4).expect("a data message");
+    datagram(&mut sim, &message);
+    assert_dropped(&mut sim, Some("acme"), "tunnel-replayed", 1);
+    let mut forged = message.clone();
+    forged[8..16].copy_from_slice(&9_999u64.to_le_bytes());
+    datagram(&mut sim, &forged);
+    assert_dropped(&mut sim, Some("acme"), "tunnel-authentication-failed", 1);
+    // Another of the tunnel's session slots, in which there is no session.
+    let mut old = message;
+    old[4] = old[4].wrapping_add(5);
+    datagram(&mut sim, &old);
+    assert_dropped(&mut sim, Some("acme"), "tunnel-session-expired", 1);
+}
+
+#[test]
+fn what_io_could_not_send_is_counted() {
+    let mut sim = Sim::up();
+    sim.node("fra1").worker.egress_dropped(popgate::model::DropReason::EgressQueueFull, 3);
+    assert_dropped(&mut sim, None, "egress-queue-full", 3);
+}

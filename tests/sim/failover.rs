@@ -1,0 +1,138 @@
+//! Paths that die, boxes that restart, peers that move.
+
+use crate::net::Sim;
+use crate::packets::{answer, ends, udp};
+use popgate::pipeline::report::PathState;
+
+/// Berlin's DSL, as the simulated network knows it.
+const DSL: &str = "203.0.113.1:1001";
+
+fn state(sim: &mut Sim, node: &str, site: &str, path: &str) -> PathState {
+    let paths = sim.paths(node);
+    let found = paths.iter().find(|p| p.site == site && p.path == path);
+    found.unwrap_or_else(|| panic!("no path {site}/{path}")).state
+}
+
+#[test]
+fn every_path_comes_up_and_is_probed_from_both_ends() {
+    let mut sim = Sim::up();
+    for node in ["fra1", "berlin", "lyon", "site1"] {
+        for path in sim.paths(node) {
+            assert_eq!(path.state, PathState::Up, "{node}: {path:?}");
+            assert!(path.probed && path.rtt_ms.is_some(), "{node}: {path:?}");
+        }
+    }
+}
+
+#[test]
+fn a_flow_moves_within_half_a_second_and_keeps_its_session_and_binding() {
+    let mut sim = Sim::up();
+    let packet = udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes();
+    let first = sim.from_lan("berlin", &packet);
+    let mut gap = 0;
+    for tick in 0..100 {
+        if tick == 20 {
+            sim.cut(DSL);
+        }
+        sim.advance(20);
+        let out = sim.from_lan("berlin", &packet);
+        let arrived = out.first().is_some_and(|out| ends(out) == ends(&first[0]));
+        let answered = arrived && !sim.from_internet(&answer(&out[0], b"y")).is_empty();
+        gap += u64::from(!answered) * 20;
+    }
+    println!("gap: {gap} ms");
+    assert!(gap > 0 && gap <= 500, "gap of {gap} ms");
+    let sessions = sim.sessions("fra1");
+    assert_eq!(sessions.len(), 1);
+    assert_eq!(sessions[0].forward_path.as_deref(), Some("lte"));
+    assert_eq!(sessions[0].reverse_path.as_deref(), Some("lte"));
+    assert_eq!(state(&mut sim, "berlin", "fra1", "dsl"), PathState::Down);
+    assert_eq!(state(&mut sim, "fra1", "berlin", "dsl"), PathState::Down);
+}
+
+#[test]
+fn a_path_that_heals_is_used_again() {
+    let mut sim = Sim::up();
+    sim.cut(DSL);
+    sim.advance(5_000);
+    sim.heal(DSL);
+    sim.advance(8_000);
+    assert_eq!(state(&mut sim, "berlin", "fra1", "dsl"), PathState::Up);
+    sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+    assert_eq!(sim.sessions("fra1")[0].forward_path.as_deref(), Some("dsl"));
+}
+
+#[test]
+fn answers_take_the_path_the_flow_last_arrived_on() {
+    let mut sim = Sim::up();
+    let bulk =
+        crate::packets::tcp("10.1.0.5:1000", "203.0.113.80:5201", popgate::wire::tcp_flags::SYN, b"").bytes();
+    let out = sim.from_lan("berlin", &bulk);
+    sim.from_internet(&answer(&out[0], b""));
+    let session = &sim.sessions("fra1")[0];
+    assert_eq!(
+        (session.forward_path.as_deref(), session.reverse_path.as_deref()),
+        (Some("lte"), Some("lte"))
+    );
+}
+
+#[test]
+fn with_every_path_down_packets_still_go_out_on_the_best_there_is() {
+    let mut sim = Sim::up();
+    sim.cut(DSL);
+    sim.cut("203.0.113.1:1002");
+    sim.advance(5_000);
+    sim.record_datagrams();
+    sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+    assert_eq!(sim.recorded().iter().filter(|d| d[0] == 4).count(), 1);
+}
+
+#[test]
+fn a_pop_that_was_killed_has_its_branches_back_within_five_seconds() {
+    let mut sim = Sim::up();
+    let packet = udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes();
+    assert_eq!(sim.from_lan("berlin", &packet).len(), 1);
+    sim.restart("fra1");
+    let mut waited = 0;
+    while sim.from_lan("berlin", &packet).is_empty() {
+        sim.advance(50);
+        waited += 50;
+        assert!(waited <= 5_000, "not back after {waited} ms");
+    }
+    println!("back after {waited} ms");
+}
+
+#[test]
+fn a_branch_that_was_killed_is_back_at_once() {
+    let mut sim = Sim::up();
+    sim.restart("berlin");
+    sim.advance(500);
+    assert_eq!(sim.from_lan("berlin", &udp("10.1.0.5:1", "203.0.113.80:53", b"x").bytes()).len(), 1);
+}
+
+#[test]
+fn a_peer_that_changes_its_address_is_followed() {
+    let mut sim = Sim::up();
+    sim.move_transport("203.0.113.2:1001", "203.0.113.222:7777");
+    sim.from_lan("lyon", &udp("10.2.0.1:1", "203.0.113.80:53", b"x").bytes());
+    let paths = sim.paths("fra1");
+    let lyon = paths.iter().find(|p| p.site == "lyon").expect("lyon");
+    assert_eq!(lyon.endpoint.map(|e| e.to_string()).as_deref(), Some("203.0.113.222:7777"));
+}
+
+/// Hours of rekeying need boringtun's clock in our hand: `cargo test --features sim --test sim`.
+#[cfg(feature = "sim")]
+#[test]
+fn sessions_are_rekeyed_for_hours_without_losing_a_packet() {
+    let mut sim = Sim::up();
+    let packet = udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes();
+    for second in 0..3 * 3_600 {
+        sim.advance(1_000);
+        let out = sim.from_lan("berlin", &packet);
+        assert_eq!(out.len(), 1, "lost in second {second}");
+        assert_eq!(sim.from_internet(&answer(&out[0], b"y")).len(), 1, "answer lost in second {second}");
+    }
+    for path in sim.paths("berlin") {
+        assert!(path.last_handshake_secs.is_some_and(|age| age <= 180), "{path:?}");
+    }
+}

@@ -1,0 +1,170 @@
+//! What gets through, and what it looks like on the other side.
+
+use crate::net::Sim;
+use crate::packets::{answer, ends, ping, read, tcp, udp};
+use popgate::wire::{Upper, tcp_flags::SYN};
+
+#[test]
+fn two_tenants_with_one_address_share_the_internet_and_each_gets_its_own_answer() {
+    let mut sim = Sim::up();
+    let mut sent = Vec::new();
+    for (branch, payload) in [("berlin", b"acme"), ("site1", b"glob")] {
+        let out = sim.from_lan(branch, &udp("10.1.0.5:5001", "203.0.113.80:53", payload).bytes());
+        assert_eq!(out.len(), 1, "{:?}", sim.drops("fra1"));
+        let source = read(&out[0]).source.to_string();
+        let pool = if branch == "berlin" { "198.51.100." } else { "198.51.100.1" };
+        assert!(source.starts_with(pool), "{source}");
+        assert_eq!(&out[0][28..], payload);
+        sent.push(out[0].clone());
+    }
+    assert_ne!(read(&sent[0]).source, read(&sent[1]).source);
+    for (packet, (branch, payload)) in sent.iter().zip([("berlin", b"for acme"), ("site1", b"for glob")]) {
+        let out = sim.send("fra1", "internet", &answer(packet, payload));
+        assert_eq!(out.len(), 1);
+        assert_eq!(out[0].0, format!("{branch} pg-lan"));
+        assert_eq!(ends(&out[0].1), "203.0.113.80:53 > 10.1.0.5:5001");
+        assert_eq!(&out[0].1[28..], payload);
+    }
+}
+
+#[test]
+fn branches_of_a_tenant_and_its_data_centre_reach_each_other_untranslated() {
+    let mut sim = Sim::up();
+    let out = sim.send("berlin", "lan", &udp("10.1.0.5:1000", "10.2.0.9:2000", b"x").bytes());
+    assert_eq!(out[0].0, "lyon pg-lan");
+    assert_eq!(ends(&out[0].1), "10.1.0.5:1000 > 10.2.0.9:2000");
+    let out = sim.send("lyon", "lan", &answer(&out[0].1, b"y"));
+    assert_eq!(
+        (out[0].0.as_str(), ends(&out[0].1).as_str()),
+        ("berlin pg-lan", "10.2.0.9:2000 > 10.1.0.5:1000")
+    );
+    let out = sim.send("lyon", "lan", &ping("10.2.0.9", "10.200.0.7", 5, b"ping").bytes());
+    assert_eq!(out[0].0, "fra1 pg1");
+    let out = sim.send("fra1", "dc", &answer(&out[0].1, b"ping"));
+    assert_eq!(
+        (out[0].0.as_str(), ends(&out[0].1).as_str()),
+        ("lyon pg-lan", "10.200.0.7 > 10.2.0.9 echo reply 5")
+    );
+    let out = sim.send("fra1", "dc", &udp("10.200.0.7:9", "10.1.0.5:9", b"z").bytes());
+    assert_eq!(out[0].0, "berlin pg-lan");
+}
+
+#[test]
+fn ipv6_goes_out_untranslated_and_published_servers_can_be_called() {
+    let mut sim = Sim::up();
+    let out = sim.from_lan("berlin", &udp("[2001:db8:1::5]:1000", "[2001:db8:ffff::9]:53", b"q").bytes());
+    assert_eq!(ends(&out[0]), "[2001:db8:1::5]:1000 > [2001:db8:ffff::9]:53");
+    let out = sim.send("fra1", "internet", &answer(&out[0], b"a"));
+    assert_eq!(out[0].0, "berlin pg-lan");
+    let syn = tcp("[2001:db8:ffff::9]:40000", "[2001:db8:1::80]:80", SYN, b"").bytes();
+    let out = sim.send("fra1", "internet", &syn);
+    assert_eq!(out[0].0, "berlin pg-lan");
+    let out = sim.from_lan("berlin", &answer(&out[0].1, b""));
+    assert_eq!(ends(&out[0]), "[2001:db8:1::80]:80 > [2001:db8:ffff::9]:40000");
+    let closed = tcp("[2001:db8:ffff::9]:40000", "[2001:db8:1::80]:22", SYN, b"").bytes();
+    assert!(sim.from_internet(&closed).is_empty());
+    assert_eq!(sim.dropped("fra1", Some("acme"), "acl-default"), 1);
+}
+
+#[test]
+fn every_box_takes_one_hop_and_the_mss_fits_the_tunnel() {
+    let mut sim = Sim::up();
+    let out = sim.from_lan("berlin", &tcp("10.1.0.5:1000", "203.0.113.80:443", SYN, b"").ttl(9).bytes());
+    assert_eq!(read(&out[0]).ttl, 7);
+    assert_eq!(out[0][40..44], [2, 4, 0x05, 0x64], "1,420 less 40 is 1,380");
+    let back = answer(&out[0], b"");
+    let out = sim.from_internet(&back);
+    assert_eq!(out[0][40..44], [2, 4, 0x05, 0x64]);
+}
+
+#[test]
+fn ping_and_traceroute_work_through_the_nat() {
+    let mut sim = Sim::up();
+    let out = sim.from_lan("berlin", &ping("10.1.0.5", "203.0.113.80", 77, b"hello").bytes());
+    let back = sim.from_internet(&answer(&out[0], b"hello"));
+    assert_eq!(ends(&back[0]), "203.0.113.80 > 10.1.0.5 echo reply 77");
+    // One hop: the branch answers. Two: the PoP.
+    for ttl in [1, 2] {
+        let probe = udp("10.1.0.5:33000", "203.0.113.80:33434", b"").ttl(ttl).bytes();
+        let answers = sim.from_lan("berlin", &probe);
+        assert_eq!(
+            ends(&answers[0]),
+            "192.0.0.8 > 10.1.0.5 error about 10.1.0.5:33000 > 203.0.113.80:33434",
+            "TTL {ttl}"
+        );
+        assert_eq!(answers[0][20], 11);
+    }
+}
+
+#[test]
+fn icmp_errors_about_translated_packets_are_translated_back_in_both_directions() {
+    let mut sim = Sim::up();
+    let out = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:33434", b"x").bytes());
+    let translated = read(&out[0]);
+    let router = ("203.0.113.1".parse().expect("v4"), "2001:db8::1".parse().expect("v6"));
+    let error = popgate::wire::icmp_error(&out[0], &translated, popgate::wire::IcmpError::NoRoute, router);
+    let back = sim.send("fra1", "internet", &error);
+    assert_eq!(back[0].0, "berlin pg-lan");
+    assert_eq!(ends(&back[0].1), "203.0.113.1 > 10.1.0.5 error about 10.1.0.5:1000 > 203.0.113.80:33434");
+
+    let reply = answer(&out[0], b"y");
+    let inside = sim.from_internet(&reply);
+    let host = ("10.1.0.5".parse().expect("v4"), "2001:db8::1".parse().expect("v6"));
+    let error =
+        popgate::wire::icmp_error(&inside[0], &read(&inside[0]), popgate::wire::IcmpError::Prohibited, host);
+    let outside = sim.send("berlin", "lan", &error);
+    let pool = translated.source;
+    let Upper::Udp { source_port, .. } = translated.upper else { panic!("not UDP") };
+    assert_eq!(outside[0].0, "fra1 pg-internet");
+    assert_eq!(
+        ends(&outside[0].1),
+        format!("{pool} > 203.0.113.80 error about 203.0.113.80:33434 > {pool}:{source_port}")
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_answered_or_cut_up() {
+    let mut sim = Sim::up();
+    let big = vec![7; 1_450];
+    let answers = sim.from_lan("berlin", &udp("10.1.0.5:5000", "203.0.113.80:9", &big).bytes());
+    assert_eq!(answers[0][20..22], [3, 4], "fragmentation needed");
+    assert_eq!(answers[0][26..28], 1_420u16.to_be_bytes());
+    let answers = sim.from_lan("berlin", &udp("[2001:db8:1::5]:1000", "[2001:db8:ffff::9]:9", &big).bytes());
+    assert_eq!(answers[0][40..42], [2, 0], "packet too big");
+    let parts = sim.from_lan("berlin", &udp("10.1.0.5:5000", "203.0.113.80:9", &big).may_fragment().bytes());
+    assert_eq!(parts.len(), 2);
+    let whole: usize = parts.iter().map(|part| read(part).len - 20).sum();
+    assert_eq!(whole, 8 + big.len());
+    assert!(parts.iter().all(|part| read(part).source.to_string().starts_with("198.51.100.")));
+    // And the answer, fragmented outside, comes back in fragments.
+    let reply =
+        udp("203.0.113.80:9", &format!("{}:5000", read(&parts[0]).source), &big).may_fragment().bytes();
+    let mut back = Vec::new();
+    popgate::wire::fragment_v4(&reply, &read(&reply), 1_000, |part| back.extend(sim.from_internet(part)));
+    assert_eq!(back.len(), 2);
+    assert!(back.iter().all(|part| read(part).destination.to_string() == "10.1.0.5"));
+}
+
+#[test]
+fn the_worker_counts_every_byte_and_its_records_say_the_same() {
+    let mut sim = Sim::up();
+    let mut sent = 0;
+    for n in 0..50u16 {
+        let packet =
+            udp(&format!("10.1.0.5:{}", 1_000 + n % 7), "203.0.113.80:53", &vec![1; usize::from(n) * 9])
+                .bytes();
+        sent += packet.len() as u64;
+        let out = sim.from_lan("berlin", &packet);
+        let reply = answer(&out[0], &vec![2; usize::from(n) * 5]);
+        sent += reply.len() as u64;
+        sim.from_internet(&reply);
+    }
+    let now = sim.now;
+    let counted: u64 = sim.sessions("fra1").iter().map(|s| s.forward_bytes + s.reverse_bytes).sum();
+    assert_eq!(counted, sent);
+    let pop = sim.node("fra1");
+    pop.worker.end_all(now);
+    let records = pop.worker.take_records();
+    let recorded: u64 = records.map(|r| r.directions.iter().map(|d| d.bytes).sum::<u64>()).sum();
+    assert_eq!(recorded, sent);
+}

@@ -1,0 +1,127 @@
+//! Rules, classes, commits.
+
+use crate::net::{ACME, GLOBEX, Sim};
+use crate::packets::{answer, ends, ping, read, tcp, udp};
+use popgate::wire::tcp_flags::{ACK, FIN, RST, SYN};
+
+#[test]
+fn a_rule_that_drops_is_named_where_drops_are_counted() {
+    let mut sim = Sim::up();
+    assert!(sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:27015", b"x").bytes()).is_empty());
+    let rows = sim.drops("berlin");
+    let row = rows.iter().find(|row| row.reason == "acl-dropped").expect("counted");
+    assert_eq!(
+        (row.tenant.as_deref(), row.detail.as_deref(), row.packets),
+        (Some("acme"), Some("no-games"), 1)
+    );
+}
+
+#[test]
+fn a_rule_that_rejects_answers_tcp_with_a_reset_and_the_rest_with_icmp() {
+    let mut sim = Sim::up();
+    let answers = sim.from_lan("berlin", &tcp("10.1.0.5:1000", "203.0.113.80:23", SYN, b"").bytes());
+    assert_eq!(ends(&answers[0]), "203.0.113.80:23 > 10.1.0.5:1000");
+    assert_eq!(read(&answers[0]).tcp_flags(), RST | ACK);
+    let answers = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:123", b"x").bytes());
+    assert_eq!(answers[0][20..22], [3, 13], "administratively prohibited");
+    assert_eq!(sim.dropped("berlin", Some("acme"), "acl-rejected"), 2);
+}
+
+#[test]
+fn classes_come_from_dscp_and_ports_and_steer_the_path() {
+    let mut sim = Sim::up();
+    sim.from_lan("berlin", &udp("10.1.0.5:1", "203.0.113.80:9", b"").dscp(46).bytes());
+    sim.from_lan("berlin", &tcp("10.1.0.5:2", "203.0.113.80:5201", SYN, b"").bytes());
+    sim.from_lan("berlin", &udp("10.1.0.5:3", "203.0.113.80:9", b"").bytes());
+    let seen: Vec<_> = sim
+        .sessions("fra1")
+        .into_iter()
+        .map(|s| (s.source_port, s.class, s.rule, s.forward_path.expect("came by a path")))
+        .collect();
+    let told =
+        |port: u16, class: &str, path: &str| (port, class.to_owned(), "out".to_owned(), path.to_owned());
+    assert_eq!(seen, [told(3, "default", "dsl"), told(2, "bulk", "lte"), told(1, "voice", "dsl")]);
+}
+
+#[test]
+fn a_commit_that_denies_a_running_flow_drops_its_next_packet_and_leaves_others_their_binding() {
+    let mut sim = Sim::up();
+    let out = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+    let kept = sim.from_lan("berlin", &udp("10.1.0.5:1001", "203.0.113.81:53", b"x").bytes());
+    let denying = ACME.replacen(
+        "[[acl]]",
+        "[[acl]]\nname = \"not-80\"\nto = [\"203.0.113.80\"]\naction = \"drop\"\n[[acl]]",
+        1,
+    );
+    sim.commit(&[("acme", &denying), ("globex", GLOBEX)]);
+    assert!(sim.from_internet(&answer(&out[0], b"late")).is_empty());
+    assert_eq!(sim.dropped("fra1", Some("acme"), "acl-dropped"), 1);
+    assert_eq!(ends(&sim.from_internet(&answer(&kept[0], b"fine"))[0]), "203.0.113.81:53 > 10.1.0.5:1001");
+    let again = sim.from_lan("berlin", &udp("10.1.0.5:1001", "203.0.113.81:53", b"x").bytes());
+    assert_eq!(ends(&again[0]), ends(&kept[0]));
+    let ended: Vec<_> = sim.node("fra1").records.iter().map(|r| r.end_reason).collect();
+    assert_eq!(ended, [popgate::flow::EndReason::ForcedEnd]);
+}
+
+#[test]
+fn a_commit_that_takes_the_pool_away_revokes_its_bindings() {
+    let mut sim = Sim::up();
+    let out = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+    let moved = ACME.replace("198.51.100.0/30", "198.51.100.16/30");
+    sim.commit(&[("acme", &moved), ("globex", GLOBEX)]);
+    assert!(sim.from_internet(&answer(&out[0], b"late")).is_empty());
+    assert_eq!(sim.dropped("fra1", Some("acme"), "nat-binding-revoked"), 1);
+    let again = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+    let source = read(&again[0]).source.to_string();
+    assert!(["198.51.100.16", "198.51.100.17", "198.51.100.18", "198.51.100.19"].contains(&source.as_str()));
+}
+
+#[test]
+fn a_tenant_that_a_commit_removes_is_gone_at_once_and_its_id_is_nobodys() {
+    let mut sim = Sim::up();
+    let out = sim.from_lan("site1", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+    sim.commit(&[("acme", ACME)]);
+    assert!(sim.sessions("fra1").iter().all(|s| s.tenant == "acme"));
+    assert!(sim.from_internet(&answer(&out[0], b"late")).is_empty());
+    assert!(sim.from_lan("site1", &udp("10.1.0.5:1001", "203.0.113.80:53", b"x").bytes()).is_empty());
+}
+
+#[test]
+fn tcp_is_followed_to_its_end_and_the_record_says_so() {
+    let mut sim = Sim::up();
+    let from = "10.1.0.5:1000";
+    let to = "203.0.113.80:80";
+    let syn = sim.from_lan("berlin", &tcp(from, to, SYN, b"").bytes());
+    sim.from_internet(&answer(&syn[0], b""));
+    sim.from_lan("berlin", &tcp(from, to, ACK, b"GET").bytes());
+    assert_eq!(sim.sessions("fra1")[0].tcp_state.as_deref(), Some("established"));
+    let fin = sim.from_lan("berlin", &tcp(from, to, FIN | ACK, b"").bytes());
+    let ends = ends(&fin[0]);
+    let (nat, server) = ends.split_once(" > ").expect("two ends");
+    sim.from_internet(&tcp(server, nat, FIN | ACK, b"").bytes());
+    assert_eq!(sim.sessions("fra1")[0].tcp_state.as_deref(), Some("closed"));
+    // The same ports again begin a new session at once.
+    sim.from_lan("berlin", &tcp(from, to, SYN, b"").bytes());
+    assert_eq!(sim.sessions("fra1")[0].tcp_state.as_deref(), Some("syn-sent"));
+    let records = &sim.node("fra1").records;
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].end_reason, popgate::flow::EndReason::EndOfFlow);
+    assert_eq!(records[0].directions.map(|d| d.packets), [3, 2]);
+}
+
+#[test]
+fn idle_sessions_end_by_their_protocols_timeouts_and_give_their_ports_back() {
+    let mut sim = Sim::up();
+    sim.from_lan("site1", &ping("10.1.0.5", "203.0.113.80", 5_001, b"").bytes());
+    sim.from_lan("site1", &udp("10.1.0.5:5001", "203.0.113.80:53", b"").bytes());
+    assert_eq!(sim.sessions("fra1").len(), 2);
+    sim.advance(59_000);
+    assert_eq!(sim.sessions("fra1").len(), 2);
+    sim.advance(2_000);
+    assert_eq!(sim.sessions("fra1").len(), 1, "an echo is kept for 60 s (RFC 5508 REQ-2)");
+    sim.advance(238_000);
+    assert_eq!(sim.sessions("fra1").len(), 1);
+    sim.advance(2_000);
+    assert_eq!(sim.sessions("fra1").len(), 0, "UDP is kept for 5 min (RFC 4787 REQ-5)");
+    assert!(sim.node("fra1").records.iter().any(|r| r.end_reason == popgate::flow::EndReason::IdleTimeout));
+}
