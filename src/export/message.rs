@@ -29,10 +29,6 @@ impl Message {
         Message { bytes, set: None, data_records: 0 }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.bytes.len() == HEADER_BYTES
-    }
-
     /// Data records in it, of flows and of options.
     pub(super) fn data_records(&self) -> u32 {
         self.data_records
@@ -64,6 +60,11 @@ impl Message {
         }
         template.write_definition(&mut self.bytes);
         self.end_set();
+    }
+
+    /// Has the next record begin a set of its own, even if it is of the same template.
+    pub(super) fn close_set(&mut self) {
+        self.set = None;
     }
 
     /// Writes the header.

@@ -22,7 +22,7 @@ use message::Message;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
-use template::Flow;
+use template::{Flow, Named};
 
 /// How long a record waits for others to share its message.
 const MAX_DELAY: Duration = Duration::from_secs(1);
@@ -99,7 +99,7 @@ impl Exporter {
             sequence: 0,
             stats: ExportStats::default(),
             refresh_at: Instant::default(),
-            names: Names::of(&directory),
+            names: Names::of(&directory, observation_domain),
             directory,
             waiting: VecDeque::new(),
             open: FlowMessage::new(Message::new()),
@@ -112,7 +112,7 @@ impl Exporter {
     pub fn set_directory(&mut self, directory: &Directory) {
         if self.directory != *directory {
             self.directory = directory.clone();
-            self.names = Names::of(directory);
+            self.names = Names::of(directory, self.observation_domain);
             self.refresh_at = Instant::default();
         }
     }
@@ -233,15 +233,17 @@ impl FlowMessage {
 }
 
 impl Names {
-    fn of(directory: &Directory) -> Names {
-        let mut messages = vec![Message::new()];
-        for (number, name, description) in directory.interfaces() {
-            let name = name.to_owned();
-            add_name(&mut messages, &template::INTERFACE, &template::Interface { number, name, description });
+    fn of(directory: &Directory, observation_domain: u32) -> Names {
+        let mut messages = Vec::new();
+        for (number, name, what) in directory.interfaces() {
+            let (name, description) = (name.to_owned(), format!("{what} {name}"));
+            let interface = Named { observation_domain, number, name, description };
+            add_name(&mut messages, &template::INTERFACE, &interface);
         }
         for (&id, name) in &directory.tenants {
-            let (number, name) = (vrf(id), name.clone());
-            add_name(&mut messages, &template::VRF, &template::Vrf { number, name });
+            let (number, name, description) = (vrf(id), name.clone(), String::new());
+            let vrf = Named { observation_domain, number, name, description };
+            add_name(&mut messages, &template::VRF, &vrf);
         }
         for (&(tenant, id), name) in &directory.classes {
             let number = application(tenant, id);
@@ -250,17 +252,16 @@ impl Names {
                 continue;
             }
             let tenant = directory.tenant(tenant);
-            let description = format!("app class of {tenant}");
-            let name = format!("{tenant}/{name}");
-            let application = template::Application { number, name, description };
-            add_name(&mut messages, &template::APPLICATION, &application);
+            let (name, description) = (format!("{tenant}/{name}"), format!("app class of {tenant}"));
+            let application = Named { observation_domain, number, name, description };
+            add_name(&mut messages, &template::APPLICATION, &application).close_set();
         }
         for (&(tenant, id), name) in &directory.rules {
-            let number = rule(tenant, id);
+            let (number, description) = (rule(tenant, id), String::new());
             let name = format!("{}/{name}", directory.tenant(tenant));
-            add_name(&mut messages, &template::RULE, &template::Rule { number, name });
+            let rule = Named { observation_domain, number, name, description };
+            add_name(&mut messages, &template::RULE, &rule);
         }
-        messages.retain(|message| !message.is_empty());
         let sent = messages.len();
         Names { messages, sent, resume_at: Instant::default(), burst_left: NAMES_BURST }
     }
@@ -291,11 +292,12 @@ impl Names {
     }
 }
 
-/// Adds a record to the last message, or to a new one where that is full.
-fn add_name<T>(messages: &mut Vec<Message>, template: &Template<T>, record: &T) {
+/// Adds a record to the last message, or to a new one where that is full; gives the message.
+fn add_name<'a, T>(messages: &'a mut Vec<Message>, template: &Template<T>, record: &T) -> &'a mut Message {
     if messages.last_mut().is_none_or(|message| !message.push(template, record)) {
         let mut message = Message::new();
         message.push(template, record);
         messages.push(message);
     }
+    messages.last_mut().expect("a message was just written to")
 }

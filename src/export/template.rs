@@ -73,11 +73,11 @@ impl Flow {
         directory::interface(end, self.counts().left_on)
     }
 
-    /// An ICMP echo's identifier, which a key has on the requester's side.
-    fn echo_identifier(&self, key: &FlowKey) -> u16 {
+    /// An ICMP echo's identifier as it goes out; a key has it on the requester's side.
+    fn leaving_echo_identifier(&self) -> u16 {
         match self.direction {
-            Direction::Forward => key.source_port,
-            Direction::Reverse => key.destination_port,
+            Direction::Forward => self.leaving.source_port,
+            Direction::Reverse => self.leaving.destination_port,
         }
     }
 }
@@ -141,22 +141,22 @@ pub(super) static FLOW_IPV6: Template<Flow> = Template {
     ],
 };
 
-/// ICMP has templates of its own, since collectors (nfdump among them) keep type and code where the destination port is:
-/// a record with both would lose one. The echo's identifier is the source port of both directions.
+/// ICMP has templates of its own, without the ordinary ports: nfdump keeps type and code where the destination port is,
+/// and takes the source port for them where both are 0, as they are for an echo reply. The echo's identifier is told as
+/// it leaves: outside the NAT by the request's record, inside by the reply's.
 pub(super) static FLOW_ICMP: Template<Flow> = Template {
     id: 258,
     scope_fields: 0,
     fields: flow_fields![
         Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
         Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
-        Field::u16(Element::SourceTransportPort, |flow| flow.echo_identifier(&flow.arriving)),
         Field::u16(Element::IcmpTypeCodeIpv4, |flow| match flow.direction {
             Direction::Forward => ECHO_REQUEST,
             Direction::Reverse => ECHO_REPLY,
         }),
         Field::v4(Element::PostNatSourceIpv4Address, |flow| v4(flow.leaving.source())),
         Field::v4(Element::PostNatDestinationIpv4Address, |flow| v4(flow.leaving.destination())),
-        Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.echo_identifier(&flow.leaving)),
+        Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving_echo_identifier()),
     ],
 };
 
@@ -167,7 +167,6 @@ pub(super) static FLOW_ICMPV6: Template<Flow> = Template {
     fields: flow_fields![
         Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
         Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
-        Field::u16(Element::SourceTransportPort, |flow| flow.echo_identifier(&flow.arriving)),
         Field::u16(Element::IcmpTypeCodeIpv6, |flow| match flow.direction {
             Direction::Forward => ECHO_REQUEST_V6,
             Direction::Reverse => ECHO_REPLY_V6,
@@ -202,69 +201,66 @@ const NAME_BYTES: u16 = 31;
 /// `tenant/name`.
 const TENANT_NAME_BYTES: u16 = 2 * NAME_BYTES + 2;
 
-/// What an interface number stands for.
-pub(super) struct Interface {
-    pub(super) number: u32,
-    pub(super) name: String,
-    pub(super) description: &'static str,
-}
+/// `tenant/branch/path`.
+const PATH_NAME_BYTES: u16 = 3 * NAME_BYTES + 3;
 
-pub(super) static INTERFACE: Template<Interface> = Template {
-    id: 260,
-    scope_fields: 1,
-    fields: &[
-        Field::u32(Element::IngressInterface, |interface| interface.number),
-        // `tenant/branch/path`.
-        Field::text(Element::InterfaceName, 3 * NAME_BYTES + 3, |interface| &interface.name),
-        Field::text(Element::InterfaceDescription, 16, |interface| interface.description),
-    ],
-};
-
-/// What an `applicationId` stands for (RFC 6759).
-pub(super) struct Application {
-    pub(super) number: u32,
+/// What a number in flow records stands for.
+pub(super) struct Named<N> {
+    pub(super) observation_domain: u32,
+    pub(super) number: N,
     pub(super) name: String,
+    /// Where the name itself does not say enough.
     pub(super) description: String,
 }
 
-pub(super) static APPLICATION: Template<Application> = Template {
+// Options templates' scope fields (RFC 7011 section 3.4.2.1) are the observation domain, in which the numbers hold, as
+// Cisco's exporters have it; the number itself is an ordinary field. nfdump finds numbers nowhere else: it knows no scope.
+
+/// nfdump 1.7.1 counts a record's bytes as those of scope, number and description, and shows the description: a name
+/// beside it must be in the scope, or it loses its place and complains.
+pub(super) static INTERFACE: Template<Named<u32>> = Template {
+    id: 260,
+    scope_fields: 2,
+    fields: &[
+        Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
+        Field::text(Element::InterfaceName, PATH_NAME_BYTES, |it| &it.name),
+        Field::u32(Element::IngressInterface, |it| it.number),
+        // The name, after `handoff `, `path ` or the like.
+        Field::text(Element::InterfaceDescription, PATH_NAME_BYTES + 8, |it| &it.description),
+    ],
+};
+
+/// One record a set: nfcapd 1.7.1 forgets the scope where it counts a record's bytes, and reads a second one 4 bytes off.
+pub(super) static APPLICATION: Template<Named<u32>> = Template {
     id: 261,
     scope_fields: 1,
     fields: &[
-        Field::u32(Element::ApplicationId, |application| application.number),
-        Field::text(Element::ApplicationName, TENANT_NAME_BYTES, |application| &application.name),
-        Field::text(Element::ApplicationDescription, 48, |application| &application.description),
+        Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
+        Field::u32(Element::ApplicationId, |it| it.number),
+        Field::text(Element::ApplicationName, TENANT_NAME_BYTES, |it| &it.name),
+        Field::text(Element::ApplicationDescription, 48, |it| &it.description),
     ],
 };
 
-/// What a VRF id stands for: a tenant.
-pub(super) struct Vrf {
-    pub(super) number: u32,
-    pub(super) name: String,
-}
-
-pub(super) static VRF: Template<Vrf> = Template {
+/// Tenants.
+pub(super) static VRF: Template<Named<u32>> = Template {
     id: 262,
     scope_fields: 1,
     fields: &[
-        Field::u32(Element::IngressVrfId, |vrf| vrf.number),
-        Field::text(Element::VrfName, NAME_BYTES + 1, |vrf| &vrf.name),
+        Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
+        Field::u32(Element::IngressVrfId, |it| it.number),
+        Field::text(Element::VrfName, NAME_BYTES + 1, |it| &it.name),
     ],
 };
 
-/// What a `commonPropertiesId` stands for: an ACL rule (RFC 5473). IANA has no element for a firewall rule's
-/// name; a selector's is the nearest.
-pub(super) struct Rule {
-    pub(super) number: u64,
-    pub(super) name: String,
-}
-
-pub(super) static RULE: Template<Rule> = Template {
+/// ACL rules. IANA has no element for a firewall rule's name; a selector's is the nearest. The scope is the common
+/// properties' id, as RFC 5473 has it.
+pub(super) static RULE: Template<Named<u64>> = Template {
     id: 263,
     scope_fields: 1,
     fields: &[
-        Field::u64(Element::CommonPropertiesId, |rule| rule.number),
-        Field::text(Element::SelectorName, TENANT_NAME_BYTES, |rule| &rule.name),
+        Field::u64(Element::CommonPropertiesId, |it| it.number),
+        Field::text(Element::SelectorName, TENANT_NAME_BYTES, |it| &it.name),
     ],
 };
 

@@ -169,21 +169,20 @@ fn ipv6_flows_have_their_own_template_without_translation() {
 }
 
 #[test]
-fn an_echo_says_type_code_and_identifier_instead_of_ports() {
+fn an_echo_says_type_code_and_leaving_identifier_instead_of_ports() {
     let mut echo = translated();
     let server = (address("203.0.113.80"), 0);
     echo.key = FlowKey::new(echo.key.zone, Protocol::ICMP, (address("10.1.0.5"), 4_242), server);
     echo.reply_key = FlowKey::new(Zone::INTERNET, Protocol::ICMP, server, (address("198.51.100.1"), 1_025));
     let [request, reply] = &flows(&echo)[..] else { panic!("two flows") };
-    assert_eq!((request.number(32), request.number(7), request.number(227)), (0x0800, 4_242, 1_025));
-    assert_eq!((reply.number(32), reply.number(7), reply.number(227)), (0, 1_025, 4_242));
+    assert_eq!((request.number(32), request.number(227)), (0x0800, 1_025));
+    assert_eq!((reply.number(32), reply.number(227)), (0, 4_242));
     assert_eq!((reply.address(12), reply.address(226)), (address("198.51.100.1"), address("10.1.0.5")));
-    assert!(!request.has(11));
+    assert!(!request.has(7) && !request.has(11));
 
     let echo = untranslated(Protocol::ICMPV6, ("2001:db8:1::5", 4_242), ("2001:db8:2::5", 0));
     let [request, reply] = &flows(&echo)[..] else { panic!("two flows") };
-    assert_eq!((request.number(139), request.number(7)), (128 << 8, 4_242));
-    assert_eq!((reply.number(139), reply.number(7)), (129 << 8, 4_242));
+    assert_eq!((request.number(139), reply.number(139)), (128 << 8, 129 << 8));
 }
 
 #[test]
@@ -217,9 +216,9 @@ fn names_come_by_options_records_before_any_flow() {
         assert_eq!(find(234, flow.number(234)).text(236), "acme");
     }
     let ingress = find(10, records[first_flow].number(10));
-    assert_eq!((ingress.text(82), ingress.text(83)), ("acme/berlin/dsl", "path"));
+    assert_eq!((ingress.text(82), ingress.text(83)), ("acme/berlin/dsl", "path acme/berlin/dsl"));
     let egress = find(10, records[first_flow].number(14));
-    assert_eq!((egress.text(82), egress.text(83)), ("acme/internet", "handoff"));
+    assert_eq!((egress.text(82), egress.text(83)), ("acme/internet", "handoff acme/internet"));
 }
 
 #[test]
@@ -229,7 +228,7 @@ fn the_longest_names_fit() {
     directory.tenants.insert(TenantId(1), long.clone());
     directory.classes.insert((TenantId(1), ClassId(4)), long.clone());
     directory.rules.insert((TenantId(1), RuleId(6)), long.clone());
-    directory.paths.insert(PathId(3), format!("{long}/{long}/{long}"));
+    directory.handoffs.insert(HandoffId(2), format!("{long}/{long}/{long}"));
     let (mut exporter, mut collector) = (Exporter::new(0, directory), Collector::default());
     let messages = drain(&mut exporter, &mut collector, start());
     let records: Vec<Data> = messages.into_iter().flat_map(|(_, records)| records).collect();
@@ -237,6 +236,7 @@ fn the_longest_names_fit() {
         records.iter().filter(|it| it.has(element)).map(|it| it.text(element)).max_by_key(|it| it.len())
     };
     assert_eq!(longest(82), Some(format!("{long}/{long}/{long}").as_str()));
+    assert_eq!(longest(83), Some(format!("handoff {long}/{long}/{long}").as_str()));
     assert_eq!(longest(96), Some(format!("{long}/{long}").as_str()));
     assert_eq!(longest(94), Some(format!("app class of {long}").as_str()));
     assert_eq!(longest(335), Some(format!("{long}/{long}").as_str()));
