@@ -30,7 +30,7 @@ AS_ROOT := $(if $(SUDO),--config "target.'cfg(unix)'.runner=['sudo','-E']")
 help:
 	@echo 'make demo   build, bring up the demo lab, print where the console is'
 	echo 'make test   everything CI runs'
-	echo 'make check  what takes a minute: format, lints, licences, unit tests'
+	echo 'make check  the quick part of it: format, lints, licences, unit tests'
 	echo 'make build  popgate and popgate-lab with the console in them, in target/debug'
 	echo 'make setup  only install what the others need'
 
@@ -43,7 +43,7 @@ demo: setup build
 # The simulator comes first: its feature freezes boringtun's clock, and building its test also leaves such binaries in
 # target/debug. What follows puts the real ones back in their place.
 .PHONY: test
-test: setup web fmt clippy deny
+test: setup web fmt clippy deny types
 	@cargo test --locked $(AS_ROOT) --features sim --test sim
 	cargo test --locked $(AS_ROOT)
 	cargo build --locked
@@ -95,6 +95,12 @@ web/dist/index.html: web/node_modules/.package-lock.json $(WEB_SOURCES)
 	@cd web
 	npm run build
 	touch dist/index.html ../src/admin/assets.rs
+
+# The bundler strips types without looking at them.
+.PHONY: types
+types: web/node_modules/.package-lock.json
+	@cd web
+	npm run --silent check
 
 # The file npm itself leaves behind when it is done.
 web/node_modules/.package-lock.json: web/package-lock.json
