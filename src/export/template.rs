@@ -1,0 +1,285 @@
+//! The templates: of flow records, in one direction each, and of the options records that name the numbers in them.
+
+use super::ExportStats;
+use super::directory;
+use super::element::{Element, Field, Template};
+use crate::flow::{DirectionRecord, FlowRecord};
+use crate::model::{Direction, FlowKey, Protocol};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// One direction of a session, as it is written down: a unidirectional flow.
+///
+/// What arrives is told by the ordinary fields, what leaves by the post-NAT ones, in both directions: a reply arrives
+/// from the server for the pool's address, and leaves from the server for the inner host.
+pub(super) struct Flow {
+    record: FlowRecord,
+    direction: Direction,
+    /// As the direction's packets come in.
+    arriving: FlowKey,
+    /// As they go out.
+    leaving: FlowKey,
+}
+
+impl Flow {
+    /// `record`'s `direction`, if anything went that way.
+    pub(super) fn of(record: &FlowRecord, direction: Direction) -> Option<Flow> {
+        if record.direction(direction).packets == 0 {
+            return None;
+        }
+        let (arriving, answer) = match direction {
+            Direction::Forward => (record.key, record.reply_key),
+            Direction::Reverse => (record.reply_key, record.key),
+        };
+        // What leaves is whatever the other direction answers.
+        let leaving = answer.turned_round(answer.zone);
+        Some(Flow { record: *record, direction, arriving, leaving })
+    }
+
+    /// The template to write it by.
+    pub(super) fn template(&self) -> &'static Template<Flow> {
+        match (self.arriving.source(), self.arriving.protocol) {
+            (IpAddr::V4(_), Protocol::ICMP) => &FLOW_ICMP,
+            (IpAddr::V4(_), _) => &FLOW_IPV4,
+            (IpAddr::V6(_), Protocol::ICMPV6) => &FLOW_ICMPV6,
+            (IpAddr::V6(_), _) => &FLOW_IPV6,
+        }
+    }
+
+    pub(super) fn packets(&self) -> u64 {
+        self.counts().packets
+    }
+
+    pub(super) fn octets(&self) -> u64 {
+        self.counts().bytes
+    }
+
+    fn counts(&self) -> &DirectionRecord {
+        self.record.direction(self.direction)
+    }
+
+    fn ingress_interface(&self) -> u32 {
+        let end = match self.direction {
+            Direction::Forward => self.record.initiator,
+            Direction::Reverse => self.record.responder,
+        };
+        directory::interface(end, self.counts().arrived_on)
+    }
+
+    fn egress_interface(&self) -> u32 {
+        let end = match self.direction {
+            Direction::Forward => self.record.responder,
+            Direction::Reverse => self.record.initiator,
+        };
+        directory::interface(end, self.counts().left_on)
+    }
+
+    /// An ICMP echo's identifier as it goes out; a key has it on the requester's side.
+    fn leaving_echo_identifier(&self) -> u16 {
+        match self.direction {
+            Direction::Forward => self.leaving.source_port,
+            Direction::Reverse => self.leaving.destination_port,
+        }
+    }
+}
+
+/// Wraps the fields that are the same in every flow record round the given ones.
+macro_rules! flow_fields {
+    ($($own:expr,)*) => {&[
+        Field::u64(Element::FlowStartMilliseconds, |flow: &Flow| flow.counts().first_unix_millis),
+        Field::u64(Element::FlowEndMilliseconds, |flow| flow.counts().last_unix_millis),
+        Field::u64(Element::OctetDeltaCount, Flow::octets),
+        Field::u64(Element::PacketDeltaCount, Flow::packets),
+        Field::u32(Element::IngressInterface, Flow::ingress_interface),
+        Field::u32(Element::EgressInterface, Flow::egress_interface),
+        // Every packet counts. Akvorado drops records that do not say so.
+        Field::u32(Element::SamplingInterval, |_| 1),
+        $($own,)*
+        Field::u8(Element::ProtocolIdentifier, |flow| flow.arriving.protocol.0),
+        // The session's DSCP: that of its first packet, in the records of both directions.
+        Field::u8(Element::IpClassOfService, |flow| flow.record.dscp << 2),
+        // Reduced to the octet that is known (RFC 7125 section 3).
+        Field::u8(Element::TcpControlBits, |flow| flow.counts().tcp_flags),
+        Field::u8(Element::FlowEndReason, |flow| flow.record.end_reason as u8),
+        // 0, ingress: packets are counted as they arrive.
+        Field::u8(Element::FlowDirection, |_| 0),
+        // RFC 5103 section 6.3: 1, from the initiator; 2, to the initiator.
+        Field::u8(Element::BiflowDirection, |flow| flow.direction as u8 + 1),
+        Field::u32(Element::IngressVrfId, |flow| directory::vrf(flow.record.tenant)),
+        Field::u32(Element::EgressVrfId, |flow| directory::vrf(flow.record.tenant)),
+        Field::u32(Element::ApplicationId, |flow| directory::application(flow.record.tenant, flow.record.class)),
+        Field::u64(Element::CommonPropertiesId, |flow| directory::rule(flow.record.tenant, flow.record.rule)),
+        // The session's, the same in both directions' records and in all that follow while it lasts.
+        Field::u64(Element::FlowId, |flow| flow.record.session),
+    ]};
+}
+
+/// Post-NAT fields are always there; where nothing was translated they repeat what arrived.
+pub(super) static FLOW_IPV4: Template<Flow> = Template {
+    id: 256,
+    scope_fields: 0,
+    fields: flow_fields![
+        Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
+        Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
+        Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
+        Field::u16(Element::DestinationTransportPort, |flow| flow.arriving.destination_port),
+        Field::v4(Element::PostNatSourceIpv4Address, |flow| v4(flow.leaving.source())),
+        Field::v4(Element::PostNatDestinationIpv4Address, |flow| v4(flow.leaving.destination())),
+        Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving.source_port),
+        Field::u16(Element::PostNaptDestinationTransportPort, |flow| flow.leaving.destination_port),
+    ],
+};
+
+/// IPv6 is routed, not translated.
+pub(super) static FLOW_IPV6: Template<Flow> = Template {
+    id: 257,
+    scope_fields: 0,
+    fields: flow_fields![
+        Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
+        Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
+        Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
+        Field::u16(Element::DestinationTransportPort, |flow| flow.arriving.destination_port),
+    ],
+};
+
+/// ICMP has templates of its own, without the ordinary ports: nfdump keeps type and code where the destination port is,
+/// and takes the source port for them where both are 0, as they are for an echo reply. The echo's identifier is told as
+/// it leaves: outside the NAT by the request's record, inside by the reply's.
+pub(super) static FLOW_ICMP: Template<Flow> = Template {
+    id: 258,
+    scope_fields: 0,
+    fields: flow_fields![
+        Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
+        Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
+        Field::u16(Element::IcmpTypeCodeIpv4, |flow| match flow.direction {
+            Direction::Forward => ECHO_REQUEST,
+            Direction::Reverse => ECHO_REPLY,
+        }),
+        Field::v4(Element::PostNatSourceIpv4Address, |flow| v4(flow.leaving.source())),
+        Field::v4(Element::PostNatDestinationIpv4Address, |flow| v4(flow.leaving.destination())),
+        Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving_echo_identifier()),
+    ],
+};
+
+/// See [`FLOW_ICMP`].
+pub(super) static FLOW_ICMPV6: Template<Flow> = Template {
+    id: 259,
+    scope_fields: 0,
+    fields: flow_fields![
+        Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
+        Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
+        Field::u16(Element::IcmpTypeCodeIpv6, |flow| match flow.direction {
+            Direction::Forward => ECHO_REQUEST_V6,
+            Direction::Reverse => ECHO_REPLY_V6,
+        }),
+    ],
+};
+
+/// ICMP type and code in one (RFC 792, RFC 4443 section 4). Only an echo makes an ICMP session.
+const ECHO_REQUEST: u16 = 8 << 8;
+const ECHO_REPLY: u16 = 0;
+const ECHO_REQUEST_V6: u16 = 128 << 8;
+const ECHO_REPLY_V6: u16 = 129 << 8;
+
+/// A flow's addresses are all of one family, so what the templates ask for is there.
+fn v4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(v4) => v4,
+        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+    }
+}
+
+fn v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
+}
+
+/// The longest configured name.
+const NAME_BYTES: u16 = 31;
+
+/// `tenant/name`.
+const TENANT_NAME_BYTES: u16 = 2 * NAME_BYTES + 2;
+
+/// `tenant/branch/path`.
+const PATH_NAME_BYTES: u16 = 3 * NAME_BYTES + 3;
+
+/// What a number in flow records stands for.
+pub(super) struct Named<N> {
+    pub(super) observation_domain: u32,
+    pub(super) number: N,
+    pub(super) name: String,
+    /// Where the name itself does not say enough.
+    pub(super) description: String,
+}
+
+// Options templates' scope fields (RFC 7011 section 3.4.2.1) are the observation domain, in which the numbers hold, as
+// Cisco's exporters have it; the number itself is an ordinary field. nfdump finds numbers nowhere else: it knows no scope.
+
+/// nfdump 1.7.1 counts a record's bytes as those of scope, number and description, and shows the description: a name
+/// beside it must be in the scope, or it loses its place and complains.
+pub(super) static INTERFACE: Template<Named<u32>> = Template {
+    id: 260,
+    scope_fields: 2,
+    fields: &[
+        Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
+        Field::text(Element::InterfaceName, PATH_NAME_BYTES, |it| &it.name),
+        Field::u32(Element::IngressInterface, |it| it.number),
+        // The name, after `handoff `, `path ` or the like.
+        Field::text(Element::InterfaceDescription, PATH_NAME_BYTES + 8, |it| &it.description),
+    ],
+};
+
+/// One record a set: nfcapd 1.7.1 forgets the scope where it counts a record's bytes, and reads a second one 4 bytes off.
+pub(super) static APPLICATION: Template<Named<u32>> = Template {
+    id: 261,
+    scope_fields: 1,
+    fields: &[
+        Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
+        Field::u32(Element::ApplicationId, |it| it.number),
+        Field::text(Element::ApplicationName, TENANT_NAME_BYTES, |it| &it.name),
+        Field::text(Element::ApplicationDescription, 48, |it| &it.description),
+    ],
+};
+
+/// Tenants.
+pub(super) static VRF: Template<Named<u32>> = Template {
+    id: 262,
+    scope_fields: 1,
+    fields: &[
+        Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
+        Field::u32(Element::IngressVrfId, |it| it.number),
+        Field::text(Element::VrfName, NAME_BYTES + 1, |it| &it.name),
+    ],
+};
+
+/// ACL rules. IANA has no element for a firewall rule's name; a selector's is the nearest. The scope is the common
+/// properties' id, as RFC 5473 has it.
+pub(super) static RULE: Template<Named<u64>> = Template {
+    id: 263,
+    scope_fields: 1,
+    fields: &[
+        Field::u64(Element::CommonPropertiesId, |it| it.number),
+        Field::text(Element::SelectorName, TENANT_NAME_BYTES, |it| &it.name),
+    ],
+};
+
+/// The exporter's own counts (RFC 7011 sections 4.1 and 4.3).
+pub(super) struct Statistics {
+    pub(super) observation_domain: u32,
+    pub(super) stats: ExportStats,
+}
+
+pub(super) static STATISTICS: Template<Statistics> = Template {
+    id: 264,
+    scope_fields: 1,
+    fields: &[
+        Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
+        Field::u64(Element::ExportedMessageTotalCount, |it| it.stats.messages),
+        Field::u64(Element::ExportedFlowRecordTotalCount, |it| it.stats.records),
+        Field::u64(Element::ExportedOctetTotalCount, |it| it.stats.octets),
+        Field::u64(Element::NotSentFlowTotalCount, |it| it.stats.lost_records),
+        Field::u64(Element::NotSentPacketTotalCount, |it| it.stats.lost_packets),
+        Field::u64(Element::NotSentOctetTotalCount, |it| it.stats.lost_octets),
+    ],
+};

@@ -1,0 +1,488 @@
+//! The exporter through its public door, read back by a decoder that knows nothing but the RFC.
+
+mod decoder;
+
+use super::*;
+use crate::flow::{DirectionRecord, End, EndReason};
+use crate::model::{
+    ClassId, Direction, FlowKey, HandoffId, PathId, Protocol, RuleId, SiteId, TenantId, Zone,
+};
+use decoder::{Collector, Data, Header};
+use proptest::prelude::*;
+use std::net::IpAddr;
+
+const FORWARD: DirectionRecord = DirectionRecord {
+    packets: 10,
+    bytes: 1_000,
+    first_unix_millis: 1_700_000_000_123,
+    last_unix_millis: 1_700_000_001_456,
+    tcp_flags: 0x1b,
+    arrived_on: Some(PathId(3)),
+    left_on: None,
+};
+
+const REVERSE: DirectionRecord = DirectionRecord {
+    packets: 20,
+    bytes: 30_000,
+    first_unix_millis: 1_700_000_000_130,
+    last_unix_millis: 1_700_000_001_450,
+    tcp_flags: 0x1a,
+    arrived_on: None,
+    left_on: Some(PathId(4)),
+};
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn start() -> Now {
+    Now { instant: Instant(5_000_000_000), unix_nanos: 1_700_000_002_000_000_000 }
+}
+
+/// A host of acme's, translated to the pool.
+fn translated() -> FlowRecord {
+    FlowRecord {
+        session: 77,
+        tenant: TenantId(1),
+        key: FlowKey::new(
+            Zone::tenant(TenantId(1)),
+            Protocol::TCP,
+            (address("10.1.0.5"), 40_000),
+            (address("203.0.113.80"), 443),
+        ),
+        reply_key: FlowKey::new(
+            Zone::INTERNET,
+            Protocol::TCP,
+            (address("203.0.113.80"), 443),
+            (address("198.51.100.1"), 2_048),
+        ),
+        initiator: End::Site(SiteId(9)),
+        responder: End::Handoff(HandoffId(2)),
+        class: ClassId(4),
+        rule: RuleId(6),
+        dscp: 46,
+        generation: 1,
+        directions: [FORWARD, REVERSE],
+        end_reason: EndReason::EndOfFlow,
+    }
+}
+
+fn untranslated(protocol: Protocol, source: (&str, u16), destination: (&str, u16)) -> FlowRecord {
+    let zone = Zone::tenant(TenantId(1));
+    let end = |(text, port)| (address(text), port);
+    let key = FlowKey::new(zone, protocol, end(source), end(destination));
+    FlowRecord { key, reply_key: key.turned_round(zone), ..translated() }
+}
+
+fn directory() -> Directory {
+    Directory {
+        tenants: [(TenantId(1), "acme".to_owned())].into(),
+        classes: [((TenantId(1), ClassId(4)), "voice".to_owned())].into(),
+        rules: [((TenantId(1), RuleId(6)), "web-out".to_owned())].into(),
+        sites: [(SiteId(9), "acme/berlin".to_owned())].into(),
+        paths: [(PathId(3), "acme/berlin/dsl".to_owned())].into(),
+        handoffs: [(HandoffId(2), "acme/internet".to_owned())].into(),
+        lan: None,
+    }
+}
+
+/// All the exporter has to send at `now`, decoded.
+fn drain(exporter: &mut Exporter, collector: &mut Collector, now: Now) -> Vec<(Header, Vec<Data>)> {
+    std::iter::from_fn(|| exporter.poll(now).map(|datagram| collector.receive(datagram))).collect()
+}
+
+/// The flow records of what `exporter` sends at once of `record`.
+fn flows(record: &FlowRecord) -> Vec<Data> {
+    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    exporter.add(record, start());
+    exporter.flush();
+    let messages = drain(&mut exporter, &mut collector, start());
+    messages.into_iter().flat_map(|(_, records)| records).filter(|record| !record.is_options).collect()
+}
+
+/// Source, its port, destination, its port, as they arrive; then as they leave.
+type Translation = ((IpAddr, u64, IpAddr, u64), (IpAddr, u64, IpAddr, u64));
+
+fn translation(flow: &Data) -> Translation {
+    (
+        (flow.address(8), flow.number(7), flow.address(12), flow.number(11)),
+        (flow.address(225), flow.number(227), flow.address(226), flow.number(228)),
+    )
+}
+
+#[test]
+fn a_translated_session_is_two_flows_each_as_it_arrives_and_as_it_leaves() {
+    let flows = flows(&translated());
+    let [inner, server, pool] = ["10.1.0.5", "203.0.113.80", "198.51.100.1"].map(address);
+    assert_eq!(flows.len(), 2);
+    assert_eq!(translation(&flows[0]), ((inner, 40_000, server, 443), (pool, 2_048, server, 443)));
+    assert_eq!(translation(&flows[1]), ((server, 443, pool, 2_048), (server, 443, inner, 40_000)));
+}
+
+#[test]
+fn a_flow_says_all_that_is_known_of_it() {
+    let [forward, reverse] = &flows(&translated())[..] else { panic!("two flows") };
+    let both = [forward, reverse];
+    let numbers = |element| both.map(|flow| flow.number(element));
+    assert_eq!(numbers(1), [1_000, 30_000]);
+    assert_eq!(numbers(2), [10, 20]);
+    assert_eq!(numbers(152), [1_700_000_000_123, 1_700_000_000_130]);
+    assert_eq!(numbers(153), [1_700_000_001_456, 1_700_000_001_450]);
+    assert_eq!(numbers(10), [1_000_003, 100_002], "ingress: the path, the handoff");
+    assert_eq!(numbers(14), [100_002, 1_000_004], "egress: the handoff, the path");
+    assert_eq!(numbers(34), [1, 1], "sampling interval");
+    assert_eq!(numbers(4), [6, 6]);
+    assert_eq!(numbers(5), [46 << 2; 2], "DSCP is the upper six bits of the TOS octet");
+    assert_eq!(numbers(6), [0x1b, 0x1a]);
+    assert_eq!(numbers(136), [3, 3], "end of flow");
+    assert_eq!(numbers(61), [0, 0], "ingress");
+    assert_eq!(numbers(239), [1, 2], "from the initiator, to the initiator");
+    assert_eq!(numbers(234), [2, 2]);
+    assert_eq!(numbers(235), [2, 2]);
+    assert_eq!(numbers(95), [0x0600_0805; 2], "engine 6, tenant 1, class 4");
+    assert_eq!(numbers(137), [2 << 32 | 6; 2]);
+    assert_eq!(numbers(148), [77, 77]);
+}
+
+#[test]
+fn an_untranslated_flow_leaves_as_it_arrives() {
+    for flow in flows(&untranslated(Protocol::UDP, ("10.1.0.5", 5_000), ("10.2.0.5", 53))) {
+        let (arriving, leaving) = translation(&flow);
+        assert_eq!(arriving, leaving);
+    }
+}
+
+#[test]
+fn ipv6_flows_have_their_own_template_without_translation() {
+    let flows = flows(&untranslated(Protocol::TCP, ("2001:db8:1::5", 5_000), ("2001:db8:2::5", 80)));
+    assert_eq!(flows.len(), 2);
+    assert_eq!(
+        (flows[0].address(27), flows[0].address(28)),
+        (address("2001:db8:1::5"), address("2001:db8:2::5"))
+    );
+    assert_eq!(
+        (flows[1].address(27), flows[1].address(28)),
+        (address("2001:db8:2::5"), address("2001:db8:1::5"))
+    );
+    assert_eq!((flows[1].number(7), flows[1].number(11)), (80, 5_000));
+    assert!(!flows[0].has(225));
+}
+
+#[test]
+fn an_echo_says_type_code_and_leaving_identifier_instead_of_ports() {
+    let mut echo = translated();
+    let server = (address("203.0.113.80"), 0);
+    echo.key = FlowKey::new(echo.key.zone, Protocol::ICMP, (address("10.1.0.5"), 4_242), server);
+    echo.reply_key = FlowKey::new(Zone::INTERNET, Protocol::ICMP, server, (address("198.51.100.1"), 1_025));
+    let [request, reply] = &flows(&echo)[..] else { panic!("two flows") };
+    assert_eq!((request.number(32), request.number(227)), (0x0800, 1_025));
+    assert_eq!((reply.number(32), reply.number(227)), (0, 4_242));
+    assert_eq!((reply.address(12), reply.address(226)), (address("198.51.100.1"), address("10.1.0.5")));
+    assert!(!request.has(7) && !request.has(11));
+
+    let echo = untranslated(Protocol::ICMPV6, ("2001:db8:1::5", 4_242), ("2001:db8:2::5", 0));
+    let [request, reply] = &flows(&echo)[..] else { panic!("two flows") };
+    assert_eq!((request.number(139), reply.number(139)), (128 << 8, 129 << 8));
+}
+
+#[test]
+fn a_direction_without_packets_is_not_told() {
+    let mut record = translated();
+    record.directions[Direction::Reverse as usize] = DirectionRecord::default();
+    assert_eq!(flows(&record).len(), 1);
+    record.directions[Direction::Forward as usize] = DirectionRecord::default();
+    assert!(flows(&record).is_empty());
+}
+
+#[test]
+fn names_come_by_options_records_before_any_flow() {
+    let (mut exporter, mut collector) = (Exporter::new(7, directory()), Collector::default());
+    exporter.add(&translated(), start());
+    exporter.flush();
+    let messages = drain(&mut exporter, &mut collector, start());
+    assert!(messages.iter().all(|(header, _)| header.observation_domain == 7));
+    assert!(messages.iter().all(|(header, _)| header.export_unix_secs == 1_700_000_002));
+    let records: Vec<Data> = messages.into_iter().flat_map(|(_, records)| records).collect();
+    let first_flow = records.iter().position(|record| !record.is_options).expect("a flow");
+    let options = &records[..first_flow];
+    let find = |key, number| {
+        let mut found = options.iter().filter(|it| it.has(key) && it.number(key) == number);
+        found.next().unwrap_or_else(|| panic!("nothing names {number} of element {key}"))
+    };
+    for flow in &records[first_flow..] {
+        assert_eq!(find(95, flow.number(95)).text(96), "acme/voice");
+        assert_eq!(find(95, flow.number(95)).text(94), "app class of acme");
+        assert_eq!(find(137, flow.number(137)).text(335), "acme/web-out");
+        assert_eq!(find(234, flow.number(234)).text(236), "acme");
+    }
+    let ingress = find(10, records[first_flow].number(10));
+    assert_eq!((ingress.text(82), ingress.text(83)), ("acme/berlin/dsl", "path acme/berlin/dsl"));
+    let egress = find(10, records[first_flow].number(14));
+    assert_eq!((egress.text(82), egress.text(83)), ("acme/internet", "handoff acme/internet"));
+}
+
+#[test]
+fn the_longest_names_fit() {
+    let long = "n".repeat(31);
+    let mut directory = directory();
+    directory.tenants.insert(TenantId(1), long.clone());
+    directory.classes.insert((TenantId(1), ClassId(4)), long.clone());
+    directory.rules.insert((TenantId(1), RuleId(6)), long.clone());
+    directory.handoffs.insert(HandoffId(2), format!("{long}/{long}/{long}"));
+    let (mut exporter, mut collector) = (Exporter::new(0, directory), Collector::default());
+    let messages = drain(&mut exporter, &mut collector, start());
+    let records: Vec<Data> = messages.into_iter().flat_map(|(_, records)| records).collect();
+    let longest = |element| {
+        records.iter().filter(|it| it.has(element)).map(|it| it.text(element)).max_by_key(|it| it.len())
+    };
+    assert_eq!(longest(82), Some(format!("{long}/{long}/{long}").as_str()));
+    assert_eq!(longest(83), Some(format!("handoff {long}/{long}/{long}").as_str()));
+    assert_eq!(longest(96), Some(format!("{long}/{long}").as_str()));
+    assert_eq!(longest(94), Some(format!("app class of {long}").as_str()));
+    assert_eq!(longest(335), Some(format!("{long}/{long}").as_str()));
+    assert_eq!(longest(236), Some(long.as_str()));
+}
+
+#[test]
+fn a_record_leaves_after_a_second_at_the_latest() {
+    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    drain(&mut exporter, &mut collector, start());
+    let added = start() + Duration::from_millis(10);
+    exporter.add(&translated(), added);
+    exporter.add(&translated(), added + Duration::from_millis(500));
+    assert_eq!(exporter.poll_timeout(), added.instant + Duration::from_secs(1));
+    assert!(exporter.poll(added + Duration::from_millis(999)).is_none());
+    let sent = drain(&mut exporter, &mut collector, added + Duration::from_secs(1));
+    assert_eq!(sent.iter().map(|(_, records)| records.len()).collect::<Vec<_>>(), [4]);
+    assert_eq!(exporter.poll_timeout(), start().instant + REFRESH);
+}
+
+#[test]
+fn a_full_message_leaves_at_once() {
+    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    drain(&mut exporter, &mut collector, start());
+    for _ in 0..10 {
+        exporter.add(&translated(), start());
+    }
+    assert!(exporter.poll_timeout() <= start().instant);
+    let sent = drain(&mut exporter, &mut collector, start());
+    assert_eq!(sent.len(), 1, "the second message waits for more");
+    assert!(sent[0].0.length > 1_250, "{} bytes", sent[0].0.length);
+}
+
+#[test]
+fn templates_and_names_come_again_every_minute_and_when_names_change() {
+    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    let all = drain(&mut exporter, &mut collector, start()).len();
+    let sets = collector.template_sets;
+    assert_eq!(sets, 1 + 5, "the flow templates' set, and one for each options template");
+
+    exporter.set_directory(&directory());
+    assert!(drain(&mut exporter, &mut collector, start() + Duration::from_millis(59_999)).is_empty());
+    assert_eq!(exporter.poll_timeout(), start().instant + REFRESH);
+    assert_eq!(drain(&mut exporter, &mut collector, start() + REFRESH).len(), all);
+    assert_eq!(collector.template_sets, 2 * sets);
+
+    let mut renamed = directory();
+    renamed.tenants.insert(TenantId(1), "acme-corp".to_owned());
+    exporter.set_directory(&renamed);
+    assert!(exporter.poll_timeout() <= start().instant);
+    let records = drain(&mut exporter, &mut collector, start() + REFRESH);
+    assert_eq!(collector.template_sets, 3 * sets);
+    let mut vrfs = records.iter().flat_map(|(_, records)| records).filter(|it| it.has(236));
+    assert_eq!(vrfs.next().expect("a name").text(236), "acme-corp");
+}
+
+#[test]
+fn a_provider_s_many_names_go_in_bursts_and_flows_do_not_wait_for_them() {
+    let mut directory = directory();
+    for id in 0..1_000 {
+        directory.paths.insert(PathId(id), format!("acme/branch-{id}/dsl"));
+    }
+    let (mut exporter, mut collector) = (Exporter::new(0, directory), Collector::default());
+    exporter.add(&translated(), start());
+    exporter.flush();
+    let (mut now, mut names, mut bursts) = (start(), 0, 0);
+    while exporter.poll_timeout() < start().instant + REFRESH {
+        let burst = drain(&mut exporter, &mut collector, now);
+        let records = || burst.iter().flat_map(|(_, records)| records);
+        names += records().filter(|it| it.has(82)).count();
+        assert_eq!(records().any(|it| !it.is_options), bursts == 0, "the flow goes with the first burst");
+        assert!(burst.len() <= NAMES_BURST + 2, "{} messages at once", burst.len());
+        bursts += 1;
+        now = Now { instant: exporter.poll_timeout(), ..now };
+    }
+    assert_eq!(names, 1_002);
+    assert!(bursts > 1);
+}
+
+#[test]
+fn what_finds_no_room_is_counted_as_lost() {
+    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    let records = 10_000;
+    for _ in 0..records {
+        exporter.add(&translated(), start());
+    }
+    exporter.flush();
+    let sent: usize = drain(&mut exporter, &mut collector, start())
+        .iter()
+        .map(|(_, records)| records.iter().filter(|it| !it.is_options).count())
+        .sum();
+    let stats = exporter.stats();
+    assert!(stats.lost_records > 0);
+    assert_eq!(stats.records, sent as u64);
+    assert_eq!(stats.records + stats.lost_records, 2 * records);
+    // Both directions are lost alike, give or take one message.
+    assert!(stats.lost_packets.abs_diff(15 * stats.lost_records) < 300, "{stats:?}");
+
+    let again = drain(&mut exporter, &mut collector, start() + REFRESH);
+    let mut told = again.iter().flat_map(|(_, records)| records).filter(|it| it.has(166));
+    let told = told.next().expect("statistics");
+    assert_eq!((told.number(166), told.number(42)), (stats.lost_records, stats.records));
+    assert_eq!((told.number(41), told.number(40)), (stats.messages, stats.octets));
+    assert_eq!((told.number(167), told.number(168)), (stats.lost_packets, stats.lost_octets));
+}
+
+#[test]
+fn a_datagram_the_network_would_not_take_is_counted_as_lost_and_leaves_a_gap() {
+    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    drain(&mut exporter, &mut collector, start());
+    let before = exporter.stats();
+    exporter.add(&translated(), start());
+    exporter.flush();
+    let (header, _) = collector.receive(exporter.poll(start()).expect("a datagram"));
+    exporter.not_sent();
+    exporter.not_sent();
+    let lost = ExportStats { lost_records: 2, lost_packets: 30, lost_octets: 31_000, ..before };
+    assert_eq!(exporter.stats(), lost);
+    exporter.add(&translated(), start());
+    exporter.flush();
+    let (next, _) = collector.receive(exporter.poll(start()).expect("a datagram"));
+    assert_eq!(next.sequence, header.sequence + 2);
+}
+
+fn any_direction() -> impl Strategy<Value = DirectionRecord> {
+    let path = proptest::option::of((0..2_000u32).prop_map(PathId));
+    (0..3u64, any::<u64>(), any::<u32>(), any::<u32>(), any::<u8>(), path.clone(), path).prop_map(
+        |(packets, bytes, first, lasting, tcp_flags, arrived_on, left_on)| DirectionRecord {
+            packets,
+            bytes: bytes >> 16,
+            first_unix_millis: u64::from(first),
+            last_unix_millis: u64::from(first) + u64::from(lasting),
+            tcp_flags,
+            arrived_on,
+            left_on,
+        },
+    )
+}
+
+fn any_end() -> impl Strategy<Value = End> {
+    prop_oneof![
+        any::<u32>().prop_map(|id| End::Site(SiteId(id))),
+        any::<u16>().prop_map(|id| End::Handoff(HandoffId(id))),
+        Just(End::Lan),
+    ]
+}
+
+prop_compose! {
+    fn any_record()(
+        addresses in prop_oneof![
+            any::<[u32; 3]>().prop_map(|bits| bits.map(|it| IpAddr::V4(it.into()))),
+            // Not the IPv4-mapped ones, which a key cannot tell from IPv4.
+            any::<[u128; 3]>().prop_map(|bits| bits.map(|it| IpAddr::V6((it | 1 << 127).into()))),
+        ],
+        ports in any::<[u16; 3]>(),
+        protocol in prop_oneof![Just(1), Just(6), Just(17), Just(58), any::<u8>()],
+        (session, tenant, class, rule) in any::<(u64, u16, u16, u32)>(),
+        dscp in 0..64u8,
+        (initiator, responder) in (any_end(), any_end()),
+        directions in [any_direction(), any_direction()],
+        end_reason in prop_oneof![Just(EndReason::IdleTimeout), Just(EndReason::ActiveTimeout), Just(EndReason::LackOfResources)],
+    ) -> FlowRecord {
+        let [inner, server, pool] = addresses;
+        let nat = if inner.is_ipv4() { pool } else { inner };
+        let zone = Zone::tenant(TenantId(tenant));
+        FlowRecord {
+            session,
+            tenant: TenantId(tenant),
+            key: FlowKey::new(zone, Protocol(protocol), (inner, ports[0]), (server, ports[1])),
+            reply_key: FlowKey::new(Zone::INTERNET, Protocol(protocol), (server, ports[1]), (nat, ports[2])),
+            initiator,
+            responder,
+            class: ClassId(class),
+            rule: RuleId(rule),
+            dscp,
+            generation: 1,
+            directions,
+            end_reason,
+        }
+    }
+}
+
+/// What happens to an exporter.
+#[derive(Clone, Debug)]
+enum Step {
+    Add(Box<FlowRecord>),
+    Wait(Duration),
+    Rename(u8),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => any_record().prop_map(|record| Step::Add(Box::new(record))),
+        2 => (0..40_000u64).prop_map(|millis| Step::Wait(Duration::from_millis(millis))),
+        1 => any::<u8>().prop_map(Step::Rename),
+    ]
+}
+
+/// What a flow record must say, of either family: session, direction, addresses and counts.
+type Told = (u64, u64, IpAddr, IpAddr, u64, u64);
+
+fn told(flow: &Data) -> Told {
+    let (source, destination) = if flow.has(8) { (8, 12) } else { (27, 28) };
+    let addresses = (flow.address(source), flow.address(destination));
+    (flow.number(148), flow.number(239), addresses.0, addresses.1, flow.number(2), flow.number(1))
+}
+
+fn to_be_told(record: &FlowRecord) -> impl Iterator<Item = Told> {
+    let keys = [(Direction::Forward, record.key), (Direction::Reverse, record.reply_key)];
+    let flows = keys.map(|(direction, key)| {
+        let it = record.direction(direction);
+        (record.session, direction as u64 + 1, key.source(), key.destination(), it.packets, it.bytes)
+    });
+    flows.into_iter().filter(|flow| flow.4 > 0)
+}
+
+proptest! {
+    /// The decoder itself refuses wrong lengths, gaps in the sequence, sets without a template and large messages.
+    #[test]
+    fn whatever_is_added_comes_out_once_and_in_order(steps in proptest::collection::vec(any_step(), 0..120)) {
+        let (mut exporter, mut collector) = (Exporter::new(1, directory()), Collector::default());
+        let (mut now, mut added, mut received) = (start(), Vec::new(), Vec::new());
+        let mut poll = |exporter: &mut Exporter, now| {
+            let messages = drain(exporter, &mut collector, now);
+            let records = messages.into_iter().flat_map(|(_, records)| records);
+            received.extend(records.filter(|it| !it.is_options).map(|it| told(&it)));
+        };
+        for step in steps {
+            match step {
+                Step::Add(record) => {
+                    added.extend(to_be_told(&record));
+                    exporter.add(&record, now);
+                }
+                Step::Wait(duration) => now = now + duration,
+                Step::Rename(name) => {
+                    let mut directory = directory();
+                    directory.tenants.insert(TenantId(1), format!("acme-{name}"));
+                    exporter.set_directory(&directory);
+                }
+            }
+            poll(&mut exporter, now);
+            prop_assert!(exporter.poll_timeout() > now.instant, "nothing is left, and yet it is due");
+        }
+        exporter.flush();
+        poll(&mut exporter, now);
+        prop_assert_eq!(exporter.stats().records, added.len() as u64);
+        prop_assert_eq!(received, added);
+    }
+}

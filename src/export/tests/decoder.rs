@@ -1,0 +1,152 @@
+//! A collector in small, written from RFC 7011 alone: it knows no template but those it was sent.
+
+use std::collections::BTreeMap;
+
+/// A message's header (RFC 7011 section 3.1).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) length: usize,
+    pub(super) export_unix_secs: u32,
+    pub(super) sequence: u32,
+    pub(super) observation_domain: u32,
+}
+
+/// A data record: the template it came by and its values, by element number.
+#[derive(Clone, Debug)]
+pub(super) struct Data {
+    pub(super) template: u16,
+    pub(super) is_options: bool,
+    values: BTreeMap<u16, Vec<u8>>,
+}
+
+impl Data {
+    pub(super) fn number(&self, element: u16) -> u64 {
+        let bytes = self.bytes(element);
+        assert!(bytes.len() <= 8, "element {element} is no number: {bytes:?}");
+        bytes.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+    }
+
+    pub(super) fn text(&self, element: u16) -> &str {
+        let text = std::str::from_utf8(self.bytes(element)).expect("UTF-8");
+        text.trim_end_matches('\0')
+    }
+
+    pub(super) fn address(&self, element: u16) -> std::net::IpAddr {
+        let bytes = self.bytes(element);
+        match (<[u8; 4]>::try_from(bytes), <[u8; 16]>::try_from(bytes)) {
+            (Ok(v4), _) => v4.into(),
+            (_, Ok(v6)) => v6.into(),
+            _ => panic!("element {element} is no address: {bytes:?}"),
+        }
+    }
+
+    pub(super) fn has(&self, element: u16) -> bool {
+        self.values.contains_key(&element)
+    }
+
+    fn bytes(&self, element: u16) -> &[u8] {
+        let bytes = self.values.get(&element);
+        bytes.unwrap_or_else(|| panic!("template {} has no element {element}", self.template))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Template {
+    is_options: bool,
+    /// Element and length.
+    fields: Vec<(u16, usize)>,
+}
+
+/// The collector: keeps templates from message to message, and checks the sequence.
+#[derive(Default)]
+pub(super) struct Collector {
+    templates: BTreeMap<u16, Template>,
+    expected_sequence: Option<u32>,
+    /// How often a set of templates came.
+    pub(super) template_sets: usize,
+}
+
+impl Collector {
+    /// Takes a datagram in; panics at whatever RFC 7011 does not allow.
+    pub(super) fn receive(&mut self, datagram: &[u8]) -> (Header, Vec<Data>) {
+        assert!(datagram.len() <= 1_400, "{} bytes", datagram.len());
+        let mut rest = Reader(datagram);
+        assert_eq!(rest.number(2), 10, "version");
+        let header = Header {
+            length: rest.number(2) as usize,
+            export_unix_secs: rest.number(4) as u32,
+            sequence: rest.number(4) as u32,
+            observation_domain: rest.number(4) as u32,
+        };
+        assert_eq!(header.length, datagram.len(), "length in the header");
+        let mut records = Vec::new();
+        while !rest.0.is_empty() {
+            let set_id = rest.number(2) as u16;
+            let length = rest.number(2) as usize;
+            let mut set = Reader(rest.take(length.checked_sub(4).expect("a set's length has its header in")));
+            match set_id {
+                2 | 3 => {
+                    self.template_sets += 1;
+                    let mut in_set = 0;
+                    while !set.0.is_empty() {
+                        self.learn(&mut set, set_id == 3);
+                        in_set += 1;
+                    }
+                    assert!(set_id == 2 || in_set == 1, "{in_set} options templates in a set");
+                }
+                256.. => self.read_records(set_id, &mut set, &mut records),
+                _ => panic!("set id {set_id}"),
+            }
+        }
+        if let Some(expected) = self.expected_sequence {
+            assert_eq!(header.sequence, expected, "sequence number");
+        }
+        self.expected_sequence = Some(header.sequence.wrapping_add(records.len() as u32));
+        (header, records)
+    }
+
+    fn learn(&mut self, set: &mut Reader<'_>, is_options: bool) {
+        let id = set.number(2) as u16;
+        assert!(id >= 256, "template id {id}");
+        let count = set.number(2);
+        if is_options {
+            let scope_count = set.number(2);
+            assert!(scope_count > 0 && scope_count <= count, "{scope_count} scope fields of {count}");
+        }
+        let fields = (0..count).map(|_| {
+            let (element, length) = (set.number(2) as u16, set.number(2) as usize);
+            assert!(element < 1 << 15, "no enterprise's elements");
+            assert!(length > 0 && length < 65_535, "fixed lengths");
+            (element, length)
+        });
+        let template = Template { is_options, fields: fields.collect() };
+        let known = self.templates.entry(id).or_insert_with(|| template.clone());
+        assert_eq!(*known, template, "a template id stands for one template (RFC 7011 section 8)");
+    }
+
+    fn read_records(&self, set_id: u16, set: &mut Reader<'_>, records: &mut Vec<Data>) {
+        let Some(template) = self.templates.get(&set_id) else { panic!("template {set_id} was never sent") };
+        assert!(!set.0.is_empty(), "an empty set (RFC 7011 section 3.3)");
+        while !set.0.is_empty() {
+            let fields = template.fields.iter();
+            let values: BTreeMap<_, _> =
+                fields.map(|&(element, length)| (element, set.take(length).to_vec())).collect();
+            assert_eq!(values.len(), template.fields.len(), "an element twice in template {set_id}");
+            records.push(Data { template: set_id, is_options: template.is_options, values });
+        }
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, bytes: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at_checked(bytes).expect("more bytes in the message");
+        self.0 = rest;
+        taken
+    }
+
+    fn number(&mut self, bytes: usize) -> u64 {
+        self.take(bytes).iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+    }
+}
