@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod flow;
+pub mod io;
 pub mod model;
 pub mod pipeline;
 pub mod tables;
