@@ -394,10 +394,9 @@ impl<D: DataPlane> Forwarder<D> {
                 .transports
                 .get_mut(id)
                 .map_or(Received::Drained, |socket| socket.receive(&mut self.batch)),
-            Source::Device(id) => self
-                .devices
-                .get_mut(id)
-                .map_or(Received::Drained, |device| device.receive(&mut self.batch)),
+            Source::Device(id) => {
+                self.devices.get_mut(id).map_or(Received::Drained, |device| device.receive(&mut self.batch))
+            }
         };
         if !self.batch.is_empty() {
             self.plane.process(&mut self.batch, self.clock.now(), &mut self.out);

@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod forward;
 pub mod namespace;
+mod netlink;
 pub mod network;
 pub mod tun;
 pub mod tuntap;

@@ -25,11 +25,8 @@ pub fn open(name: &str, flags: i32) -> io::Result<OwnedFd> {
     let mut request = interface_request(name)?;
     // The kernel takes the low 16 bits; as a signed short EXCLUSIVE is the sign bit.
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
-    let fd = rustix::fs::open(
-        "/dev/net/tun",
-        OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let fd =
+        rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is, and which outlives the call.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &mut request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }

@@ -229,9 +229,8 @@ impl TransportSocket {
         // SAFETY: the first `messages.len()` headers point at names, controls and pieces that live to the end of this
         // function, with their true sizes (`Outbox` keeps every message's pieces within `pieces`); the kernel only
         // reads what the pieces point at, which the outbox borrows.
-        let sent = unsafe {
-            libc::sendmmsg(self.fd.as_raw_fd(), headers.as_mut_ptr(), messages.len() as u32, 0)
-        };
+        let sent =
+            unsafe { libc::sendmmsg(self.fd.as_raw_fd(), headers.as_mut_ptr(), messages.len() as u32, 0) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
     }
 
@@ -313,8 +312,7 @@ fn open(listen: &Listen) -> io::Result<OwnedFd> {
 fn set_option(fd: &OwnedFd, level: i32, option: i32, value: i32) -> io::Result<()> {
     let len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the kernel reads `len` bytes of `value`, which is that long and lives through the call.
-    let result =
-        unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const value).cast(), len) };
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const value).cast(), len) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -322,8 +320,7 @@ fn bind_to_interface(fd: &OwnedFd, interface: &str) -> io::Result<()> {
     let len = interface.len() as libc::socklen_t;
     let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
     // SAFETY: the kernel reads `len` bytes of `interface`, which is that long; it wants no terminator.
-    let result =
-        unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, interface.as_ptr().cast(), len) };
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, interface.as_ptr().cast(), len) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
