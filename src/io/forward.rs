@@ -15,6 +15,7 @@ use crate::model::{DeviceId, DropReason, Id, IdMap, Instant, Now, TransportId};
 use crate::wire::{Batch, Outbound};
 use rustix::event::{EventfdFlags, Timespec, epoll};
 use rustix::io::Errno;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -201,12 +202,22 @@ impl<C> Clone for ForwardHandle<C> {
 }
 
 /// Why an order was not accepted; with the order.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum Refused<T> {
     #[error("the worker is busy: too many commands are waiting")]
     Full(T),
     #[error("the worker has stopped")]
     Gone(T),
+}
+
+/// Without the order, which need not know how to be printed.
+impl<T> fmt::Debug for Refused<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refused::Full(_) => "Full",
+            Refused::Gone(_) => "Gone",
+        })
+    }
 }
 
 /// A change of devices or transports, on its way to the thread.
