@@ -3,6 +3,7 @@
 pub mod config;
 pub mod export;
 pub mod flow;
+pub mod io;
 pub mod model;
 pub mod path;
 pub mod pipeline;

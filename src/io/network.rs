@@ -1,0 +1,632 @@
+//! The kernel's side of a generation: TUN devices, namespaces, routes and rules, brought to what the generation asks for.
+//!
+//! [`Network::realise`] looks at what is there and changes what differs, so that running it twice changes nothing, and
+//! running it after a crash picks up what the dead process left: an interface that is in its tenant's namespace already,
+//! rules of devices that are no more. Order: 1 dismantle what is no longer wanted, 2 the box's own namespace, 3 one private
+//! namespace after the other. What fails is reported by device and leaves the others alone.
+//!
+//! What is put into the kernel, and how to recognise it:
+//! - routes and rules are of protocol 74 ([`super::netlink::PROTOCOL`]); whatever has that number is popgate's to remove;
+//! - `internet`: the pools' routes in the main table, out of the device;
+//! - `private`: in the tenant's namespace the interface, its addresses, its routers' routes, and defaults to the device;
+//! - `lan`: [`TABLE`] with defaults to the device, and below them an `unreachable` default that outlives it: when popgate
+//!   is not running, the LAN's traffic must not leave by the provider's default route, past the tunnels. Rules:
+//!   ```text
+//!   7446: from all iif eth0   lookup main suppress_prefixlength 0 suppress_ifgroup 0
+//!   7447: from all iif eth0   lookup 7447
+//!   7446: from all iif pg-lan lookup main suppress_ifgroup 0
+//!   7447: from all iif pg-lan unreachable
+//!   ```
+//!   The LAN's interfaces are put into the interface group 7447, so that "not out of an interface of group 0" means "only
+//!   to the LAN": from one LAN interface to another the kernel forwards by itself, what comes out of a tunnel goes to the
+//!   LAN or nowhere, and routes that appear later (DHCP, a router behind the LAN) count at once. What is for the box itself
+//!   is found in the table `local`, before all of these.
+//!
+//! Forwarding is switched on, and left on, in every namespace with a device. That has a side effect on IPv6: an interface
+//! that forwards no longer listens to router advertisements unless its `accept_ra` is 2. An underlay that is configured by
+//! them needs that set; we leave it alone.
+
+use super::namespace::Namespace;
+use super::netlink::{Action, Link, Netlink, Route, Rule, Target};
+use super::tun::TunDevice;
+use crate::model::DeviceId;
+use crate::tables::{DeviceKind, DeviceSpec};
+use ipnetwork::IpNetwork;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::time::Duration;
+
+/// The routing table that LAN interfaces' traffic is looked up in, their interface group, and the priority of the rules
+/// that decide; the port of this project's number, as good as any that nobody uses.
+const TABLE: u32 = 7447;
+const LAN_GROUP: u32 = TABLE;
+const DECIDING_PRIORITY: u32 = TABLE;
+/// Of the rules that look for a way within the LAN before.
+const LAN_PRIORITY: u32 = TABLE - 1;
+const MAIN_TABLE: u32 = 254;
+/// The group of every interface nobody grouped.
+const DEFAULT_GROUP: u32 = 0;
+/// Of the unreachable defaults: worse than the device's own, in either family.
+const UNREACHABLE_METRIC: u32 = TABLE;
+/// Packets a TUN device holds for us: 20 ms of a gigabit. The kernel's 500 are gone in the time a worker takes over one
+/// batch and a slice of somebody else's.
+const DEVICE_QUEUE_PACKETS: u32 = 2000;
+/// Interfaces that some kernels put into every namespace by themselves.
+const BORN_THERE: [&str; 10] =
+    ["lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"];
+
+/// The kernel's network, as far as it is popgate's.
+#[derive(Debug)]
+pub struct Network {
+    /// The box's own namespace.
+    home: Namespace,
+    known: BTreeMap<DeviceId, Known>,
+    /// Devices no longer wanted, of which something could not be taken away yet.
+    leftovers: Vec<Known>,
+}
+
+/// A device that exists.
+#[derive(Debug)]
+struct Known {
+    spec: DeviceSpec,
+    index: u32,
+}
+
+/// What [`Network::realise`] did.
+#[derive(Debug, Default)]
+pub struct Realised {
+    /// Devices just made, to be handed to the worker. Dropped, they are gone again, and the next run makes them anew.
+    pub opened: Vec<TunDevice>,
+    /// Devices that are no more.
+    pub closed: Vec<DeviceId>,
+    /// What was changed, in the words of `ip` and `sysctl`; nothing if all was as it should be.
+    pub changes: Vec<String>,
+    /// What could not be done; the next run tries again.
+    pub problems: Vec<Problem>,
+}
+
+/// Something about one device that could not be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The device's name; none if it is about no device in particular.
+    pub device: Option<String>,
+    /// For the operator.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.device {
+            Some(device) => write!(f, "device {device}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl Realised {
+    fn changed(&mut self, change: String) {
+        tracing::info!("{change}");
+        self.changes.push(change);
+    }
+
+    fn problem(&mut self, device: Option<&str>, message: String) {
+        let problem = Problem { device: device.map(str::to_owned), message };
+        tracing::warn!("{problem}");
+        self.problems.push(problem);
+    }
+
+    /// Notes a change if it worked; otherwise gives it back as what did not.
+    fn step(&mut self, change: String, result: io::Result<()>) -> Result<(), String> {
+        match result {
+            Ok(()) => {
+                self.changed(change);
+                Ok(())
+            }
+            Err(e) => Err(format!("{change}: {e}")),
+        }
+    }
+}
+
+impl Network {
+    /// The network of the calling thread's namespace, which is from then on the box's own, with no devices known yet.
+    pub fn new() -> io::Result<Network> {
+        Ok(Network { home: Namespace::current()?, known: BTreeMap::new(), leftovers: Vec::new() })
+    }
+
+    /// Brings the kernel to `wanted`. Within a tokio runtime.
+    ///
+    /// A device of which only routes, addresses, interfaces or the MTU changed is kept, with what is in flight; one that
+    /// changed its name, kind or namespace is closed and opened anew.
+    pub async fn realise(&mut self, wanted: &[(DeviceId, DeviceSpec)]) -> Realised {
+        let mut realised = Realised::default();
+        self.dismantle(wanted, &mut realised).await;
+        if let Err(message) = self.realise_home(wanted, &mut realised).await {
+            realised.problem(None, message);
+        }
+        let mut namespaces = BTreeSet::new();
+        for (id, spec) in wanted {
+            let DeviceKind::Private { netns, .. } = &spec.kind else { continue };
+            let result = if namespaces.insert(netns) {
+                self.realise_private(*id, spec, &mut realised).await
+            } else {
+                // Both would want the default route.
+                Err(format!("the network namespace {netns} already has another device"))
+            };
+            if let Err(message) = result {
+                realised.problem(Some(&spec.name), message);
+            }
+        }
+        realised
+    }
+
+    // 1: what is no longer wanted.
+
+    async fn dismantle(&mut self, wanted: &[(DeviceId, DeviceSpec)], realised: &mut Realised) {
+        let stays = |id: &DeviceId, known: &Known| {
+            wanted.iter().any(|(wanted, spec)| wanted == id && same_place(spec, &known.spec))
+        };
+        let gone: Vec<DeviceId> =
+            self.known.iter().filter(|(id, known)| !stays(id, known)).map(|(id, _)| *id).collect();
+        let mut dismantled = std::mem::take(&mut self.leftovers);
+        for id in gone {
+            dismantled.extend(self.known.remove(&id));
+            realised.closed.push(id);
+        }
+        for known in dismantled {
+            let result = match &known.spec.kind {
+                DeviceKind::Private { netns, interface, .. } => {
+                    self.dismantle_private(&known, netns, interface, realised).await
+                }
+                _ => delete_device(&self.home, &known, realised).await,
+            };
+            if let Err(message) = result {
+                realised.problem(Some(&known.spec.name), message);
+                // Tried again, unless the namespace has found a new use meanwhile.
+                if !wanted.iter().any(|(_, spec)| same_namespace(spec, &known.spec)) {
+                    self.leftovers.push(known);
+                }
+            }
+        }
+    }
+
+    /// The interface goes home first: with the namespace it would be lost if it is virtual.
+    async fn dismantle_private(
+        &self,
+        known: &Known,
+        netns: &str,
+        interface: &str,
+        realised: &mut Realised,
+    ) -> Result<(), String> {
+        let Some(namespace) = find_namespace(netns)? else { return Ok(()) };
+        delete_device(&namespace, known, realised).await?;
+        self.bring_home(&namespace, netns, interface, realised).await?;
+        let netlink = open_netlink(&namespace)?;
+        let links = netlink.links().await.map_err(|e| e.to_string())?;
+        let others: Vec<_> = links.iter().map(|l| &*l.name).filter(|n| !BORN_THERE.contains(n)).collect();
+        if !others.is_empty() {
+            return Err(format!(
+                "left the network namespace {netns}: somebody put {} into it",
+                others.join(", ")
+            ));
+        }
+        realised.step(format!("ip netns delete {netns}"), Namespace::remove(netns))
+    }
+
+    async fn bring_home(
+        &self,
+        namespace: &Namespace,
+        netns: &str,
+        interface: &str,
+        realised: &mut Realised,
+    ) -> Result<(), String> {
+        let netlink = open_netlink(namespace)?;
+        let Some(link) = find_link(&netlink, interface).await? else { return Ok(()) };
+        let change = format!("ip -n {netns} link set {interface} netns (the box's own)");
+        realised.step(change, netlink.move_link(link.index, &self.home).await)
+    }
+
+    // 2: the box's own namespace: the internet and the LAN.
+
+    async fn realise_home(
+        &mut self,
+        wanted: &[(DeviceId, DeviceSpec)],
+        realised: &mut Realised,
+    ) -> Result<(), String> {
+        let netlink = open_netlink(&self.home)?;
+        let mut routes = Vec::new();
+        let mut lan = BTreeMap::new();
+        for (id, spec) in wanted {
+            // Also of a device that cannot be made now: its LAN is still to be kept off the internet.
+            match &spec.kind {
+                DeviceKind::Private { .. } => continue,
+                DeviceKind::Internet { .. } => {}
+                DeviceKind::Lan { interfaces } => {
+                    lan.insert(&*spec.name, interfaces.as_slice());
+                }
+            }
+            match self.realise_device(*id, spec, None, &netlink, realised).await {
+                Ok(index) => match &spec.kind {
+                    DeviceKind::Internet { routes: pools } => {
+                        routes.extend(pools.iter().map(|pool| route(*pool, MAIN_TABLE, index, None)));
+                    }
+                    _ => routes.extend(defaults().map(|default| route(default, TABLE, index, None))),
+                },
+                Err(message) => realised.problem(Some(&spec.name), message),
+            }
+        }
+        if lan.values().any(|interfaces| !interfaces.is_empty()) {
+            routes.extend(defaults().map(|destination| Route {
+                destination,
+                table: TABLE,
+                metric: UNREACHABLE_METRIC,
+                target: Target::Unreachable,
+            }));
+        }
+        sync_routes(&netlink, &routes, "ip route", realised).await?;
+        sync_groups(&netlink, &lan, realised).await?;
+        sync_rules(&netlink, &lan, realised).await
+    }
+
+    // 3: a tenant's private namespace.
+
+    async fn realise_private(
+        &mut self,
+        id: DeviceId,
+        spec: &DeviceSpec,
+        realised: &mut Realised,
+    ) -> Result<(), String> {
+        let DeviceKind::Private { netns, interface, addresses, routes } = &spec.kind else { return Ok(()) };
+        let namespace = match find_namespace(netns)? {
+            Some(found) => found,
+            None => {
+                let made = Namespace::ensure(netns)
+                    .map_err(|e| format!("cannot make the network namespace {netns}: {e}"))?;
+                realised.changed(format!("ip netns add {netns}"));
+                made
+            }
+        };
+        if let Some(DeviceKind::Private { interface: before, .. }) = self.known.get(&id).map(|k| &k.spec.kind)
+            && before != interface
+        {
+            self.bring_home(&namespace, netns, before, realised).await?;
+        }
+
+        let netlink = open_netlink(&namespace)?;
+        let ip = format!("ip -n {netns}");
+        if let Some(loopback) = find_link(&netlink, "lo").await? {
+            bring_up(&netlink, &ip, &loopback, realised).await?;
+        }
+        // The device does not depend on the interface: without it, packets to the tenant's network end here, and
+        // everything is in place when it appears.
+        let index = self.realise_device(id, spec, Some((netns, &namespace)), &netlink, realised).await?;
+        let mut wanted: Vec<Route> =
+            defaults().map(|default| route(default, MAIN_TABLE, index, None)).collect();
+        let attached = self.attach(&namespace, netns, interface, &netlink, realised).await;
+        if let Ok(link) = &attached {
+            sync_addresses(&netlink, &ip, link, addresses, realised).await?;
+            bring_up(&netlink, &ip, link, realised).await?;
+            wanted.extend(routes.iter().map(|(to, via)| route(*to, MAIN_TABLE, link.index, Some(*via))));
+        }
+        sync_routes(&netlink, &wanted, &format!("{ip} route"), realised).await?;
+        attached.map(drop)
+    }
+
+    /// Finds the interface in the namespace, or moves it there.
+    async fn attach(
+        &self,
+        namespace: &Namespace,
+        netns: &str,
+        interface: &str,
+        netlink: &Netlink,
+        realised: &mut Realised,
+    ) -> Result<Link, String> {
+        if let Some(link) = find_link(netlink, interface).await? {
+            return Ok(link);
+        }
+        let home = open_netlink(&self.home)?;
+        let Some(link) = find_link(&home, interface).await? else {
+            return Err(format!("there is no interface {interface}, neither in the box nor in {netns}"));
+        };
+        let moved = home.move_link(link.index, namespace).await;
+        realised.step(format!("ip link set {interface} netns {netns}"), moved)?;
+        let found = find_link(netlink, interface).await?;
+        found.ok_or_else(|| format!("interface {interface} did not arrive in {netns}"))
+    }
+
+    // A TUN device, wherever it is.
+
+    /// Makes the device unless it is there; sets what can be set on it. Gives its interface index.
+    async fn realise_device(
+        &mut self,
+        id: DeviceId,
+        spec: &DeviceSpec,
+        private: Option<(&str, &Namespace)>,
+        netlink: &Netlink,
+        realised: &mut Realised,
+    ) -> Result<u32, String> {
+        let (ip, namespace) = match private {
+            Some((netns, namespace)) => (format!("ip -n {netns}"), namespace),
+            None => ("ip".to_owned(), &self.home),
+        };
+        let found = find_link(netlink, &spec.name).await?;
+        let known = self.known.get(&id).map(|known| known.index);
+        let link = match found {
+            Some(link) if known == Some(link.index) => link,
+            _ => {
+                if self.known.remove(&id).is_some() {
+                    // Somebody deleted it.
+                    realised.closed.push(id);
+                }
+                let device = create_device(id, &spec.name, namespace).await?;
+                realised.changed(format!("{ip} tuntap add {} mode tun", spec.name));
+                realised.opened.push(device);
+                let link = find_link(netlink, &spec.name).await?;
+                link.ok_or_else(|| "was deleted as soon as it was made".to_owned())?
+            }
+        };
+        self.known.insert(id, Known { spec: spec.clone(), index: link.index });
+
+        let mtu = u32::from(spec.mtu);
+        if link.mtu != mtu {
+            let result = netlink.set_mtu(link.index, mtu).await;
+            realised.step(format!("{ip} link set {} mtu {mtu}", spec.name), result)?;
+        }
+        set_sysctls(namespace, &spec.name, realised)?;
+        if !link.up {
+            let result = netlink.set_queue_length(link.index, DEVICE_QUEUE_PACKETS).await;
+            let change = format!("{ip} link set {} txqueuelen {DEVICE_QUEUE_PACKETS}", spec.name);
+            realised.step(change, result)?;
+        }
+        bring_up(netlink, &ip, &link, realised).await?;
+        Ok(link.index)
+    }
+}
+
+/// Whether a device can become the other without being made anew.
+fn same_place(one: &DeviceSpec, other: &DeviceSpec) -> bool {
+    use DeviceKind::*;
+    let same_kind = match (&one.kind, &other.kind) {
+        (Internet { .. }, Internet { .. }) | (Lan { .. }, Lan { .. }) => true,
+        _ => same_namespace(one, other),
+    };
+    one.name == other.name && same_kind
+}
+
+/// Whether both are in one private namespace.
+fn same_namespace(one: &DeviceSpec, other: &DeviceSpec) -> bool {
+    use DeviceKind::Private;
+    match (&one.kind, &other.kind) {
+        (Private { netns: one, .. }, Private { netns: other, .. }) => one == other,
+        _ => false,
+    }
+}
+
+/// A process that was just killed may not have let go of the name yet: tries for a second.
+async fn create_device(id: DeviceId, name: &str, namespace: &Namespace) -> Result<TunDevice, String> {
+    const TRIES: usize = 10;
+    const PAUSE: Duration = Duration::from_millis(100);
+    let mut tries = 1;
+    loop {
+        match TunDevice::create(id, name, namespace) {
+            Ok(device) => return Ok(device),
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && tries < TRIES => {
+                tries += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                return Err(
+                    "there is an interface of that name already; is another popgate running?".to_owned()
+                );
+            }
+            Err(e) => return Err(format!("cannot be made: {e}")),
+        }
+    }
+}
+
+async fn delete_device(namespace: &Namespace, known: &Known, realised: &mut Realised) -> Result<(), String> {
+    let netlink = open_netlink(namespace)?;
+    match find_link(&netlink, &known.spec.name).await? {
+        Some(link) if link.index == known.index => {
+            let deleted = netlink.delete_link(link.index).await;
+            realised.step(format!("ip link delete {}", link.name), deleted)
+        }
+        // Gone already, or another's of the same name.
+        _ => Ok(()),
+    }
+}
+
+async fn bring_up(netlink: &Netlink, ip: &str, link: &Link, realised: &mut Realised) -> Result<(), String> {
+    if link.up {
+        return Ok(());
+    }
+    realised.step(format!("{ip} link set {} up", link.name), netlink.set_up(link.index).await)
+}
+
+fn open_netlink(namespace: &Namespace) -> Result<Netlink, String> {
+    Netlink::open(namespace).map_err(|e| format!("cannot talk to the kernel: {e}"))
+}
+
+fn find_namespace(name: &str) -> Result<Option<Namespace>, String> {
+    Namespace::find(name).map_err(|e| format!("cannot open the network namespace {name}: {e}"))
+}
+
+async fn find_link(netlink: &Netlink, name: &str) -> Result<Option<Link>, String> {
+    netlink.link(name).await.map_err(|e| format!("cannot look for interface {name}: {e}"))
+}
+
+// Routes, addresses, groups, rules: what is there and not wanted goes, what is wanted and not there comes.
+
+/// `0.0.0.0/0` and `::/0`.
+fn defaults() -> impl Iterator<Item = IpNetwork> {
+    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    any.into_iter().filter_map(|any| IpNetwork::new(any, 0).ok())
+}
+
+/// A route with the metric that the kernel would give it, so that it is found again.
+fn route(to: IpNetwork, table: u32, index: u32, via: Option<IpAddr>) -> Route {
+    let metric = if to.is_ipv6() { 1024 } else { 0 };
+    let destination = IpNetwork::new(to.network(), to.prefix()).unwrap_or(to);
+    Route { destination, table, metric, target: Target::Link { index, via } }
+}
+
+async fn sync_routes(
+    netlink: &Netlink,
+    wanted: &[Route],
+    ip_route: &str,
+    realised: &mut Realised,
+) -> Result<(), String> {
+    let present = netlink.routes().await.map_err(|e| format!("cannot list routes: {e}"))?;
+    for route in present.iter().filter(|route| !wanted.contains(route)) {
+        let deleted = netlink.delete_route(route).await;
+        note(realised, format!("{ip_route} delete {route}"), deleted);
+    }
+    for (i, route) in wanted.iter().enumerate() {
+        // Tenants that share a pool's prefix share its route.
+        if present.contains(route) || wanted[..i].contains(route) {
+            continue;
+        }
+        note(realised, format!("{ip_route} add {route}"), netlink.add_route(route).await);
+    }
+    Ok(())
+}
+
+/// One route or rule that fails is a problem, but no reason not to do the others.
+fn note(realised: &mut Realised, change: String, result: io::Result<()>) {
+    if let Err(message) = realised.step(change, result) {
+        realised.problem(None, message);
+    }
+}
+
+async fn sync_addresses(
+    netlink: &Netlink,
+    ip: &str,
+    link: &Link,
+    wanted: &[IpNetwork],
+    realised: &mut Realised,
+) -> Result<(), String> {
+    let present = netlink.addresses(link.index).await.map_err(|e| format!("cannot list addresses: {e}"))?;
+    for address in present.iter().filter(|address| !wanted.contains(address)) {
+        let deleted = netlink.delete_address(link.index, *address).await;
+        realised.step(format!("{ip} address delete {address} dev {}", link.name), deleted)?;
+    }
+    for address in wanted.iter().filter(|address| !present.contains(address)) {
+        let added = netlink.add_address(link.index, *address).await;
+        realised.step(format!("{ip} address add {address} dev {}", link.name), added)?;
+    }
+    Ok(())
+}
+
+/// Puts the LAN's interfaces into their group, and takes others out of it.
+async fn sync_groups(
+    netlink: &Netlink,
+    lan: &BTreeMap<&str, &[String]>,
+    realised: &mut Realised,
+) -> Result<(), String> {
+    let links = netlink.links().await.map_err(|e| format!("cannot list interfaces: {e}"))?;
+    for link in &links {
+        let in_lan = lan.values().any(|interfaces| interfaces.contains(&link.name));
+        let group = match (in_lan, link.group) {
+            (true, LAN_GROUP) => continue,
+            (true, _) => LAN_GROUP,
+            (false, LAN_GROUP) => DEFAULT_GROUP,
+            (false, _) => continue,
+        };
+        let set = netlink.set_group(link.index, group).await;
+        realised.step(format!("ip link set {} group {group}", link.name), set)?;
+    }
+    for (device, interfaces) in lan {
+        for interface in interfaces.iter().filter(|name| !links.iter().any(|link| link.name == **name)) {
+            // Its rules are there all the same, for when it comes.
+            realised.problem(Some(device), format!("there is no interface {interface}"));
+        }
+    }
+    Ok(())
+}
+
+async fn sync_rules(
+    netlink: &Netlink,
+    lan: &BTreeMap<&str, &[String]>,
+    realised: &mut Realised,
+) -> Result<(), String> {
+    let wanted: BTreeSet<Rule> =
+        lan.iter().flat_map(|(device, interfaces)| rules(device, interfaces)).collect();
+    let present = netlink.rules().await.map_err(|e| format!("cannot list rules: {e}"))?;
+    let mut kept = BTreeSet::new();
+    for rule in &present {
+        // Not wanted, or there twice.
+        if !wanted.contains(rule) || !kept.insert(rule) {
+            note(realised, format!("ip rule delete {rule}"), netlink.delete_rule(rule).await);
+        }
+    }
+    for rule in wanted.iter().filter(|rule| !kept.contains(rule)) {
+        note(realised, format!("ip rule add {rule}"), netlink.add_rule(rule).await);
+    }
+    Ok(())
+}
+
+/// The rules of a LAN; none if it has no interfaces: then the operator routes by hand.
+fn rules(device: &str, interfaces: &[String]) -> Vec<Rule> {
+    let within_lan =
+        |not_prefix| Action::Lookup { table: MAIN_TABLE, not_group: Some(DEFAULT_GROUP), not_prefix };
+    let to_device = Action::Lookup { table: TABLE, not_group: None, not_prefix: None };
+    let mut rules = Vec::new();
+    for ipv6 in [false, true] {
+        let rule = |priority, iif: &str, action| Rule { ipv6, priority, iif: iif.to_owned(), action };
+        for interface in interfaces {
+            // A default route out of the LAN is not for the LAN's own traffic.
+            rules.push(rule(LAN_PRIORITY, interface, within_lan(Some(0))));
+            rules.push(rule(DECIDING_PRIORITY, interface, to_device.clone()));
+        }
+        if !interfaces.is_empty() {
+            rules.push(rule(LAN_PRIORITY, device, within_lan(None)));
+            rules.push(rule(DECIDING_PRIORITY, device, Action::Unreachable));
+        }
+    }
+    rules
+}
+
+// Settings under /proc/sys.
+
+/// Switches forwarding on in the namespace, and sets a TUN device so that it takes and gives packets as they are.
+fn set_sysctls(namespace: &Namespace, device: &str, realised: &mut Realised) -> Result<(), String> {
+    let (v4, v6) = (format!("net/ipv4/conf/{device}"), format!("net/ipv6/conf/{device}"));
+    let set = namespace.run(|| {
+        // The kernel takes the larger of this and `all`: 0 is off, 1 asks for the way back to lead to this very device,
+        // which of the far ends of tunnels is not so, 2 for any way back. So where `all` is not off, 2 is the mildest.
+        let all = read_sysctl("net/ipv4/conf/all/rp_filter")?;
+        let rp_filter = if all.as_deref() == Some("0") { "0" } else { "2" };
+        let settings = [
+            ("net/ipv4/ip_forward".to_owned(), "1"),
+            ("net/ipv6/conf/all/forwarding".to_owned(), "1"),
+            (format!("{v4}/rp_filter"), rp_filter),
+            // No link-local address, no router advertisements: nobody is at the other end to talk to about them.
+            (format!("{v6}/addr_gen_mode"), "1"),
+            (format!("{v6}/accept_ra"), "0"),
+        ];
+        let mut changes = Vec::new();
+        for (path, value) in settings {
+            // Not there: IPv6 is switched off on this machine.
+            if read_sysctl(&path)?.is_some_and(|present| present != value) {
+                std::fs::write(Path::new("/proc/sys").join(&path), value)
+                    .map_err(|e| io::Error::new(e.kind(), format!("sysctl {path}={value}: {e}")))?;
+                changes.push(format!("sysctl {path}={value}"));
+            }
+        }
+        Ok::<_, io::Error>(changes)
+    });
+    let changes = set.and_then(|changes| changes).map_err(|e| e.to_string())?;
+    changes.into_iter().for_each(|change| realised.changed(change));
+    Ok(())
+}
+
+/// A setting of the calling thread's namespace; none if the kernel has none of that name.
+fn read_sysctl(path: &str) -> io::Result<Option<String>> {
+    match std::fs::read_to_string(Path::new("/proc/sys").join(path)) {
+        Ok(value) => Ok(Some(value.trim().to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io::Error::new(e.kind(), format!("sysctl {path}: {e}"))),
+    }
+}
