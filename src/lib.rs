@@ -2,6 +2,8 @@
 
 pub mod config;
 pub mod flow;
+pub mod io;
+pub mod lab;
 pub mod model;
 pub mod pipeline;
 pub mod tables;

@@ -1,0 +1,3 @@
+//! The edge: the only place with sockets, devices, clocks and `unsafe`.
+
+pub mod tap;
