@@ -59,12 +59,14 @@
 //! ```
 //!
 //! **Going up.** 1 lock the name, 2 remove what a dead lab of that name left, 3 namespaces, 4 keys and configuration
-//! (placeholders: see `render`), 5 links, 6 WireGuard, 7 addresses and routes, 8 background commands, 9 published ports, 10
-//! appliances, each of which prints `ready`, 11 events. **Going down** is dropping the [`Lab`]: every process in any of its
-//! namespaces is ended, then links, namespaces and files are removed. What is its own a lab knows by the namespaces' prefix:
-//! appliances get it in `POPGATE_NETNS_PREFIX` for the namespaces they make themselves, and a process belongs to
-//! whoever owns the namespace it is in. So nothing need be remembered to clean up after a lab that was killed but the
-//! files it made, and those the lock file names.
+//! (placeholders: see `render`), 5 links, 6 addresses and routes, 7 published ports, 8 what runs in the nodes, in the file's
+//! order: an appliance has printed `ready` before the next node begins, so whoever is called stands before its callers and
+//! no first handshake is lost, 9 events. **Going down** is dropping the [`Lab`]: every process in any of its namespaces is
+//! ended, then links, namespaces and files are removed.
+//!
+//! What is its own a lab knows by the namespaces' prefix: appliances get it in `POPGATE_NETNS_PREFIX` for the namespaces
+//! they make themselves, and a process belongs to whoever owns the namespace it is in. So nothing need be remembered to
+//! clean up after a lab that was killed but the files it made, and those the lock file names.
 
 pub mod control;
 pub mod impair;
@@ -82,6 +84,7 @@ pub use rustix::process::Signal;
 pub use topology::Topology;
 
 use crate::io::tap::Tap;
+use ipnetwork::IpNetwork;
 use process::Appliance;
 use publish::Published;
 use render::{Keys, Renderer};
@@ -100,10 +103,13 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use topology::{Event, Node, NodeKind, Via, WireGuard};
+use topology::{Event, Node, NodeKind, Route, Via, WireGuard};
 
 /// Where labs that are up have their locks and sockets, and their files unless told otherwise.
 pub const RUN_DIR: &str = "/run/popgate-lab";
+
+/// Where wireguard-go has its sockets.
+const WIREGUARD_DIR: &str = "/var/run/wireguard";
 
 /// 20 s: an appliance that takes longer to become ready will not.
 const READY_PATIENCE: Duration = Duration::from_secs(20);
@@ -412,18 +418,11 @@ impl Lab {
         self.make_namespaces()?;
         self.make_files()?;
         self.make_links()?;
-        self.check_interrupted()?;
-        self.start_wireguard()?;
         self.configure_nodes()?;
-        self.start_background()?;
         self.publish_ports()?;
-        let appliances =
-            || self.topology.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Appliance { .. }));
-        for node in appliances() {
-            self.launch(node)?;
-        }
-        for node in appliances() {
-            self.await_ready(&node.name)?;
+        for node in &self.topology.nodes {
+            self.check_interrupted()?;
+            self.start_node(node)?;
         }
         self.events = Events::start(self.topology.events.clone(), self.links.clone())
             .map_err(LabError::io("starting a thread".to_owned()))?;
@@ -585,104 +584,23 @@ impl Lab {
         netns::ip_batch(&veths).map_err(LabError::io("making links".to_owned()))
     }
 
-    fn start_wireguard(&self) -> Result<(), LabError> {
-        let nodes = || {
-            self.topology.nodes.iter().filter_map(|node| match &node.kind {
-                NodeKind::WireGuard(_) => Some((node, wireguard_interface(self.name(), &node.name))),
-                _ => None,
-            })
-        };
-        let failed = |program: &str, node: &Node, why: String| LabError::Failed {
-            program: program.to_owned(),
-            node: node.name.clone(),
-            why,
-        };
-        for (node, interface) in nodes() {
-            let command = NodeCommand::new(&self.namespace(node), "wireguard-go")
-                .args(["-f", &interface])
-                .env("LOG_LEVEL", "verbose")
-                // Says that a kernel with WireGuard would do better, which is not the point here.
-                .env("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1");
-            self.start_in_background(node, command)?;
-        }
-        for (node, interface) in nodes() {
-            let socket = Path::new("/var/run/wireguard").join(format!("{interface}.sock"));
-            self.wait(PROCESS_PATIENCE, || socket.exists())?.then_some(()).ok_or_else(|| {
-                failed(
-                    "wireguard-go",
-                    node,
-                    format!("does not start: {}", process::tail(&self.log_path(&node.name))),
-                )
-            })?;
-            let command = NodeCommand::new(&self.namespace(node), "wg").args(["setconf", &interface]);
-            let output = command.arg(self.node_dir(&node.name).join("wg.conf")).output();
-            let output = output.map_err(|error| failed("wg", node, error.to_string()))?;
-            if !output.status.success() {
-                return Err(failed("wg setconf", node, String::from_utf8_lossy(&output.stderr).into_owned()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Addresses, then everything up, then routes.
+    /// Interfaces and addresses, then routes.
     fn configure_nodes(&self) -> Result<(), LabError> {
         for node in &self.topology.nodes {
             let mut lines = String::from("link set lo up\n");
-            let own = match &node.kind {
-                NodeKind::WireGuard(wireguard) => {
-                    let interface = wireguard_interface(self.name(), &node.name);
-                    let _ = writeln!(lines, "link set {interface} mtu {} up", wireguard.mtu);
-                    interface
-                }
-                _ => "lo".to_owned(),
-            };
-            for address in &node.addresses {
-                add_address(&mut lines, address, &own);
-            }
             for link in &self.topology.links {
                 for end in link.ends.iter().filter(|end| end.node == node.name) {
                     let _ = writeln!(lines, "link set {} mtu {} up", end.interface, link.mtu);
-                    for address in &end.addresses {
-                        add_address(&mut lines, address, &end.interface);
-                    }
+                    add_addresses(&mut lines, &end.addresses, &end.interface);
                 }
             }
-            for route in &node.routes {
-                let family = if route.to.is_ipv4() { "inet" } else { "inet6" };
-                let _ = match &route.via {
-                    Via::Address(address) => {
-                        writeln!(lines, "route add {family} {} via {family} {address}", route.to)
-                    }
-                    Via::Interface(interface) => {
-                        writeln!(lines, "route add {family} {} dev {interface}", route.to)
-                    }
-                    Via::WireGuard => writeln!(lines, "route add {family} {} dev {own}", route.to),
-                };
+            // A WireGuard node's addresses and routes are for later: they may need its tunnel.
+            if !matches!(node.kind, NodeKind::WireGuard(_)) {
+                add_addresses(&mut lines, &node.addresses, "lo");
+                add_routes(&mut lines, &node.routes, "lo");
             }
-            let done = netns::within(&self.namespace(node), || netns::ip_batch(&lines)).flatten();
-            done.map_err(LabError::io(format!("node {}", node.name)))?;
+            self.ip_batch(node, &lines)?;
         }
-        Ok(())
-    }
-
-    fn start_background(&self) -> Result<(), LabError> {
-        for node in &self.topology.nodes {
-            for line in &node.run {
-                let command = NodeCommand::new(&self.namespace(node), "sh").args(["-c", line]);
-                self.start_in_background(node, command)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn start_in_background(&self, node: &Node, command: NodeCommand) -> Result<(), LabError> {
-        let log = self.log_path(&node.name);
-        let start = || {
-            let command = command.stdout(process::append(&log)?).stderr(process::append(&log)?);
-            command.current_dir(self.node_dir(&node.name)).spawn()
-        };
-        let child = start().map_err(LabError::io(format!("starting a command in {}", node.name)))?;
-        lock(&self.background).push(child);
         Ok(())
     }
 
@@ -695,6 +613,68 @@ impl Lab {
                 self.published.push(published);
             }
         }
+        Ok(())
+    }
+
+    /// Starts what runs in a node; back when it may be called by those that come after it in the file.
+    fn start_node(&self, node: &Node) -> Result<(), LabError> {
+        match &node.kind {
+            NodeKind::WireGuard(wireguard) => self.start_wireguard(node, wireguard)?,
+            NodeKind::Appliance { .. } => {
+                self.launch(node)?;
+                self.await_ready(&node.name)?;
+            }
+            NodeKind::Host | NodeKind::Router => {}
+        }
+        for line in &node.run {
+            let command = NodeCommand::new(&self.namespace(node), "sh").args(["-c", line]);
+            self.start_in_background(node, command)?;
+        }
+        Ok(())
+    }
+
+    fn start_wireguard(&self, node: &Node, wireguard: &WireGuard) -> Result<(), LabError> {
+        let interface = wireguard_interface(self.name(), &node.name);
+        let failed = |program: &str, why: String| LabError::Failed {
+            program: program.to_owned(),
+            node: node.name.clone(),
+            why,
+        };
+        let command = NodeCommand::new(&self.namespace(node), "wireguard-go")
+            .args(["-f", &interface])
+            .env("LOG_LEVEL", "verbose")
+            // Says that a kernel with WireGuard would do better, which is not the point here.
+            .env("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1");
+        self.start_in_background(node, command)?;
+        let socket = Path::new(WIREGUARD_DIR).join(format!("{interface}.sock"));
+        if !self.wait(PROCESS_PATIENCE, || socket.exists())? {
+            return Err(failed("wireguard-go", process::tail(&self.log_path(&node.name))));
+        }
+        let command = NodeCommand::new(&self.namespace(node), "wg").args(["setconf", &interface]);
+        let output = command.arg(self.node_dir(&node.name).join("wg.conf")).output();
+        let output = output.map_err(|error| failed("wg", error.to_string()))?;
+        if !output.status.success() {
+            return Err(failed("wg setconf", String::from_utf8_lossy(&output.stderr).into_owned()));
+        }
+        let mut lines = format!("link set {interface} mtu {} up\n", wireguard.mtu);
+        add_addresses(&mut lines, &node.addresses, &interface);
+        add_routes(&mut lines, &node.routes, &interface);
+        self.ip_batch(node, &lines)
+    }
+
+    fn ip_batch(&self, node: &Node, lines: &str) -> Result<(), LabError> {
+        let done = netns::within(&self.namespace(node), || netns::ip_batch(lines)).flatten();
+        done.map_err(LabError::io(format!("node {}", node.name)))
+    }
+
+    fn start_in_background(&self, node: &Node, command: NodeCommand) -> Result<(), LabError> {
+        let log = self.log_path(&node.name);
+        let start = || {
+            let command = command.stdout(process::append(&log)?).stderr(process::append(&log)?);
+            command.current_dir(self.node_dir(&node.name)).spawn()
+        };
+        let child = start().map_err(LabError::io(format!("starting a command in {}", node.name)))?;
+        lock(&self.background).push(child);
         Ok(())
     }
 
@@ -775,9 +755,21 @@ fn set(name: &str, on: bool) -> io::Result<()> {
         .map_err(|error| io::Error::new(error.kind(), format!("sysctl {name}: {error}")))
 }
 
-fn add_address(lines: &mut String, address: &ipnetwork::IpNetwork, interface: &str) {
-    let nodad = if address.is_ipv6() { " nodad" } else { "" };
-    let _ = writeln!(lines, "address add {address} dev {interface}{nodad}");
+fn add_addresses(lines: &mut String, addresses: &[IpNetwork], interface: &str) {
+    for address in addresses {
+        let nodad = if address.is_ipv6() { " nodad" } else { "" };
+        let _ = writeln!(lines, "address add {address} dev {interface}{nodad}");
+    }
+}
+
+fn add_routes(lines: &mut String, routes: &[Route], own_interface: &str) {
+    for Route { to, via } in routes {
+        let _ = match via {
+            Via::Address(address) => writeln!(lines, "route add {to} via {address}"),
+            Via::Interface(interface) => writeln!(lines, "route add {to} dev {interface}"),
+            Via::WireGuard => writeln!(lines, "route add {to} dev {own_interface}"),
+        };
+    }
 }
 
 /// What all namespaces of the lab `name` begin with.
@@ -871,7 +863,7 @@ fn remove_namespaces(name: &str) -> io::Result<()> {
         netns::remove(&namespace)?;
     }
     // wireguard-go leaves its socket when it is killed.
-    let Ok(sockets) = fs::read_dir("/var/run/wireguard") else { return Ok(()) };
+    let Ok(sockets) = fs::read_dir(WIREGUARD_DIR) else { return Ok(()) };
     for socket in sockets.flatten() {
         if socket.file_name().to_string_lossy().starts_with(&wireguard_prefix(name)) {
             fs::remove_file(socket.path())?;
