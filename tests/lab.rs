@@ -8,7 +8,7 @@ use popgate::model::Instant as LabInstant;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -333,6 +333,15 @@ fn a_lab_that_cannot_come_up_says_why_and_leaves_nothing() {
     assert!(error.contains("making links"), "{error}");
 }
 
+/// Makes `STAND_IN` executable in `directory`; what its process is called besides.
+fn stand_in(directory: &Path) -> (PathBuf, String) {
+    use std::os::unix::fs::PermissionsExt;
+    let (popgate, sleep) = (directory.join("popgate"), marked_sleep(7332));
+    fs::write(&popgate, STAND_IN.replace("MARKED-SLEEP", &sleep)).expect("written");
+    fs::set_permissions(&popgate, fs::Permissions::from_mode(0o755)).expect("made executable");
+    (popgate, sleep)
+}
+
 /// A stand-in for the popgate binary: says what it was given, is ready, and leaves a namespace behind as popgate does.
 const STAND_IN: &str = r#"#!/bin/sh
 test "$1" = run || exit 2
@@ -346,13 +355,9 @@ exec MARKED-SLEEP
 
 #[test]
 fn an_appliance_is_rendered_started_killed_and_started_again() {
-    use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().expect("a directory");
     let base = directory.path();
-    let popgate = base.join("popgate");
-    let sleep = marked_sleep(7332);
-    fs::write(&popgate, STAND_IN.replace("MARKED-SLEEP", &sleep)).expect("written");
-    fs::set_permissions(&popgate, fs::Permissions::from_mode(0o755)).expect("made executable");
+    let (popgate, sleep) = stand_in(base);
     fs::create_dir_all(base.join("box")).expect("made");
     fs::create_dir_all(base.join("shared")).expect("made");
     fs::write(
@@ -486,4 +491,43 @@ fn a_signal_takes_a_lab_down_in_order() {
     assert!(child.wait().expect("waited for").success());
     assert_eq!(netns::with_prefix(&prefix("tsignal")), [""; 0]);
     assert!(!directory.path().join("work").exists());
+}
+
+/// With a stand-in for popgate: what is under the tunnels. The tunnels have tests of their own.
+#[test]
+fn the_demos_underlay_reaches_the_pop_from_every_branch() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/lab/demo.toml");
+    let mut topology = Topology::read(&file).expect("a topology");
+    // Beside a demo that somebody is looking at.
+    topology.name = "tdemo".to_owned();
+    for node in &mut topology.nodes {
+        node.run.clear();
+        node.publish.clear();
+    }
+    let mut options = LabOptions::new(directory.path().join("work"), stand_in(directory.path()).0);
+    options.lock_patience = Duration::from_secs(60);
+    let lab = Lab::up(topology, options).expect("the lab comes up");
+    for (from, to) in [
+        ("berlin", "192.0.2.1"),
+        ("berlin", "192.0.2.5"),
+        ("lyon", "192.0.2.1"),
+        ("site1", "192.0.2.5"),
+        ("fra1", "203.0.113.80"),
+        ("fra1", "2001:db8:113::80"),
+        ("berlin-host", "10.1.0.1"),
+        ("site1-host", "10.1.0.1"),
+        ("lyon-host", "2001:db8:a:2::1"),
+    ] {
+        let output = ping(&lab, from, to, &["-c", "1"]);
+        assert!(output.status.success(), "{from} to {to}: {output:?}");
+    }
+    // Berlin's two transports have nothing in common.
+    lab.link("berlin-dsl").cut().expect("cut");
+    assert!(!ping(&lab, "berlin", "192.0.2.1", &["-c", "1", "-W", "0.2"]).status.success());
+    assert!(ping(&lab, "berlin", "192.0.2.5", &["-c", "1"]).status.success());
+    // What asks for a pool's address is led to the PoP, whatever comes of it there.
+    let route = |from: &str, to: &str| stdout(&lab.run(from, ["ip", "route", "get", to]).expect("ip runs"));
+    assert!(route("isp-a", "198.51.100.9").contains("via 192.0.2.1 dev fra1"));
+    assert!(route("isp-a", "2001:db8:a:1::10").contains("dev fra1"));
 }

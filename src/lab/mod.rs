@@ -69,8 +69,10 @@
 //! clean up after a lab that was killed but the files it made, and those the lock file names.
 
 pub mod control;
+mod files;
 pub mod impair;
 mod link;
+mod lock;
 pub mod netns;
 mod process;
 mod publish;
@@ -78,24 +80,24 @@ mod render;
 pub mod topology;
 pub mod units;
 
+pub use files::render;
 pub use link::{Link, LinkReport};
 pub use process::{NodeChild, NodeCommand};
 pub use rustix::process::Signal;
 pub use topology::Topology;
 
 use crate::io::tap::Tap;
+use files::Files;
 use ipnetwork::IpNetwork;
+use lock::Lock;
 use process::Appliance;
 use publish::Published;
-use render::{Keys, Renderer};
-use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -185,6 +187,7 @@ impl LabOptions {
 /// A lab that is up. Dropping it takes it down and leaves nothing.
 pub struct Lab {
     topology: Topology,
+    files: Files,
     options: LabOptions,
     lock: Lock,
     links: Vec<Arc<Link>>,
@@ -201,13 +204,12 @@ impl Lab {
     /// # Errors
     /// Whatever went wrong first; what had been made by then is removed again.
     pub fn up(topology: Topology, options: LabOptions) -> Result<Lab, LabError> {
-        let mut options = options;
-        options.work_dir = std::path::absolute(&options.work_dir)
-            .map_err(LabError::io(format!("finding {}", options.work_dir.display())))?;
+        let files = Files::at(&options.work_dir)?;
         let lock = Lock::acquire(&topology.name, options.lock_patience)?;
         remove_leftovers(&topology.name, &lock)?;
         let mut lab = Lab {
             topology,
+            files,
             options,
             lock,
             links: Vec::new(),
@@ -241,7 +243,7 @@ impl Lab {
 
     /// Where keys, configurations, state and logs are.
     pub fn work_dir(&self) -> &Path {
-        &self.options.work_dir
+        self.files.work_dir()
     }
 
     /// A node, or a namespace that an appliance made (by its name without the lab's prefix).
@@ -316,7 +318,7 @@ impl Lab {
     /// # Errors
     /// It is not running, or goes on running in spite of the signal.
     pub fn kill(&self, node: &str, signal: Signal) -> Result<ExitStatus, LabError> {
-        let mut appliances = lock(&self.appliances);
+        let mut appliances = held(&self.appliances);
         let appliance = appliances.get_mut(node).ok_or_else(|| self.not_running(node))?;
         let failed =
             |why: String| LabError::Failed { program: "popgate".to_owned(), node: node.to_owned(), why };
@@ -381,22 +383,22 @@ impl NodeRef<'_> {
 
     /// The node's own directory, where background commands run.
     pub fn directory(&self) -> PathBuf {
-        self.lab.node_dir(&self.name)
+        self.lab.files.node_dir(&self.name)
     }
 
     /// An appliance's configuration directory.
     pub fn config_dir(&self) -> PathBuf {
-        self.directory().join("config")
+        self.lab.files.config_dir(&self.name)
     }
 
     /// An appliance's state directory.
     pub fn state_dir(&self) -> PathBuf {
-        self.directory().join("state")
+        self.lab.files.state_dir(&self.name)
     }
 
     /// What an appliance, WireGuard or background commands write.
     pub fn log(&self) -> PathBuf {
-        self.lab.log_path(&self.name)
+        self.lab.files.log(&self.name)
     }
 
     /// The name of a WireGuard node's interface, for `wg` and `ip`.
@@ -434,7 +436,7 @@ impl Lab {
         netns::create(&namespaces).map_err(LabError::io("making namespaces".to_owned()))?;
         for node in &self.topology.nodes {
             // Before there are interfaces: they take these over as they are made.
-            let settings = netns::within(&self.namespace(node), || {
+            let settings = netns::try_within(&self.namespace(node), || {
                 // No duplicate address detection: nobody is to wait for it, and a lab has no duplicates.
                 set("net/ipv6/conf/all/accept_dad", false)?;
                 set("net/ipv6/conf/default/accept_dad", false)?;
@@ -443,117 +445,16 @@ impl Lab {
                 set("net/ipv4/ip_forward", node.forwarding)?;
                 set("net/ipv6/conf/all/forwarding", node.forwarding)
             });
-            settings.flatten().map_err(LabError::io(format!("setting up node {}", node.name)))?;
+            settings.map_err(LabError::io(format!("setting up node {}", node.name)))?;
         }
         Ok(())
     }
 
     fn make_files(&self) -> Result<(), LabError> {
-        let Lab { options: LabOptions { work_dir, .. }, .. } = self;
-        let failed = |path: &Path| LabError::io(format!("making {}", path.display()));
         // The lock names all that is about to be made, so that whoever comes after a `kill -9` can remove it.
-        let mut made = vec![self.keys_dir(), work_dir.join("nodes")];
-        made.extend(self.topology.nodes.iter().map(|node| self.log_path(&node.name)));
-        if !work_dir.exists() {
-            made.push(work_dir.clone());
-        }
+        let made = self.files.all_of(&self.topology);
         self.lock.remember(&made).map_err(LabError::io("writing the lock file".to_owned()))?;
-        let mut private = DirBuilder::new();
-        private.recursive(true).mode(0o700);
-        for directory in [work_dir, &self.keys_dir()] {
-            private.create(directory).map_err(failed(directory))?;
-        }
-        let keys = Keys::new(self.keys_dir());
-        for node in &self.topology.nodes {
-            let log = self.log_path(&node.name);
-            File::create(&log).map_err(failed(&log))?;
-            let directory = self.node_dir(&node.name);
-            let state_dir = directory.join("state");
-            private.create(&directory).map_err(failed(&directory))?;
-            let renderer = Renderer { keys: &keys, state_dir: &state_dir };
-            match &node.kind {
-                NodeKind::Appliance { config, tenants, tenant_files } => {
-                    private.create(&state_dir).map_err(failed(&state_dir))?;
-                    let target = directory.join("config");
-                    if let Some(config) = config {
-                        renderer.directory(config, &target)?;
-                    }
-                    for name in tenant_files {
-                        let file = format!("{name}.toml");
-                        let source = tenants.as_deref().unwrap_or(&self.topology.base).join(&file);
-                        renderer.file(&source, &target.join("tenants").join(&file))?;
-                    }
-                    self.write_files(node, &renderer, &target)?;
-                    self.check_state_dir(node, &target.join("popgate.toml"), &state_dir)?;
-                }
-                NodeKind::WireGuard(wireguard) => {
-                    self.write_files(node, &renderer, &directory)?;
-                    self.write_wireguard(node, wireguard, &keys, &renderer)?;
-                }
-                NodeKind::Host | NodeKind::Router => self.write_files(node, &renderer, &directory)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn write_files(&self, node: &Node, renderer: &Renderer<'_>, to: &Path) -> Result<(), LabError> {
-        for (name, text) in &node.files {
-            renderer.text(text, &format!("node \"{}\": {name}", node.name), &to.join(name))?;
-        }
-        Ok(())
-    }
-
-    /// An appliance that kept its state elsewhere would meet itself there at the next `up`, or a real one.
-    fn check_state_dir(&self, node: &Node, file: &Path, state_dir: &Path) -> Result<(), LabError> {
-        let text = fs::read_to_string(file).map_err(LabError::io(format!("reading {}", file.display())))?;
-        // What else may be wrong with it `popgate` says better.
-        let Ok(document) = toml::from_str::<toml::Table>(&text) else { return Ok(()) };
-        match document.get("state-dir").and_then(|value| value.as_str()) {
-            Some(configured) if Path::new(configured).starts_with(state_dir) => Ok(()),
-            _ => Err(LabError::Problems(vec![format!(
-                "node \"{}\": popgate.toml must say `state-dir = \"@state-dir@\"`",
-                node.name
-            )])),
-        }
-    }
-
-    /// `wg setconf`'s file.
-    fn write_wireguard(
-        &self,
-        node: &Node,
-        wireguard: &WireGuard,
-        keys: &Keys,
-        renderer: &Renderer<'_>,
-    ) -> Result<(), LabError> {
-        let path = self.node_dir(&node.name).join("wg.conf");
-        let write = || {
-            let private_key = fs::read_to_string(keys.private_key_file(&wireguard.key)?)?;
-            let mut text = format!("[Interface]\nPrivateKey = {}\n", private_key.trim());
-            if let Some(port) = wireguard.listen_port {
-                let _ = writeln!(text, "ListenPort = {port}");
-            }
-            for peer in &wireguard.peers {
-                let public_key = renderer.line(&peer.public_key).map_err(io::Error::other)?;
-                let _ = writeln!(text, "[Peer]\nPublicKey = {public_key}");
-                if let Some(preshared_key) = &peer.preshared_key {
-                    // A template's placeholder is the key file's path; `wg` wants the key itself.
-                    let preshared_key = renderer.line(preshared_key).map_err(io::Error::other)?;
-                    let preshared_key = fs::read_to_string(&preshared_key).unwrap_or(preshared_key);
-                    let _ = writeln!(text, "PresharedKey = {}", preshared_key.trim());
-                }
-                if let Some(endpoint) = peer.endpoint {
-                    let _ = writeln!(text, "Endpoint = {endpoint}");
-                }
-                if let Some(keepalive) = peer.persistent_keepalive {
-                    let _ = writeln!(text, "PersistentKeepalive = {}", keepalive.0.as_secs());
-                }
-                let prefixes: Vec<String> = peer.allowed_ips.iter().map(ToString::to_string).collect();
-                let _ = writeln!(text, "AllowedIPs = {}", prefixes.join(","));
-            }
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-            file.write_all(text.as_bytes())
-        };
-        write().map_err(LabError::io(format!("configuring WireGuard of node {}", node.name)))
+        self.files.make(&self.topology)
     }
 
     fn make_links(&mut self) -> Result<(), LabError> {
@@ -573,7 +474,7 @@ impl Lab {
                 Some(shape) => {
                     let failed = || LabError::io(format!("making link {name}"));
                     let tap = |(interface, namespace): (&String, String)| {
-                        netns::within(&namespace, || Tap::create(interface)).flatten().map_err(failed())
+                        netns::try_within(&namespace, || Tap::create(interface)).map_err(failed())
                     };
                     let taps = [tap(a)?, tap(b)?];
                     let link = Link::shaped(name, labels, taps, shape.clone()).map_err(failed())?;
@@ -648,10 +549,10 @@ impl Lab {
         self.start_in_background(node, command)?;
         let socket = Path::new(WIREGUARD_DIR).join(format!("{interface}.sock"));
         if !self.wait(PROCESS_PATIENCE, || socket.exists())? {
-            return Err(failed("wireguard-go", process::tail(&self.log_path(&node.name))));
+            return Err(failed("wireguard-go", process::tail(&self.files.log(&node.name))));
         }
         let command = NodeCommand::new(&self.namespace(node), "wg").args(["setconf", &interface]);
-        let output = command.arg(self.node_dir(&node.name).join("wg.conf")).output();
+        let output = command.arg(self.files.wireguard_conf(&node.name)).output();
         let output = output.map_err(|error| failed("wg", error.to_string()))?;
         if !output.status.success() {
             return Err(failed("wg setconf", String::from_utf8_lossy(&output.stderr).into_owned()));
@@ -663,33 +564,32 @@ impl Lab {
     }
 
     fn ip_batch(&self, node: &Node, lines: &str) -> Result<(), LabError> {
-        let done = netns::within(&self.namespace(node), || netns::ip_batch(lines)).flatten();
+        let done = netns::try_within(&self.namespace(node), || netns::ip_batch(lines));
         done.map_err(LabError::io(format!("node {}", node.name)))
     }
 
     fn start_in_background(&self, node: &Node, command: NodeCommand) -> Result<(), LabError> {
-        let log = self.log_path(&node.name);
+        let log = self.files.log(&node.name);
         let start = || {
             let command = command.stdout(process::append(&log)?).stderr(process::append(&log)?);
-            command.current_dir(self.node_dir(&node.name)).spawn()
+            command.current_dir(self.files.node_dir(&node.name)).spawn()
         };
         let child = start().map_err(LabError::io(format!("starting a command in {}", node.name)))?;
-        lock(&self.background).push(child);
+        held(&self.background).push(child);
         Ok(())
     }
 
     fn launch(&self, node: &Node) -> Result<(), LabError> {
-        let mut appliances = lock(&self.appliances);
+        let mut appliances = held(&self.appliances);
         if appliances.get_mut(&node.name).is_some_and(|appliance| appliance.exited().is_none()) {
             return Err(LabError::Running(node.name.clone()));
         }
-        let directory = self.node_dir(&node.name);
         let command = NodeCommand::new(&self.namespace(node), &self.options.popgate)
             .arg("run")
-            .arg(directory.join("config"))
+            .arg(self.files.config_dir(&node.name))
             .env("POPGATE_NETNS_PREFIX", prefix(self.name()))
-            .current_dir(&directory);
-        let appliance = Appliance::start(command, &self.log_path(&node.name))
+            .current_dir(self.files.node_dir(&node.name));
+        let appliance = Appliance::start(command, &self.files.log(&node.name))
             .map_err(LabError::io(format!("starting {} as {}", self.options.popgate.display(), node.name)))?;
         appliances.insert(node.name.clone(), appliance);
         Ok(())
@@ -699,7 +599,7 @@ impl Lab {
         let mut why = format!("is not ready after {READY_PATIENCE:?}");
         let mut is_ready = false;
         self.wait(READY_PATIENCE, || {
-            let mut appliances = lock(&self.appliances);
+            let mut appliances = held(&self.appliances);
             let Some(appliance) = appliances.get_mut(node) else { return true };
             is_ready = appliance.ready.try_recv().is_ok();
             if let Some(status) = appliance.exited().filter(|_| !is_ready) {
@@ -708,7 +608,7 @@ impl Lab {
             }
             is_ready
         })?;
-        let tail = || process::tail(&self.log_path(node));
+        let tail = || process::tail(&self.files.log(node));
         is_ready.then_some(()).ok_or_else(|| LabError::NotReady { node: node.to_owned(), why, tail: tail() })
     }
 
@@ -734,18 +634,6 @@ impl Lab {
 
     fn namespace(&self, node: &Node) -> String {
         namespace(self.name(), &node.name)
-    }
-
-    fn keys_dir(&self) -> PathBuf {
-        self.options.work_dir.join("keys")
-    }
-
-    fn node_dir(&self, node: &str) -> PathBuf {
-        self.options.work_dir.join("nodes").join(node)
-    }
-
-    fn log_path(&self, node: &str) -> PathBuf {
-        self.options.work_dir.join(format!("{node}.log"))
     }
 }
 
@@ -798,7 +686,7 @@ fn fnv(text: &str) -> u64 {
 }
 
 /// What a panic elsewhere left behind is still a list of processes.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -812,11 +700,11 @@ impl Drop for Lab {
             self.print_logs();
         }
         let leftovers = end_processes(self.name(), || {
-            lock(&self.appliances).retain(|_, appliance| appliance.exited().is_none());
-            lock(&self.background).retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+            held(&self.appliances).retain(|_, appliance| appliance.exited().is_none());
+            held(&self.background).retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
         });
-        lock(&self.appliances).clear();
-        lock(&self.background).clear();
+        held(&self.appliances).clear();
+        held(&self.background).clear();
         self.links.clear();
         let removed = leftovers.and_then(|()| {
             remove_namespaces(self.name())?;
@@ -834,7 +722,7 @@ impl Lab {
     fn print_logs(&self) {
         for node in self.topology.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Appliance { .. }))
         {
-            eprintln!("---- {} ----\n{}", node.name, process::tail(&self.log_path(&node.name)));
+            eprintln!("---- {} ----\n{}", node.name, process::tail(&self.files.log(&node.name)));
         }
     }
 }
@@ -870,85 +758,6 @@ fn remove_namespaces(name: &str) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// What makes one lab of a name the only one: a locked file, which the kernel unlocks when the process dies. In it stand the
-/// paths of what the lab made on disk.
-#[derive(Debug)]
-struct Lock {
-    path: PathBuf,
-    file: File,
-}
-
-impl Lock {
-    fn acquire(name: &str, patience: Duration) -> Result<Lock, LabError> {
-        let path = Path::new(RUN_DIR).join(format!("{name}.lock"));
-        let failed = || LabError::io(format!("locking {}", path.display()));
-        let deadline = Instant::now() + patience;
-        loop {
-            DirBuilder::new().recursive(true).mode(0o700).create(RUN_DIR).map_err(failed())?;
-            let mut options = OpenOptions::new();
-            let file = match options.read(true).write(true).create(true).truncate(false).open(&path) {
-                // The last lab of all went down just now, and took the directory along.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                opened => opened.map_err(failed())?,
-            };
-            let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-            // Whoever had it may have removed it meanwhile: then this is the lock of a file that is no more.
-            let is_current = || {
-                let same = |there: fs::Metadata, here: fs::Metadata| there.ino() == here.ino();
-                fs::metadata(&path).and_then(|there| Ok(same(there, file.metadata()?))).unwrap_or(false)
-            };
-            match locked {
-                Ok(()) if is_current() => return Ok(Lock { path, file }),
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() >= deadline => {
-                    return Err(LabError::AlreadyUp(name.to_owned()));
-                }
-                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(20)),
-                Err(error) => return Err(failed()(error.into())),
-            }
-        }
-    }
-
-    /// Writes down what is about to be made, in the order in which it will be removed.
-    fn remember(&self, made: &[PathBuf]) -> io::Result<()> {
-        let lines: String = made.iter().map(|path| format!("{}\n", path.display())).collect();
-        let mut file = &self.file;
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(lines.as_bytes())
-    }
-
-    /// Removes what was written down, but what is to be kept, and a directory that something is left in.
-    fn remove_remembered(&self, keep: impl Fn(&Path) -> bool) -> io::Result<()> {
-        let mut lines = String::new();
-        let mut file = &self.file;
-        file.rewind()?;
-        file.read_to_string(&mut lines)?;
-        for path in lines.lines().map(Path::new).filter(|path| path.is_absolute() && !keep(path)) {
-            let removed = match path.file_name().and_then(OsStr::to_str) {
-                Some("keys" | "nodes") => fs::remove_dir_all(path),
-                Some(name) if name.ends_with(".log") => fs::remove_file(path),
-                _ => fs::remove_dir(path),
-            };
-            match removed {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Removed while it is locked: whoever waits for it looks whether it is still there.
-        let _ = fs::remove_file(&self.path);
-        // Ours was the last lab, or it was not.
-        let _ = fs::remove_dir(RUN_DIR);
-    }
 }
 
 /// The thread that does what the topology file says is to happen. Dropping it ends it.

@@ -77,7 +77,15 @@ pub fn within<T: Send>(name: &str, inside: impl FnOnce() -> T + Send) -> io::Res
     })
 }
 
-/// Runs `ip`, or whatever else prints its trouble to stderr, on lines of commands, in the calling thread's namespace.
+/// Runs `inside` as [`within`] does, where it may fail.
+///
+/// # Errors
+/// As [`enter`], and its own.
+pub fn try_within<T: Send>(name: &str, inside: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    within(name, inside)?
+}
+
+/// Runs `ip` on lines of commands, in the calling thread's namespace.
 ///
 /// # Errors
 /// What it said, with the line it said it about.

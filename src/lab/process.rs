@@ -79,7 +79,7 @@ impl NodeCommand {
     /// # Errors
     /// No such program, or the namespace is gone.
     pub fn spawn(mut self) -> io::Result<NodeChild> {
-        let child = netns::within(&self.namespace, || self.command.spawn())?;
+        let child = netns::try_within(&self.namespace, || self.command.spawn());
         child.map(|child| NodeChild { child: Some(child) }).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", self.command.get_program().display()))
         })

@@ -80,7 +80,7 @@ fn accept(listener: &TcpListener, stop: &OwnedFd, namespace: &str, inside: Socke
 fn forward(outer: &TcpStream, namespace: &str, inside: SocketAddr) -> io::Result<()> {
     outer.set_nonblocking(false)?;
     // 2 s: it is on this machine.
-    let inner = netns::within(namespace, || TcpStream::connect_timeout(&inside, Duration::from_secs(2)))??;
+    let inner = netns::try_within(namespace, || TcpStream::connect_timeout(&inside, Duration::from_secs(2)))?;
     std::thread::scope(|scope| {
         scope.spawn(|| copy(outer, &inner));
         copy(&inner, outer);
