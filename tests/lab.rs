@@ -531,3 +531,27 @@ fn the_demos_underlay_reaches_the_pop_from_every_branch() {
     assert!(route("isp-a", "198.51.100.9").contains("via 192.0.2.1 dev fra1"));
     assert!(route("isp-a", "2001:db8:a:1::10").contains("dev fra1"));
 }
+
+#[test]
+fn a_signal_on_the_way_up_takes_down_what_there_is_so_far() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    let popgate = directory.path().join("popgate");
+    fs::write(&popgate, "#!/bin/sh\ntouch begun\nexec sleep 60\n").expect("written");
+    fs::set_permissions(&popgate, fs::Permissions::from_mode(0o755)).expect("made executable");
+    let file = directory.path().join("lab.toml");
+    let node = "[[node]]\nname = \"box\"\nkind = \"appliance\"\n\
+                files = { \"popgate.toml\" = 'state-dir = \"@state-dir@\"' }\n";
+    fs::write(&file, pair("tabort", "") + node).expect("written");
+    let work_dir = directory.path().join("work");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_popgate-lab"));
+    command.arg("up").arg(&file).arg("--dir").arg(&work_dir).arg("--popgate").arg(&popgate);
+    let child = command.stderr(Stdio::piped()).spawn().expect("popgate-lab runs");
+    eventually("the appliance has begun", || work_dir.join("nodes/box/begun").exists());
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    let output = child.wait_with_output().expect("waited for");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"), "{output:?}");
+    assert_eq!(netns::with_prefix(&prefix("tabort")), [""; 0]);
+    assert!(!work_dir.exists());
+}

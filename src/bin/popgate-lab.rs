@@ -161,12 +161,16 @@ fn up(topology: Topology, options: LabOptions, file: &Path) -> Result<(), LabErr
     stop_on_signals(Arc::clone(&options.interrupted), Arc::clone(&stop))
         .map_err(failed("listening for signals"))?;
     let lab = Lab::up(topology, options)?;
-    print_lab(lab.topology(), &mut io::stdout());
-    println!("files and logs are in {}", lab.work_dir().display());
-    println!("inside a node:  popgate-lab exec {} NODE -- COMMAND", file.display());
-    println!("up; Ctrl-C takes it down");
-    // Whoever reads a pipe waits for that line; whoever closed it, does not.
-    let _ = io::stdout().flush();
+    let mut out = io::stdout();
+    print_lab(lab.topology(), &mut out);
+    // Whoever reads a pipe waits for the last line; nobody may be reading.
+    let _ = writeln!(
+        out,
+        "files and logs are in {}\ninside a node:  popgate-lab exec {} NODE -- COMMAND\nup; Ctrl-C takes it down",
+        lab.work_dir().display(),
+        file.display()
+    )
+    .and_then(|()| out.flush());
     control::serve(&lab, &*stop)
 }
 

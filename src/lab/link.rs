@@ -1,6 +1,9 @@
 //! Links through user space: a TAP device at each end, and a thread between them that carries frames.
 //!
 //! Neither end can see that the other is not a cable: a cut takes no carrier away, as in a provider's network.
+//!
+//! A link without a `rate` is as fast as this thread, some hundred megabits per second; what is sent faster than that
+//! overflows the device's own queue and is counted there (`ip -s link`, TX dropped). Where drops matter, give it a rate.
 
 use super::LabError;
 use super::impair::{Change, Counters, Impairment, Wire};
