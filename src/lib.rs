@@ -4,6 +4,7 @@ pub mod config;
 pub mod export;
 pub mod flow;
 pub mod io;
+pub mod lab;
 pub mod model;
 pub mod path;
 pub mod pipeline;

@@ -10,6 +10,7 @@ pub mod forward;
 pub mod namespace;
 mod netlink;
 pub mod network;
+pub mod tap;
 pub mod tun;
 pub mod tuntap;
 pub mod udp;

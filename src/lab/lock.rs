@@ -1,0 +1,89 @@
+//! Whose a lab's name is, and what its owner has made on disk.
+
+use super::{LabError, RUN_DIR};
+use rustix::fs::{FlockOperation, flock};
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What makes one lab of a name the only one: a locked file, which the kernel unlocks when the process dies. In it stand the
+/// paths of what the lab made on disk.
+#[derive(Debug)]
+pub(super) struct Lock {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lock {
+    pub(super) fn acquire(name: &str, patience: Duration) -> Result<Lock, LabError> {
+        let path = Path::new(RUN_DIR).join(format!("{name}.lock"));
+        let failed = || LabError::io(format!("locking {}", path.display()));
+        let deadline = Instant::now() + patience;
+        loop {
+            DirBuilder::new().recursive(true).mode(0o700).create(RUN_DIR).map_err(failed())?;
+            let mut options = OpenOptions::new();
+            let file = match options.read(true).write(true).create(true).truncate(false).open(&path) {
+                // The last lab of all went down just now, and took the directory along.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened.map_err(failed())?,
+            };
+            let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+            // Whoever had it may have removed it meanwhile: then this is the lock of a file that is no more.
+            let is_current = || {
+                let same = |there: fs::Metadata, here: fs::Metadata| there.ino() == here.ino();
+                fs::metadata(&path).and_then(|there| Ok(same(there, file.metadata()?))).unwrap_or(false)
+            };
+            match locked {
+                Ok(()) if is_current() => return Ok(Lock { path, file }),
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() >= deadline => {
+                    return Err(LabError::AlreadyUp(name.to_owned()));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(20)),
+                Err(error) => return Err(failed()(error.into())),
+            }
+        }
+    }
+
+    /// Writes down what is about to be made, in the order in which it will be removed.
+    pub(super) fn remember(&self, made: &[PathBuf]) -> io::Result<()> {
+        let lines: String = made.iter().map(|path| format!("{}\n", path.display())).collect();
+        let mut file = &self.file;
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(lines.as_bytes())
+    }
+
+    /// Removes what was written down, but what is to be kept, and a directory that something is left in.
+    pub(super) fn remove_remembered(&self, keep: impl Fn(&Path) -> bool) -> io::Result<()> {
+        let mut lines = String::new();
+        let mut file = &self.file;
+        file.rewind()?;
+        file.read_to_string(&mut lines)?;
+        for path in lines.lines().map(Path::new).filter(|path| path.is_absolute() && !keep(path)) {
+            let removed = match path.file_name().and_then(OsStr::to_str) {
+                Some("keys" | "nodes") => fs::remove_dir_all(path),
+                Some(name) if name.ends_with(".log") => fs::remove_file(path),
+                _ => fs::remove_dir(path),
+            };
+            match removed {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Removed while it is locked: whoever waits for it looks whether it is still there.
+        let _ = fs::remove_file(&self.path);
+        // Ours was the last lab, or it was not.
+        let _ = fs::remove_dir(RUN_DIR);
+    }
+}
