@@ -1,6 +1,8 @@
 //! popgate: the box at the edge of a provider's point of presence, and the box in each branch.
 
+pub mod admin;
 pub mod config;
+pub mod control;
 pub mod flow;
 pub mod model;
 pub mod pipeline;
