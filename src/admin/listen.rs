@@ -104,12 +104,13 @@ mod tests {
 
     #[test]
     fn a_connection_where_nothing_moves_is_hung_up_on() {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
         let address = listener.local_addr().expect("an address");
         let bounded = Bounded { idle: Duration::from_millis(50), ..Bounded::new(listener) };
-        runtime.spawn(async { axum::serve(bounded, axum::Router::new()).await });
+        std::thread::spawn(move || {
+            runtime.block_on(async { axum::serve(bounded, axum::Router::new()).await })
+        });
         let mut stream = std::net::TcpStream::connect(address).expect("connected");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
         assert_eq!(stream.read(&mut [0]).expect("hung up on, not timed out"), 0);
