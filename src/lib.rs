@@ -1,7 +1,9 @@
 //! popgate: the box at the edge of a provider's point of presence, and the box in each branch.
 
+pub mod admin;
 pub mod config;
 pub mod export;
+pub mod control;
 pub mod flow;
 pub mod io;
 pub mod lab;

@@ -1,0 +1,148 @@
+//! `/api/v1`: each handler reads its parameters, asks, and answers with the report as it is.
+
+use super::problem::Problem;
+use super::{App, worker_patience};
+use crate::control::{FlowPage, Status};
+use crate::pipeline::report::{DropRow, FlowFilter, PathReport, SessionPage};
+use axum::Json;
+use axum::extract::{Query, State};
+use serde::{Deserialize, Serialize};
+use std::fmt::Display;
+use std::str::FromStr;
+
+/// Rows in an answer unless asked otherwise: more than a person reads.
+const DEFAULT_LIMIT: usize = 100;
+
+/// 10,000 rows: 5 MB of JSON; the console shows 2,000. A worker makes them between two batches, so this also bounds
+/// how long its packets wait.
+const MAX_LIMIT: usize = 10_000;
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Paths {
+    pub(super) paths: Vec<PathReport>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Drops {
+    pub(super) drops: Vec<DropRow>,
+}
+
+/// A request's query as it was written: names may be unknown or come twice.
+type Parameters = Query<Vec<(String, String)>>;
+
+pub(super) async fn status(State(app): State<App>, query: Parameters) -> Result<Json<Status>, Problem> {
+    Asked::read(query, &[])?;
+    Ok(Json(app.control.status(worker_patience()).await?))
+}
+
+pub(super) async fn paths(State(app): State<App>, query: Parameters) -> Result<Json<Paths>, Problem> {
+    let asked = Asked::read(query, &["tenant"])?;
+    let paths = app.control.paths(asked.filter.tenant.as_deref(), worker_patience()).await?;
+    Ok(Json(Paths { paths }))
+}
+
+pub(super) async fn sessions(
+    State(app): State<App>,
+    query: Parameters,
+) -> Result<Json<SessionPage>, Problem> {
+    let asked = Asked::read(query, &["tenant", "address", "port", "class", "limit"])?;
+    Ok(Json(app.control.sessions(asked.filter, asked.limit, worker_patience()).await?))
+}
+
+pub(super) async fn flows(State(app): State<App>, query: Parameters) -> Result<Json<FlowPage>, Problem> {
+    let asked = Asked::read(query, &["tenant", "address", "port", "class", "limit"])?;
+    Ok(Json(app.control.flows(&asked.filter, asked.limit)))
+}
+
+pub(super) async fn drops(State(app): State<App>, query: Parameters) -> Result<Json<Drops>, Problem> {
+    let asked = Asked::read(query, &["tenant"])?;
+    let drops = app.control.drops(asked.filter.tenant.as_deref(), worker_patience()).await?;
+    Ok(Json(Drops { drops }))
+}
+
+/// What the parameters say.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    filter: FlowFilter,
+    limit: usize,
+}
+
+impl Asked {
+    /// Every parameter must be known, understood and said once: a filter that is quietly ignored shows another tenant's
+    /// sessions as if they were the ones asked for.
+    fn read(Query(parameters): Parameters, known: &[&str]) -> Result<Asked, Problem> {
+        let mut asked = Asked { filter: FlowFilter::default(), limit: DEFAULT_LIMIT };
+        for (index, (name, value)) in parameters.iter().enumerate() {
+            if !known.contains(&name.as_str()) {
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(Problem::parameter(
+                    name,
+                    format!("unknown parameter {name:?}; known here: {known}"),
+                ));
+            }
+            if parameters[..index].iter().any(|(earlier, _)| earlier == name) {
+                return Err(Problem::parameter(name, format!("parameter {name:?} comes twice")));
+            }
+            match name.as_str() {
+                "tenant" => asked.filter.tenant = Some(parse(name, value, "a tenant's name")?),
+                "class" => asked.filter.class = Some(parse(name, value, "an app class's name")?),
+                "address" => asked.filter.address = Some(parse(name, value, "an IPv4 or IPv6 address")?),
+                "port" => asked.filter.port = Some(parse(name, value, "a port, 0 to 65535")?),
+                _ => {
+                    let expected = format!("a number of rows, 1 to {MAX_LIMIT}");
+                    asked.limit = parse(name, value, &expected)?;
+                    if !(1..=MAX_LIMIT).contains(&asked.limit) {
+                        return Err(Problem::parameter(name, format!("{name}: {value:?} is not {expected}")));
+                    }
+                }
+            }
+        }
+        Ok(asked)
+    }
+}
+
+fn parse<T: FromStr>(name: impl Display, value: &str, expected: &str) -> Result<T, Problem> {
+    let parsed = if value.is_empty() { None } else { value.parse().ok() };
+    parsed
+        .ok_or_else(|| Problem::parameter(&name.to_string(), format!("{name}: {value:?} is not {expected}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOW: &[&str] = &["tenant", "address", "port", "class", "limit"];
+
+    fn read(parameters: &[(&str, &str)], known: &[&str]) -> Result<Asked, Problem> {
+        Asked::read(
+            Query(parameters.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()),
+            known,
+        )
+    }
+
+    #[test]
+    fn a_filter_is_read_from_its_parameters() {
+        let asked =
+            read(&[("tenant", "acme"), ("address", "2001:db8::1"), ("port", "443"), ("limit", "7")], FLOW);
+        let asked = asked.expect("a filter");
+        assert_eq!(asked.limit, 7);
+        assert_eq!(asked.filter.tenant.as_deref(), Some("acme"));
+        assert_eq!(asked.filter.address, "2001:db8::1".parse().ok());
+        assert_eq!((asked.filter.port, asked.filter.class), (Some(443), None));
+        assert_eq!(read(&[], FLOW).expect("no filter").limit, DEFAULT_LIMIT);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_refused_by_name() {
+        let bad =
+            [("address", "10.0.0.0/8"), ("port", "65536"), ("port", ""), ("limit", "0"), ("limit", "10001")];
+        for (name, value) in bad.into_iter().chain([("tenant", ""), ("class", ""), ("tenent", "acme")]) {
+            let problem = read(&[(name, value)], FLOW).expect_err(value);
+            assert_eq!((problem.status, problem.parameter.as_deref()), (400, Some(name)), "{problem:?}");
+        }
+        let twice = read(&[("port", "1"), ("port", "2")], FLOW).expect_err("twice");
+        assert_eq!(twice.detail, "parameter \"port\" comes twice");
+        let unknown = read(&[("port", "1")], &["tenant"]).expect_err("not for paths");
+        assert_eq!(unknown.detail, "unknown parameter \"port\"; known here: tenant");
+    }
+}

@@ -1,0 +1,372 @@
+//! `popgate show`: the API's reports as tables, or as the JSON they came in.
+
+use super::api::{Drops, Paths};
+use super::problem::Problem;
+use super::table::{Table, bytes, count, duration, endpoint, or_dash, utc};
+use super::token::{self, TokenError};
+use crate::control::{FlowPage, Status};
+use crate::pipeline::report::{DropRow, FlowReport, PathReport, PathState, SessionPage, SessionReport};
+use clap::{Args, Subcommand};
+use serde::de::DeserializeOwned;
+use std::io::{self, ErrorKind, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// 10 s: the server itself gives up on its workers after 2.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ask the running popgate what it does
+#[derive(Clone, Debug, Args)]
+pub struct ShowArgs {
+    #[command(subcommand)]
+    what: What,
+    /// The API's answer as it is
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where popgate's admin API listens
+    #[arg(long, global = true, default_value = "http://127.0.0.1:8443")]
+    url: String,
+    /// The file that holds the admin token
+    #[arg(long, global = true, value_name = "PATH", default_value = "/var/lib/popgate/admin-token")]
+    token_file: PathBuf,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum What {
+    /// The site, and sums over its life
+    Status,
+    /// The tunnels: state, quality, traffic
+    #[command(visible_alias = "tunnels")]
+    Paths(TenantArgs),
+    /// What is in the session table, newest first
+    Sessions(FilterArgs),
+    /// The flow records of late, newest first
+    Flows(FilterArgs),
+    /// What was dropped, and why
+    Drops(TenantArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+struct TenantArgs {
+    /// Of this tenant alone
+    #[arg(long)]
+    tenant: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+struct FilterArgs {
+    /// Of this tenant alone
+    #[arg(long)]
+    tenant: Option<String>,
+    /// From, to or translated to this address
+    #[arg(long)]
+    address: Option<IpAddr>,
+    /// From, to or translated to this port
+    #[arg(long)]
+    port: Option<u16>,
+    /// Of this app class
+    #[arg(long)]
+    class: Option<String>,
+    /// At most this many rows [default: 100]
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+/// Runs `popgate show`: 0 if it was shown, 1 if there was something in the way, which is said on standard error.
+pub fn show(args: ShowArgs) -> ExitCode {
+    let shown = text(&args).and_then(|text| match io::stdout().lock().write_all(text.as_bytes()) {
+        // `popgate show sessions | head` has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(ShowError::Output),
+    });
+    match shown {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error may be closed; there is nobody left to tell.
+            let _ = writeln!(io::stderr(), "popgate show: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why there is nothing to show; for the operator.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ShowError {
+    #[error("{0}; give its place with --token-file, and read it as the user popgate runs as, or root")]
+    Token(#[from] TokenError),
+    #[error("--url {0}: must begin with http:// (for a box elsewhere: ssh -L 8443:127.0.0.1:8443 HOST)")]
+    Url(String),
+    #[error("popgate is not running at {url}: {cause}")]
+    NotRunning { url: String, cause: String },
+    #[error("no answer from {url}: {cause}")]
+    NoAnswer { url: String, cause: String },
+    #[error("{url} does not take the token in {}: is that file of this box?", .token_file.display())]
+    Refused { url: String, token_file: PathBuf },
+    #[error("{0}")]
+    Problem(String),
+    #[error("{url} answers, but not as popgate does: {cause}")]
+    NotPopgate { url: String, cause: String },
+    #[error("cannot write: {0}")]
+    Output(io::Error),
+}
+
+/// What goes to standard output.
+pub(super) fn text(args: &ShowArgs) -> Result<String, ShowError> {
+    let answer = ask(args)?;
+    if args.json { Ok(format!("{answer}\n")) } else { render(&args.what, &answer) }
+}
+
+/// The body of the API's answer.
+fn ask(args: &ShowArgs) -> Result<String, ShowError> {
+    let url = args.url.trim_end_matches('/').to_owned();
+    if !url.starts_with("http://") {
+        return Err(ShowError::Url(url));
+    }
+    let token = token::load(&args.token_file)?;
+    // The token goes to this address and to none that a proxy variable or a redirect names.
+    let config = ureq::Agent::config_builder().proxy(None).max_redirects(0).http_status_as_error(false);
+    let agent = config.timeout_global(Some(PATIENCE)).build().new_agent();
+    let (path, parameters) = question(&args.what);
+    let mut request =
+        agent.get(format!("{url}/api/v1/{path}")).header("Authorization", token.authorization());
+    for (name, value) in parameters {
+        request = request.query(name, value);
+    }
+    let mut response = request.call().map_err(|error| match error {
+        ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            ShowError::NotRunning { url: url.clone(), cause: "connection refused".to_owned() }
+        }
+        error => ShowError::NoAnswer { url: url.clone(), cause: error.to_string() },
+    })?;
+    let not_popgate = |cause: String| ShowError::NotPopgate { url: url.clone(), cause };
+    // 64 MiB: six times the longest answer there is.
+    let body = response.body_mut().with_config().limit(64 << 20).read_to_string();
+    let body = body.map_err(|error| not_popgate(error.to_string()))?;
+    match response.status().as_u16() {
+        200 => Ok(body),
+        401 => Err(ShowError::Refused { url, token_file: args.token_file.clone() }),
+        status => match serde_json::from_str::<Problem>(&body) {
+            Ok(problem) => Err(ShowError::Problem(problem.detail)),
+            Err(_) => Err(not_popgate(format!("status {status}"))),
+        },
+    }
+}
+
+/// The API's path and parameters.
+fn question(what: &What) -> (&'static str, Vec<(&'static str, String)>) {
+    let tenant = |args: &TenantArgs| args.tenant.iter().map(|name| ("tenant", name.clone())).collect();
+    let filter = |args: &FilterArgs| {
+        let parameters = [
+            ("tenant", args.tenant.clone()),
+            ("address", args.address.map(|address| address.to_string())),
+            ("port", args.port.map(|port| port.to_string())),
+            ("class", args.class.clone()),
+            ("limit", args.limit.map(|limit| limit.to_string())),
+        ];
+        parameters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    };
+    match what {
+        What::Status => ("status", Vec::new()),
+        What::Paths(args) => ("paths", tenant(args)),
+        What::Sessions(args) => ("sessions", filter(args)),
+        What::Flows(args) => ("flows", filter(args)),
+        What::Drops(args) => ("drops", tenant(args)),
+    }
+}
+
+fn render(what: &What, answer: &str) -> Result<String, ShowError> {
+    Ok(match what {
+        What::Status => status(&read(answer)?),
+        What::Paths(_) => paths(&read::<Paths>(answer)?.paths),
+        What::Sessions(_) => sessions(&read(answer)?),
+        What::Flows(_) => flows(&read(answer)?),
+        What::Drops(_) => drops(&read::<Drops>(answer)?.drops),
+    })
+}
+
+fn read<T: DeserializeOwned>(answer: &str) -> Result<T, ShowError> {
+    serde_json::from_str(answer)
+        .map_err(|error| ShowError::Problem(format!("the answer is of another version of popgate: {error}")))
+}
+
+fn status(status: &Status) -> String {
+    let (site, totals) = (&status.site, &status.totals);
+    let uptime = status.now_unix_ms.saturating_sub(site.started_unix_ms) as f64 / 1_000.0;
+    let rows = [
+        ("site", format!("{} ({})", site.site, site.role)),
+        ("metro", or_dash(site.metro.clone())),
+        ("facility", or_dash(site.facility.clone())),
+        ("version", site.version.clone()),
+        ("started", format!("{}, {} ago", utc(site.started_unix_ms), duration(uptime))),
+        ("generation", totals.generation.to_string()),
+        ("workers", status.workers.to_string()),
+        ("paths up", format!("{} of {}", totals.paths_up, totals.paths)),
+        ("sessions", format!("{} of at most {}", totals.sessions, totals.max_sessions)),
+        ("sessions created", totals.sessions_created.to_string()),
+        ("forwarded", format!("{} packets, {}", totals.forwarded_packets, bytes(totals.forwarded_bytes))),
+        ("dropped", format!("{} packets", totals.dropped_packets)),
+        ("records lost", totals.records_lost.to_string()),
+    ];
+    rows.iter().map(|(name, value)| format!("{name:<18}{value}\n")).collect()
+}
+
+fn paths(paths: &[PathReport]) -> String {
+    if paths.is_empty() {
+        return "no paths\n".to_owned();
+    }
+    let mut table = Table::new(&[
+        "TENANT",
+        "SITE",
+        "PATH",
+        "STATE",
+        "TRANSPORT",
+        "ENDPOINT",
+        ">RTT",
+        ">JITTER",
+        ">LOSS",
+        ">HANDSHAKE",
+        ">RECEIVED",
+        ">SENT",
+    ]);
+    for path in paths {
+        let millis = |value: Option<f64>| or_dash(value.map(|value| format!("{value:.1} ms")));
+        table.row([
+            path.tenant.clone(),
+            path.site.clone(),
+            path.path.clone(),
+            match path.state {
+                PathState::Up => "up".to_owned(),
+                PathState::Down => "DOWN".to_owned(),
+            },
+            or_dash(path.transport.clone()),
+            or_dash(path.endpoint.map(|endpoint| endpoint.to_string())),
+            millis(path.rtt_ms),
+            millis(path.jitter_ms),
+            or_dash(path.loss.map(|loss| format!("{:.0} %", loss * 100.0))),
+            or_dash(path.last_handshake_secs.map(|secs| format!("{} ago", duration(secs as f64)))),
+            bytes(path.received_bytes),
+            bytes(path.sent_bytes),
+        ]);
+    }
+    table.render()
+}
+
+fn sessions(page: &SessionPage) -> String {
+    let mut table = Table::new(&[
+        "TENANT",
+        "PROTO",
+        "SOURCE",
+        "DESTINATION",
+        "NAT",
+        "FROM",
+        "TO",
+        "CLASS",
+        "RULE",
+        "PATHS",
+        "STATE",
+        ">AGE",
+        ">IDLE",
+        ">FORWARD",
+        ">REVERSE",
+    ]);
+    for session in &page.sessions {
+        let SessionReport { nat_source, nat_source_port, .. } = session;
+        table.row([
+            session.tenant.clone(),
+            session.protocol.clone(),
+            endpoint(session.source, session.source_port),
+            endpoint(session.destination, session.destination_port),
+            nat(*nat_source, *nat_source_port),
+            session.from.clone(),
+            session.to.clone(),
+            session.class.clone(),
+            session.rule.clone(),
+            both_paths(&session.forward_path, &session.reverse_path),
+            or_dash(session.tcp_state.clone()),
+            duration(session.age_secs),
+            duration(session.idle_secs),
+            bytes(session.forward_bytes),
+            bytes(session.reverse_bytes),
+        ]);
+    }
+    counted("session", page.matching, page.sessions.len(), table)
+}
+
+fn flows(page: &FlowPage) -> String {
+    let mut table = Table::new(&[
+        "START",
+        ">LASTED",
+        "TENANT",
+        "PROTO",
+        "SOURCE",
+        "DESTINATION",
+        "NAT",
+        "FROM",
+        "TO",
+        "CLASS",
+        "RULE",
+        "PATHS",
+        "END",
+        ">FORWARD",
+        ">REVERSE",
+    ]);
+    for flow in &page.flows {
+        let FlowReport { nat_source, nat_source_port, .. } = flow;
+        table.row([
+            utc(flow.start_unix_ms),
+            duration(flow.end_unix_ms.saturating_sub(flow.start_unix_ms) as f64 / 1_000.0),
+            flow.tenant.clone(),
+            flow.protocol.clone(),
+            endpoint(flow.source, flow.source_port),
+            endpoint(flow.destination, flow.destination_port),
+            nat(*nat_source, *nat_source_port),
+            flow.from.clone(),
+            flow.to.clone(),
+            flow.class.clone(),
+            flow.rule.clone(),
+            both_paths(&flow.forward_path, &flow.reverse_path),
+            flow.end_reason.clone(),
+            bytes(flow.forward_bytes),
+            bytes(flow.reverse_bytes),
+        ]);
+    }
+    counted("flow record", page.matching, page.flows.len(), table)
+}
+
+fn drops(rows: &[DropRow]) -> String {
+    if rows.is_empty() {
+        return "no drops\n".to_owned();
+    }
+    let mut table = Table::new(&["TENANT", "REASON", "DETAIL", ">PACKETS"]);
+    for row in rows {
+        let packets = count(row.packets);
+        table.row([or_dash(row.tenant.clone()), row.reason.clone(), or_dash(row.detail.clone()), packets]);
+    }
+    table.render()
+}
+
+/// The table, and how many of how many it shows where it does not show all.
+fn counted(noun: &str, matching: u64, shown: usize, table: Table) -> String {
+    match shown {
+        0 => format!("no {noun} matches\n"),
+        _ if shown as u64 == matching => table.render(),
+        _ => format!("{}the newest {shown} of {matching}; see more with --limit\n", table.render()),
+    }
+}
+
+fn nat(address: Option<IpAddr>, port: Option<u16>) -> String {
+    or_dash(address.map(|address| match port {
+        Some(port) => endpoint(address, port),
+        None => address.to_string(),
+    }))
+}
+
+/// One name where both directions take the same path, else forward and reverse.
+fn both_paths(forward: &Option<String>, reverse: &Option<String>) -> String {
+    match (forward, reverse) {
+        (Some(forward), Some(reverse)) if forward != reverse => format!("{forward} / {reverse}"),
+        (forward, reverse) => or_dash(forward.clone().or_else(|| reverse.clone())),
+    }
+}

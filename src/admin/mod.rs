@@ -1,0 +1,104 @@
+//! The admin server: JSON under `/api/v1`, and the console that shows it.
+//!
+//! A request's way: 1 `harden` puts security headers on whatever goes back, 2 `check_host` turns away what a rebound
+//! DNS name sent, 3 `check_token` turns away what brings no token, unless it asks for one of the console's own files,
+//! 4 the router. Steps 2 and 3 lie around the whole router, the paths it does not know included: a route that somebody
+//! adds is closed until its request proves otherwise.
+
+mod api;
+mod assets;
+mod client;
+mod events;
+mod guard;
+mod listen;
+mod problem;
+mod table;
+pub mod token;
+
+pub use client::{ShowArgs, show};
+pub use token::Token;
+
+use crate::control::Control;
+use axum::Router;
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::routing::get;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// 2 s: a worker answers within a batch, well under a millisecond. One that has not by now is stuck.
+const WORKER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// 5 s: longer than any answer may take, shorter than systemd's patience.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What every handler knows.
+#[derive(Clone)]
+struct App {
+    control: Arc<Control>,
+    token: Arc<Token>,
+    listen: SocketAddr,
+    events: events::Subscribers,
+}
+
+/// Serves until `shutdown` resolves; what is under way then may still finish.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    control: Arc<Control>,
+    token: Token,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let listen = listener.local_addr()?;
+    // Dropped, it tells everybody who watches `stopped`.
+    let (stop, stopped) = watch::channel(());
+    let events = events::start(control.clone(), stopped.clone());
+    let app = App { control, token: Arc::new(token), listen, events };
+    let graceful = async move {
+        shutdown.await;
+        drop(stop);
+    };
+    let server = axum::serve(listen::Bounded::new(listener), router(app)).with_graceful_shutdown(graceful);
+    let overdue = async {
+        let mut stopped = stopped;
+        let _ = stopped.changed().await;
+        tokio::time::sleep(SHUTDOWN_PATIENCE).await;
+    };
+    tokio::select! {
+        served = server => served,
+        () = overdue => Ok(()),
+    }
+}
+
+/// Every route there is, but for the console's files. The test that walks them all without a token reads this table.
+const ROUTES: &[(&str, fn() -> axum::routing::MethodRouter<App>)] = &[
+    ("/api/v1/status", || get(api::status)),
+    ("/api/v1/paths", || get(api::paths)),
+    ("/api/v1/tunnels", || get(api::paths)),
+    ("/api/v1/sessions", || get(api::sessions)),
+    ("/api/v1/flows", || get(api::flows)),
+    ("/api/v1/drops", || get(api::drops)),
+    ("/api/v1/events", || get(events::stream)),
+];
+
+fn router(app: App) -> Router {
+    let routes = ROUTES.iter().fold(Router::new(), |router, (path, route)| router.route(path, route()));
+    routes
+        .fallback(assets::serve)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(from_fn_with_state(app.clone(), guard::check_token))
+        .layer(from_fn_with_state(app.clone(), guard::check_host))
+        .layer(map_response(guard::harden))
+        .with_state(app)
+}
+
+/// How long a question to the workers may take.
+async fn worker_patience() {
+    tokio::time::sleep(WORKER_PATIENCE).await;
+}
+
+#[cfg(test)]
+mod tests;

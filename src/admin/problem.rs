@@ -1,0 +1,65 @@
+//! What went wrong, as RFC 9457 problem details.
+
+use crate::control::Unanswered;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+/// A problem; `type` is always `about:blank`, so the status says what kind it is (RFC 9457 section 4.2.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Problem {
+    pub(super) title: String,
+    pub(super) status: u16,
+    pub(super) detail: String,
+    /// The query parameter at fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parameter: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
+        let title = status.canonical_reason().unwrap_or("Problem").to_owned();
+        Problem { title, status: status.as_u16(), detail: detail.into(), parameter: None }
+    }
+
+    /// A query parameter that cannot be understood.
+    pub(super) fn parameter(name: &str, detail: String) -> Problem {
+        Problem { parameter: Some(name.to_owned()), ..Problem::new(StatusCode::BAD_REQUEST, detail) }
+    }
+
+    /// The same answer whatever was wrong with the token, so that it tells nothing about it.
+    pub(super) fn unauthorized() -> Problem {
+        let detail = "this needs the box's admin token: Authorization: Bearer TOKEN";
+        Problem::new(StatusCode::UNAUTHORIZED, detail)
+    }
+}
+
+impl From<Unanswered> for Problem {
+    fn from(error: Unanswered) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, axum::Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                headers
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"popgate\""));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+pub(super) async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this can only be read: GET or HEAD")
+}

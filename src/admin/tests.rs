@@ -1,0 +1,389 @@
+//! Through the front door: a server on a loopback port, and HTTP as anyone would speak it.
+
+use super::*;
+use crate::control::{RecentFlows, SiteFacts, WorkerGone, WorkerPort};
+use crate::pipeline::report::{Answer, DropRow, Query, SessionPage, Totals};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+
+#[test]
+fn no_route_answers_without_the_token() {
+    let server = Server::start();
+    let token = server.secret();
+    let wrong = Token::from_bytes([8; 32]).authorization();
+    let unknown =
+        ["/api", "/api/v1", "/api/v1/", "/api/v1/nothing", "/nothing", "/index.html.br", "/api/v2/status"];
+    for path in ROUTES.iter().map(|(path, _)| *path).chain(unknown) {
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"] {
+            let asks = [
+                server.ask(method, path, &[]),
+                server.ask(method, path, &[("Authorization", &wrong)]),
+                server.ask(method, path, &[("Authorization", "Bearer ")]),
+                server.ask(method, path, &[("Authorization", &format!("Basic {token}"))]),
+                server.ask(method, path, &[("Authorization", &format!("Bearer {}", &token[..42]))]),
+                server.ask(method, path, &[("Authorization", &format!("Bearer {token}x"))]),
+                server.ask(method, path, &[("Cookie", &format!("token={token}"))]),
+                server.ask(method, &format!("{path}?token={token}"), &[]),
+                server.ask(method, &format!("{path}?access_token={token}"), &[]),
+            ];
+            for answer in asks {
+                assert_eq!(answer.status, 401, "{method} {path}");
+                assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"popgate\""));
+                assert_eq!(answer.header("cache-control"), Some("no-store"));
+                assert!(!answer.body.contains(&token));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_route_answers_with_the_token_and_is_not_stored() {
+    let server = Server::start();
+    for (path, _) in ROUTES.iter().filter(|(path, _)| *path != "/api/v1/events") {
+        let answer = server.get(path);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
+    }
+}
+
+#[test]
+fn every_answer_carries_the_security_headers() {
+    let server = Server::start();
+    let answers = [
+        server.get("/api/v1/status"),
+        server.get("/api/v1/nothing"),
+        server.get("/api/v1/sessions?port=x"),
+        server.ask("GET", "/api/v1/status", &[]),
+        server.ask("GET", "/", &[]),
+        server.ask("GET", "/", &[("Host", "evil.example")]),
+        server.ask("POST", "/", &[("Authorization", &server.authorization)]),
+    ];
+    let statuses = answers.each_ref().map(|answer| answer.status);
+    assert_eq!((statuses[0], statuses[1], statuses[2], statuses[3]), (200, 404, 400, 401));
+    assert_eq!((statuses[5], statuses[6]), (421, 405));
+    for answer in answers {
+        let policy = answer.header("content-security-policy").expect("a policy");
+        assert!(
+            policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+            "{policy}"
+        );
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
+        assert_eq!(answer.header("access-control-allow-origin"), None);
+    }
+}
+
+#[test]
+fn another_hosts_name_is_turned_away_even_with_the_token() {
+    let server = Server::start();
+    let authorization = server.authorization.clone();
+    for host in ["evil.example", "evil.example:8443", "10.0.0.1", ""] {
+        let answer =
+            server.ask("GET", "/api/v1/status", &[("Host", host), ("Authorization", &authorization)]);
+        assert_eq!(answer.status, 421, "{host}");
+    }
+    for host in ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8443"] {
+        let answer =
+            server.ask("GET", "/api/v1/status", &[("Host", host), ("Authorization", &authorization)]);
+        assert_eq!(answer.status, 200, "{host}");
+    }
+}
+
+#[test]
+fn a_parameter_at_fault_is_named_in_problem_details() {
+    let server = Server::start();
+    let answer = server.get("/api/v1/sessions?tenant=acme&port=http");
+    assert_eq!((answer.status, answer.header("content-type")), (400, Some("application/problem+json")));
+    let problem: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    assert_eq!(problem["parameter"], "port");
+    assert_eq!(problem["status"], 400);
+    assert_eq!(problem["detail"], "port: \"http\" is not a port, 0 to 65535");
+    assert_eq!(server.get("/api/v1/status?tenant=acme").status, 400);
+}
+
+#[test]
+fn a_silent_worker_is_503_and_says_which() {
+    let server = Server::start();
+    server.silent.store(true, Ordering::Relaxed);
+    let answer = server.get("/api/v1/paths");
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("2")));
+    assert!(answer.body.contains("worker 1 does not answer"), "{}", answer.body);
+}
+
+#[test]
+fn events_come_at_once_then_every_second_and_end_with_the_server() {
+    let mut server = Server::start();
+    let stream = server.connect("GET", "/api/v1/events", &[("Authorization", &server.authorization)]);
+    let mut lines = BufReader::new(stream).lines().map(|line| line.expect("a line"));
+    let mut names = lines.by_ref().filter_map(|line| line.strip_prefix("event: ").map(String::from));
+    let first: Vec<String> = names.by_ref().take(6).collect();
+    assert_eq!(first, ["status", "paths", "drops", "status", "paths", "drops"]);
+    server.stop();
+    // The stream ends; were it cut off, a line would be an error.
+    assert!(lines.by_ref().last().is_some_and(|line| line == "0" || line.is_empty()));
+}
+
+#[test]
+fn event_streams_are_bounded_and_room_is_given_back() {
+    let server = Server::start();
+    let authorization = server.authorization.clone();
+    let open = || {
+        let mut stream = server.connect("GET", "/api/v1/events", &[("Authorization", &authorization)]);
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("a status line");
+        (status.ends_with(b"200"), stream)
+    };
+    let streams: Vec<_> = std::iter::repeat_with(open).take(events::MAX_STREAMS).collect();
+    assert!(streams.iter().all(|(accepted, _)| *accepted));
+    let refused = server.get("/api/v1/events");
+    assert_eq!(refused.status, 503);
+    drop(streams);
+    eventually("a stream is accepted again", || open().0);
+}
+
+#[test]
+fn an_event_stream_tells_of_a_silent_worker() {
+    let server = Server::start();
+    server.silent.store(true, Ordering::Relaxed);
+    let stream = server.connect("GET", "/api/v1/events", &[("Authorization", &server.authorization)]);
+    let mut lines = BufReader::new(stream).lines().map(|line| line.expect("a line"));
+    assert!(lines.any(|line| line == "event: problem"));
+    assert!(lines.next().is_some_and(|line| line.contains("worker 1 does not answer")));
+}
+
+#[test]
+fn the_console_is_there_without_a_token_in_the_form_the_browser_takes() {
+    let server = Server::start();
+    let plain = server.ask("GET", "/", &[]);
+    if plain.status == 503 {
+        // Built without the console: it says how to build it, and that is all there is to see.
+        assert!(plain.body.contains("npm ci && npm run build"), "{}", plain.body);
+        return;
+    }
+    assert_eq!(plain.status, 200);
+    assert_eq!(plain.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(plain.header("cache-control"), Some("no-cache"));
+    assert!(!plain.body.contains("style=") && !plain.body.contains("<style"), "nothing inline");
+    assert_eq!(server.ask("GET", "/sessions?tenant=acme", &[]).body, plain.body);
+    let script =
+        plain.body.split('"').find(|text| text.starts_with("/assets/")).expect("a script").to_owned();
+    let packed = server.ask("GET", &script, &[("Accept-Encoding", "gzip, br")]);
+    assert_eq!((packed.status, packed.header("content-encoding")), (200, Some("br")));
+    assert!(packed.header("cache-control").is_some_and(|keep| keep.contains("immutable")));
+    let etag = packed.header("etag").expect("a tag").to_owned();
+    let again = server.ask("GET", &script, &[("Accept-Encoding", "gzip, br"), ("If-None-Match", &etag)]);
+    assert_eq!((again.status, again.body.as_str()), (304, ""));
+    let gzip = server.ask("GET", &script, &[("Accept-Encoding", "gzip")]);
+    assert_eq!(gzip.header("content-encoding"), Some("gzip"));
+    assert_ne!(gzip.header("etag"), Some(etag.as_str()));
+    assert_eq!(server.ask("GET", &script, &[]).header("content-encoding"), None);
+    assert_eq!(server.ask("POST", "/", &[]).status, 401);
+}
+
+/// A popgate of two workers, the second of which can be told to fall silent.
+struct Server {
+    listen: SocketAddr,
+    authorization: String,
+    silent: Arc<AtomicBool>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Worker(Option<Arc<AtomicBool>>);
+
+impl WorkerPort for Worker {
+    fn ask(&self, query: Query, reply: Box<dyn FnOnce(Answer) + Send>) -> Result<(), WorkerGone> {
+        if self.0.as_ref().is_some_and(|silent| silent.load(Ordering::Relaxed)) {
+            // Leaked: a worker that neither answers nor dies.
+            std::mem::forget(reply);
+            return Ok(());
+        }
+        let row = DropRow { tenant: None, reason: "not-wireguard".into(), detail: None, packets: 1 };
+        reply(match query {
+            Query::Totals => Answer::Totals(Totals::default()),
+            Query::Paths => Answer::Paths(Vec::new()),
+            Query::Sessions { .. } => Answer::Sessions(SessionPage::default()),
+            Query::Drops => Answer::Drops(vec![row]),
+        });
+        Ok(())
+    }
+}
+
+impl Server {
+    fn start() -> Server {
+        let silent = Arc::new(AtomicBool::new(false));
+        let workers: Vec<Box<dyn WorkerPort>> =
+            vec![Box::new(Worker(None)), Box::new(Worker(Some(silent.clone())))];
+        let site = SiteFacts {
+            site: "fra1".into(),
+            role: "pop".into(),
+            metro: Some("fra".into()),
+            facility: None,
+            version: "0".into(),
+            started_unix_ms: 1,
+        };
+        let control = Arc::new(Control::new(site, workers, Arc::new(RecentFlows::default()), || 2));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listen = listener.local_addr().expect("an address");
+        let token = Token::from_bytes([7; 32]);
+        let authorization = token.authorization();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            runtime.block_on(serve(listener, control, token, stopped)).expect("serves");
+        });
+        Server { listen, authorization, silent, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn secret(&self) -> String {
+        self.authorization["Bearer ".len()..].to_owned()
+    }
+
+    /// Ends the server as SIGTERM would, and waits for it.
+    fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the server ended in peace");
+        }
+    }
+
+    fn get(&self, path: &str) -> Response {
+        self.ask("GET", path, &[("Authorization", &self.authorization)])
+    }
+
+    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut headers = headers.to_vec();
+        headers.push(("Connection", "close"));
+        let mut bytes = Vec::new();
+        self.connect(method, path, &headers).read_to_end(&mut bytes).expect("an answer");
+        Response::parse(&String::from_utf8_lossy(&bytes))
+    }
+
+    /// Sends a request as written here: no client that puts it right.
+    fn connect(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> TcpStream {
+        let mut stream = TcpStream::connect(self.listen).expect("connected");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+        let host = if headers.iter().any(|(name, _)| *name == "Host") { "" } else { "Host: localhost\r\n" };
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        write!(stream, "{method} {path} HTTP/1.1\r\n{host}{lines}\r\n").expect("sent");
+        stream
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+    }
+}
+
+#[derive(Debug)]
+struct Response {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Response {
+    fn parse(text: &str) -> Response {
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        let mut lines = head.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a status line");
+        let header = |line: &str| line.split_once(": ").map(|(n, v)| (n.to_lowercase(), v.to_owned()));
+        Response {
+            status: status.parse().expect("a status"),
+            headers: lines.filter_map(header).collect(),
+            body: body.to_owned(),
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "not within 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+mod show {
+    use super::super::client::{self, ShowArgs};
+    use super::Server;
+    use clap::Parser;
+    use std::fs;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::path::Path;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        show: ShowArgs,
+    }
+
+    fn args(line: &str, url: &str, token_file: &Path) -> ShowArgs {
+        let token_file = token_file.to_str().expect("UTF-8");
+        let connection = ["--url", url, "--token-file", token_file];
+        let words = ["show"].into_iter().chain(line.split(' ')).chain(connection);
+        Cli::try_parse_from(words).expect("arguments").show
+    }
+
+    fn keep(token: &str, path: &Path) {
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+        std::io::Write::write_all(&mut file.expect("a file"), token.as_bytes()).expect("written");
+    }
+
+    #[test]
+    fn every_report_is_shown_with_the_token_of_the_file() {
+        let server = Server::start();
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("admin-token");
+        keep(&server.secret(), &path);
+        let url = format!("http://{}/", server.listen);
+        let shown = |line: &str| client::text(&args(line, &url, &path)).map_err(|error| error.to_string());
+        assert!(shown("status").expect("status").contains("site              fra1 (pop)\n"));
+        assert_eq!(shown("paths --tenant acme").as_deref(), Ok("no paths\n"));
+        assert_eq!(shown("tunnels").as_deref(), Ok("no paths\n"));
+        assert_eq!(shown("sessions --address 10.0.0.1 --port 80").as_deref(), Ok("no session matches\n"));
+        assert_eq!(shown("flows --class voice --limit 5").as_deref(), Ok("no flow record matches\n"));
+        assert_eq!(
+            shown("drops").as_deref(),
+            Ok("TENANT  REASON         DETAIL  PACKETS\n-       not-wireguard  -             2\n")
+        );
+        assert!(shown("drops --json").expect("JSON").starts_with("{\"drops\":["));
+        assert!(
+            shown("flows --limit 0")
+                .expect_err("refused")
+                .starts_with("limit: \"0\" is not a number of rows")
+        );
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_said_plainly() {
+        let server = Server::start();
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("admin-token");
+        let url = format!("http://{}", server.listen);
+        let refused = |url: &str| client::text(&args("status", url, &path)).expect_err("refused").to_string();
+        assert!(refused(&url).contains("No such file or directory"));
+        keep(&super::Token::from_bytes([8; 32]).authorization()["Bearer ".len()..], &path);
+        assert!(refused(&url).contains("does not take the token in"));
+        assert!(refused("https://127.0.0.1").contains("must begin with http://"));
+        // A port that was free a moment ago, and that nobody listens on.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+        let nobody = refused(&format!("http://{free}"));
+        assert_eq!(nobody, format!("popgate is not running at http://{free}: connection refused"));
+    }
+}

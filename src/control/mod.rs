@@ -1,0 +1,375 @@
+//! What the outside may ask a running box: its state, its paths, its sessions, its recent flows, its drops.
+//!
+//! Every question goes to all workers and comes back as one answer: 1 ask each worker, 2 wait for all of them or for
+//! the deadline, 3 merge. A worker answers between two batches, on its own thread; nobody reads its tables from here.
+//!
+//! There is no runtime in this module. An answer is awaited with the standard library's wakers alone, and the deadline
+//! is a future that the caller brings: time is an argument here as it is in the pipeline.
+
+mod gather;
+mod recent;
+
+pub use gather::{Unanswered, WorkerGone, WorkerPort};
+pub use recent::{FlowPage, RecentFlows};
+
+use crate::pipeline::report::{Answer, DropRow, FlowFilter, PathReport, Query, SessionPage, Totals};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What does not change while the process lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SiteFacts {
+    pub site: String,
+    /// `pop` or `branch`.
+    pub role: String,
+    pub metro: Option<String>,
+    pub facility: Option<String>,
+    pub version: String,
+    pub started_unix_ms: u64,
+}
+
+/// The box in one row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    #[serde(flatten)]
+    pub site: SiteFacts,
+    /// The box's own clock: whoever computes rates or an uptime from two answers needs no other.
+    pub now_unix_ms: u64,
+    pub workers: usize,
+    /// Sums over all workers; `generation` is the oldest that any of them still runs.
+    #[serde(flatten)]
+    pub totals: Totals,
+}
+
+/// The way to everything that can be asked.
+pub struct Control {
+    site: SiteFacts,
+    workers: Vec<Box<dyn WorkerPort>>,
+    flows: Arc<RecentFlows>,
+    unix_millis: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl Control {
+    /// `unix_millis` reads the wall clock; it is shown and decides nothing.
+    pub fn new(
+        site: SiteFacts,
+        workers: Vec<Box<dyn WorkerPort>>,
+        flows: Arc<RecentFlows>,
+        unix_millis: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Control {
+        Control { site, workers, flows, unix_millis: Box::new(unix_millis) }
+    }
+
+    /// The box and its sums.
+    pub async fn status(&self, deadline: impl Future<Output = ()>) -> Result<Status, Unanswered> {
+        let totals = self.ask_all(Query::Totals, deadline, |answer| match answer {
+            Answer::Totals(totals) => Some(totals),
+            _ => None,
+        });
+        let totals = totals.await?.into_iter().reduce(add).unwrap_or_default();
+        let now_unix_ms = (self.unix_millis)();
+        Ok(Status { site: self.site.clone(), now_unix_ms, workers: self.workers.len(), totals })
+    }
+
+    /// All paths, or one tenant's, by tenant, site and name. A path belongs to one worker, so none comes twice.
+    pub async fn paths(
+        &self,
+        tenant: Option<&str>,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<Vec<PathReport>, Unanswered> {
+        let paths = self.ask_all(Query::Paths, deadline, |answer| match answer {
+            Answer::Paths(paths) => Some(paths),
+            _ => None,
+        });
+        let mut paths: Vec<PathReport> = paths.await?.into_iter().flatten().collect();
+        paths.retain(|path| tenant.is_none_or(|tenant| path.tenant == tenant));
+        paths.sort_by(|a, b| (&a.tenant, &a.site, &a.path).cmp(&(&b.tenant, &b.site, &b.path)));
+        Ok(paths)
+    }
+
+    /// The newest `limit` sessions that match, and how many match in all.
+    pub async fn sessions(
+        &self,
+        filter: FlowFilter,
+        limit: usize,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<SessionPage, Unanswered> {
+        let pages = self.ask_all(Query::Sessions { filter, limit }, deadline, |answer| match answer {
+            Answer::Sessions(page) => Some(page),
+            _ => None,
+        });
+        let mut merged = SessionPage::default();
+        for page in pages.await? {
+            merged.matching += page.matching;
+            merged.sessions.extend(page.sessions);
+        }
+        merged.sessions.sort_by(|a, b| a.age_secs.total_cmp(&b.age_secs).then(b.id.cmp(&a.id)));
+        merged.sessions.truncate(limit);
+        Ok(merged)
+    }
+
+    /// The newest `limit` flow records that match, out of those still held.
+    pub fn flows(&self, filter: &FlowFilter, limit: usize) -> FlowPage {
+        self.flows.page(filter, limit)
+    }
+
+    /// Dropped packets by tenant, reason and detail, of one tenant or of all; most packets first.
+    pub async fn drops(
+        &self,
+        tenant: Option<&str>,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<Vec<DropRow>, Unanswered> {
+        let rows = self.ask_all(Query::Drops, deadline, |answer| match answer {
+            Answer::Drops(rows) => Some(rows),
+            _ => None,
+        });
+        let mut sums: BTreeMap<_, u64> = BTreeMap::new();
+        for row in rows.await?.into_iter().flatten() {
+            if tenant.is_none_or(|tenant| row.tenant.as_deref() == Some(tenant)) {
+                *sums.entry((row.tenant, row.reason, row.detail)).or_default() += row.packets;
+            }
+        }
+        let rows = sums.into_iter();
+        let mut rows: Vec<DropRow> = rows
+            .map(|((tenant, reason, detail), packets)| DropRow { tenant, reason, detail, packets })
+            .collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.packets));
+        Ok(rows)
+    }
+
+    async fn ask_all<T>(
+        &self,
+        query: Query,
+        deadline: impl Future<Output = ()>,
+        expect: impl Fn(Answer) -> Option<T>,
+    ) -> Result<Vec<T>, Unanswered> {
+        let answers = gather::ask_all(&self.workers, query, deadline).await?;
+        let answers = answers.into_iter().enumerate();
+        answers.map(|(worker, answer)| expect(answer).ok_or(Unanswered { worker })).collect()
+    }
+}
+
+fn add(a: Totals, b: Totals) -> Totals {
+    Totals {
+        generation: a.generation.min(b.generation),
+        sessions: a.sessions + b.sessions,
+        max_sessions: a.max_sessions + b.max_sessions,
+        sessions_created: a.sessions_created + b.sessions_created,
+        paths: a.paths + b.paths,
+        paths_up: a.paths_up + b.paths_up,
+        forwarded_packets: a.forwarded_packets + b.forwarded_packets,
+        forwarded_bytes: a.forwarded_bytes + b.forwarded_bytes,
+        dropped_packets: a.dropped_packets + b.dropped_packets,
+        records_lost: a.records_lost + b.records_lost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::report::{PathState, SessionReport};
+    use std::future::{pending, ready};
+    use std::net::IpAddr;
+    use std::sync::mpsc;
+    use std::thread;
+
+    type Question = (Query, Box<dyn FnOnce(Answer) + Send>);
+
+    /// A worker on a thread of its own, as the real ones are.
+    struct Fake(mpsc::Sender<Question>);
+
+    impl WorkerPort for Fake {
+        fn ask(&self, query: Query, reply: Box<dyn FnOnce(Answer) + Send>) -> Result<(), WorkerGone> {
+            self.0.send((query, reply)).map_err(|_| WorkerGone)
+        }
+    }
+
+    /// A worker that has answered before the question is out.
+    struct AtOnce(Answer);
+
+    impl WorkerPort for AtOnce {
+        fn ask(&self, _: Query, reply: Box<dyn FnOnce(Answer) + Send>) -> Result<(), WorkerGone> {
+            reply(self.0.clone());
+            Ok(())
+        }
+    }
+
+    fn worker(mut answer: impl FnMut(Query) -> Option<Answer> + Send + 'static) -> Box<dyn WorkerPort> {
+        let (sender, questions) = mpsc::channel::<Question>();
+        thread::spawn(move || {
+            let mut unanswered = Vec::new();
+            for (query, reply) in questions {
+                match answer(query) {
+                    Some(answer) => reply(answer),
+                    None => unanswered.push(reply),
+                }
+            }
+        });
+        Box::new(Fake(sender))
+    }
+
+    fn control(workers: Vec<Box<dyn WorkerPort>>) -> Control {
+        let site = SiteFacts {
+            site: "fra1".into(),
+            role: "pop".into(),
+            metro: None,
+            facility: None,
+            version: "0".into(),
+            started_unix_ms: 1_000,
+        };
+        Control::new(site, workers, Arc::default(), || 5_000)
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(future)
+    }
+
+    #[test]
+    fn totals_are_summed_over_workers_and_the_oldest_generation_is_told() {
+        let one = |generation, sessions| {
+            worker(move |_| {
+                Some(Answer::Totals(Totals { generation, sessions, paths_up: 1, ..Totals::default() }))
+            })
+        };
+        let status = run(control(vec![one(8, 40), one(7, 2)]).status(pending())).expect("an answer");
+        assert_eq!((status.totals.generation, status.totals.sessions, status.totals.paths_up), (7, 42, 2));
+        assert_eq!((status.workers, status.now_unix_ms), (2, 5_000));
+    }
+
+    #[test]
+    fn a_box_without_workers_still_has_a_status() {
+        let status = run(control(Vec::new()).status(pending())).expect("an answer");
+        assert_eq!(status.totals, Totals::default());
+    }
+
+    #[test]
+    fn the_same_drop_seen_by_two_workers_is_one_row() {
+        let rows = |packets| {
+            worker(move |_| {
+                let row = |tenant: Option<&str>, packets| DropRow {
+                    tenant: tenant.map(String::from),
+                    reason: "acl-default".into(),
+                    detail: None,
+                    packets,
+                };
+                Some(Answer::Drops(vec![row(Some("acme"), packets), row(None, 1)]))
+            })
+        };
+        let control = control(vec![rows(5), rows(6)]);
+        let all = run(control.drops(None, pending())).expect("an answer");
+        assert_eq!(all.iter().map(|row| row.packets).collect::<Vec<_>>(), [11, 2]);
+        let acme = run(control.drops(Some("acme"), pending())).expect("an answer");
+        assert_eq!(acme.len(), 1);
+    }
+
+    #[test]
+    fn sessions_of_all_workers_come_newest_first_and_are_cut_at_the_limit() {
+        let page = |ages: &'static [f64]| {
+            worker(move |query| {
+                let Query::Sessions { limit, .. } = query else { return None };
+                let sessions = ages.iter().take(limit).map(|age| session(*age)).collect();
+                Some(Answer::Sessions(SessionPage { matching: ages.len() as u64, sessions }))
+            })
+        };
+        let control = control(vec![page(&[1.0, 4.0, 9.0]), page(&[2.0, 3.0])]);
+        let merged = run(control.sessions(FlowFilter::default(), 3, pending())).expect("an answer");
+        assert_eq!(merged.matching, 5);
+        assert_eq!(merged.sessions.iter().map(|s| s.age_secs).collect::<Vec<_>>(), [1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn paths_of_all_workers_are_told_in_order_and_by_tenant() {
+        let paths = |tenant: &'static str, site: &'static str| {
+            worker(move |_| Some(Answer::Paths(vec![path(tenant, site)])))
+        };
+        let control = control(vec![paths("globex", "oslo"), paths("acme", "lyon"), paths("acme", "berlin")]);
+        let all = run(control.paths(None, pending())).expect("an answer");
+        assert_eq!(all.iter().map(|p| p.site.as_str()).collect::<Vec<_>>(), ["berlin", "lyon", "oslo"]);
+        assert_eq!(run(control.paths(Some("globex"), pending())).expect("an answer").len(), 1);
+    }
+
+    #[test]
+    fn a_worker_that_stays_silent_is_named_when_the_deadline_passes() {
+        let mut workers = vec![worker(|_| None), worker(|_| None)];
+        workers.insert(0, Box::new(AtOnce(Answer::Totals(Totals::default()))));
+        let error = run(control(workers).status(ready(()))).expect_err("no answer");
+        assert_eq!(error.to_string(), "worker 1 does not answer");
+    }
+
+    #[test]
+    fn a_worker_whose_thread_has_died_is_named_without_waiting() {
+        let (sender, questions) = mpsc::channel();
+        drop(questions);
+        let control =
+            control(vec![worker(|_| Some(Answer::Totals(Totals::default()))), Box::new(Fake(sender))]);
+        assert_eq!(run(control.status(pending())), Err(Unanswered { worker: 1 }));
+    }
+
+    #[test]
+    fn a_worker_that_dies_over_the_question_is_named_without_waiting() {
+        let (sender, questions) = mpsc::channel::<Question>();
+        thread::spawn(move || drop(questions.recv()));
+        assert_eq!(
+            run(control(vec![Box::new(Fake(sender))]).status(pending())),
+            Err(Unanswered { worker: 0 })
+        );
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_no_answer() {
+        let control = control(vec![worker(|_| Some(Answer::Drops(Vec::new())))]);
+        assert_eq!(run(control.status(pending())), Err(Unanswered { worker: 0 }));
+    }
+
+    fn session(age_secs: f64) -> SessionReport {
+        SessionReport {
+            id: age_secs as u64,
+            tenant: "acme".into(),
+            protocol: "tcp".into(),
+            source: IpAddr::from([10, 1, 0, 5]),
+            source_port: 40_000,
+            destination: IpAddr::from([192, 0, 2, 1]),
+            destination_port: 443,
+            nat_source: None,
+            nat_source_port: None,
+            from: "branch:berlin".into(),
+            to: "handoff:internet".into(),
+            class: "default".into(),
+            rule: "web-out".into(),
+            forward_path: None,
+            reverse_path: None,
+            tcp_state: None,
+            age_secs,
+            idle_secs: 0.0,
+            forward_packets: 1,
+            forward_bytes: 60,
+            reverse_packets: 0,
+            reverse_bytes: 0,
+        }
+    }
+
+    fn path(tenant: &str, site: &str) -> PathReport {
+        PathReport {
+            tenant: tenant.into(),
+            site: site.into(),
+            path: "dsl".into(),
+            transport: None,
+            state: PathState::Up,
+            public_key: "key".into(),
+            endpoint: None,
+            last_handshake_secs: None,
+            probed: false,
+            rtt_ms: None,
+            jitter_ms: None,
+            loss: None,
+            received_packets: 0,
+            received_bytes: 0,
+            sent_packets: 0,
+            sent_bytes: 0,
+        }
+    }
+}

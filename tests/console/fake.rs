@@ -1,0 +1,383 @@
+//! A PoP that is not there: two workers whose paths, sessions and drops are a function of time and a number, so that
+//! they look and move like real ones and are the same in every run.
+
+use popgate::control::{Control, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
+use popgate::pipeline::report::{
+    Answer, DropRow, FlowFilter, FlowReport, PathReport, PathState, Query, SessionPage, SessionReport, Totals,
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Workers, so that answers must be merged.
+const WORKERS: u64 = 2;
+
+/// Sessions a second.
+const BIRTHS: f64 = 14.0;
+
+/// No session lasts longer, in seconds.
+const LONGEST: f64 = 1_500.0;
+
+/// How long the PoP is said to have run when the test begins, in seconds.
+const HEAD_START: f64 = 190_000.0;
+
+/// A session the tests look for: it is always there, on worker 1.
+pub(crate) const KNOWN_SESSION: &str = "10.1.0.77:50123";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// Everything is as it should be.
+    Calm,
+    /// Paths are down, lossy, and a pool is running dry.
+    Troubled,
+}
+
+#[derive(Clone, Copy)]
+struct Clock(Instant);
+
+impl Clock {
+    fn secs(self) -> f64 {
+        HEAD_START + self.0.elapsed().as_secs_f64()
+    }
+}
+
+/// The PoP's control, as `main` would make it of real workers.
+pub(crate) fn control(mood: Mood) -> Arc<Control> {
+    let clock = Clock(Instant::now());
+    let worker = |number| Box::new(Worker { number, mood, clock }) as Box<dyn WorkerPort>;
+    let flows = Arc::new(RecentFlows::default());
+    let now = unix_ms();
+    // What ended in the last ten minutes, then whatever ends from now on.
+    let ended = record_ends(&flows, clock.secs() - 600.0, clock.secs(), now, clock.secs());
+    keep_recording(Arc::downgrade(&flows), clock, ended);
+    let site = SiteFacts {
+        site: "fra1".into(),
+        role: "pop".into(),
+        metro: Some("fra".into()),
+        facility: Some("Equinix FR5".into()),
+        version: env!("CARGO_PKG_VERSION").into(),
+        started_unix_ms: now - (HEAD_START * 1_000.0) as u64,
+    };
+    Arc::new(Control::new(site, (0..WORKERS).map(worker).collect(), flows, unix_ms))
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+struct Worker {
+    number: u64,
+    mood: Mood,
+    clock: Clock,
+}
+
+impl WorkerPort for Worker {
+    fn ask(&self, query: Query, reply: Box<dyn FnOnce(Answer) + Send>) -> Result<(), WorkerGone> {
+        let at = self.clock.secs();
+        reply(match query {
+            Query::Totals => Answer::Totals(self.totals(at)),
+            Query::Paths => Answer::Paths(self.paths(at)),
+            Query::Sessions { filter, limit } => Answer::Sessions(self.sessions(at, &filter, limit)),
+            Query::Drops => Answer::Drops(self.drops(at)),
+        });
+        Ok(())
+    }
+}
+
+/// Tenant, site, path, transport, Mbit/s, RTT in ms; no transport's probes go to a stock client.
+const PATHS: [(&str, &str, &str, &str, f64, Option<f64>); 11] = [
+    ("acme", "berlin", "dsl", "isp-a", 38.0, Some(14.2)),
+    ("acme", "berlin", "mpls", "mpls", 61.0, Some(9.1)),
+    ("acme", "lyon", "fibre", "isp-a", 212.0, Some(11.7)),
+    ("acme", "warsaw", "fibre", "isp-b", 87.0, Some(19.8)),
+    ("acme", "warsaw", "lte", "isp-b", 0.02, Some(46.3)),
+    ("globex", "bergen", "fibre", "isp-a", 140.0, Some(27.4)),
+    ("globex", "bergen", "leo", "isp-b", 22.0, Some(38.9)),
+    ("globex", "oslo", "wan", "isp-a", 9.4, None),
+    ("initech", "porto", "dsl", "isp-b", 4.1, Some(33.0)),
+    ("initech", "braga", "dsl", "isp-b", 6.6, Some(35.2)),
+    ("initech", "braga", "lte", "isp-a", 0.01, Some(58.8)),
+];
+
+impl Worker {
+    fn totals(&self, at: f64) -> Totals {
+        let paths = self.paths(at);
+        let bytes = paths.iter().map(|path| path.received_bytes + path.sent_bytes).sum::<u64>() / 2;
+        Totals {
+            generation: 17,
+            sessions: alive(at).filter(|k| k % WORKERS == self.number).count() as u64,
+            max_sessions: 500_000,
+            sessions_created: (at * BIRTHS) as u64 / WORKERS,
+            paths: paths.len() as u64,
+            paths_up: paths.iter().filter(|path| path.state == PathState::Up).count() as u64,
+            forwarded_packets: bytes / 640,
+            forwarded_bytes: bytes,
+            dropped_packets: self.drops(at).iter().map(|row| row.packets).sum(),
+            records_lost: 0,
+        }
+    }
+
+    fn paths(&self, at: f64) -> Vec<PathReport> {
+        let mine = |(index, _): &(usize, _)| *index as u64 % WORKERS == self.number;
+        PATHS.iter().enumerate().filter(mine).map(|(index, path)| self.path(index, path, at)).collect()
+    }
+
+    fn path(
+        &self,
+        index: usize,
+        (tenant, site, path, transport, mbits, rtt): &(&str, &str, &str, &str, f64, Option<f64>),
+        at: f64,
+    ) -> PathReport {
+        let troubled = self.mood == Mood::Troubled;
+        let down = troubled && matches!((*site, *path), ("berlin", "dsl") | ("porto", "dsl"));
+        let lossy = troubled && *path == "leo";
+        let wave = (at / 3.1 + index as f64).sin();
+        // The integral of a rate that swings by a third, so that what is counted never falls.
+        let secs = if down { HEAD_START - 40.0 } else { at };
+        let swing = |period: f64| secs + 0.33 * period * ((secs + index as f64 * 7.0) / period).sin();
+        let bytes = |share: f64, period: f64| (share * mbits * 125_000.0 * swing(period)) as u64;
+        let (received, sent) = (bytes(0.3, 9.0), bytes(0.7, 13.0));
+        let quality = |value: f64| rtt.filter(|_| !down).map(|_| value);
+        PathReport {
+            tenant: (*tenant).into(),
+            site: (*site).into(),
+            path: (*path).into(),
+            transport: Some((*transport).into()),
+            state: if down { PathState::Down } else { PathState::Up },
+            public_key: format!("{:A<42}x=", format!("{tenant}{site}{path}")),
+            endpoint: format!("203.0.113.{}:{}", 10 + index * 7, 51_820 + index).parse().ok(),
+            last_handshake_secs: Some(if down {
+                173 + at as u64 - HEAD_START as u64
+            } else {
+                (at as u64 + index as u64 * 11) % 120
+            }),
+            probed: rtt.is_some(),
+            rtt_ms: quality(rtt.unwrap_or_default() * (1.0 + 0.04 * wave)),
+            jitter_ms: quality(rtt.unwrap_or_default() * 0.03 * (1.4 + wave)),
+            loss: rtt.map(|_| {
+                if down {
+                    1.0
+                } else if lossy {
+                    0.04
+                } else {
+                    0.0
+                }
+            }),
+            received_packets: received / 410,
+            received_bytes: received,
+            sent_packets: sent / 900,
+            sent_bytes: sent,
+        }
+    }
+
+    fn drops(&self, at: f64) -> Vec<DropRow> {
+        let row = |tenant: Option<&str>, reason: &str, detail: Option<&str>, packets: f64| DropRow {
+            tenant: tenant.map(String::from),
+            reason: reason.into(),
+            detail: detail.map(String::from),
+            packets: packets as u64,
+        };
+        let recent = at - HEAD_START;
+        let mut rows = vec![
+            row(None, "not-wireguard", None, at * 0.31),
+            row(None, "handshake-mac-invalid", None, at * 0.02),
+            row(Some("acme"), "acl-default", None, at * 0.6),
+            row(Some("acme"), "acl-dropped", Some("no-smb-out"), at * 1.3),
+            row(Some("globex"), "acl-rejected", Some("no-ads"), at * 0.12),
+            row(Some("globex"), "tunnel-replayed", None, 12.0),
+            row(Some("initech"), "ttl-expired", None, 431.0),
+            row(Some("acme"), "no-session", None, at * 0.05),
+        ];
+        if self.mood == Mood::Troubled {
+            rows.push(row(Some("initech"), "no-path", None, 210.0 + recent * 4.0));
+            rows.push(row(Some("globex"), "nat-pool-exhausted", Some("internet"), 30.0 + recent * 1.6));
+            rows.push(row(Some("globex"), "source-not-allowed", None, 4_000.0));
+        }
+        rows
+    }
+
+    fn sessions(&self, at: f64, filter: &FlowFilter, limit: usize) -> SessionPage {
+        let mine = alive(at).rev().filter(|k| k % WORKERS == self.number).map(|k| session(k, at));
+        let known = (self.number == 1).then(|| known_session(at));
+        let mut page = SessionPage::default();
+        for session in known.into_iter().chain(mine).filter(|session| matches(filter, session)) {
+            page.matching += 1;
+            if page.sessions.len() < limit {
+                page.sessions.push(session);
+            }
+        }
+        page
+    }
+}
+
+fn matches(filter: &FlowFilter, s: &SessionReport) -> bool {
+    let ends = [(s.source, s.source_port), (s.destination, s.destination_port)];
+    let nat = s.nat_source.zip(s.nat_source_port);
+    let mut ends = ends.into_iter().chain(nat);
+    filter.tenant.as_ref().is_none_or(|tenant| *tenant == s.tenant)
+        && filter.class.as_ref().is_none_or(|class| *class == s.class)
+        && filter.address.is_none_or(|address| ends.clone().any(|(a, _)| a == address))
+        && filter.port.is_none_or(|port| ends.any(|(_, p)| p == port))
+}
+
+/// Well mixed bits of a number (splitmix64).
+fn mix(k: u64, salt: u64) -> u64 {
+    let mut z = (k ^ salt.wrapping_mul(0xa076_1d64_78bd_642f)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Between 0 and 1.
+fn chance(k: u64, salt: u64) -> f64 {
+    (mix(k, salt) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+fn born(k: u64) -> f64 {
+    k as f64 / BIRTHS
+}
+
+/// Most sessions are short, a few last.
+fn lifetime(k: u64) -> f64 {
+    LONGEST * chance(k, 1).powi(4) + 0.08
+}
+
+fn alive(at: f64) -> impl DoubleEndedIterator<Item = u64> {
+    let oldest = ((at - LONGEST) * BIRTHS) as u64;
+    (oldest..(at * BIRTHS) as u64).filter(move |k| born(*k) + lifetime(*k) > at)
+}
+
+/// Class, protocol, destination port, rule, mean kbit/s towards the initiator.
+const KINDS: [(&str, &str, u16, &str, f64); 9] = [
+    ("default", "tcp", 443, "web-out", 180.0),
+    ("default", "tcp", 443, "web-out", 900.0),
+    ("default", "udp", 443, "web-out", 1_400.0),
+    ("voice", "udp", 16_384, "voice", 80.0),
+    ("meetings", "udp", 3_478, "meetings", 1_800.0),
+    ("erp", "tcp", 1_521, "erp-dc", 60.0),
+    ("bulk", "tcp", 873, "backup", 9_000.0),
+    ("default", "udp", 53, "dns", 2.0),
+    ("default", "icmp", 0, "ping", 1.0),
+];
+
+fn session(k: u64, at: f64) -> SessionReport {
+    let pick = |salt, of: usize| (mix(k, salt) % of as u64) as usize;
+    let (tenant, site, path, ..) = PATHS[pick(2, PATHS.len())];
+    let (class, protocol, port, rule, kbits) = KINDS[pick(3, KINDS.len())];
+    let private = class == "erp";
+    let v6 = !private && pick(4, 9) == 0;
+    let host = mix(k, 5);
+    let (source, destination): (IpAddr, IpAddr) = if v6 {
+        let source = Ipv6Addr::new(0x2001, 0xdb8, 1, (host % 40) as u16, 0, 0, 0, (host >> 8) as u16);
+        (source.into(), Ipv6Addr::new(0x2a00, 0x1450, 0x4001, (host % 900) as u16, 0, 0, 0, 0x200e).into())
+    } else {
+        let source = Ipv4Addr::new(10, 1 + (host % 6) as u8, (host >> 8) as u8 % 16, (host >> 16) as u8 | 1);
+        let server = if private {
+            Ipv4Addr::new(10, 200, 0, 10 + (host >> 24) as u8 % 12)
+        } else {
+            Ipv4Addr::new(151, 101, (host >> 24) as u8 % 64, (host >> 32) as u8)
+        };
+        (source.into(), server.into())
+    };
+    let source_port = if protocol == "icmp" { 1 } else { 32_768 + (host >> 40) as u16 % 28_000 };
+    let translated = !v6 && !private;
+    let age = (at - born(k)).min(lifetime(k));
+    let idle = if pick(6, 3) == 0 { (age * chance(k, 7)).min(90.0) } else { chance(k, 7) * 0.9 };
+    let bytes = |share: f64| 120 + (age * kbits * 125.0 * share * (0.3 + chance(k, 8))) as u64;
+    let (forward, reverse) = (bytes(0.12), bytes(0.88));
+    SessionReport {
+        id: k,
+        tenant: tenant.into(),
+        protocol: protocol.into(),
+        source,
+        source_port,
+        destination,
+        destination_port: port,
+        nat_source: translated.then(|| Ipv4Addr::new(198, 51, 100, pick(9, 8) as u8).into()),
+        nat_source_port: translated.then(|| 1_024 + (host >> 20) as u16 % 60_000),
+        from: format!("branch:{site}"),
+        to: if private { "handoff:dc".into() } else { "handoff:internet".into() },
+        class: class.into(),
+        rule: rule.into(),
+        forward_path: Some(path.into()),
+        reverse_path: Some(if site == "berlin" && class == "bulk" { "mpls".into() } else { path.into() }),
+        tcp_state: (protocol == "tcp")
+            .then(|| if age < 0.3 { "syn-sent".into() } else { "established".into() }),
+        age_secs: age,
+        idle_secs: idle,
+        forward_packets: forward / 90 + 1,
+        forward_bytes: forward,
+        reverse_packets: reverse / 1_100 + 1,
+        reverse_bytes: reverse,
+    }
+}
+
+fn known_session(at: f64) -> SessionReport {
+    SessionReport {
+        id: u64::MAX,
+        tenant: "acme".into(),
+        protocol: "tcp".into(),
+        source: Ipv4Addr::new(10, 1, 0, 77).into(),
+        source_port: 50_123,
+        destination: Ipv4Addr::new(192, 0, 2, 80).into(),
+        destination_port: 8_080,
+        nat_source: Some(Ipv4Addr::new(198, 51, 100, 1).into()),
+        nat_source_port: Some(1_024),
+        age_secs: at - HEAD_START + 300.0,
+        ..session(4, at)
+    }
+}
+
+/// Records what ended between two points in time; gives back the later one.
+fn record_ends(flows: &RecentFlows, from: f64, to: f64, now_unix_ms: u64, now: f64) -> f64 {
+    let candidates = ((from - LONGEST) * BIRTHS) as u64..(to * BIRTHS) as u64;
+    let end = |k: &u64| born(*k) + lifetime(*k);
+    let mut ended: Vec<u64> = candidates.filter(|k| (from..to).contains(&end(k))).collect();
+    ended.sort_by(|a, b| end(a).total_cmp(&end(b)));
+    for k in ended {
+        let unix_ms = |at: f64| (now_unix_ms as f64 - (now - at) * 1_000.0) as u64;
+        flows.push(flow(session(k, end(&k)), unix_ms(born(k)), unix_ms(end(&k))));
+    }
+    to
+}
+
+/// As the exporter's thread does, until nobody holds the flows any more.
+fn keep_recording(flows: Weak<RecentFlows>, clock: Clock, mut recorded: f64) {
+    std::thread::spawn(move || {
+        while let Some(flows) = flows.upgrade() {
+            recorded = record_ends(&flows, recorded, clock.secs(), unix_ms(), clock.secs());
+            drop(flows);
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    });
+}
+
+fn flow(s: SessionReport, start_unix_ms: u64, end_unix_ms: u64) -> FlowReport {
+    let tcp = s.protocol == "tcp";
+    FlowReport {
+        session: s.id,
+        protocol: s.protocol,
+        source: s.source,
+        source_port: s.source_port,
+        destination: s.destination,
+        destination_port: s.destination_port,
+        nat_source: s.nat_source,
+        nat_source_port: s.nat_source_port,
+        from: s.from,
+        to: s.to,
+        dscp: if s.class == "voice" { 46 } else { 0 },
+        class: s.class,
+        tenant: s.tenant,
+        rule: s.rule,
+        forward_path: s.forward_path,
+        reverse_path: s.reverse_path,
+        start_unix_ms,
+        end_unix_ms,
+        forward_packets: s.forward_packets,
+        forward_bytes: s.forward_bytes,
+        reverse_packets: s.reverse_packets,
+        reverse_bytes: s.reverse_bytes,
+        tcp_flags: if tcp { 0x1b } else { 0 },
+        end_reason: if tcp { "end-of-flow".into() } else { "idle-timeout".into() },
+    }
+}

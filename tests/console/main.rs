@@ -1,0 +1,88 @@
+//! The console in Debian's Chromium, against a PoP that is not there. The same script runs against a real one in the
+//! end-to-end tests.
+//!
+//! To look at it oneself: `cargo test --test console -- --ignored --nocapture serve`.
+
+mod fake;
+
+use fake::Mood;
+use popgate::admin::{self, Token};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+#[test]
+fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
+    need("/usr/bin/chromium", "apt-get install chromium");
+    need("web/node_modules/playwright-core", "npm ci in web/");
+    need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
+    let server = Server::start(Mood::Troubled, TOKEN);
+    let status = Command::new("node")
+        .arg("web/test/console.mjs")
+        .env("BASE_URL", server.url())
+        .env("TOKEN", TOKEN_TEXT)
+        .env("SESSION_TEXT", fake::KNOWN_SESSION)
+        .env("SESSION_FILTER", "address=10.1.0.77")
+        .status();
+    assert!(status.expect("node runs").success(), "web/test/console.mjs says above what it missed");
+}
+
+/// Not a test: serves the fake for a person to look at, or for web/test/screens.mjs.
+#[test]
+#[ignore = "serves until it is stopped"]
+fn serve() {
+    let mood = if std::env::var_os("CALM").is_some() { Mood::Calm } else { Mood::Troubled };
+    let server = Server::start(mood, TOKEN);
+    println!("{} token {TOKEN_TEXT}", server.url());
+    loop {
+        std::thread::park();
+    }
+}
+
+const TOKEN: [u8; 32] = [0; 32];
+const TOKEN_TEXT: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+fn need(path: &str, how: &str) {
+    assert!(Path::new(path).exists(), "{path} is missing: {how}");
+}
+
+struct Server {
+    listen: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(mood: Mood, secret: [u8; 32]) -> Server {
+        let address = std::env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:0".into());
+        let listener = TcpListener::bind(address).expect("a port");
+        let listen = listener.local_addr().expect("an address");
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            let served = admin::serve(listener, fake::control(mood), Token::from_bytes(secret), stopped);
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3_600), served).await }).ok();
+        });
+        Server { listen, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.listen)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the server ended in peace");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+// Asking the API. The token lives in sessionStorage: gone with the tab, never in a URL or a cookie.
+
+import type { Problem } from './types';
+
+const KEPT_AS = 'popgate-token';
+
+export const token = {
+  get: (): string | null => sessionStorage.getItem(KEPT_AS),
+  set: (value: string) => sessionStorage.setItem(KEPT_AS, value),
+  forget: () => sessionStorage.removeItem(KEPT_AS),
+};
+
+/** The server answered, but not with what was asked for. */
+export class Refused extends Error {
+  constructor(readonly problem: Problem) {
+    super(problem.detail);
+  }
+}
+
+/** There was no answer at all. */
+export class Unreachable extends Error {
+  constructor() {
+    super(`no answer from ${location.host}`);
+  }
+}
+
+/** The response to `GET /api/v1/…`; throws `Refused`, `Unreachable`, or the signal's AbortError. */
+export async function open(path: string, bearer: string, signal?: AbortSignal): Promise<Response> {
+  let response: Response;
+  try {
+    const headers = { Authorization: `Bearer ${bearer}` };
+    response = await fetch(`/api/v1/${path}`, { headers, signal, cache: 'no-store', credentials: 'omit' });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Unreachable();
+  }
+  if (response.ok) return response;
+  let problem: Problem = { title: response.statusText, status: response.status, detail: `status ${response.status}` };
+  try {
+    problem = { ...problem, ...((await response.json()) as Problem) };
+  } catch {
+    // Something in between answered; its status says what there is to say.
+  }
+  throw new Refused(problem);
+}
+
+export async function get<T>(path: string, bearer: string, signal?: AbortSignal): Promise<T> {
+  const response = await open(path, bearer, signal);
+  return (await response.json()) as T;
+}
+
+export const isUnauthorized = (error: unknown): boolean => error instanceof Refused && error.problem.status === 401;

@@ -1,0 +1,159 @@
+// The console's frame: who is signed in, which view, whether the feed lives.
+
+import { useEffect, useMemo, useReducer, useState } from 'preact/hooks';
+import { token } from './api';
+import { Flows } from './flows';
+import { timeOfDay } from './format';
+import { Help } from './help';
+import { HelpIcon, LeaveIcon, Mark, ThemeIcon } from './icons';
+import { useKeys } from './keys';
+import { Feed, type Live } from './live';
+import { Overview } from './overview';
+import { follow, go, linkTo, useRoute, type Route, type View } from './route';
+import { Sessions } from './sessions';
+import { SignIn } from './signin';
+import { nextTheme, theme } from './theme';
+
+export function App() {
+  const [bearer, setBearer] = useState(token.get);
+  const [notice, setNotice] = useState<string>();
+  const leave = (why?: string) => {
+    token.forget();
+    setNotice(why);
+    setBearer(null);
+  };
+  if (!bearer) return <SignIn notice={notice} onSignedIn={setBearer} />;
+  return <Console bearer={bearer} leave={leave} />;
+}
+
+const EXPIRED = 'The box no longer takes this token. Sign in again.';
+
+function useFeed(bearer: string, onUnauthorized: () => void): Feed {
+  const [, update] = useReducer((count: number, _: void) => count + 1, 0);
+  const feed = useMemo(() => new Feed(bearer, onUnauthorized), [bearer]);
+  useEffect(() => {
+    const unsubscribe = feed.subscribe(() => update());
+    return () => {
+      unsubscribe();
+      feed.close();
+    };
+  }, [feed]);
+  return feed;
+}
+
+const VIEWS: [View, string, string][] = [
+  ['overview', 'Overview', 'g o'],
+  ['sessions', 'Sessions', 'g s'],
+  ['flows', 'Flows', 'g f'],
+];
+
+function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => void }) {
+  const route = useRoute();
+  const feed = useFeed(bearer, () => leave(EXPIRED));
+  const { live } = feed;
+  const [help, setHelp] = useState(false);
+  const [shownTheme, setShownTheme] = useState(theme);
+  const switchTheme = () => setShownTheme(nextTheme());
+
+  useKeys({
+    ...Object.fromEntries(VIEWS.map(([view, , keys]) => [keys, () => go(linkTo(view, route))])),
+    '/': () => document.querySelector<HTMLInputElement>('[data-filter]')?.select(),
+    '?': () => setHelp(true),
+    t: switchTheme,
+  });
+
+  const site = live.status?.site;
+  const title = VIEWS.find(([view]) => view === route.view)?.[1];
+  useEffect(() => {
+    document.title = [title, site, 'popgate'].filter(Boolean).join(' · ');
+  }, [title, site]);
+
+  const tenants = useMemo(() => [...new Set(live.paths.map((path) => path.tenant))].sort(), [live.paths]);
+  const listing = { route, bearer, tenants, onUnauthorized: () => leave(EXPIRED) };
+  return (
+    <div class="frame" onClick={follow}>
+      <a class="skip" href="#main">
+        Skip to content
+      </a>
+      <header class="top">
+        <div class="brand">
+          <Mark />
+          <span class="name">popgate</span>
+          {live.status && (
+            <span class="site">
+              <b>{live.status.site}</b>
+              <span>{live.status.role === 'pop' ? 'PoP' : live.status.role}</span>
+            </span>
+          )}
+        </div>
+        <Navigation route={route} />
+        <div class="tools">
+          <Pulse live={live} />
+          <button type="button" class="plain" aria-label={`Theme: ${shownTheme}`} title={`Theme: ${shownTheme} (t)`} onClick={switchTheme}>
+            <ThemeIcon theme={shownTheme} />
+          </button>
+          <button type="button" class="plain" aria-label="Keys" title="Keys (?)" onClick={() => setHelp(true)}>
+            <HelpIcon />
+          </button>
+          <button type="button" class="plain" aria-label="Sign out" title="Sign out" onClick={() => leave()}>
+            <LeaveIcon />
+          </button>
+        </div>
+      </header>
+      {live.state === 'lost' && <Lost live={live} retry={() => feed.retry()} />}
+      {route.view === 'overview' && <Overview live={live} route={route} />}
+      {route.view === 'sessions' && <Sessions {...listing} />}
+      {route.view === 'flows' && <Flows {...listing} />}
+      {help && <Help onClose={() => setHelp(false)} />}
+    </div>
+  );
+}
+
+function Navigation({ route }: { route: Route }) {
+  return (
+    <nav aria-label="Views">
+      {VIEWS.map(([view, name, keys]) => (
+        <a
+          key={view}
+          href={linkTo(view, route)}
+          aria-current={view === route.view ? 'page' : undefined}
+          title={`${name} (${keys})`}
+        >
+          {name}
+        </a>
+      ))}
+    </nav>
+  );
+}
+
+const PULSES = { connecting: 'Connecting', live: 'Live', lost: 'Connection lost' };
+
+function Pulse({ live }: { live: Live }) {
+  const stuck = live.state === 'live' && live.problem;
+  return (
+    <span class={`pulse ${stuck ? 'stuck' : live.state}`} role="status">
+      <i aria-hidden="true" />
+      {stuck ? 'Stuck' : PULSES[live.state]}
+    </span>
+  );
+}
+
+function Lost({ live, retry }: { live: Live; retry: () => void }) {
+  const [now, setNow] = useState(Date.now);
+  useEffect(() => {
+    const timer = setInterval(() => setNow(Date.now()), 250);
+    return () => clearInterval(timer);
+  }, []);
+  const wait = Math.ceil(((live.retryAt ?? now) - now) / 1000);
+  return (
+    <div class="banner bad" role="alert">
+      <strong>Connection to popgate lost.</strong>
+      {live.reason && <span>{live.reason}.</span>}
+      {live.sampledAt && <span>Numbers are as of {timeOfDay(live.sampledAt)}.</span>}
+      <span aria-live="off">{wait > 0 ? `Trying again in ${wait} s.` : 'Trying…'}</span>
+      <button type="button" class="link" onClick={retry}>
+        Try now
+      </button>
+    </div>
+  );
+}

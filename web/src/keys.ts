@@ -1,0 +1,39 @@
+// Keys that work everywhere but in a field somebody types in.
+
+import { useEffect } from 'preact/hooks';
+
+export type Bindings = Record<string, () => void>;
+
+/** How long the second key of a pair (`g o`) may take. */
+const PAIR_MS = 1200;
+
+/** Calls the binding of a key (`?`) or of two in a row (`g o`). */
+export function useKeys(bindings: Bindings): void {
+  useEffect(() => {
+    let first: string | undefined;
+    let expiry: ReturnType<typeof setTimeout> | undefined;
+    const onKey = (event: KeyboardEvent) => {
+      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (isTyping(event.target) || document.querySelector('dialog[open]')) return;
+      const pair = first && `${first} ${event.key}`;
+      first = undefined;
+      clearTimeout(expiry);
+      const binding = (pair && bindings[pair]) || bindings[event.key];
+      if (binding) {
+        event.preventDefault();
+        binding();
+      } else if (Object.keys(bindings).some((keys) => keys.startsWith(`${event.key} `))) {
+        first = event.key;
+        expiry = setTimeout(() => (first = undefined), PAIR_MS);
+      }
+    };
+    addEventListener('keydown', onKey);
+    return () => {
+      clearTimeout(expiry);
+      removeEventListener('keydown', onKey);
+    };
+  });
+}
+
+const isTyping = (target: EventTarget | null): boolean =>
+  target instanceof HTMLElement && (target.matches('input, textarea, select') || target.isContentEditable);

@@ -1,0 +1,105 @@
+// The API's reports, as popgate's `pipeline::report` and `control` write them.
+
+export interface Status {
+  site: string;
+  role: string;
+  metro: string | null;
+  facility: string | null;
+  version: string;
+  'started-unix-ms': number;
+  'now-unix-ms': number;
+  workers: number;
+  generation: number;
+  sessions: number;
+  'max-sessions': number;
+  'sessions-created': number;
+  paths: number;
+  'paths-up': number;
+  'forwarded-packets': number;
+  'forwarded-bytes': number;
+  'dropped-packets': number;
+  'records-lost': number;
+}
+
+export interface PathReport {
+  tenant: string;
+  site: string;
+  path: string;
+  transport: string | null;
+  state: 'up' | 'down';
+  'public-key': string;
+  endpoint: string | null;
+  'last-handshake-secs': number | null;
+  probed: boolean;
+  'rtt-ms': number | null;
+  'jitter-ms': number | null;
+  loss: number | null;
+  'received-packets': number;
+  'received-bytes': number;
+  'sent-packets': number;
+  'sent-bytes': number;
+}
+
+export interface DropRow {
+  tenant: string | null;
+  reason: string;
+  detail: string | null;
+  packets: number;
+}
+
+/** What sessions and flow records have in common. */
+export interface FlowLike {
+  tenant: string;
+  protocol: string;
+  source: string;
+  'source-port': number;
+  destination: string;
+  'destination-port': number;
+  'nat-source': string | null;
+  'nat-source-port': number | null;
+  from: string;
+  to: string;
+  class: string;
+  rule: string;
+  'forward-path': string | null;
+  'reverse-path': string | null;
+  'forward-packets': number;
+  'forward-bytes': number;
+  'reverse-packets': number;
+  'reverse-bytes': number;
+}
+
+export interface SessionReport extends FlowLike {
+  id: number;
+  'tcp-state': string | null;
+  'age-secs': number;
+  'idle-secs': number;
+}
+
+export interface FlowReport extends FlowLike {
+  session: number;
+  dscp: number;
+  'start-unix-ms': number;
+  'end-unix-ms': number;
+  'tcp-flags': number;
+  'end-reason': string;
+}
+
+export interface SessionPage {
+  matching: number;
+  sessions: SessionReport[];
+}
+
+export interface FlowPage {
+  matching: number;
+  held: number;
+  flows: FlowReport[];
+}
+
+/** RFC 9457. */
+export interface Problem {
+  title: string;
+  status: number;
+  detail: string;
+  parameter?: string;
+}

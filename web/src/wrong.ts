@@ -1,0 +1,92 @@
+// What is wrong now, worst first: the first thing an operator wants to know.
+
+import { bitRate, percent, rate } from './format';
+import { dropKey, pathKey, type Live } from './live';
+import { ALARMING } from './reasons';
+import type { PathReport } from './types';
+
+export interface Wrong {
+  level: 'bad' | 'warn';
+  what: string;
+  /** What follows from it or what to do about it. */
+  hint?: string;
+  /** When this console saw it begin. */
+  since?: number;
+}
+
+/** Loss of probes from which on a path is worth a look, and from which on it is useless for voice. */
+const LOSS_WARN = 0.02;
+const LOSS_BAD = 0.1;
+
+const FULL_WARN = 0.8;
+const FULL_BAD = 0.95;
+
+export function whatIsWrong(live: Live): Wrong[] {
+  const wrong: Wrong[] = [];
+  if (live.problem) {
+    wrong.push({ level: 'bad', what: capital(live.problem), hint: "Numbers stand still until it does; see the box's log." });
+  }
+  for (const paths of bySite(live.paths)) wrong.push(...siteTrouble(paths, live));
+
+  const status = live.status;
+  if (status && status['max-sessions'] > 0) {
+    const share = status.sessions / status['max-sessions'];
+    if (share >= FULL_WARN) {
+      const level = share >= FULL_BAD ? 'bad' : 'warn';
+      wrong.push({ level, what: `The session table is ${percent(share)} full`, hint: ALARMING['session-table-full'] });
+    }
+  }
+  const lost = live.totals.recordsLost.at(-1) ?? 0;
+  if (lost > 0) {
+    wrong.push({ level: 'warn', what: `Flow records are lost: ${rate(lost)}`, hint: 'The exporter cannot keep up.' });
+  }
+  for (const row of live.drops) {
+    const perSecond = live.dropRates.get(dropKey(row)) ?? 0;
+    const hint = ALARMING[row.reason];
+    if (perSecond <= 0 || !hint) continue;
+    const whose = [row.tenant, row.detail].filter(Boolean).join(' ');
+    wrong.push({ level: 'warn', what: `${row.reason}${whose && ` for ${whose}`}: ${rate(perSecond)}`, hint });
+  }
+  return wrong.sort((a, b) => Number(b.level === 'bad') - Number(a.level === 'bad'));
+}
+
+function siteTrouble(paths: PathReport[], live: Live): Wrong[] {
+  const [first] = paths;
+  if (!first) return [];
+  const site = `${first.tenant} ${first.site}`;
+  const down = paths.filter((path) => path.state === 'down');
+  const up = paths.filter((path) => path.state === 'up');
+  const changes = down.map((path) => live.pathRates.get(pathKey(path))?.changedAt).filter((at) => at !== undefined);
+  const since = changes.length > 0 ? Math.max(...changes) : undefined;
+  const wrong: Wrong[] = [];
+  if (up.length === 0) {
+    const what = `${site} is cut off: ${down.length === 1 ? `its path ${first.path} is` : 'all its paths are'} down`;
+    wrong.push({ level: 'bad', what, hint: `Last known endpoint ${first.endpoint ?? 'none'}.`, since });
+  } else if (down.length > 0) {
+    const names = down.map((path) => path.path).join(', ');
+    const load = up.reduce((sum, path) => {
+      const known = live.pathRates.get(pathKey(path));
+      return sum + (known ? known.inBits + known.outBits : 0);
+    }, 0);
+    const hint = `Its traffic is on ${up.map((path) => path.path).join(', ')}, ${bitRate(load)}.`;
+    wrong.push({ level: 'warn', what: `${site}: path ${names} is down`, hint, since });
+  }
+  for (const path of up) {
+    if (path.loss === null || path.loss < LOSS_WARN) continue;
+    const level = path.loss >= LOSS_BAD ? 'bad' : 'warn';
+    const hint = path.transport ? `It comes in by transport ${path.transport}.` : undefined;
+    wrong.push({ level, what: `${site}: path ${path.path} loses ${percent(path.loss)} of its probes`, hint });
+  }
+  return wrong;
+}
+
+function bySite(paths: PathReport[]): PathReport[][] {
+  const sites = new Map<string, PathReport[]>();
+  for (const path of paths) {
+    const key = `${path.tenant} ${path.site}`;
+    sites.set(key, [...(sites.get(key) ?? []), path]);
+  }
+  return [...sites.values()];
+}
+
+const capital = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);

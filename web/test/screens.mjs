@@ -1,0 +1,57 @@
+// Pictures of every view, for somebody to look at: BASE_URL and TOKEN say of what, OUT where to (../target/screens).
+
+import { mkdir } from 'node:fs/promises';
+import { launch, need } from './browser.mjs';
+
+const base = need('BASE_URL');
+const token = need('TOKEN');
+const out = process.env.OUT ?? new URL('../../target/screens', import.meta.url).pathname;
+await mkdir(out, { recursive: true });
+
+const browser = await launch();
+const sizes = { desk: { width: 1440, height: 900 }, wide: { width: 1880, height: 1000 }, phone: { width: 390, height: 844 } };
+for (const scheme of ['light', 'dark']) {
+  for (const [size, viewport] of Object.entries(sizes)) {
+    if (process.env.ONLY && !`${size}-${scheme}`.includes(process.env.ONLY)) continue;
+    const context = await browser.newContext({ viewport, colorScheme: scheme, deviceScaleFactor: size === 'phone' ? 2 : 1 });
+    const page = await context.newPage();
+    page.on('console', (message) => message.type() === 'error' && console.error('console:', message.text()));
+    page.on('pageerror', (error) => console.error('page:', error));
+    const picture = async (name) => {
+      await page.screenshot({ path: `${out}/${name}-${size}-${scheme}.png` });
+      console.log(`${name}-${size}-${scheme}`);
+    };
+    await page.goto(base);
+    await page.fill('#token', 'wrong');
+    await page.click('button[type=submit]');
+    await page.getByText('not the token of this box').waitFor();
+    await picture('signin');
+    await page.fill('#token', token);
+    await page.click('button[type=submit]');
+    await page.locator('.paths tbody tr').first().waitFor();
+    // The lines need a few samples to be lines.
+    await page.waitForTimeout(process.env.QUICK ? 2500 : 14000);
+    await picture('overview');
+    if (size !== 'wide') await page.screenshot({ path: `${out}/overview-full-${size}-${scheme}.png`, fullPage: true });
+    await page.goto(`${base}/sessions`);
+    await page.locator('.rows tbody tr.opens').nth(5).waitFor();
+    await picture('sessions');
+    await page.locator('.rows tbody tr.opens').nth(5).click();
+    await page.locator('aside.detail').waitFor();
+    await picture('session-open');
+    await page.goto(`${base}/flows?tenant=acme&port=x`);
+    await page.locator('.field.bad').waitFor();
+    await picture('flows-bad-filter');
+    await page.goto(`${base}/flows?tenant=acme&sort=-reverse`);
+    await page.locator('.rows tbody tr.opens').nth(5).waitFor();
+    await picture('flows');
+    await page.goto(`${base}/flows?tenant=nobody`);
+    await page.locator('.empty').waitFor();
+    await picture('flows-empty');
+    await page.keyboard.press('?');
+    await page.locator('dialog[open]').waitFor();
+    await picture('help');
+    await context.close();
+  }
+}
+await browser.close();
