@@ -1,6 +1,7 @@
 //! `popgate`: the command line; wiring only.
 
 use clap::{Parser, Subcommand};
+use popgate::admin;
 use popgate::config::{self, PrivateKey, public_of};
 use rand::TryRngCore;
 use std::fs::File;
@@ -24,6 +25,13 @@ enum Command {
         /// The directory with popgate.toml and tenants/
         dir: PathBuf,
     },
+    /// Run the box in the foreground, until SIGTERM; SIGHUP loads the configuration anew
+    Run {
+        /// The directory with popgate.toml and tenants/
+        dir: PathBuf,
+    },
+    /// Ask the running box about itself
+    Show(admin::ShowArgs),
     /// Print a new private key
     Genkey,
     /// Read a private key, print its public key
@@ -33,6 +41,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Check { dir } => check(&dir),
+        Command::Run { dir } => run(&dir),
+        Command::Show(args) => Ok(admin::show(args)),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
     };
@@ -56,6 +66,15 @@ fn check(dir: &Path) -> Done {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+fn run(dir: &Path) -> Done {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("POPGATE_LOG")
+        // boringtun tells of every retry; what it means is told by us.
+        .unwrap_or_else(|_| "info,boringtun=off".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    popgate::run::run(dir)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn genkey() -> Done {

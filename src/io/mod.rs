@@ -6,6 +6,7 @@
 //! the devices it opened to the fast side.
 
 pub mod clock;
+pub mod exporting;
 pub mod forward;
 pub mod namespace;
 mod netlink;

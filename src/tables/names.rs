@@ -63,6 +63,11 @@ impl Names {
         self.sites.name(id).map_or("?", |(_, name)| name)
     }
 
+    /// Whose site it is.
+    pub fn site_tenant(&self, id: SiteId) -> Option<TenantId> {
+        self.sites.name(id).map(|(tenant, _)| *tenant)
+    }
+
     /// The path's name within its site.
     pub fn path(&self, id: PathId) -> &str {
         self.paths.name(id).map_or("?", |(_, name)| name)
