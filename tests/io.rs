@@ -82,7 +82,11 @@ impl Host {
             let by_itself = |line: &&str| line.contains("anycast ") || line.contains("fe80:");
             let said = self.ip(list);
             let kept = said.lines().filter(|line| !by_itself(line));
-            lines.extend(kept.map(|line| format!("{list}: {}", line.replace(" linkdown", ""))));
+            lines.extend(
+                kept.map(|line| {
+                    format!("{list}: {}", line.replace(" linkdown", "").replace(" tentative", ""))
+                }),
+            );
         }
         for line in self.ip("-o link").lines() {
             let mut words = line.split_whitespace();
@@ -95,7 +99,12 @@ impl Host {
         lines
     }
 
-    /// A cable to another namespace, with addresses that may be used at once.
+    /// Waits until the kernel has got round to letting IPv6 addresses be used.
+    fn await_addresses(&self) {
+        eventually("an address stays tentative", || self.ip("address show tentative").trim().is_empty());
+    }
+
+    /// A cable to another namespace, over which the first addresses of both ends reach each other.
     fn cable(&self, (end, addresses): (&str, &str), other: &Host, (far_end, far_addresses): (&str, &str)) {
         self.ip(&format!("link add {end} type veth peer name {far_end}"));
         self.ip(&format!("link set {far_end} netns {}", other.name));
@@ -107,6 +116,12 @@ impl Host {
                 host.ip(&format!("address add {address} dev {end} {nodad}"));
             }
             host.ip(&format!("link set {end} up"));
+        }
+        self.await_addresses();
+        other.await_addresses();
+        for far in far_addresses.split_whitespace().filter_map(|address| address.split('/').next()) {
+            let ping = format!("ping -n -c 1 -W 1 {far}");
+            eventually("the cable stays dead", || self.command(&ping).status.success());
         }
     }
 }
@@ -125,6 +140,16 @@ struct RemovedAtEnd(String);
 impl Drop for RemovedAtEnd {
     fn drop(&mut self) {
         let _ = Namespace::remove(&self.0);
+    }
+}
+
+/// Waits for what is bound to come. Closing a file is one such thing here: while another test starts a command, the child
+/// has a copy of it until it becomes that command.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -176,6 +201,16 @@ fn listen(address: &str) -> Listen {
 
 fn bind(host: &Host, id: TransportId, address: &str) -> TransportSocket {
     host.run(|| TransportSocket::bind(id, &listen(address))).expect("to bind")
+}
+
+/// Binds an address that has just been let go of.
+fn bind_again(host: &Host, id: TransportId, address: SocketAddr) -> TransportSocket {
+    let mut socket = None;
+    eventually("the address is free again", || {
+        socket = host.run(|| TransportSocket::bind(id, &listen(&address.to_string()))).ok();
+        socket.is_some()
+    });
+    socket.expect("just bound")
 }
 
 fn send_all(socket: &mut TransportSocket, to: SocketAddr, datagrams: &[Vec<u8>]) -> Vec<(Fault, u64)> {
@@ -281,7 +316,7 @@ fn what_cannot_be_sent_is_counted_and_does_not_hold_up_the_rest() {
     for _ in 0..3 {
         assert_eq!(send_all(&mut sender, reachable, &numbered([10])), []);
     }
-    let mut receiver = bind(&far, FAR, &reachable.to_string());
+    let mut receiver = bind_again(&far, FAR, reachable);
     assert_eq!(send_all(&mut sender, reachable, &numbered([10])), []);
     assert_eq!(receive_all(&mut receiver, 1).0.len(), 1);
 }
@@ -376,6 +411,7 @@ fn a_tun_device_hands_over_the_kernels_packets_and_takes_answers() {
     host.ip("address add 10.66.0.1/24 dev t0");
     host.ip("address add fd66::1/64 dev t0 nodad");
     host.ip("link set t0 up");
+    host.await_addresses();
     assert_eq!(ping_answered(&host, "10.66.0.2", &mut device), (true, 1));
     assert_eq!(ping_answered(&host, "fd66::2", &mut device), (true, 1));
     assert_eq!(device.send(&[0; 60]), Err(Fault::Refused), "not an IP packet");
@@ -565,7 +601,7 @@ fn the_lan_device_gets_what_its_interfaces_bring_and_nothing_goes_past_it() {
 
     // Killed: the device goes, but the LAN stays off the underlay.
     drop((network, device));
-    assert!(!branch.ip("link").contains("pg-lan"));
+    eventually("the device goes with its owner", || !branch.ip("link").contains("pg-lan"));
     for far in ["192.0.2.254", "2001:db8::fe"] {
         assert!(
             !alice.command(&format!("ping -n -c 1 -W 1 {far}")).status.success(),
@@ -610,7 +646,7 @@ fn udp_packet(from: [u8; 4], to: [u8; 4], port: u16) -> Vec<u8> {
 #[test]
 fn a_private_handoff_has_a_namespace_with_its_interface_and_gives_it_back() {
     let (pop, dc) = (Host::new("pop"), Host::new("dc"));
-    pop.cable(("eth2", "192.0.2.1/24"), &dc, ("d0", "10.200.0.254/24 fd20::fe/64"));
+    pop.cable(("eth2", "10.200.0.9/24 fd20::9/64"), &dc, ("d0", "10.200.0.254/24 fd20::fe/64"));
     dc.ip("address add 10.200.8.1/32 dev lo");
     dc.ip("route add default via 10.200.0.1");
     dc.ip("-6 route add default via fd20::1");
@@ -627,7 +663,7 @@ fn a_private_handoff_has_a_namespace_with_its_interface_and_gives_it_back() {
     assert_settled(&mut network, &inside, &wanted);
     assert!(!pop.ip("link").contains("eth2"), "moved");
     assert!(!pop.ip("link").contains("pg-dc"), "the device is in there too");
-    assert!(!inside.ip("address show eth2 scope global").contains("tentative"));
+    assert!(inside.ip("-o address show eth2 scope global").contains("fd20::1/64 scope global nodad"));
 
     for far in ["10.1.0.9", "fd01::9"] {
         assert_eq!(ping_answered(&dc, far, &mut device), (true, 1), "{far}");
@@ -854,10 +890,7 @@ fn a_flood_starves_neither_other_sources_nor_timeouts_nor_commands() {
                 send_all(&mut flooder, flooded_at, &datagrams);
             }
         });
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while report(&handle).packets < 10_000 {
-            assert!(std::time::Instant::now() < deadline, "no flood");
-        }
+        eventually("no flood", || report(&handle).packets >= 10_000);
         handle.send(Tell::Tick(Duration::from_millis(5), clock.now())).expect("room");
         let before = report(&handle).packets;
         for round in 0..50 {
@@ -870,10 +903,7 @@ fn a_flood_starves_neither_other_sources_nor_timeouts_nor_commands() {
             assert_eq!(receive_all(&mut caller, 1).0[0].0, quiet_at);
             report(&handle);
         }
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while report(&handle).timeouts.len() < 20 {
-            assert!(std::time::Instant::now() < deadline, "timeouts starve");
-        }
+        eventually("timeouts starve", || report(&handle).timeouts.len() >= 20);
         assert!(report(&handle).packets > before, "the flood goes on");
         drop(calm);
     });
@@ -930,9 +960,9 @@ fn devices_and_transports_come_and_go_while_the_thread_runs() {
     let second = device("t1", "10.67.0.1/24");
     await_change(handle.replace_devices(vec![], vec![second]));
     assert!(ping("10.67.0.2"));
-    assert!(!host.ip("link").contains("t0"), "replaced under the same id: its last queue is closed");
+    eventually("replaced under the same id, its last queue is closed", || !host.ip("link").contains("t0"));
     await_change(handle.replace_devices(vec![DeviceId(5), DeviceId(77)], vec![]));
-    assert!(!host.ip("link").contains("t1"), "closed");
+    eventually("closed", || !host.ip("link").contains("t1"));
 
     // Deleted by somebody else, it is let go of, and does not keep the thread busy.
     let third = device("t2", "10.68.0.1/24");
@@ -954,7 +984,7 @@ fn devices_and_transports_come_and_go_while_the_thread_runs() {
     await_change(handle.replace_transports(vec![], vec![socket]));
     echo(at);
     await_change(handle.replace_transports(vec![NEAR], vec![]));
-    await_change(handle.replace_transports(vec![], vec![bind(&host, NEAR, &at.to_string())]));
+    await_change(handle.replace_transports(vec![], vec![bind_again(&host, NEAR, at)]));
     echo(at);
 
     // What is to leave by what is not there is counted.
@@ -963,16 +993,13 @@ fn devices_and_transports_come_and_go_while_the_thread_runs() {
         handle.send(Tell::Detour(egress)).expect("room");
         let mut caller = bind(&host, FAR, "127.0.0.1:0");
         assert_eq!(send_all(&mut caller, at, &numbered([200, 300])), []);
-        let deadline = std::time::Instant::now() + PATIENCE;
         let gone = Dropped { egress, fault: Fault::Gone };
         let count = || -> u64 {
             let dropped = &report(&handle).dropped[before..];
             assert!(dropped.iter().all(|(what, _)| *what == gone), "{dropped:?}");
             dropped.iter().map(|(_, count)| count).sum()
         };
-        while count() < 2 {
-            assert!(std::time::Instant::now() < deadline, "{egress:?} is not counted");
-        }
+        eventually("what is lost is not counted", || count() == 2);
     }
     assert_eq!(thread.stop().expect("no panic").seen.timeouts, []);
 }
@@ -996,11 +1023,7 @@ fn a_full_queue_and_a_dead_thread_are_told_at_once() {
     }
 
     handle.send(Tell::Panic).expect("room");
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while !thread.is_finished() {
-        assert!(std::time::Instant::now() < deadline, "it should have ended");
-        std::thread::yield_now();
-    }
+    eventually("it should have ended", || thread.is_finished());
     assert!(matches!(handle.replace_devices(vec![], vec![]), Err(Refused::Gone(_))));
     assert!(thread.stop().is_err(), "it panicked");
 }

@@ -39,7 +39,6 @@ impl Namespace {
             Ok(fd) if is_namespace(&fd)? => Ok(Some(Namespace { fd })),
             Ok(_) => Ok(None),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            // How `ip netns` leaves an unmounted file: mode 0; root may open it, others may not.
             Err(e) => Err(e),
         }
     }

@@ -174,32 +174,35 @@ impl TransportSocket {
     }
 
     fn flush(&mut self, outbox: &mut Outbox<'_>, dropped: &mut impl FnMut(Fault, u64)) {
-        let mut next = 0;
+        let (mut next, mut tried_again) = (0, false);
         while next < outbox.messages {
-            match self.send_messages(outbox, next) {
-                Ok(sent) => next += sent,
-                Err(error) => {
-                    let message = outbox.message[next];
-                    match error {
-                        libc::EINTR => continue,
-                        // The socket's buffer is full, and so it would be for the rest.
-                        libc::EAGAIN => {
-                            let rest = outbox.message[next..outbox.messages].iter();
-                            dropped(Fault::QueueFull, rest.map(|m| m.pieces as u64).sum());
-                            break;
-                        }
-                        _ if message.pieces > 1 => self.send_pieces(outbox, message, error, dropped),
-                        // Somebody else's error, reported late; see `receive`.
-                        libc::ECONNREFUSED => {
-                            if self.send_piece(message.to, outbox.piece[message.first]).is_err() {
-                                dropped(Fault::Unreachable, 1);
-                            }
-                        }
-                        _ => dropped(fault_of(error), 1),
-                    }
-                    next += 1;
+            let error = match self.send_messages(outbox, next) {
+                Ok(sent) => {
+                    next += sent;
+                    continue;
                 }
+                Err(error) => error,
+            };
+            let message = outbox.message[next];
+            match error {
+                libc::EINTR => continue,
+                // An ICMP error about an earlier datagram, reported late; see `receive`.
+                libc::ECONNREFUSED if !tried_again => {
+                    tried_again = true;
+                    continue;
+                }
+                // The socket's buffer is full, and so it would be for the rest.
+                libc::EAGAIN => {
+                    let rest = outbox.message[next..outbox.messages].iter();
+                    dropped(Fault::QueueFull, rest.map(|m| m.pieces as u64).sum());
+                    break;
+                }
+                libc::EMSGSIZE | libc::EINVAL | libc::EIO | libc::EOPNOTSUPP if message.pieces > 1 => {
+                    self.send_pieces(outbox, message, error, dropped);
+                }
+                _ => dropped(fault_of(error), message.pieces as u64),
             }
+            (next, tried_again) = (next + 1, false);
         }
         outbox.clear();
     }
