@@ -97,7 +97,7 @@ impl Compiler {
                     HandoffKind::Private { interface, addresses, routes } => {
                         let device = self.names.device_id(&format!("{}/{}", config.name, handoff.name));
                         let kind = DeviceKind::Private {
-                            netns: format!("{}{}-{}", self.netns_prefix, appliance.site, config.name),
+                            netns: self.netns(&appliance.site, &config.name, &handoff.name),
                             interface: interface.clone(),
                             addresses: addresses.clone(),
                             routes: routes.clone(),
@@ -196,6 +196,12 @@ impl Compiler {
         let kind = DeviceKind::Lan { interfaces: branch.lan_interfaces.clone() };
         generation.devices.insert(lan, DeviceSpec { name: branch.lan_device.clone(), mtu: DEVICE_MTU, kind });
         generation.device_zones.insert(lan, Zone::tenant(tenant));
+    }
+
+    /// A namespace of the tenant's for each private handoff: were two in one, its kernel would forward between them past
+    /// the policy.
+    fn netns(&self, site: &str, tenant: &str, handoff: &str) -> String {
+        format!("{}{site}-{tenant}-{handoff}", self.netns_prefix)
     }
 
     /// Owners, classes, ACL and NAT: the same at the PoP and at the branch, but for who is local.
