@@ -156,12 +156,13 @@ export function Listing<T extends FlowLike>(props: ListingProps<T>) {
           <button
             type="button"
             class="plain"
+            aria-label="Hold still"
             aria-pressed={paused}
             title={paused ? 'Go on (p)' : 'Hold still (p)'}
             onClick={() => setPaused(!paused)}
           >
             {paused ? <PlayIcon /> : <PauseIcon />}
-            {paused ? 'Go on' : 'Hold'}
+            <span>{paused ? 'Go on' : 'Hold'}</span>
           </button>
         </div>
       </form>
