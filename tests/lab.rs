@@ -10,8 +10,24 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// Lets one run of these tests go at a time on this machine: the labs' names are the same in every checkout.
+fn alone() {
+    static LOCK: OnceLock<fs::File> = OnceLock::new();
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "these tests make network namespaces: they must run as root"
+    );
+    LOCK.get_or_init(|| {
+        let file =
+            fs::File::create(std::env::temp_dir().join("popgate-lab-tests.lock")).expect("a lock file");
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("the lock");
+        file
+    });
+}
 
 /// Two hosts; `LINK` is what stands in the link between them besides its ends and addresses.
 fn pair(name: &str, link: &str) -> String {
@@ -34,12 +50,10 @@ addresses = {{ one = ["10.0.0.1/24", "fd00::1/64"], two = ["10.0.0.2/24", "fd00:
 }
 
 fn up(text: &str) -> (Lab, TempDir) {
-    assert!(rustix::process::geteuid().is_root(), "this test makes network namespaces: it must run as root");
+    alone();
     let work_dir = tempfile::tempdir().expect("a directory");
     let topology = Topology::parse(text, "test.toml", Path::new("")).expect("a topology");
-    let mut options = LabOptions::new(work_dir.path().join("work"), env!("CARGO_BIN_EXE_popgate"));
-    // Another checkout's test run may be at the same lab.
-    options.lock_patience = Duration::from_secs(60);
+    let options = LabOptions::new(work_dir.path().join("work"), env!("CARGO_BIN_EXE_popgate"));
     (Lab::up(topology, options).expect("the lab comes up"), work_dir)
 }
 
@@ -305,11 +319,11 @@ run = ["while {polite}; do :; done", "trap '' TERM; while :; do sleep 0.2; done;
 
 #[test]
 fn a_lab_that_cannot_come_up_says_why_and_leaves_nothing() {
+    alone();
     let work_dir = tempfile::tempdir().expect("a directory");
     let start = |text: &str, popgate: &str| {
         let topology = Topology::parse(text, "test.toml", Path::new("")).expect("a topology");
-        let mut options = LabOptions::new(work_dir.path().join("work"), popgate);
-        options.lock_patience = Duration::from_secs(60);
+        let options = LabOptions::new(work_dir.path().join("work"), popgate);
         let error = Lab::up(topology, options).err().expect("it cannot come up").to_string();
         assert_eq!(netns::with_prefix(&prefix("tfail")), [""; 0], "{error}");
         assert!(!work_dir.path().join("work").exists(), "{error}");
@@ -355,6 +369,7 @@ exec MARKED-SLEEP
 
 #[test]
 fn an_appliance_is_rendered_started_killed_and_started_again() {
+    alone();
     let directory = tempfile::tempdir().expect("a directory");
     let base = directory.path();
     let (popgate, sleep) = stand_in(base);
@@ -384,8 +399,7 @@ cuttable = true
 addresses = { dc = ["10.200.0.10/24"] }
 "#;
     let topology = Topology::parse(text, "test.toml", base).expect("a topology");
-    let mut options = LabOptions::new(base.join("work"), popgate);
-    options.lock_patience = Duration::from_secs(60);
+    let options = LabOptions::new(base.join("work"), popgate);
     let lab = Lab::up(topology, options).expect("the lab comes up");
     let log = || fs::read_to_string(lab.node("box").log()).expect("the log");
     let key = base.join("work/keys/box.key");
@@ -483,6 +497,7 @@ fn after_kill_minus_nine_the_next_run_removes_what_the_dead_one_left_and_nobody_
 
 #[test]
 fn a_signal_takes_a_lab_down_in_order() {
+    alone();
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("lab.toml");
     fs::write(&file, pair("tsignal", "")).expect("written");
@@ -497,6 +512,7 @@ fn a_signal_takes_a_lab_down_in_order() {
 /// With a stand-in for popgate: what is under the tunnels. The tunnels have tests of their own.
 #[test]
 fn the_demos_underlay_reaches_the_pop_from_every_branch() {
+    alone();
     let directory = tempfile::tempdir().expect("a directory");
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/lab/demo.toml");
     let mut topology = Topology::read(&file).expect("a topology");
@@ -506,8 +522,7 @@ fn the_demos_underlay_reaches_the_pop_from_every_branch() {
         node.run.clear();
         node.publish.clear();
     }
-    let mut options = LabOptions::new(directory.path().join("work"), stand_in(directory.path()).0);
-    options.lock_patience = Duration::from_secs(60);
+    let options = LabOptions::new(directory.path().join("work"), stand_in(directory.path()).0);
     let lab = Lab::up(topology, options).expect("the lab comes up");
     for (from, to) in [
         ("berlin", "192.0.2.1"),
@@ -536,6 +551,7 @@ fn the_demos_underlay_reaches_the_pop_from_every_branch() {
 #[test]
 fn a_signal_on_the_way_up_takes_down_what_there_is_so_far() {
     use std::os::unix::fs::PermissionsExt;
+    alone();
     let directory = tempfile::tempdir().expect("a directory");
     let popgate = directory.path().join("popgate");
     fs::write(&popgate, "#!/bin/sh\ntouch begun\nexec sleep 60\n").expect("written");

@@ -9,8 +9,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// 1 s: by then a directory that comes and goes is not another lab's, but one that cannot be made.
+const RACE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What makes one lab of a name the only one: a locked file, which the kernel unlocks when the process dies. In it stand the
-/// paths of what the lab made on disk.
+/// process and the paths of what the lab made on disk.
 #[derive(Debug)]
 pub(super) struct Lock {
     path: PathBuf,
@@ -23,11 +26,14 @@ impl Lock {
         let failed = || LabError::io(format!("locking {}", path.display()));
         let deadline = Instant::now() + patience;
         loop {
-            DirBuilder::new().recursive(true).mode(0o700).create(RUN_DIR).map_err(failed())?;
             let mut options = OpenOptions::new();
-            let file = match options.read(true).write(true).create(true).truncate(false).open(&path) {
-                // The last lab of all went down just now, and took the directory along.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(RUN_DIR);
+            let opened =
+                made.and_then(|()| options.read(true).write(true).create(true).truncate(false).open(&path));
+            let file = match opened {
+                // The last lab of all went down just now and took the directory along: there a moment ago
+                // (`AlreadyExists`, says mkdir), gone the next.
+                Err(error) if vanished(&error) && Instant::now() < deadline + RACE_PATIENCE => continue,
                 opened => opened.map_err(failed())?,
             };
             let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
@@ -40,7 +46,7 @@ impl Lock {
                 Ok(()) if is_current() => return Ok(Lock { path, file }),
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() >= deadline => {
-                    return Err(LabError::AlreadyUp(name.to_owned()));
+                    return Err(LabError::AlreadyUp { name: name.to_owned(), owner: owner(&path) });
                 }
                 Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(20)),
                 Err(error) => return Err(failed()(error.into())),
@@ -48,9 +54,10 @@ impl Lock {
         }
     }
 
-    /// Writes down what is about to be made, in the order in which it will be removed.
+    /// Writes down who we are and what is about to be made, in the order in which it will be removed.
     pub(super) fn remember(&self, made: &[PathBuf]) -> io::Result<()> {
-        let lines: String = made.iter().map(|path| format!("{}\n", path.display())).collect();
+        let mut lines = format!("process {}\n", std::process::id());
+        lines.extend(made.iter().map(|path| format!("{}\n", path.display())));
         let mut file = &self.file;
         file.set_len(0)?;
         file.rewind()?;
@@ -77,6 +84,19 @@ impl Lock {
         }
         Ok(())
     }
+}
+
+/// Whose lock it is, as far as it has said so yet.
+fn owner(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines()
+        .next()
+        .filter(|line| line.starts_with("process"))
+        .map_or_else(String::new, |line| format!(" ({line})"))
+}
+
+fn vanished(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists)
 }
 
 impl Drop for Lock {

@@ -98,6 +98,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,8 +129,8 @@ pub enum LabError {
     Problems(Vec<String>),
     #[error("{doing}: {source}")]
     Io { doing: String, source: io::Error },
-    #[error("lab {0} is already up")]
-    AlreadyUp(String),
+    #[error("lab {name} is already up{owner}")]
+    AlreadyUp { name: String, owner: String },
     #[error("{program} for node {node}: {why}")]
     Failed { program: String, node: String, why: String },
     #[error("appliance {node} {why}; the end of its log:\n{tail}")]
@@ -548,7 +549,8 @@ impl Lab {
             .env("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1");
         self.start_in_background(node, command)?;
         let socket = Path::new(WIREGUARD_DIR).join(format!("{interface}.sock"));
-        if !self.wait(PROCESS_PATIENCE, || socket.exists())? {
+        // Not before it is listened on: `wg` takes a socket that refuses it for a dead one's, and removes it.
+        if !self.wait(PROCESS_PATIENCE, || UnixStream::connect(&socket).is_ok())? {
             return Err(failed("wireguard-go", process::tail(&self.files.log(&node.name))));
         }
         let command = NodeCommand::new(&self.namespace(node), "wg").args(["setconf", &interface]);

@@ -102,14 +102,14 @@ const NARROW_COLUMNS: Column<FlowReport>[] = [
   {
     key: 'source',
     title: 'Source, destination',
-    width: 13,
+    width: 12.5,
     cell: (row) => <TwoLines row={row} small={null} />,
     sort: (row) => row.source,
   },
   {
     key: 'class',
     title: 'Tenant, class',
-    width: 5,
+    width: 6.4,
     cell: (row) => (
       <span class="stack">
         {row.tenant}
@@ -121,7 +121,7 @@ const NARROW_COLUMNS: Column<FlowReport>[] = [
   {
     key: 'end',
     title: 'End, bytes',
-    width: 5,
+    width: 5.6,
     right: true,
     cell: (row) => (
       <span class="stack">

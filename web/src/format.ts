@@ -15,8 +15,10 @@ function scaled(value: number, units: readonly string[]): string {
 export const bytes = (count: number): string => scaled(count, ['B', 'KB', 'MB', 'GB', 'TB', 'PB']);
 export const bitRate = (perSecond: number): string =>
   scaled(perSecond < 1 ? 0 : Math.round(perSecond), ['bit/s', 'kbit/s', 'Mbit/s', 'Gbit/s', 'Tbit/s']);
-export const rate = (perSecond: number): string =>
-  `${scaled(perSecond < 0.05 ? 0 : perSecond, ['', 'k', 'M', 'G'])}/s`.replace(`${THIN}/s`, '/s');
+export const rate = (perSecond: number): string => {
+  if (perSecond >= 999.5) return `${scaled(perSecond, ['', 'k', 'M', 'G'])}/s`;
+  return `${perSecond.toFixed(perSecond < 9.95 ? 1 : 0).replace('.0', '')}/s`;
+};
 
 const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0, useGrouping: true });
 export const integer = (count: number): string => whole.format(count).replaceAll(',', THIN);

@@ -17,7 +17,7 @@ const KEYS: [string, [string, string][]][] = [
     'In a table',
     [
       ['↓ ↑  or  j k', 'Next row, previous row'],
-      ['Page ↓  Page ↑', 'A page on, a page back'],
+      ['PgDn PgUp', 'A page on, a page back'],
       ['Home  End', 'First row, last row'],
       ['Enter', 'All there is to know of a row'],
       ['Esc', 'Close that, or leave the filter'],

@@ -74,7 +74,8 @@ function useFetched<T>(props: ListingProps<T>, query: string, paused: boolean): 
               ? error.problem
               : { title: 'Unreachable', status: 0, detail: error instanceof Error ? error.message : String(error) };
           // What was there stays in sight, unless it answers another question.
-          setFetched((before) => ({ ...before, problem, busy: false }));
+          const page = (before: Fetched<T>) => (problem.parameter ? undefined : before.page);
+          setFetched((before) => ({ ...before, page: page(before), problem, busy: false }));
           if (problem.status === 400) return;
         }
       }
@@ -143,23 +144,25 @@ export function Listing<T extends FlowLike>(props: ListingProps<T>) {
           </button>
         )}
         <div class="standing">
-          <span class="count" role="status">
+          <span class="count">
             {page ? summary(page, props) : busy ? 'Asking…' : ''}
           </span>
           {at !== undefined && (
             <span class={`asof${problem ? ' warn-text' : ''}`}>
-              {paused ? 'Held at' : 'As of'} <Time unixMs={at} />
+              <span>{paused ? 'Held at' : 'As of'} </span>
+              <Time unixMs={at} />
             </span>
           )}
           <button
             type="button"
             class="plain"
+            aria-label="Hold still"
             aria-pressed={paused}
             title={paused ? 'Go on (p)' : 'Hold still (p)'}
             onClick={() => setPaused(!paused)}
           >
             {paused ? <PlayIcon /> : <PauseIcon />}
-            {paused ? 'Go on' : 'Hold'}
+            <span>{paused ? 'Go on' : 'Hold'}</span>
           </button>
         </div>
       </form>
@@ -179,7 +182,13 @@ export function Listing<T extends FlowLike>(props: ListingProps<T>) {
           onSort={(sort) => narrow({ sort: writeSort(sort) })}
           opened={opened && rowKey(opened)}
           onOpen={(row) => setOpened(opened && rowKey(opened) === rowKey(row) ? undefined : row)}
-          empty={page && !busy && <Empty filtered={set.length > 0} clear={clear} {...props} />}
+          empty={
+            problem?.parameter ? (
+              <p class="empty">Put the filter right to see {props.plural}.</p>
+            ) : (
+              page && !busy && <Empty filtered={set.length > 0} clear={clear} {...props} />
+            )
+          }
         />
         {opened && (
           <Detail
@@ -213,8 +222,6 @@ function Empty<T>({ filtered, clear, plural, nothing }: ListingProps<T> & { filt
   );
 }
 
-const PLACEHOLDERS: Record<Filter, string> = { tenant: 'acme', address: '10.1.0.5', port: '443', class: 'voice' };
-
 function Field({ name, route, problem }: { name: Filter; route: Route; problem?: Problem }) {
   const lists = name === 'tenant' || name === 'class';
   return (
@@ -226,7 +233,7 @@ function Field({ name, route, problem }: { name: Filter; route: Route; problem?:
         class={lists ? undefined : 'mono'}
         inputMode={name === 'port' ? 'numeric' : undefined}
         list={lists ? `known-${name}` : undefined}
-        placeholder={PLACEHOLDERS[name]}
+        placeholder="any"
         autocomplete="off"
         autocapitalize="off"
         spellcheck={false}

@@ -7,6 +7,9 @@ import type { DropRow, PathReport, Problem, Status } from './types';
 /** Samples kept for the sparklines: one minute. */
 const KEPT = 60;
 
+/** Samples that a drop rate is taken over: rare drops come in ones, and a rate that is 0 every other second says less. */
+const DROP_SAMPLES = 10;
+
 /** The feed speaks every second; after this much silence it is taken for dead. */
 const SILENCE_MS = 6000;
 
@@ -64,6 +67,7 @@ export class Feed {
   private readonly listeners = new Set<() => void>();
   private readonly closing = new AbortController();
   private wake?: () => void;
+  private dropHistory: { at: number; packets: Map<string, number> }[] = [];
 
   constructor(
     private readonly bearer: string,
@@ -158,7 +162,10 @@ export class Feed {
     const now = Date.now();
     let before = this.live;
     // A box that was started anew counts from zero.
-    if (before.status?.['started-unix-ms'] !== status['started-unix-ms']) before = nothing();
+    if (before.status?.['started-unix-ms'] !== status['started-unix-ms']) {
+      before = nothing();
+      this.dropHistory = [];
+    }
     const secs = before.status ? (status['now-unix-ms'] - before.status['now-unix-ms']) / 1000 : 0;
     const per = (later: number, earlier: number | undefined) =>
       secs > 0 && earlier !== undefined ? Math.max(0, later - earlier) / secs : undefined;
@@ -189,11 +196,13 @@ export class Feed {
       pathRates.set(key, { inBits, outBits, history, changedAt });
     }
 
-    const dropsBefore = new Map(before.drops.map((row) => [dropKey(row), row.packets]));
-    const dropRates = new Map(
-      // A reason that was not there before begins at zero.
-      drops.map((row) => [dropKey(row), (before.status && per(row.packets, dropsBefore.get(dropKey(row)) ?? 0)) || 0]),
-    );
+    const dropped = { at: status['now-unix-ms'], packets: new Map(drops.map((row) => [dropKey(row), row.packets])) };
+    this.dropHistory = [...this.dropHistory.slice(-DROP_SAMPLES), dropped];
+    const since = this.dropHistory[0]!;
+    const window = (dropped.at - since.at) / 1000;
+    // A reason that was not there before began at zero.
+    const dropRate = (row: DropRow) => Math.max(0, row.packets - (since.packets.get(dropKey(row)) ?? 0)) / window;
+    const dropRates = new Map(drops.map((row) => [dropKey(row), window > 0 ? dropRate(row) : 0]));
 
     this.live = before;
     this.set({

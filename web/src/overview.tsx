@@ -45,8 +45,8 @@ function Now({ live, status }: { live: Live; status: Status }) {
   if (wrong.length === 0) {
     const paths = status.paths === 0 ? 'There are no paths yet.' : `All ${status.paths} paths are up.`;
     return (
-      <section class="now fine" aria-label="What is wrong now" aria-live="polite">
-        <p>
+      <section class="now fine" aria-label="What is wrong now">
+        <p role="status">
           <CheckIcon />
           <strong>Nothing is wrong now.</strong> {paths}
         </p>
@@ -54,7 +54,11 @@ function Now({ live, status }: { live: Live; status: Status }) {
     );
   }
   return (
-    <section class="now" aria-label="What is wrong now" aria-live="polite">
+    <section class="now" aria-label="What is wrong now">
+      <p class="visually-hidden" role="status">
+        {wrong.filter((item) => item.level === 'bad').length} critical,{' '}
+        {wrong.filter((item) => item.level === 'warn').length} warnings
+      </p>
       <ul>
         {wrong.slice(0, WRONG_SHOWN).map((item) => (
           <li key={item.what.replace(/[\d.,\u202f]+\S*/g, '')} class={item.level}>
@@ -255,7 +259,8 @@ function pathColumns(live: Live): Column<PathReport>[] {
     {
       key: 'trend',
       title: 'Last minute',
-      width: 7,
+      apart: true,
+      width: 7.5,
       cell: (p) => (
         <Spark values={rates(p)?.history ?? []} width={110} height={18} label={`Throughput of ${p.site} ${p.path}`} />
       ),
@@ -321,6 +326,9 @@ function narrowPathColumns(live: Live): Column<PathReport>[] {
   ];
 }
 
+/** So many may be in the page all at once, which then scrolls as one. */
+const FEW = 60;
+
 function Paths({ live, route }: { live: Live; route: Route }) {
   const width = useWidth();
   const isNarrow = width < NARROW;
@@ -336,7 +344,7 @@ function Paths({ live, route }: { live: Live; route: Route }) {
     return find ? live.paths.filter((path) => words.every((word) => says(path).includes(word))) : live.paths;
   }, [live.paths, find]);
   return (
-    <section class="panel paths" aria-labelledby="paths-title">
+    <section class={`panel paths${shown.length <= FEW ? ' few' : ''}`} aria-labelledby="paths-title">
       <header>
         <h2 id="paths-title">Paths</h2>
         <span class="count">
@@ -346,7 +354,7 @@ function Paths({ live, route }: { live: Live; route: Route }) {
           type="search"
           data-filter
           class="find"
-          placeholder="Find a tenant, site, path, endpoint"
+          placeholder="Find a site, path, endpoint"
           aria-label="Find paths"
           spellcheck={false}
           value={route.query.find ?? ''}
@@ -397,7 +405,7 @@ function Drops({ live, route }: { live: Live; route: Route }) {
       {
         key: 'rate',
         title: 'Now',
-        hint: 'Packets a second',
+        hint: 'Packets a second, over the last ten',
         width: 4,
         right: true,
         cell: (row) => (perSecond(row) > 0 ? rate(perSecond(row)) : '–'),

@@ -12,6 +12,8 @@ export interface Column<T> {
   width: number;
   right?: boolean;
   mono?: boolean;
+  /** Set a little apart from the numbers before it. */
+  apart?: boolean;
   cell: (row: T) => ComponentChildren;
   /** What the whole cell says, where it may not fit. */
   full?: (row: T) => string;
@@ -187,7 +189,7 @@ export function Rows<T>(props: Props<T>) {
                 {columns.map((column) => (
                   <td
                     key={column.key}
-                    class={[column.right && 'right', column.mono && 'mono'].filter(Boolean).join(' ') || undefined}
+                    class={[looks(column), column.mono && 'mono'].filter(Boolean).join(' ') || undefined}
                     title={column.full?.(row)}
                   >
                     {column.cell(row)}
@@ -206,6 +208,8 @@ export function Rows<T>(props: Props<T>) {
   );
 }
 
+const looks = <T,>(column: Column<T>) => (column.right ? 'right' : column.apart ? 'apart' : undefined);
+
 function Heading<T>({ column, sort, onSort }: { column: Column<T>; sort?: Sort; onSort: Props<T>['onSort'] }) {
   const active = sort?.key === column.key ? sort : undefined;
   const order = active ? (active.down ? 'descending' : 'ascending') : undefined;
@@ -217,7 +221,7 @@ function Heading<T>({ column, sort, onSort }: { column: Column<T>; sort?: Sort; 
     else onSort(undefined);
   };
   return (
-    <th scope="col" class={column.right ? 'right' : undefined} aria-sort={order} title={column.hint}>
+    <th scope="col" class={looks(column)} aria-sort={order} title={column.hint}>
       {column.sort ? (
         <button type="button" onClick={next}>
           {column.title}

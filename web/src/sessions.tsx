@@ -100,14 +100,14 @@ const NARROW_COLUMNS: Column<SessionReport>[] = [
   {
     key: 'source',
     title: 'Source, destination',
-    width: 13,
+    width: 12.5,
     cell: (row) => <TwoLines row={row} small={null} />,
     sort: (row) => row.source,
   },
   {
     key: 'class',
     title: 'Tenant, class',
-    width: 5,
+    width: 6.4,
     cell: (row) => (
       <span class="stack">
         {row.tenant}
@@ -119,7 +119,7 @@ const NARROW_COLUMNS: Column<SessionReport>[] = [
   {
     key: 'bytes',
     title: 'Bytes, age',
-    width: 5,
+    width: 5.6,
     right: true,
     cell: (row) => (
       <span class="stack">

@@ -44,7 +44,7 @@ export function whatIsWrong(live: Live): Wrong[] {
     const perSecond = live.dropRates.get(dropKey(row)) ?? 0;
     const hint = ALARMING[row.reason];
     if (perSecond <= 0 || !hint) continue;
-    const whose = [row.tenant, row.detail].filter(Boolean).join(' ');
+    const whose = [row.tenant, row.detail].filter(Boolean).join(' / ');
     wrong.push({ level: 'warn', what: `${row.reason}${whose && ` for ${whose}`}: ${rate(perSecond)}`, hint });
   }
   return wrong.sort((a, b) => Number(b.level === 'bad') - Number(a.level === 'bad'));
@@ -53,7 +53,7 @@ export function whatIsWrong(live: Live): Wrong[] {
 function siteTrouble(paths: PathReport[], live: Live): Wrong[] {
   const [first] = paths;
   if (!first) return [];
-  const site = `${first.tenant} ${first.site}`;
+  const site = `${first.tenant} / ${first.site}`;
   const down = paths.filter((path) => path.state === 'down');
   const up = paths.filter((path) => path.state === 'up');
   const changes = down.map((path) => live.pathRates.get(pathKey(path))?.changedAt).filter((at) => at !== undefined);

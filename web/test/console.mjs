@@ -1,0 +1,217 @@
+// What a person does with the console, done by a browser: BASE_URL and TOKEN say where, SESSION_TEXT which session must
+// be seen (its source, `10.1.0.77:50123`), SESSION_FILTER how to find it (`address=10.1.0.77&port=50123`; optional).
+// Exits 0 if all of it went well, 1 with what did not.
+
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
+import { launch, need } from './browser.mjs';
+
+const wire = await cuttableWire(new URL(need('BASE_URL')));
+const base = wire.url;
+const token = need('TOKEN');
+const sessionText = need('SESSION_TEXT');
+const sessionFilter = Object.fromEntries(new URLSearchParams(process.env.SESSION_FILTER ?? ''));
+/** For whatever must show up: many times what a busy machine takes. */
+const PATIENCE_MS = 20_000;
+
+const browser = await launch();
+const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, colorScheme: 'light' });
+context.setDefaultTimeout(PATIENCE_MS);
+const page = await context.newPage();
+const errors = [];
+const elsewhere = [];
+page.on('pageerror', (error) => errors.push(String(error)));
+// Refusals are asked for below and Chromium reports each; a breach of the content security policy it reports here too.
+page.on('console', (message) => {
+  if (message.type() === 'error' && !/status of (401|400)/.test(message.text())) errors.push(message.text());
+});
+page.on('request', (request) => {
+  if (new URL(request.url()).origin !== new URL(base).origin) elsewhere.push(request.url());
+});
+
+/** A way to the server that can be cut: as emulated by Chromium, being offline leaves an open stream alone. */
+async function cuttableWire(target) {
+  const sockets = new Set();
+  let whole = true;
+  const server = createServer((near) => {
+    if (!whole) return near.destroy();
+    const far = connect(Number(target.port || 80), target.hostname.replace(/^\[|\]$/g, ''));
+    for (const [socket, other] of [[near, far], [far, near]]) {
+      sockets.add(socket);
+      socket.on('error', () => other.destroy());
+      socket.on('close', () => {
+        sockets.delete(socket);
+        other.destroy();
+      });
+      socket.pipe(other);
+    }
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return {
+    url: `http://127.0.0.1:${server.address().port}`,
+    cut() {
+      whole = false;
+      sockets.forEach((socket) => socket.destroy());
+    },
+    mend: () => (whole = true),
+  };
+}
+
+const steps = {
+  async 'asks for a token before it shows anything'() {
+    await page.goto(base);
+    await page.getByLabel('Admin token').waitFor();
+    assert.equal(await page.getByRole('navigation').count(), 0);
+  },
+
+  async 'refuses a wrong token and says so'() {
+    await page.getByLabel('Admin token').fill('not-the-token');
+    await page.keyboard.press('Enter');
+    await page.getByRole('alert').filter({ hasText: 'not the token of this box' }).waitFor();
+    assert.equal(await page.getByRole('navigation').count(), 0);
+  },
+
+  async 'takes the right one, and keeps it for this tab alone'() {
+    await page.getByLabel('Admin token').fill(token);
+    await page.keyboard.press('Enter');
+    await page.getByRole('navigation').waitFor();
+    assert.equal(await page.evaluate(() => sessionStorage.length), 1);
+    assert.equal(await page.evaluate(() => localStorage.length), 0);
+    assert.equal((await context.cookies()).length, 0);
+    assert.ok(!page.url().includes(token));
+  },
+
+  async 'shows live paths'() {
+    await page.getByRole('status').filter({ hasText: 'Live' }).waitFor();
+    await page.getByRole('grid', { name: 'Paths' }).locator('tbody tr .state.up').first().waitFor();
+    // A rate takes two samples, so this is an event stream that goes on.
+    const throughput = page.locator('.metric').filter({ hasText: 'Throughput' }).locator('.value');
+    await page.waitForFunction((element) => /bit\/s$/.test(element.textContent), await throughput.elementHandle());
+  },
+
+  async 'goes to the sessions by keyboard and finds one by its filter'() {
+    await page.keyboard.press('g');
+    await page.keyboard.press('s');
+    await page.getByRole('grid', { name: 'Sessions' }).waitFor();
+    await page.keyboard.press('/');
+    assert.equal(await page.evaluate(() => document.activeElement.closest('label')?.textContent.trim()), 'Tenant');
+    for (const [name, value] of Object.entries(sessionFilter)) {
+      await page.getByLabel(name, { exact: false }).and(page.locator('.filter input')).fill(value);
+    }
+    await page.locator('.rows tbody tr').filter({ hasText: sessionText }).first().waitFor();
+    const url = new URL(page.url());
+    assert.equal(url.pathname, '/sessions');
+    for (const [name, value] of Object.entries(sessionFilter)) assert.equal(url.searchParams.get(name), value);
+  },
+
+  async 'opens it by keyboard and tells all there is to know'() {
+    await page.getByRole('group', { name: 'Sessions' }).focus();
+    await page.keyboard.press('Home');
+    const rows = page.locator('.rows tbody tr.opens');
+    const texts = await rows.allTextContents();
+    for (let row = texts.findIndex((text) => text.includes(sessionText)); row > 0; row -= 1) {
+      await page.keyboard.press('ArrowDown');
+    }
+    await page.keyboard.press('Enter');
+    const detail = page.getByRole('complementary');
+    for (const fact of ['Tenant', 'NAT source', 'Class', 'Rule', 'Path']) {
+      await detail.locator('dt').filter({ hasText: new RegExp(`^${fact}$`) }).waitFor();
+    }
+    await page.keyboard.press('Escape');
+    await detail.waitFor({ state: 'detached' });
+  },
+
+  async 'finds it again in a page loaded anew from that address'() {
+    await page.reload();
+    await page.locator('.rows tbody tr').filter({ hasText: sessionText }).first().waitFor();
+  },
+
+  async 'takes the filter along to the flows, and names a field at fault'() {
+    await page.keyboard.press('g');
+    await page.keyboard.press('f');
+    await page.getByRole('grid', { name: 'Flow records' }).waitFor();
+    for (const [name, value] of Object.entries(sessionFilter)) {
+      assert.equal(new URL(page.url()).searchParams.get(name), value);
+    }
+    await page.keyboard.press('c');
+    await page.locator('.field.address input').fill('10.0.0.0/8');
+    await page.getByRole('alert').filter({ hasText: 'is not an IPv4 or IPv6 address' }).waitFor();
+    assert.equal(await page.locator('.field.address input').getAttribute('aria-invalid'), 'true');
+    await page.keyboard.press('Escape');
+    await page.keyboard.press('c');
+    await page.getByRole('alert').waitFor({ state: 'detached' });
+  },
+
+  async 'sorts by a column'() {
+    await page.getByRole('button', { name: 'Reverse' }).click();
+    await page.locator('th[aria-sort=descending]').filter({ hasText: 'Reverse' }).waitFor();
+    assert.equal(new URL(page.url()).searchParams.get('sort'), '-reverse');
+  },
+
+  async 'explains its keys'() {
+    await page.keyboard.press('?');
+    await page.getByRole('dialog').waitFor();
+    await page.keyboard.press('Escape');
+    await page.getByRole('dialog').waitFor({ state: 'detached' });
+  },
+
+  async 'turns dark and light'() {
+    const ground = () => page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
+    const before = await ground();
+    await page.getByRole('button', { name: /^Theme/ }).click();
+    assert.equal(await ground(), before, 'the system is light already');
+    await page.getByRole('button', { name: /^Theme/ }).click();
+    assert.notEqual(await ground(), before);
+    await page.getByRole('button', { name: /^Theme/ }).click();
+  },
+
+  async 'fits a phone'() {
+    await page.setViewportSize({ width: 390, height: 844 });
+    for (const view of ['Overview', 'Sessions', 'Flows']) {
+      await page.getByRole('navigation').getByText(view).click();
+      await page.locator('.rows').first().waitFor();
+      const [page_, window_] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+      assert.ok(page_ <= window_, `${view} is ${page_} wide in a window of ${window_}`);
+    }
+    await page.setViewportSize({ width: 1440, height: 900 });
+  },
+
+  async 'says when the connection is lost, and comes back by itself'() {
+    await page.getByRole('navigation').getByText('Overview').click();
+    await page.getByRole('status').filter({ hasText: 'Live' }).waitFor();
+    wire.cut();
+    await page.getByRole('alert').filter({ hasText: 'Connection to popgate lost' }).waitFor();
+    wire.mend();
+    await page.getByRole('status').filter({ hasText: 'Live' }).waitFor();
+    await page.getByRole('alert').waitFor({ state: 'detached' });
+  },
+
+  async 'forgets the token on signing out'() {
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await page.getByLabel('Admin token').waitFor();
+    assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+  },
+
+  async 'has asked nobody else for anything, and met no error'() {
+    assert.deepEqual(elsewhere, []);
+    assert.deepEqual(errors.filter((error) => !/ERR_(CONNECTION|INCOMPLETE|EMPTY)/.test(error)), []);
+  },
+};
+
+let failed = 0;
+for (const [name, step] of Object.entries(steps)) {
+  try {
+    await step();
+    console.log(`ok: the console ${name}`);
+  } catch (error) {
+    console.error(`FAILED: the console ${name}\n  ${String(error.stack ?? error).replaceAll('\n', '\n  ')}`);
+    if (process.env.SCREENSHOT) await page.screenshot({ path: process.env.SCREENSHOT });
+    failed = 1;
+    // Each step stands on the one before.
+    break;
+  }
+}
+await browser.close();
+process.exit(failed);
