@@ -73,8 +73,10 @@ pub async fn serve(
     }
 }
 
+type Route = fn() -> axum::routing::MethodRouter<App>;
+
 /// Every route there is, but for the console's files. The test that walks them all without a token reads this table.
-const ROUTES: &[(&str, fn() -> axum::routing::MethodRouter<App>)] = &[
+const ROUTES: &[(&str, Route)] = &[
     ("/api/v1/status", || get(api::status)),
     ("/api/v1/paths", || get(api::paths)),
     ("/api/v1/tunnels", || get(api::paths)),

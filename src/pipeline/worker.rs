@@ -125,9 +125,9 @@ impl Worker {
         for (ingress, packet) in batch.packets() {
             match ingress {
                 Ingress::Transport { transport, from } => {
-                    self.from_underlay(transport, from, packet, now, out)
+                    self.take_underlay(transport, from, packet, now, out)
                 }
-                Ingress::Device(device) => self.from_device(device, packet, now, out),
+                Ingress::Device(device) => self.take_device(device, packet, now, out),
             }
         }
     }
@@ -176,7 +176,7 @@ impl Worker {
 
     // 1 From the underlay.
 
-    fn from_underlay(
+    fn take_underlay(
         &mut self,
         transport: TransportId,
         from: SocketAddr,
@@ -341,7 +341,7 @@ impl Worker {
         }
     }
 
-    fn from_device(&mut self, device: DeviceId, packet: &mut [u8], now: Now, out: &mut Outbound) {
+    fn take_device(&mut self, device: DeviceId, packet: &mut [u8], now: Now, out: &mut Outbound) {
         let Some(zone) = self.generation.device_zones.get(device).copied() else {
             return self.drops.count(None, DropReason::DeviceDown, 1);
         };

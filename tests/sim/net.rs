@@ -150,8 +150,11 @@ name = "isp-b"
 listen = "192.0.2.2:51820"
 "#;
 
+/// A path's name, the branch's address, the PoP's.
+type PathRow = (&'static str, &'static str, &'static str);
+
 /// Names of the branches, their tenant, and their paths: name, own address, the PoP's address.
-const BRANCHES: [(&str, &str, &[(&str, &str, &str)]); 3] = [
+const BRANCHES: [(&str, &str, &[PathRow]); 3] = [
     (
         "berlin",
         "acme",
@@ -481,7 +484,7 @@ impl Node {
     }
 }
 
-fn branch_config(name: &str, paths: &[(&str, &str, &str)]) -> String {
+fn branch_config(name: &str, paths: &[PathRow]) -> String {
     let mut text = format!("site = \"{name}\"\nrole = \"branch\"\n");
     for (path, listen, _) in paths {
         text += &format!("[[transport]]\nname = \"{path}\"\nlisten = \"{listen}\"\n");
@@ -536,7 +539,7 @@ fn key_of(directory: &Path, name: &str) -> config::PublicKey {
     if !path.exists() {
         use std::io::Write;
         let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).mode(0o600).open(path).expect("created");
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).expect("created");
         writeln!(file, "{}", private.to_base64()).expect("written");
     }
     config::public_of(&private)
