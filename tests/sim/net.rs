@@ -183,8 +183,11 @@ pub struct Sim {
     cut: BTreeSet<SocketAddr>,
     /// Transports that send from another address than they listen on, as behind a NAT.
     moved: BTreeMap<SocketAddr, SocketAddr>,
-    /// Tunnels of the tests' own, with a branch's keys: they send what no real branch would.
+    /// Tunnels of the tests' own, by the name of the branch's key they use: they send what no real branch would. Made
+    /// with everything else, so that their handshakes' timestamps are never older than the branch's own.
     forgers: BTreeMap<String, Tunnel>,
+    /// Branches in whose name a forger has a session.
+    impersonated: BTreeSet<String>,
     /// Datagrams to addresses where nobody is.
     strays: Vec<Vec<u8>>,
     /// Every datagram on the wire, while it is being recorded.
@@ -204,7 +207,10 @@ impl Sim {
             addresses: BTreeMap::new(),
             cut: BTreeSet::new(),
             moved: BTreeMap::new(),
-            forgers: BTreeMap::new(),
+            forgers: ["berlin-dsl", "berlin-lte", "lyon-dsl"]
+                .map(|key| (key.to_owned(), stranger(private_key(key).0)))
+                .into(),
+            impersonated: BTreeSet::new(),
             strays: Vec::new(),
             recording: None,
         };
@@ -333,14 +339,16 @@ impl Sim {
 
     /// A handshake initiation to the PoP from whoever has this private key.
     pub fn initiation(&mut self, private: [u8; 32]) -> Vec<u8> {
-        let mut buffer = [0; 256];
-        let len = self.tunnel(private).call(&mut buffer).expect("an initiation");
-        buffer[..len].to_vec()
+        call(&mut stranger(private))
     }
 
     /// A handshake initiation with the keys of a branch's path.
     pub fn initiation_of(&mut self, branch: &str, path: &str) -> Vec<u8> {
-        self.initiation(private_key(&format!("{branch}-{path}")).0)
+        call(self.forger(&format!("{branch}-{path}")))
+    }
+
+    fn forger(&mut self, key: &str) -> &mut Tunnel {
+        self.forgers.get_mut(key).unwrap_or_else(|| panic!("nobody forges {key}"))
     }
 
     /// Sends `packet` through a tunnel with the keys of `branch`'s first path, whatever it holds. False if it is nothing
@@ -350,28 +358,20 @@ impl Sim {
         let from: SocketAddr =
             if branch == "berlin" { "203.0.113.201:1" } else { "203.0.113.202:1" }.parse().expect("v4");
         let mut buffer = vec![0; 70_000];
-        if !self.forgers.contains_key(branch) {
-            let mut tunnel = self.tunnel(private_key(&format!("{branch}-dsl")).0);
-            let len = tunnel.call(&mut buffer).expect("an initiation");
+        let key = format!("{branch}-dsl");
+        if self.impersonated.insert(branch.to_owned()) {
+            let initiation = call(self.forger(&key));
             self.strays.clear();
-            self.inject("fra1", Ingress::Transport { transport, from }, &buffer[..len]);
+            self.inject("fra1", Ingress::Transport { transport, from }, &initiation);
             let response = self.strays.iter().find(|d| d[0] == 2).expect("a response").clone();
-            let Ok(Opened::Reply(len)) = tunnel.open(from.ip(), &response, &mut buffer) else {
-                panic!("no keepalive")
-            };
+            let opened = self.forger(&key).open(from.ip(), &response, &mut buffer);
+            let Ok(Opened::Reply(len)) = opened else { panic!("no keepalive: {opened:?}") };
             self.inject("fra1", Ingress::Transport { transport, from }, &buffer[..len]);
-            self.forgers.insert(branch.to_owned(), tunnel);
         }
-        let tunnel = self.forgers.get_mut(branch).expect("just made");
-        let Sealed::Datagram(len) = tunnel.seal(packet, &mut buffer) else { panic!("no session") };
+        let Sealed::Datagram(len) = self.forger(&key).seal(packet, &mut buffer) else { panic!("no session") };
         self.inject("fra1", Ingress::Transport { transport, from }, &buffer[..len]);
         self.strays.clear();
         !packet.is_empty()
-    }
-
-    fn tunnel(&mut self, private: [u8; 32]) -> Tunnel {
-        let keys = Keys { private, peer: config::public_of(&private_key("fra1")).0, preshared: None };
-        Tunnel::new(&keys, None, TunnelIndex::new(4_711, 0))
     }
 
     /// Commits new tenant files at the PoP; a tenant that is not among them is gone.
@@ -524,6 +524,18 @@ fn fill(directory: &Path, text: &str) -> String {
         .enumerate()
         .map(|(i, part)| if i % 2 == 1 { key_of(directory, part).to_string() } else { (*part).to_string() })
         .collect()
+}
+
+/// Somebody who knows the PoP's public key.
+fn stranger(private: [u8; 32]) -> Tunnel {
+    let keys = Keys { private, peer: config::public_of(&private_key("fra1")).0, preshared: None };
+    Tunnel::new(&keys, None, TunnelIndex::new(4_711, 0))
+}
+
+fn call(tunnel: &mut Tunnel) -> Vec<u8> {
+    let mut buffer = [0; 256];
+    let len = tunnel.call(&mut buffer).expect("an initiation");
+    buffer[..len].to_vec()
 }
 
 fn private_key(name: &str) -> config::PrivateKey {
