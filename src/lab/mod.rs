@@ -129,8 +129,8 @@ pub enum LabError {
     Problems(Vec<String>),
     #[error("{doing}: {source}")]
     Io { doing: String, source: io::Error },
-    #[error("lab {name} is already up{owner}")]
-    AlreadyUp { name: String, owner: String },
+    #[error("lab {name} is already up{}", .owner.map_or_else(String::new, |pid| format!(" (process {pid})")))]
+    AlreadyUp { name: String, owner: Option<u32> },
     #[error("{program} for node {node}: {why}")]
     Failed { program: String, node: String, why: String },
     #[error("appliance {node} {why}; the end of its log:\n{tail}")]
