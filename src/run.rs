@@ -95,7 +95,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     println!("ready");
     std::io::stdout().flush()?;
 
-    let mut reloader = Reloader { dir, compiler, current, handle, orders, candidate };
+    let mut reloader = Reloader { dir, compiler, current, handle, orders: orders.clone(), candidate };
     let worker_died = wait(&mut reloader, &mut kernel, || thread.is_finished()).await?;
     let _ = stop.send(());
     admin.await??;
@@ -103,8 +103,11 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     drop(kernel);
     let mut plane = thread.stop().map_err(|_| "the worker panicked")?;
     plane.worker.end_all(clock.now());
-    plane.pass_on_records();
-    drop(plane);
+    // No packet waits any more: the exporter gets all of them, however many there are.
+    for record in plane.worker.take_records() {
+        orders.send(Order::Record(record))?;
+    }
+    drop((plane, orders));
     exporter.join().map_err(|_| "the exporter panicked")?;
     if worker_died { Err("the worker has stopped".into()) } else { Ok(()) }
 }

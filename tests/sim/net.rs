@@ -135,7 +135,7 @@ to = ["handoff:internet"]
 action = "accept"
 "#;
 
-const POP: &str = r#"
+pub const POP: &str = r#"
 site = "fra1"
 role = "pop"
 private-key-file = "keys/fra1"
@@ -192,6 +192,8 @@ pub struct Sim {
     strays: Vec<Vec<u8>>,
     /// Every datagram on the wire, while it is being recorded.
     recording: Option<Vec<Vec<u8>>>,
+    /// The PoP's `popgate.toml`.
+    pop: String,
 }
 
 impl Sim {
@@ -201,7 +203,13 @@ impl Sim {
     }
 
     pub fn with_policies(acme: &str, globex: &str) -> Sim {
+        Sim::with_configurations(POP, acme, globex)
+    }
+
+    /// With another `popgate.toml` at the PoP.
+    pub fn with_configurations(pop: &str, acme: &str, globex: &str) -> Sim {
         let mut sim = Sim {
+            pop: pop.to_owned(),
             now: Now { unix_nanos: 1_790_000_000_000_000_000, ..Now::default() },
             nodes: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -214,7 +222,7 @@ impl Sim {
             strays: Vec::new(),
             recording: None,
         };
-        sim.add("fra1", POP, &[("acme", acme), ("globex", globex)]);
+        sim.add("fra1", pop, &[("acme", acme), ("globex", globex)]);
         for (name, tenant, paths) in BRANCHES {
             let policy = if tenant == "acme" { acme } else { globex };
             sim.add(name, &branch_config(name, paths), &[(tenant, policy)]);
@@ -337,6 +345,11 @@ impl Sim {
         self.strays.drain(..).filter(|datagram| datagram.first() == Some(&kind)).count() as u64
     }
 
+    /// The last datagram of WireGuard message type `kind` that went to where nobody is.
+    pub fn stray(&self, kind: u8) -> Option<Vec<u8>> {
+        self.strays.iter().rfind(|datagram| datagram.first() == Some(&kind)).cloned()
+    }
+
     /// A handshake initiation to the PoP from whoever has this private key.
     pub fn initiation(&mut self, private: [u8; 32]) -> Vec<u8> {
         call(&mut stranger(private))
@@ -376,9 +389,9 @@ impl Sim {
 
     /// Commits new tenant files at the PoP; a tenant that is not among them is gone.
     pub fn commit(&mut self, tenants: &[(&str, &str)]) {
-        let now = self.now;
+        let (now, pop) = (self.now, self.pop.clone());
         let node = self.node("fra1");
-        let candidate = write_and_load(node.directory.path(), POP, tenants);
+        let candidate = write_and_load(node.directory.path(), &pop, tenants);
         node.generation = Arc::new(node.compiler.compile(&candidate));
         node.worker.adopt(Arc::clone(&node.generation), now);
         node.collect();
@@ -527,12 +540,12 @@ fn fill(directory: &Path, text: &str) -> String {
 }
 
 /// Somebody who knows the PoP's public key.
-fn stranger(private: [u8; 32]) -> Tunnel {
+pub fn stranger(private: [u8; 32]) -> Tunnel {
     let keys = Keys { private, peer: config::public_of(&private_key("fra1")).0, preshared: None };
     Tunnel::new(&keys, None, TunnelIndex::new(4_711, 0))
 }
 
-fn call(tunnel: &mut Tunnel) -> Vec<u8> {
+pub fn call(tunnel: &mut Tunnel) -> Vec<u8> {
     let mut buffer = [0; 256];
     let len = tunnel.call(&mut buffer).expect("an initiation");
     buffer[..len].to_vec()
