@@ -227,7 +227,7 @@ fn receive_all(socket: &mut TransportSocket, count: usize) -> (Vec<(SocketAddr, 
         assert!(wait_readable(socket, deadline), "only {} of {count} datagrams came", got.len());
         socket.receive(&mut batch);
         slots += 64 - batch.free_slots();
-        for (ingress, packet) in batch.packets() {
+        for (ingress, packet, _) in batch.packets() {
             let Ingress::Transport { from, .. } = ingress else { panic!("from {ingress:?}") };
             got.push((from, packet.to_vec()));
         }
@@ -392,11 +392,11 @@ fn ping_answered(host: &Host, to: &str, device: &mut TunDevice) -> (bool, usize)
         assert!(std::time::Instant::now() < deadline, "ping does not end");
         wait_readable(device, std::time::Instant::now() + Duration::from_millis(20));
         device.receive(&mut batch);
-        for (ingress, packet) in batch.packets() {
+        for (ingress, packet, _) in batch.packets() {
             assert_eq!(ingress, Ingress::Device(device.id()));
             if turn_into_reply(packet) {
                 requests += 1;
-                device.send(packet).expect("to answer");
+                device.send(packet, 0).expect("to answer");
             }
         }
         batch.clear();
@@ -414,7 +414,7 @@ fn a_tun_device_hands_over_the_kernels_packets_and_takes_answers() {
     host.await_addresses();
     assert_eq!(ping_answered(&host, "10.66.0.2", &mut device), (true, 1));
     assert_eq!(ping_answered(&host, "fd66::2", &mut device), (true, 1));
-    assert_eq!(device.send(&[0; 60]), Err(Fault::Refused), "not an IP packet");
+    assert_eq!(device.send(&[0; 60], 0), Err(Fault::Refused), "not an IP packet");
 
     let busy = TunDevice::create(DeviceId(4), "t0", &host.namespace).expect_err("it is there already");
     assert_eq!(busy.kind(), std::io::ErrorKind::ResourceBusy);
@@ -423,9 +423,9 @@ fn a_tun_device_hands_over_the_kernels_packets_and_takes_answers() {
 
     let mut batch = Batch::with_slots(1);
     host.ip("link set t0 down");
-    assert_eq!(device.send(&[0x45; 20]), Err(Fault::Gone), "down");
+    assert_eq!(device.send(&[0x45; 20], 0), Err(Fault::Gone), "down");
     host.ip("link delete t0");
-    assert_eq!(device.send(&[0x45; 20]), Err(Fault::Gone));
+    assert_eq!(device.send(&[0x45; 20], 0), Err(Fault::Gone));
     assert_eq!(device.receive(&mut batch), Received::Gone);
 }
 
@@ -586,7 +586,7 @@ fn the_lan_device_gets_what_its_interfaces_bring_and_nothing_goes_past_it() {
     let heard = bind(&isp, FAR, "192.0.2.254:5000");
     let mut in_lan = bind(&bob, FAR, "10.1.1.2:5000");
     for to in [[192, 0, 2, 254], [10, 1, 1, 2]] {
-        device.send(&udp_packet([10, 9, 0, 1], to, 5000)).expect("to write");
+        device.send(&udp_packet([10, 9, 0, 1], to, 5000), 0).expect("to write");
     }
     assert_eq!(receive_all(&mut in_lan, 1).0[0].0.to_string(), "10.9.0.1:4000");
     assert!(!wait_readable(&heard, std::time::Instant::now()), "it leaked to the underlay");
@@ -794,10 +794,10 @@ enum Tell {
 impl DataPlane for Mirror {
     fn process(&mut self, batch: &mut Batch, _: Now, out: &mut Outbound) {
         let mut packets = 0;
-        for (ingress, packet) in batch.packets() {
+        for (ingress, packet, _) in batch.packets() {
             packets += 1;
             match (self.detour, ingress) {
-                (Some(Egress::Device(device)), _) => out.push_packet(device, packet),
+                (Some(Egress::Device(device)), _) => out.push_packet(device, packet, 0),
                 (Some(Egress::Transport(transport)), Ingress::Transport { from, .. })
                 | (None, Ingress::Transport { transport, from }) => {
                     out.write_datagram(transport, from, packet.len(), |room| {
@@ -807,7 +807,7 @@ impl DataPlane for Mirror {
                 }
                 (_, Ingress::Device(device)) => {
                     if turn_into_reply(packet) {
-                        out.push_packet(device, packet);
+                        out.push_packet(device, packet, 0);
                     }
                 }
             }

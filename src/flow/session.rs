@@ -99,11 +99,11 @@ impl Session {
         self.translated.then(|| self.leaving(Direction::Forward).0)
     }
 
-    /// Counts a packet of `bytes` that arrived on `path`, and follows TCP.
+    /// Counts packets and their bytes that arrived on `path`, and follows TCP.
     pub fn count(
         &mut self,
         direction: Direction,
-        bytes: usize,
+        (packets, bytes): (u64, u64),
         tcp_flags: u8,
         path: Option<PathId>,
         now: Now,
@@ -113,8 +113,8 @@ impl Session {
             counters.first = now.instant;
         }
         counters.last = now.instant;
-        counters.packets += 1;
-        counters.bytes += bytes as u64;
+        counters.packets += packets;
+        counters.bytes += bytes;
         counters.tcp_flags |= tcp_flags;
         counters.arrived_on = path;
         self.last_packet = now.instant;

@@ -120,7 +120,7 @@ proptest! {
                     prop_assert_eq!(found.is_some(), twin.is_some());
                     if let (Some((at, found)), Some(twin)) = (found, twin) {
                         prop_assert_eq!(found, direction);
-                        table.get_mut(at).expect("just found").count(direction, bytes, 0, None, now);
+                        table.get_mut(at).expect("just found").count(direction, (1, bytes as u64), 0, None, now);
                         twin.deadline = clock + 300;
                         twin.bytes[direction as usize] += bytes as u64;
                         counted += bytes as u64;
@@ -162,7 +162,7 @@ fn a_lasting_session_is_reported_at_every_active_timeout_with_what_is_new() {
     let mut records = Vec::new();
     for second in 1..=125 {
         if second % 10 == 0 {
-            table.get_mut(at_zero).expect("alive").count(Direction::Forward, 100, 0, None, at(second));
+            table.get_mut(at_zero).expect("alive").count(Direction::Forward, (1, 100), 0, None, at(second));
         }
         table.expire(at(second), |record| records.push((second, record)));
     }
@@ -200,7 +200,7 @@ fn sessions_that_come_and_go_leave_no_trail_in_the_wheel() {
     for step in 0..20_000u32 {
         let now = Now::default() + Duration::from_millis(1) * step;
         let entry = table.insert(tcp(1_000 + (step % 3) as u16, now)).expect("room");
-        table.get_mut(entry).expect("just entered").count(Direction::Forward, 40, 0x04, None, now);
+        table.get_mut(entry).expect("just entered").count(Direction::Forward, (1, 40), 0x04, None, now);
         table.hasten(entry);
         assert!(table.remove(entry, EndReason::EndOfFlow, now).is_some());
         table.expire(now, |_| {});

@@ -19,7 +19,7 @@ pub trait Id: Copy + Eq {
 macro_rules! id {
     ($($(#[$doc:meta])* $name:ident($repr:ty);)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub struct $name(pub $repr);
 
         impl Id for $name {

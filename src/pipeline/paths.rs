@@ -57,6 +57,12 @@ pub struct Paths {
 }
 
 impl Traffic {
+    /// So many packets and bytes more.
+    pub fn add(&mut self, (packets, bytes): (u64, u64)) {
+        self.packets += packets;
+        self.bytes += bytes;
+    }
+
     /// One packet more.
     pub fn count(&mut self, bytes: usize) {
         self.packets += 1;

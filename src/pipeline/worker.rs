@@ -51,6 +51,8 @@ pub struct Worker {
     answers: TokenBucket,
     rng: StdRng,
     scratch: Vec<u8>,
+    /// One segment of a super-packet.
+    segment: Vec<u8>,
     due: Vec<PathId>,
 }
 
@@ -100,6 +102,7 @@ impl Worker {
             answers: TokenBucket { tokens: ANSWER_BURST, filled: now.instant },
             rng,
             scratch: vec![0; buffer_for(SLOT_BYTES)],
+            segment: Vec::new(),
             due: Vec::new(),
         };
         worker.adopt(generation, now);
@@ -126,12 +129,12 @@ impl Worker {
 
     /// Takes the packets of `batch` and puts what is to be sent into `out`.
     pub fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
-        for (ingress, packet) in batch.packets() {
+        for (ingress, packet, segment) in batch.packets() {
             match ingress {
                 Ingress::Transport { transport, from } => {
                     self.take_underlay(transport, from, packet, now, out)
                 }
-                Ingress::Device(device) => self.take_device(device, packet, now, out),
+                Ingress::Device(device) => self.take_device(device, packet, segment, now, out),
             }
         }
     }
@@ -321,7 +324,7 @@ impl Worker {
         if path.prober.traffic(now.instant) {
             self.paths.schedule(id);
         }
-        self.forward(arrival, packet, now, out);
+        self.forward(arrival, packet, 0, now, out);
     }
 
     fn probe(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) {
@@ -351,18 +354,32 @@ impl Worker {
         }
     }
 
-    fn take_device(&mut self, device: DeviceId, packet: &mut [u8], now: Now, out: &mut Outbound) {
+    fn take_device(
+        &mut self,
+        device: DeviceId,
+        packet: &mut [u8],
+        segment: u16,
+        now: Now,
+        out: &mut Outbound,
+    ) {
         let Some(zone) = self.generation.device_zones.get(device).copied() else {
             return self.drops.count(None, DropReason::DeviceDown, 1);
         };
         let tenant = zone.as_tenant();
-        self.forward(Arrival { zone, tenant, hop: NextHop::Device(device), path: None }, packet, now, out);
+        self.forward(
+            Arrival { zone, tenant, hop: NextHop::Device(device), path: None },
+            packet,
+            segment,
+            now,
+            out,
+        );
     }
 
     // 3 Forward.
 
-    fn forward(&mut self, arrival: Arrival, packet: &mut [u8], now: Now, out: &mut Outbound) {
-        let mut parsed = match wire::parse(packet) {
+    /// A packet on its way; a super-packet, if its segments' payload is not 0.
+    fn forward(&mut self, arrival: Arrival, packet: &mut [u8], segment: u16, now: Now, out: &mut Outbound) {
+        let mut parsed = match wire::parse_super(packet, segment) {
             Ok(parsed) => parsed,
             Err(reason) => return self.drops.count(arrival.tenant, reason, 1),
         };
@@ -373,7 +390,7 @@ impl Worker {
             _ => self.forward_flow(arrival, packet, &mut parsed, now, out),
         };
         match outcome {
-            Ok(()) => self.forwarded.count(parsed.len),
+            Ok(()) => self.forwarded.add(parsed.on_the_wire(packet)),
             Err(refusal) => self.settle(refusal, arrival, packet, &parsed, now, out),
         }
     }
@@ -654,13 +671,14 @@ impl Worker {
         }
         let exit = self.choose_exit(session, direction).map_err(refuse)?;
         let mtu = self.mtu(exit, parsed);
-        if parsed.len > usize::from(mtu) && parsed.dont_fragment {
+        // The kernel's own cutting up knows nothing of this path's MTU, so a segment can be too big like any packet.
+        if parsed.largest(packet) > usize::from(mtu) && (parsed.dont_fragment || parsed.segment > 0) {
             return Err(Refusal { tenant: Some(tenant), reason: DropReason::TooBig, mtu });
         }
         let segment_mtu = arrival.path.map_or(mtu, |path| mtu.min(self.mtu(Exit::Path(path), parsed)));
         let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
         let was = session.tcp;
-        session.count(direction, parsed.len, parsed.tcp_flags(), arrival.path, now);
+        session.count(direction, parsed.on_the_wire(packet), parsed.tcp_flags(), arrival.path, now);
         if let Exit::Path(path) = exit {
             session.counters[direction as usize].left_on = Some(path);
         }
@@ -729,7 +747,7 @@ impl Worker {
     fn leave(
         &mut self,
         exit: Exit,
-        packet: &[u8],
+        packet: &mut [u8],
         parsed: &Parsed,
         mtu: u16,
         now: Now,
@@ -740,22 +758,33 @@ impl Worker {
         {
             self.paths.schedule(id);
         }
-        if packet.len() <= usize::from(mtu) {
-            return self.put(exit, packet, out);
-        }
         let mut outcome = Ok(());
-        wire::fragment_v4(packet, parsed, mtu, |fragment| {
-            if outcome.is_ok() {
-                outcome = self.put(exit, fragment, out);
+        match exit {
+            Exit::Device(device) if parsed.segment > 0 => {
+                wire::prepare(packet, parsed);
+                out.push_packet(device, packet, parsed.segment);
             }
-        });
+            Exit::Path(path) if parsed.segment > 0 => {
+                let mut segment = std::mem::take(&mut self.segment);
+                // It fails where packets wait for a session and there is no room: the rest would find none either.
+                wire::split(packet, parsed, &mut segment, |segment| {
+                    outcome = outcome.and_then(|()| self.seal_into(path, segment, out));
+                });
+                self.segment = segment;
+            }
+            _ if packet.len() > usize::from(mtu) => wire::fragment_v4(packet, parsed, mtu, |fragment| {
+                outcome = outcome.and_then(|()| self.put(exit, fragment, out));
+            }),
+            Exit::Device(device) => out.coalesce_packet(device, packet, parsed),
+            Exit::Path(path) => return self.seal_into(path, packet, out),
+        }
         outcome
     }
 
     fn put(&mut self, exit: Exit, packet: &[u8], out: &mut Outbound) -> Result<(), DropReason> {
         match exit {
             Exit::Device(device) => {
-                out.push_packet(device, packet);
+                out.push_packet(device, packet, 0);
                 Ok(())
             }
             Exit::Path(path) => self.seal_into(path, packet, out),
@@ -788,7 +817,7 @@ impl Worker {
         now: Now,
         out: &mut Outbound,
     ) {
-        self.drops.count(refusal.tenant, refusal.reason, 1);
+        self.drops.count(refusal.tenant, refusal.reason, parsed.on_the_wire(packet).0);
         let error = match refusal.reason {
             DropReason::TtlExpired => IcmpError::TimeExceeded,
             DropReason::TooBig => IcmpError::TooBig { mtu: refusal.mtu },

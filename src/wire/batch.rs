@@ -1,6 +1,8 @@
 //! What `io` hands to a worker and gets back: packets received, packets to send. Plain memory, reused from batch to
 //! batch, so that the packet path allocates nothing.
 
+use super::offload::Coalescer;
+use super::parse::Parsed;
 use crate::model::{DeviceId, TransportId};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -26,7 +28,10 @@ pub struct Batch {
 struct Slot {
     ingress: Ingress,
     len: usize,
-    segment: usize,
+    /// Bytes of each datagram in it.
+    datagram: usize,
+    /// Payload bytes of each segment, if it is a super-packet.
+    segment: u16,
     buffer: Box<[u8]>,
 }
 
@@ -36,6 +41,7 @@ impl Batch {
         let slot = || Slot {
             ingress: Ingress::Device(DeviceId(0)),
             len: 0,
+            datagram: 0,
             segment: 0,
             buffer: vec![0; SLOT_BYTES].into_boxed_slice(),
         };
@@ -58,8 +64,19 @@ impl Batch {
         let Some(slot) = self.slots.get_mut(self.filled) else { return };
         slot.ingress = ingress;
         slot.len = len.min(slot.buffer.len());
-        slot.segment = if segment == 0 { slot.len } else { segment };
+        slot.datagram = if segment == 0 { slot.len } else { segment };
+        slot.segment = 0;
         self.filled += 1;
+    }
+
+    /// Says that the first free slot now holds a packet from `device`, of `segment` bytes of payload each if it is a
+    /// super-packet, else 0.
+    pub fn commit_packet(&mut self, device: DeviceId, len: usize, segment: u16) {
+        let at = self.filled;
+        self.commit(Ingress::Device(device), len, 0);
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.segment = segment;
+        }
     }
 
     /// Copies one packet in; for tests and simulation. False if the batch is full.
@@ -71,14 +88,24 @@ impl Batch {
         true
     }
 
-    /// The packets received, each on its own, to be changed in place.
-    pub fn packets(&mut self) -> impl Iterator<Item = (Ingress, &mut [u8])> {
+    /// Copies one super-packet in; for tests and simulation. False if the batch is full.
+    pub fn push_super(&mut self, device: DeviceId, packet: &[u8], segment: u16) -> bool {
+        let pushed = self.push(Ingress::Device(device), packet);
+        if pushed {
+            self.slots[self.filled - 1].segment = segment;
+        }
+        pushed
+    }
+
+    /// The packets received, each on its own, to be changed in place; a super-packet is one, and comes with the payload
+    /// bytes of its segments (others: 0).
+    pub fn packets(&mut self) -> impl Iterator<Item = (Ingress, &mut [u8], u16)> {
         self.slots[..self.filled].iter_mut().flat_map(|slot| {
-            let Slot { ingress, len, segment, buffer } = slot;
+            let Slot { ingress, len, datagram, segment, buffer } = slot;
             // An empty datagram is still one that arrived: it is counted like any other.
             let empty = (*len == 0).then_some(&mut [][..]);
-            let whole = buffer[..*len].chunks_mut((*segment).max(1));
-            empty.into_iter().chain(whole).map(|packet| (*ingress, packet))
+            let whole = buffer[..*len].chunks_mut((*datagram).max(1));
+            empty.into_iter().chain(whole).map(|packet| (*ingress, packet, *segment))
         })
     }
 
@@ -95,30 +122,40 @@ impl Batch {
 
 /// A UDP datagram to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Datagram {
-    pub transport: TransportId,
-    pub to: SocketAddr,
+struct Datagram {
+    transport: TransportId,
+    to: SocketAddr,
     bytes: Range<usize>,
 }
 
 /// An IP packet to write to a TUN device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DevicePacket {
-    pub device: DeviceId,
-    bytes: Range<usize>,
+struct DevicePacket {
+    device: DeviceId,
+    at: Place,
+}
+
+/// Where a packet's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Arena { bytes: Range<usize>, segment: u16 },
+    Coalescer(usize),
 }
 
 /// Packets to send, in order; the order within a flow is the order here.
 #[derive(Default)]
 pub struct Outbound {
-    bytes: Vec<u8>,
+    /// Grows to what the largest batch needed; `used` of it is this batch's.
+    arena: Vec<u8>,
+    used: usize,
     datagrams: Vec<Datagram>,
     packets: Vec<DevicePacket>,
+    coalescer: Coalescer,
 }
 
 impl Outbound {
-    /// Adds a datagram that `write` puts into the room it is given, of at most `room` bytes; it says how many it used,
-    /// or `None` if there is nothing to send after all.
+    /// Adds a datagram that `write` puts into the room it is given, of `room` bytes; it says how many it used, or `None`
+    /// if there is nothing to send after all. What is in the room beforehand means nothing.
     pub fn write_datagram<R>(
         &mut self,
         transport: TransportId,
@@ -126,54 +163,72 @@ impl Outbound {
         room: usize,
         write: impl FnOnce(&mut [u8]) -> (Option<usize>, R),
     ) -> R {
-        let (bytes, result) = self.write(room, write);
-        if let Some(bytes) = bytes {
-            self.datagrams.push(Datagram { transport, to, bytes });
+        let start = self.used;
+        let (written, result) = write(self.room(room));
+        if let Some(len) = written {
+            self.used = start + len.min(room);
+            self.datagrams.push(Datagram { transport, to, bytes: start..self.used });
         }
         result
     }
 
     /// Adds a datagram that is ready.
     pub fn push_datagram(&mut self, transport: TransportId, to: SocketAddr, datagram: &[u8]) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(datagram);
-        self.datagrams.push(Datagram { transport, to, bytes: start..self.bytes.len() });
+        let bytes = self.copy(datagram);
+        self.datagrams.push(Datagram { transport, to, bytes });
     }
 
-    /// Adds an IP packet for `device`.
-    pub fn push_packet(&mut self, device: DeviceId, packet: &[u8]) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(packet);
-        self.packets.push(DevicePacket { device, bytes: start..self.bytes.len() });
+    /// Adds an IP packet for `device`; a super-packet, if `segment` is not 0 (see [`super::prepare`]).
+    pub fn push_packet(&mut self, device: DeviceId, packet: &[u8], segment: u16) {
+        let bytes = self.copy(packet);
+        self.packets.push(DevicePacket { device, at: Place::Arena { bytes, segment } });
+    }
+
+    /// Adds an IP packet for `device`, to an earlier one of its flow where the two make a super-packet.
+    pub fn coalesce_packet(&mut self, device: DeviceId, packet: &[u8], parsed: &Parsed) {
+        match self.coalescer.push(device, packet, parsed) {
+            Ok(None) => {}
+            Ok(Some(at)) => self.packets.push(DevicePacket { device, at: Place::Coalescer(at) }),
+            Err(()) => self.push_packet(device, packet, 0),
+        }
     }
 
     /// The datagrams to send.
     pub fn datagrams(&self) -> impl ExactSizeIterator<Item = (TransportId, SocketAddr, &[u8])> {
-        self.datagrams.iter().map(|d| (d.transport, d.to, &self.bytes[d.bytes.clone()]))
+        self.datagrams.iter().map(|d| (d.transport, d.to, &self.arena[d.bytes.clone()]))
     }
 
-    /// The IP packets to write.
-    pub fn packets(&self) -> impl ExactSizeIterator<Item = (DeviceId, &[u8])> {
-        self.packets.iter().map(|p| (p.device, &self.bytes[p.bytes.clone()]))
+    /// The IP packets to write; a super-packet comes with the payload bytes of its segments (others: 0).
+    pub fn packets(&self) -> impl ExactSizeIterator<Item = (DeviceId, &[u8], u16)> {
+        self.packets.iter().map(|packet| {
+            let (bytes, segment) = match &packet.at {
+                Place::Arena { bytes, segment } => (&self.arena[bytes.clone()], *segment),
+                Place::Coalescer(at) => self.coalescer.get(*at),
+            };
+            (packet.device, bytes, segment)
+        })
     }
 
     /// Forgets what was sent; the memory stays.
     pub fn clear(&mut self) {
-        self.bytes.clear();
+        self.used = 0;
         self.datagrams.clear();
         self.packets.clear();
+        self.coalescer.clear();
     }
 
-    fn write<R>(
-        &mut self,
-        room: usize,
-        write: impl FnOnce(&mut [u8]) -> (Option<usize>, R),
-    ) -> (Option<Range<usize>>, R) {
-        let start = self.bytes.len();
-        self.bytes.resize(start + room, 0);
-        let (used, result) = write(&mut self.bytes[start..]);
-        let end = start + used.unwrap_or(0).min(room);
-        self.bytes.truncate(end);
-        (used.map(|_| start..end), result)
+    fn room(&mut self, room: usize) -> &mut [u8] {
+        let end = self.used + room;
+        if end > self.arena.len() {
+            self.arena.resize(end.next_power_of_two(), 0);
+        }
+        &mut self.arena[self.used..end]
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.used;
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.used += bytes.len();
+        start..self.used
     }
 }

@@ -6,6 +6,7 @@
 mod answer;
 mod batch;
 mod checksum;
+mod offload;
 mod parse;
 mod rewrite;
 #[cfg(test)]
@@ -14,5 +15,6 @@ mod tests;
 pub use answer::{IcmpError, fragment_v4, icmp_error, may_answer, tcp_reset, udp_v6};
 pub use batch::{Batch, Ingress, Outbound, SLOT_BYTES};
 pub use checksum::{add as add_sums, pseudo_header, sum as checksum};
-pub use parse::{Embedded, Fragment, Parsed, Upper, parse, parse_ip, tcp_flags};
+pub use offload::{complete, prepare, split};
+pub use parse::{Embedded, Fragment, Parsed, Upper, parse, parse_ip, parse_super, tcp_flags};
 pub use rewrite::{Side, clamp_mss, decrement_ttl, translate, translate_embedded};

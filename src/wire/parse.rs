@@ -30,6 +30,9 @@ pub struct Parsed {
     pub dont_fragment: bool,
     pub fragment: Option<Fragment>,
     pub upper: Upper,
+    /// Payload bytes of each segment, if it is a super-packet: its upper checksum is then the pseudo header's sum alone.
+    /// 0 for a packet as it is on the wire.
+    pub segment: u16,
 }
 
 /// A packet that is a part of a datagram (RFC 791 section 3.2, RFC 8200 section 4.5).
@@ -88,7 +91,9 @@ pub mod tcp_flags {
     pub const FIN: u8 = 0x01;
     pub const SYN: u8 = 0x02;
     pub const RST: u8 = 0x04;
+    pub const PSH: u8 = 0x08;
     pub const ACK: u8 = 0x10;
+    pub const CWR: u8 = 0x80;
 }
 
 impl Parsed {
@@ -150,6 +155,21 @@ pub fn parse(packet: &[u8]) -> Result<Parsed, DropReason> {
     Ok(parsed)
 }
 
+/// As [`parse`], for a super-packet of `segment` bytes of payload each (0: none).
+///
+/// # Errors
+/// As [`parse`]; also `Malformed` for what cannot be a super-packet.
+pub fn parse_super(packet: &[u8], segment: u16) -> Result<Parsed, DropReason> {
+    let mut parsed = parse(packet)?;
+    if segment > 0 {
+        if !matches!(parsed.upper, Upper::Tcp { .. } | Upper::Udp { .. }) || parsed.fragment.is_some() {
+            return Err(DropReason::Malformed);
+        }
+        parsed.segment = segment;
+    }
+    Ok(parsed)
+}
+
 /// Checks the IP header alone, accepting any address; the upper layer is left `Other`. For packets that are for
 /// popgate itself (probes use link-local addresses).
 pub fn parse_ip(packet: &[u8]) -> Result<Parsed, DropReason> {
@@ -190,6 +210,7 @@ fn parse_v4(packet: &[u8]) -> Result<Parsed, DropReason> {
         dont_fragment: flags & 0x4000 != 0,
         fragment: (more || offset > 0).then_some(Fragment { id: be16(header, 4).into(), offset, more }),
         upper: Upper::Other,
+        segment: 0,
     })
 }
 
@@ -255,6 +276,7 @@ fn parse_v6(packet: &[u8]) -> Result<Parsed, DropReason> {
                     dont_fragment: true,
                     fragment,
                     upper: Upper::Other,
+                    segment: 0,
                 });
             }
         };
@@ -276,6 +298,7 @@ fn parse_v6(packet: &[u8]) -> Result<Parsed, DropReason> {
                 dont_fragment: true,
                 fragment,
                 upper: Upper::Other,
+                segment: 0,
             });
         }
     }

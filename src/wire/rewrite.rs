@@ -28,6 +28,8 @@ pub fn translate(packet: &mut [u8], parsed: &mut Parsed, side: Side, address: Ip
     }
     let (port_at, checksum_at) = upper_offsets(parsed, side);
     let old_port = port_at.map(|at| be16(packet, at));
+    // A super-packet's checksum is made anew when it leaves.
+    let checksum_at = checksum_at.filter(|_| parsed.segment == 0);
     if let (Some(at), Some(old_port)) = (port_at, old_port) {
         packet[at..at + 2].copy_from_slice(&port.to_be_bytes());
         if let Some(checksum_at) = checksum_at {

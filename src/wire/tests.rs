@@ -1,7 +1,7 @@
 //! Properties of parsing and rewriting, against packets of every kind and against rubbish.
 
 use super::*;
-use crate::model::Protocol;
+use crate::model::{DeviceId, Protocol};
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -69,6 +69,39 @@ fn packet(v6: bool, protocol: Protocol, ports: (u16, u16), payload: &[u8]) -> Ve
     let sum = if sum == 0 && protocol == Protocol::UDP { 0xffff } else { sum };
     out[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
     out
+}
+
+/// A sound packet in the middle of a stream: TCP without options, or UDP; not to be fragmented.
+fn stream_packet(v6: bool, protocol: Protocol, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let mut bytes = packet(v6, protocol, ports, payload);
+    let at = if v6 { 40 } else { 20 };
+    if protocol == Protocol::TCP {
+        bytes.drain(at + 20..at + 24);
+        bytes[at + 12] = 0x50;
+    }
+    let len = bytes.len();
+    if v6 {
+        bytes[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
+    } else {
+        bytes[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+        bytes[6] = 0x40;
+    }
+    bytes
+}
+
+/// Makes all checksums right again.
+fn mend(bytes: &mut [u8], at: usize, protocol: Protocol) {
+    if at == 20 {
+        bytes[10..12].copy_from_slice(&[0, 0]);
+        let sum = !checksum(&bytes[..20]);
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    let checksum_at = at + if protocol == Protocol::TCP { 16 } else { 6 };
+    bytes[checksum_at..checksum_at + 2].copy_from_slice(&[0, 0]);
+    let ip = parse_ip(bytes).expect("sound");
+    let sum = !upper_sum(bytes, at, protocol, ip.source, ip.destination);
+    let sum = if sum == 0 { 0xffff } else { sum };
+    bytes[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 fn upper_sum(packet: &[u8], at: usize, protocol: Protocol, source: IpAddr, destination: IpAddr) -> u16 {
@@ -141,6 +174,69 @@ proptest! {
         let quoted = &error[outer.upper_at + 8..];
         let headers = parsed.upper_at + 4;
         prop_assert_eq!(&quoted[..headers], &bytes[..headers]);
+    }
+
+    #[test]
+    fn what_is_coalesced_and_cut_up_again_is_what_was_there(
+        v6: bool, udp: bool, segment in 1usize..1_400,
+        // Of each packet: the flow, how its payload compares with the segment's, whether it pushes, is damaged, or has other flags.
+        steps in proptest::collection::vec((0u16..3, 0usize..8, any::<bool>(), 0u8..12), 1..80),
+    ) {
+        let protocol = if udp { Protocol::UDP } else { Protocol::TCP };
+        let mut out = Outbound::default();
+        let mut sent: Vec<Vec<u8>> = Vec::new();
+        let mut sequences = [1_000u32; 3];
+        let mut ids = [7u16; 3];
+        for (flow, shorter, push, twist) in steps {
+            let len = if shorter == 0 { segment / 2 } else { segment };
+            let payload: Vec<u8> = (0..len).map(|i| (i * 7 + sent.len()) as u8).collect();
+            let mut bytes = stream_packet(v6, protocol, (4_000 + flow, 443), &payload);
+            let at = if v6 { 40 } else { 20 };
+            if !v6 {
+                bytes[4..6].copy_from_slice(&ids[usize::from(flow)].to_be_bytes());
+                ids[usize::from(flow)] = ids[usize::from(flow)].wrapping_add(1);
+            }
+            if !udp {
+                bytes[at + 4..at + 8].copy_from_slice(&sequences[usize::from(flow)].to_be_bytes());
+                sequences[usize::from(flow)] = sequences[usize::from(flow)].wrapping_add(len as u32);
+                bytes[at + 13] = tcp_flags::ACK | if push { tcp_flags::PSH } else { 0 };
+                if twist == 1 {
+                    bytes[at + 13] |= tcp_flags::FIN;
+                }
+            }
+            mend(&mut bytes, at, protocol);
+            if twist == 2 {
+                let last = bytes.len() - 1;
+                bytes[last] ^= 1;
+            }
+            let parsed = parse(&bytes).expect("sound headers");
+            out.coalesce_packet(DeviceId(1), &bytes, &parsed);
+            sent.push(bytes);
+        }
+        let mut back: Vec<Vec<u8>> = Vec::new();
+        for (device, packet, segment) in out.packets() {
+            prop_assert_eq!(device, DeviceId(1));
+            if segment == 0 {
+                back.push(packet.to_vec());
+            } else {
+                let parsed = parse_super(packet, segment).expect("sound");
+                let before = back.len();
+                split(packet, &parsed, &mut Vec::new(), |part| back.push(part.to_vec()));
+                let wire: u64 = back[before..].iter().map(|part| part.len() as u64).sum();
+                prop_assert_eq!(parsed.on_the_wire(packet), ((back.len() - before) as u64, wire));
+                prop_assert!(back[before..].iter().all(|part| part.len() <= parsed.largest(packet)));
+            }
+        }
+        // In order within each flow; flows may change places.
+        let by_flow = |packets: &[Vec<u8>]| {
+            let mut flows = vec![Vec::new(); 3];
+            for packet in packets {
+                let at = if v6 { 40 } else { 20 };
+                flows[usize::from(u16::from_be_bytes([packet[at], packet[at + 1]]) - 4_000)].push(packet.clone());
+            }
+            flows
+        };
+        prop_assert_eq!(by_flow(&back), by_flow(&sent));
     }
 
     #[test]

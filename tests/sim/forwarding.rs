@@ -286,3 +286,51 @@ fn a_box_that_was_quiet_for_a_year_still_answers() {
     let answers = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:9", b"").ttl(1).bytes());
     assert_eq!(answers[0][20], 11, "time exceeded");
 }
+
+#[test]
+fn a_super_packet_leaves_exactly_as_its_segments_would() {
+    for (from, to) in
+        [("203.0.113.80:443", "10.1.0.5:5000"), ("[2001:db8:ffff::9]:443", "[2001:db8:1::5]:5000")]
+    {
+        for protocol in [6, 17] {
+            let (mut whole, mut singly) = (Sim::up(), Sim::up());
+            let mut outcomes = Vec::new();
+            for (sim, as_one) in [(&mut whole, true), (&mut singly, false)] {
+                let open = if protocol == 6 { tcp(to, from, SYN, b"") } else { udp(to, from, b"?") };
+                let out = sim.from_lan("berlin", &open.bytes());
+                // Answered from where it came out, wherever the NAT put it.
+                let inside = ends(&out[0]);
+                let pool = inside.split(" > ").next().expect("a source");
+                let payload: Vec<u8> = (0..30_000u32).map(|n| n as u8).collect();
+                let packet = match protocol {
+                    6 => tcp(
+                        from,
+                        pool,
+                        popgate::wire::tcp_flags::ACK | popgate::wire::tcp_flags::PSH,
+                        &payload,
+                    ),
+                    _ => udp(from, pool, &payload),
+                };
+                let packet = packet.bytes();
+                let parsed = popgate::wire::parse_super(&packet, 1_300).expect("sound");
+                let device = sim.device("fra1", "internet");
+                if as_one {
+                    sim.inject_super("fra1", device, &packet, 1_300);
+                } else {
+                    let mut parts = Vec::new();
+                    popgate::wire::split(&packet, &parsed, &mut Vec::new(), |part| parts.push(part.to_vec()));
+                    for part in parts {
+                        read(&part);
+                        sim.inject("fra1", popgate::wire::Ingress::Device(device), &part);
+                    }
+                }
+                let delivered = sim.take_delivered();
+                assert_eq!(delivered.len(), 24);
+                assert!(delivered.iter().all(|(_, packet)| read(packet).len == packet.len()));
+                let session = sim.sessions("fra1").pop().expect("a session");
+                outcomes.push((delivered, session.reverse_packets, session.reverse_bytes));
+            }
+            assert_eq!(outcomes[0], outcomes[1]);
+        }
+    }
+}

@@ -304,6 +304,16 @@ impl Sim {
         self.settle(node, &out);
     }
 
+    /// A super-packet out of a device of `node`'s.
+    pub fn inject_super(&mut self, node: &str, device: DeviceId, packet: &[u8], segment: u16) {
+        let now = self.now;
+        let mut batch = Batch::with_slots(1);
+        let mut out = Outbound::default();
+        assert!(batch.push_super(device, packet, segment), "the packet fits");
+        self.node(node).worker.process(&mut batch, now, &mut out);
+        self.settle(node, &out);
+    }
+
     /// What was written to devices since this was last asked.
     pub fn take_delivered(&mut self) -> Vec<(String, Vec<u8>)> {
         let mut all = Vec::new();
@@ -461,7 +471,8 @@ impl Sim {
     fn settle(&mut self, from: &str, out: &Outbound) {
         let node = self.node(from);
         node.collect();
-        for (device, packet) in out.packets() {
+        for (device, packet, segment) in out.packets() {
+            assert_eq!(segment, 0, "one packet in, none to coalesce with");
             let name = node.generation.devices.get(device).map(|spec| spec.name.clone()).unwrap_or_default();
             node.delivered.push((name, packet.to_vec()));
         }
