@@ -670,7 +670,7 @@ fn a_private_handoff_has_a_namespace_with_its_interface_and_gives_it_back() {
     }
     assert_eq!(ping_answered(&dc, "10.200.0.1", &mut device), (true, 0), "the interface's own address");
     let mut behind_router = bind(&dc, FAR, "10.200.8.1:5000");
-    device.send(&udp_packet([10, 1, 0, 9], [10, 200, 8, 1], 5000)).expect("to write");
+    device.send(&udp_packet([10, 1, 0, 9], [10, 200, 8, 1], 5000), 0).expect("to write");
     assert_eq!(receive_all(&mut behind_router, 1).0[0].0.to_string(), "10.1.0.9:4000");
 
     // Addresses and routes change in place.
