@@ -3,6 +3,7 @@
 //!
 //! ```toml
 //! name = "demo"                       # namespaces are called pglab-demo-NODE; a-z and 0-9
+//! suggestions = ["@lab@ cut @file@ berlin-dsl"]       # printed once it is up, with the placeholders filled in
 //!
 //! [[node]]
 //! name = "berlin"
