@@ -98,11 +98,12 @@ impl NatPolicy {
     /// untranslated; the rest takes the first rule's pool, or the handoff's. IPv6 is never translated.
     pub fn outbound(&self, subject: &Subject, class: ClassId) -> NatVerdict {
         let routed = self.routed.iter().any(|prefix| prefix.contains(subject.source));
-        if let Some((_, verdict)) =
-            self.rules.iter().find(|(matcher, _)| matcher.matches(subject, Some(class)))
-            && (routed || subject.source.is_ipv4() && !matches!(verdict, NatVerdict::Untranslated))
+        let rule = self.rules.iter().find(|(matcher, _)| matcher.matches(subject, Some(class)));
+        // A rule not to translate changes nothing: it can show to the internet only what may be shown anyway.
+        if let Some((_, NatVerdict::Translate(pool))) = rule
+            && subject.source.is_ipv4()
         {
-            return verdict.clone();
+            return NatVerdict::Translate(Arc::clone(pool));
         }
         if routed {
             NatVerdict::Untranslated

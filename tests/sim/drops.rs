@@ -197,6 +197,34 @@ fn session_table_full() {
 }
 
 #[test]
+fn session_conflict_when_another_sessions_answers_would_be_the_same() {
+    // A host with an address of its own on the internet, whose calls to port 53 are nevertheless translated.
+    let policy = ACME
+        .replacen("\"10.1.0.0/16\"", "\"10.1.0.0/16\", \"198.18.5.0/24\"", 1)
+        .replace("routed = [", "routed = [\"198.18.5.0/24\", ")
+        + "[[acl]]\nname = \"called\"\nto = [\"198.18.5.0/24\"]\naction = \"accept\"\n"
+        + "[[nat]]\nname = \"dns\"\nprotocol = \"udp\"\ndst-port = 53\npool = [\"198.51.100.0/30\"]\n";
+    let mut sim = Sim::with_policies(&policy, crate::net::GLOBEX);
+    sim.advance(2_000);
+    let out = sim.from_lan("berlin", &udp("198.18.5.9:1000", "203.0.113.80:53", b"").bytes());
+    assert!(read(&out[0]).source.to_string().starts_with("198.51.100."));
+    assert!(sim.from_internet(&udp("203.0.113.80:53", "198.18.5.9:1000", b"").bytes()).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "session-conflict", 1);
+    assert_eq!(sim.from_internet(&answer(&out[0], b"")).len(), 1);
+}
+
+#[test]
+fn nat_binding_revoked_by_a_commit_that_takes_the_pool_away() {
+    let mut sim = Sim::up();
+    let packet = udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes();
+    sim.from_lan("berlin", &packet);
+    let moved = ACME.replace("198.51.100.0/30", "198.51.100.16/30");
+    sim.commit(&[("acme", &moved), ("globex", crate::net::GLOBEX)]);
+    assert!(sim.from_lan("berlin", &packet).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "nat-binding-revoked", 1);
+}
+
+#[test]
 fn no_path_to_a_branch_that_never_called() {
     let mut sim = Sim::new();
     sim.cut("203.0.113.2:1001");
@@ -325,4 +353,19 @@ fn what_io_could_not_send_is_counted() {
     let mut sim = Sim::up();
     sim.node("fra1").worker.egress_dropped(popgate::model::DropReason::EgressQueueFull, 3);
     assert_dropped(&mut sim, None, "egress-queue-full", 3);
+}
+
+/// Reads the enum's own source: a variant without a test in this file fails here.
+#[test]
+fn every_reason_there_is_has_a_test_in_this_file() {
+    let variants: Vec<&str> = include_str!("../../src/model/drop.rs")
+        .split("=> \"")
+        .skip(1)
+        .filter_map(|t| t.split('"').next())
+        .collect();
+    assert!(variants.len() >= 33, "{variants:?}");
+    let here = include_str!("drops.rs");
+    let untested: Vec<_> =
+        variants.into_iter().filter(|name| !here.contains(&format!("\"{name}\""))).collect();
+    assert_eq!(untested, [""; 0]);
 }

@@ -172,3 +172,54 @@ fn sessions_are_rekeyed_for_hours_without_losing_a_packet() {
         assert!(path.last_handshake_secs.is_some_and(|age| age <= 180), "{path:?}");
     }
 }
+
+/// WireGuard's keepalives begin a handshake of their own when the session has expired; what waits for it is packets alone.
+#[cfg(feature = "sim")]
+#[test]
+fn packets_that_waited_all_go_when_keepalives_waited_too() {
+    use popgate::tunnel::{Keys, Opened, Sealed, Tunnel, TunnelIndex};
+    let private = |n: u8| popgate::config::PrivateKey::from_random([n; 32]);
+    let keys = |ours: u8, peer: u8| Keys {
+        private: private(ours).0,
+        peer: popgate::config::public_of(&private(peer)).0,
+        preshared: None,
+    };
+    let mut near = Tunnel::new(&keys(1, 2), Some(25), TunnelIndex::new(1, 0));
+    let mut far = Tunnel::new(&keys(2, 1), None, TunnelIndex::new(2, 0));
+    let from = std::net::IpAddr::from([192, 0, 2, 1]);
+    let (mut a, mut b) = ([0; 2_048], [0; 2_048]);
+    let mut handshake = |near: &mut Tunnel, far: &mut Tunnel| {
+        let len = near.call(&mut a).expect("an initiation");
+        let Ok(Opened::Reply(len)) = far.open(from, &a[..len], &mut b) else { panic!("no response") };
+        let Ok(Opened::Reply(len)) = near.open(from, &b[..len], &mut a) else { panic!("no keepalive") };
+        assert_eq!(far.open(from, &a[..len], &mut b), Ok(Opened::Nothing));
+    };
+    handshake(&mut near, &mut far);
+    // The far end is gone for long enough that the session expires, and the near one's keepalives find none.
+    let mut buffer = [0; 256];
+    while near.has_session() {
+        mock_instant::MockClock::advance(std::time::Duration::from_millis(250));
+        near.tick(&mut buffer);
+    }
+    for _ in 0..200 {
+        mock_instant::MockClock::advance(std::time::Duration::from_millis(250));
+        near.tick(&mut buffer);
+    }
+    let packets: Vec<_> =
+        (1..=256).map(|n| udp(&format!("10.1.0.5:{n}"), "10.2.0.9:9", b"").bytes()).collect();
+    for packet in &packets {
+        assert!(matches!(near.seal(packet, &mut [0; 2_048]), Sealed::Waiting(_)));
+    }
+    assert_eq!(near.seal(&packets[0], &mut [0; 2_048]), Sealed::QueueFull);
+    handshake(&mut near, &mut far);
+    let mut arrived = Vec::new();
+    let mut sealed = [0; 2_048];
+    while let Some(len) = near.seal_waiting(&mut sealed) {
+        let mut opened = [0; 2_048];
+        let Ok(Opened::Packet(len)) = far.open(from, &sealed[..len], &mut opened) else {
+            panic!("not opened")
+        };
+        arrived.push(opened[..len].to_vec());
+    }
+    assert_eq!(arrived, packets);
+}

@@ -7,10 +7,13 @@
     reason = "`sim.from_lan(…)` reads as what happens: a packet comes from a LAN"
 )]
 
+mod chaos;
 mod drops;
 mod failover;
 mod forwarding;
+mod nat;
 mod net;
+mod oracle;
 mod packets;
 mod policy;
 mod rubbish;

@@ -300,7 +300,13 @@ impl Sim {
         let mut batch = Batch::with_slots(1);
         let mut out = Outbound::default();
         assert!(batch.push(ingress, packet), "the packet fits");
+        let before = self.node(node).taken_in();
         self.node(node).worker.process(&mut batch, now, &mut out);
+        let counted = self.node(node).taken_in() - before;
+        // Of what comes out of a tunnel only the tunnel knows whether it is a packet. An answer of ours that could not be
+        // sent is counted as well.
+        let at_least = u64::from(matches!(ingress, Ingress::Device(_)));
+        assert!((at_least..=2).contains(&counted), "{node} counted {counted} for one packet by {ingress:?}");
         self.settle(node, &out);
     }
 

@@ -138,15 +138,21 @@ impl Build {
 /// A packet, read: with every checksum verified.
 pub fn read(packet: &[u8]) -> Parsed {
     let parsed = wire::parse(packet).unwrap_or_else(|reason| panic!("{reason:?}: {packet:02x?}"));
-    if !matches!(parsed.upper, Upper::LaterFragment | Upper::Other) && parsed.fragment.is_none() {
-        let upper = &packet[parsed.upper_at..parsed.len];
-        let pseudo = match parsed.protocol.0 {
-            1 => 0,
-            protocol => wire::pseudo_header(parsed.source, parsed.destination, protocol, upper.len()),
-        };
-        assert_eq!(wire::add_sums(pseudo, wire::checksum(upper)), 0xffff, "checksum of {parsed:?}");
-    }
+    assert!(is_sound(packet, &parsed), "checksum of {parsed:?}");
     parsed
+}
+
+/// Whether its upper layer's checksum holds, where it has one that can be judged.
+pub fn is_sound(packet: &[u8], parsed: &Parsed) -> bool {
+    if matches!(parsed.upper, Upper::LaterFragment | Upper::Other) || parsed.fragment.is_some() {
+        return true;
+    }
+    let upper = &packet[parsed.upper_at..parsed.len];
+    let pseudo = match parsed.protocol.0 {
+        1 => 0,
+        protocol => wire::pseudo_header(parsed.source, parsed.destination, protocol, upper.len()),
+    };
+    wire::add_sums(pseudo, wire::checksum(upper)) == 0xffff
 }
 
 /// `10.1.0.5:4000 > 203.0.113.9:80`; the identifier in the port's place for echo.

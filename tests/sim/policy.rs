@@ -177,3 +177,14 @@ fn a_path_that_a_commit_confines_to_a_transport_sends_on_no_other() {
     assert!(sim.from_lan("berlin", &packet).is_empty());
     assert_eq!(sim.dropped("fra1", Some("acme"), "no-path"), 1);
 }
+
+#[test]
+fn ipv6_is_not_translated_whatever_a_nat_rule_says() {
+    let translating = format!("{ACME}\n[[nat]]\nname = \"all\"\npool = [\"198.51.100.0/31\"]\n");
+    let mut sim = Sim::with_policies(&translating, GLOBEX);
+    sim.advance(2_000);
+    let out = sim.from_lan("berlin", &udp("[2001:db8:1::5]:1000", "[2001:db8:ffff::9]:53", b"q").bytes());
+    assert_eq!(ends(&out[0]), "[2001:db8:1::5]:1000 > [2001:db8:ffff::9]:53");
+    assert_eq!(sim.from_internet(&answer(&out[0], b"a")).len(), 1, "{:?}", sim.drops("fra1"));
+    assert_eq!(sim.node("fra1").worker.ports_in_use(), 0);
+}

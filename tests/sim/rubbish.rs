@@ -12,7 +12,7 @@ const SEED: u64 = 0x0706_0504_0302_0100;
 const PACKETS: u64 = 100_000;
 
 /// Damages `bytes` for certain: cut short, bits flipped, a run overwritten, or made longer.
-fn damage(bytes: &mut Vec<u8>, rng: &mut StdRng) {
+pub fn damage(bytes: &mut Vec<u8>, rng: &mut StdRng) {
     let before = bytes.clone();
     while *bytes == before {
         damage_perhaps(bytes, rng);
