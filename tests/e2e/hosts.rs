@@ -57,7 +57,12 @@ impl Server {
                     shared.connections.lock().expect("no panic").push((peer, copy));
                     let service = Service { shared: Arc::clone(&shared) };
                     let serve = serve.clone();
-                    std::thread::spawn(move || serve(&service, peer, stream));
+                    std::thread::spawn(move || {
+                        let closing = stream.try_clone().expect("a second handle");
+                        serve(&service, peer, stream);
+                        // Said here, for the list above keeps a handle too. The other side may be gone.
+                        let _ = closing.shutdown(std::net::Shutdown::Write);
+                    });
                 }
             }
         });
@@ -198,7 +203,10 @@ impl Watch {
             let (lines, stdout) = (Arc::clone(&lines), tcpdump.stdout.take().expect("piped"));
             move || {
                 let stdout = BufReader::new(stdout);
-                stdout.lines().map_while(Result::ok).for_each(|line| lines.lock().expect("no panic").push(line));
+                stdout
+                    .lines()
+                    .map_while(Result::ok)
+                    .for_each(|line| lines.lock().expect("no panic").push(line));
                 // Not before: it would make tcpdump's last words an error.
                 drop(said);
             }

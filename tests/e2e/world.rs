@@ -60,12 +60,7 @@ impl World {
         World::bring_up(name, nodes, |_| {}, Company::Alone { _guard: guard })
     }
 
-    fn bring_up(
-        name: &str,
-        nodes: &[&str],
-        change: impl FnOnce(&mut Topology),
-        company: Company,
-    ) -> World {
+    fn bring_up(name: &str, nodes: &[&str], change: impl FnOnce(&mut Topology), company: Company) -> World {
         need_root_and_programs();
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/lab/topology.toml");
         let mut topology = Topology::read(&file).unwrap_or_else(|problems| panic!("{problems}"));
@@ -148,11 +143,6 @@ impl World {
         let rows = self.drops(node);
         let of = rows.iter().filter(|row| row.tenant.as_deref() == tenant && row.reason == reason);
         of.map(|row| row.packets).sum()
-    }
-
-    /// How many packets the box `node` has dropped at all.
-    pub fn dropped_in_all(&self, node: &str) -> u64 {
-        self.drops(node).iter().map(|row| row.packets).sum()
     }
 
     /// Where the console of the box `node` is reached from outside the lab.
