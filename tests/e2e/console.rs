@@ -1,7 +1,7 @@
 //! Must hold 9: a session that was just made, in the console, in a browser.
 
 use crate::hosts::Server;
-use crate::world::{World, eventually};
+use crate::world::{World, eventually, need_program};
 use std::io::Read;
 use std::net::TcpStream;
 use std::path::Path;
@@ -9,8 +9,8 @@ use std::process::Command;
 
 #[test]
 fn the_console_shows_a_session_that_was_just_made() {
-    need("/usr/bin/chromium", "apt-get install chromium");
-    need("/usr/bin/node", "apt-get install nodejs");
+    need_program("chromium", "chromium");
+    need_program("node", "nodejs");
     need("web/node_modules/playwright-core", "npm ci in web/");
     need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
     let world = World::up("econsole", &["berlin", "berlin-host"]);

@@ -147,8 +147,9 @@ impl Echo {
             let socket = socket.try_clone().expect("a second handle");
             move || {
                 let mut buffer = [0; 65_536];
-                // Shut down, a socket receives nothing: nothing is not echoed here.
-                while let Ok((len @ 1.., from)) = socket.recv_from(&mut buffer) {
+                // Looked at first: a socket that was shut down gives nothing, from nobody, which std cannot put into words.
+                while let Ok(1..) = socket.peek(&mut buffer) {
+                    let Ok((len, from)) = socket.recv_from(&mut buffer) else { return };
                     // The asker's wait says if it was lost.
                     let _ = socket.send_to(&buffer[..len], from);
                 }

@@ -207,11 +207,14 @@ pub fn template(name: &str) -> String {
 
 fn need_root_and_programs() {
     assert!(rustix::process::geteuid().is_root(), "this test makes network namespaces: it must run as root");
+    PROGRAMS.iter().for_each(|(program, package)| need_program(program, package));
+}
+
+/// Fails unless `program` is there; `package` is Debian's that has it.
+pub fn need_program(program: &str, package: &str) {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    for (program, package) in PROGRAMS {
-        let found = std::env::split_paths(&path).any(|directory| directory.join(program).exists());
-        assert!(found, "there is no {program}: apt-get install {package}");
-    }
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).exists());
+    assert!(found, "there is no {program}: apt-get install {package}");
 }
 
 pub fn stdout(output: &Output) -> String {
