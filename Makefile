@@ -31,6 +31,7 @@ help:
 	@echo 'make demo   build, bring up the demo lab, print where the console is'
 	echo 'make test   everything CI runs'
 	echo 'make check  the quick part of it: format, lints, licences, unit tests'
+	echo 'make bench  the data plane without I/O, beside its peers; target/bench/pipeline.json'
 	echo 'make build  popgate and popgate-lab with the console in them, in target/debug'
 	echo 'make setup  only install what the others need'
 
@@ -47,8 +48,6 @@ test: setup web fmt clippy deny types
 	@cargo test --locked $(AS_ROOT) --features sim --test sim
 	cargo test --locked $(AS_ROOT)
 	cargo build --locked
-	cd web
-	$(SUDO) npm test
 
 # --- their parts
 
@@ -56,6 +55,10 @@ test: setup web fmt clippy deny types
 check: setup fmt clippy deny
 	@cargo test --locked --test tidy
 	cargo test --locked $(AS_ROOT) --lib
+
+.PHONY: bench
+bench: setup
+	@cargo bench --locked --bench pipeline -- $(CASE)
 
 .PHONY: build
 build: web

@@ -68,14 +68,14 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
 
     let (orders, orders_in) = sync_channel(RECORD_QUEUE);
     let flows = Arc::new(RecentFlows::default());
-    let exporter = exporting::start(orders_in, clock.clone(), {
+    let exporter = exporting::start(orders_in, clock, {
         let (flows, current) = (Arc::clone(&flows), Arc::clone(&current));
         move |record| flows.push(describe_record(record, &current.load()))
     })?;
 
     let worker = Worker::new(0, WORKERS, random(), Arc::clone(&generation), clock.now());
     let plane = Plane { worker, orders: orders.clone() };
-    let (thread, handle) = forward::start("worker-0", plane, Vec::new(), Vec::new(), clock.clone())?;
+    let (thread, handle) = forward::start("worker-0", plane, Vec::new(), Vec::new(), clock)?;
     let mut kernel =
         Kernel { network: Network::new()?, handle: handle.clone(), bound: Vec::new(), complete: false };
     kernel.bring_to(&generation).await;
@@ -85,10 +85,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     orders.send(reconfigure(&candidate, &generation))?;
 
     let port: Box<dyn WorkerPort> = Box::new(Port(handle.clone()));
-    let unix_millis = {
-        let clock = clock.clone();
-        move || clock.now().unix_nanos / 1_000_000
-    };
+    let unix_millis = move || clock.now().unix_nanos / 1_000_000;
     let control = Arc::new(Control::new(facts, vec![port], flows, unix_millis));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let admin = tokio::spawn(admin::serve(listener, control, token, async move {
@@ -98,7 +95,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     println!("ready");
     std::io::stdout().flush()?;
 
-    let mut reloader = Reloader { dir, compiler, current, handle, orders, candidate };
+    let mut reloader = Reloader { dir, compiler, current, handle, orders: orders.clone(), candidate };
     let worker_died = wait(&mut reloader, &mut kernel, || thread.is_finished()).await?;
     let _ = stop.send(());
     admin.await??;
@@ -106,8 +103,11 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     drop(kernel);
     let mut plane = thread.stop().map_err(|_| "the worker panicked")?;
     plane.worker.end_all(clock.now());
-    plane.pass_on_records();
-    drop(plane);
+    // No packet waits any more: the exporter gets all of them, however many there are.
+    for record in plane.worker.take_records() {
+        orders.send(Order::Record(record))?;
+    }
+    drop((plane, orders));
     exporter.join().map_err(|_| "the exporter panicked")?;
     if worker_died { Err("the worker has stopped".into()) } else { Ok(()) }
 }

@@ -1,5 +1,8 @@
 // The console's build. What it writes is embedded in the popgate binary as it is, so the compressed forms are made
 // here, once: the server only picks one.
+//
+// package.json puts Rollup's WebAssembly build (its own @rollup/wasm-node) in place of its native one, whose packages
+// for other platforms are not in every registry mirror: without them `npm ci` refuses the lock file.
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';

@@ -2,7 +2,7 @@
 
 use super::api::{Drops, Paths};
 use super::problem::Problem;
-use super::table::{Table, bytes, count, duration, endpoint, or_dash, utc};
+use super::table::{Table, bytes, duration, endpoint, or_dash, utc};
 use super::token::{self, TokenError};
 use crate::control::{FlowPage, Status};
 use crate::pipeline::report::{DropRow, FlowReport, PathReport, PathState, SessionPage, SessionReport};
@@ -276,9 +276,9 @@ fn sessions(page: &SessionPage) -> String {
         table.row([
             session.tenant.clone(),
             session.protocol.clone(),
-            endpoint(session.source, session.source_port),
-            endpoint(session.destination, session.destination_port),
-            nat(*nat_source, *nat_source_port),
+            end(&session.protocol, session.source, session.source_port),
+            end(&session.protocol, session.destination, session.destination_port),
+            nat(&session.protocol, *nat_source, *nat_source_port),
             session.from.clone(),
             session.to.clone(),
             session.class.clone(),
@@ -319,9 +319,9 @@ fn flows(page: &FlowPage) -> String {
             duration(flow.end_unix_ms.saturating_sub(flow.start_unix_ms) as f64 / 1_000.0),
             flow.tenant.clone(),
             flow.protocol.clone(),
-            endpoint(flow.source, flow.source_port),
-            endpoint(flow.destination, flow.destination_port),
-            nat(*nat_source, *nat_source_port),
+            end(&flow.protocol, flow.source, flow.source_port),
+            end(&flow.protocol, flow.destination, flow.destination_port),
+            nat(&flow.protocol, *nat_source, *nat_source_port),
             flow.from.clone(),
             flow.to.clone(),
             flow.class.clone(),
@@ -341,7 +341,7 @@ fn drops(rows: &[DropRow]) -> String {
     }
     let mut table = Table::new(&["TENANT", "REASON", "DETAIL", ">PACKETS"]);
     for row in rows {
-        let packets = count(row.packets);
+        let packets = row.packets.to_string();
         table.row([or_dash(row.tenant.clone()), row.reason.clone(), or_dash(row.detail.clone()), packets]);
     }
     table.render()
@@ -356,11 +356,13 @@ fn counted(noun: &str, matching: u64, shown: usize, table: Table) -> String {
     }
 }
 
-fn nat(address: Option<IpAddr>, port: Option<u16>) -> String {
-    or_dash(address.map(|address| match port {
-        Some(port) => endpoint(address, port),
-        None => address.to_string(),
-    }))
+/// Ports mean nothing without TCP or UDP: ICMP's is the echo identifier.
+fn end(protocol: &str, address: IpAddr, port: u16) -> String {
+    if matches!(protocol, "tcp" | "udp") { endpoint(address, port) } else { address.to_string() }
+}
+
+fn nat(protocol: &str, address: Option<IpAddr>, port: Option<u16>) -> String {
+    or_dash(address.map(|address| end(protocol, address, port.unwrap_or_default())))
 }
 
 /// One name where both directions take the same path, else forward and reverse.

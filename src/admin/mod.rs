@@ -21,7 +21,7 @@ pub use token::Token;
 use crate::control::Control;
 use axum::Router;
 use axum::middleware::{from_fn_with_state, map_response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -73,8 +73,11 @@ pub async fn serve(
     }
 }
 
+/// A path, and what makes its handlers.
+type Route = (&'static str, fn() -> MethodRouter<App>);
+
 /// Every route there is, but for the console's files. The test that walks them all without a token reads this table.
-const ROUTES: &[(&str, fn() -> axum::routing::MethodRouter<App>)] = &[
+const ROUTES: &[Route] = &[
     ("/api/v1/status", || get(api::status)),
     ("/api/v1/paths", || get(api::paths)),
     ("/api/v1/tunnels", || get(api::paths)),

@@ -70,15 +70,6 @@ pub(super) fn bytes(count: u64) -> String {
     scaled(count, &["B", "KB", "MB", "GB", "TB", "PB", "EB"])
 }
 
-/// Exact up to 99,999, then three digits: `45.1M`.
-pub(super) fn count(count: u64) -> String {
-    if count < 100_000 {
-        count.to_string()
-    } else {
-        scaled(count, &["", "K", "M", "G", "T", "P", "E"]).replace(' ', "")
-    }
-}
-
 fn scaled(count: u64, units: &[&str]) -> String {
     let mut value = count as f64;
     let mut unit = 0;
@@ -146,7 +137,6 @@ mod tests {
             "18.4 EB",
         ];
         assert_eq!(texts, expected);
-        assert_eq!([12, 99_999, 100_000].map(count), ["12", "99999", "100K"]);
     }
 
     #[test]

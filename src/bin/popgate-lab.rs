@@ -160,18 +160,46 @@ fn up(topology: Topology, options: LabOptions, file: &Path) -> Result<(), LabErr
         Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| failed("making an eventfd")(e.into()))?);
     stop_on_signals(Arc::clone(&options.interrupted), Arc::clone(&stop))
         .map_err(failed("listening for signals"))?;
+    let popgate = options.popgate.clone();
     let lab = Lab::up(topology, options)?;
     let mut out = io::stdout();
     print_lab(lab.topology(), &mut out);
     // Whoever reads a pipe waits for the last line; nobody may be reading.
     let _ = writeln!(
         out,
-        "files and logs are in {}\ninside a node:  popgate-lab exec {} NODE -- COMMAND\nup; Ctrl-C takes it down",
+        "{}files and logs are in {}\ninside a node:  popgate-lab exec {} NODE -- COMMAND\nup; Ctrl-C takes it down",
+        consoles_and_suggestions(&lab, &popgate, file),
         lab.work_dir().display(),
         file.display()
     )
     .and_then(|()| out.flush());
     control::serve(&lab, &*stop)
+}
+
+/// Where each published console is, and its token; then what to try, as the topology suggests it.
+fn consoles_and_suggestions(lab: &Lab, popgate: &Path, file: &Path) -> String {
+    let topology = lab.topology();
+    let appliances = || topology.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Appliance { .. }));
+    let mut text = String::new();
+    for node in appliances() {
+        let token = lab.node(&node.name).state_dir().join("admin-token");
+        let Ok(token) = std::fs::read_to_string(&token) else { continue };
+        for (outside, _) in &node.publish {
+            text += &format!("console of {}: http://{outside}/  token: {}\n", node.name, token.trim());
+        }
+    }
+    let us = std::env::current_exe().unwrap_or_else(|_| "popgate-lab".into());
+    for (index, suggestion) in topology.suggestions.iter().enumerate() {
+        let mut line = suggestion.replace("@lab@", &us.to_string_lossy());
+        line =
+            line.replace("@popgate@", &popgate.to_string_lossy()).replace("@file@", &file.to_string_lossy());
+        for node in appliances() {
+            let state_dir = lab.node(&node.name).state_dir();
+            line = line.replace(&format!("@state-dir:{}@", node.name), &state_dir.to_string_lossy());
+        }
+        text += &format!("{}{line}\n", if index == 0 { "try:\n  " } else { "  " });
+    }
+    text
 }
 
 /// Sets the flag and the eventfd at SIGINT, SIGTERM and SIGHUP, instead of dying of it.

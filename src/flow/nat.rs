@@ -15,7 +15,8 @@ pub struct Ports {
 }
 
 struct PortMap {
-    used: Box<[u64; 1024]>,
+    /// One bit a port; a single word where the protocol has no ports.
+    used: Box<[u64]>,
     count: u32,
 }
 
@@ -32,7 +33,7 @@ impl Ports {
         wanted: u16,
         hint: u16,
     ) -> Option<u16> {
-        let map = self.maps.entry((address, protocol)).or_insert_with(PortMap::new);
+        let map = self.maps.entry((address, protocol)).or_insert_with(|| PortMap::new(protocol));
         let port = if !has_ports(protocol) {
             Some(0).filter(|port| !map.is_used(*port))
         } else if range.contains(&wanted) && !map.is_used(wanted) {
@@ -74,8 +75,11 @@ fn has_ports(protocol: Protocol) -> bool {
 }
 
 impl PortMap {
-    fn new() -> PortMap {
-        PortMap { used: Box::new([0; 1024]), count: 0 }
+    /// 8 KiB for the few protocols with ports; the 250 without must not each cost a pool address that much, for a host
+    /// may send them all.
+    fn new(protocol: Protocol) -> PortMap {
+        let words = if has_ports(protocol) { 1_024 } else { 1 };
+        PortMap { used: vec![0; words].into_boxed_slice(), count: 0 }
     }
 
     fn is_used(&self, port: u16) -> bool {
@@ -116,6 +120,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn a_protocol_without_ports_takes_a_whole_address_and_little_memory() {
+        let address = IpAddr::from([198, 51, 100, 1]);
+        let mut ports = Ports::default();
+        let mut take = |protocol| ports.take(address, Protocol(protocol), &(1_024..=65_535), 0, 7);
+        for protocol in (0..=255).filter(|p| !has_ports(Protocol(*p))) {
+            assert_eq!((take(protocol), take(protocol)), (Some(0), None));
+        }
+        assert_eq!(ports.in_use(), 252);
+        assert_eq!(ports.maps.values().map(|map| map.used.len()).sum::<usize>(), 252);
+        ports.release(address, Protocol(47), 0);
+        assert_eq!(ports.take(address, Protocol(47), &(1_024..=65_535), 0, 7), Some(0));
+    }
 
     proptest! {
         #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 /// Session timeouts are of seconds and more.
 const TICK: Duration = Duration::from_millis(100);
+const NEVER: Instant = Instant(u64::MAX);
 
 /// All sessions of one worker, and the NAT ports they hold.
 pub struct SessionTable {
@@ -20,8 +21,12 @@ pub struct SessionTable {
     /// Slot and direction: `slot << 1 | direction`. The keys themselves stay in the sessions.
     index: HashTable<u32>,
     hasher: SeedableRandomState,
-    wheel: Wheel<(SessionRef, u64)>,
-    due: Vec<(SessionRef, u64)>,
+    wheel: Wheel<SessionRef>,
+    /// By slot: when its entry in the wheel comes up, [`NEVER`] if it has none. A slot has one that counts: a new session
+    /// takes over its predecessor's, and an entry that was overtaken by a nearer one is let go when it comes up. So the
+    /// wheel is bounded by the slots, however fast sessions come and go in them.
+    looks: Vec<Instant>,
+    due: Vec<SessionRef>,
     /// Bindings live and die with their sessions.
     ports: Ports,
     created: u64,
@@ -52,6 +57,7 @@ impl SessionTable {
             index: HashTable::new(),
             hasher: SeedableRandomState::with_seed(seeds[0], leaked_seed(seeds[1])),
             wheel: Wheel::new(TICK, now),
+            looks: Vec::new(),
             due: Vec::new(),
             ports: Ports::default(),
             created: 0,
@@ -107,6 +113,11 @@ impl SessionTable {
         self.created
     }
 
+    /// How many ports sessions hold.
+    pub fn ports_in_use(&self) -> u64 {
+        self.ports.in_use()
+    }
+
     /// The ports that sessions hold.
     pub fn ports(&mut self) -> &mut Ports {
         &mut self.ports
@@ -134,11 +145,13 @@ impl SessionTable {
         session.id = self.created;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
+            self.looks.push(NEVER);
             self.slots.len() as u32 - 1
         });
         let at = SessionRef(slot);
-        self.wheel.schedule((at, session.id), self.next_look(&session));
+        let look = self.next_look(&session);
         self.slots[slot as usize] = Some(session);
+        self.look_by(at, look);
         for (direction, key) in [(Direction::Forward, forward), (Direction::Reverse, reverse)] {
             let Self { index, slots, hasher, .. } = self;
             index.insert_unique(hasher.hash_one(key), slot << 1 | direction as u32, |entry| {
@@ -170,8 +183,13 @@ impl SessionTable {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now.instant, &mut due);
         let active_timeout = self.active_timeout;
-        for (at, id) in due.drain(..) {
-            let Some(session) = self.get_mut(at).filter(|session| session.id == id) else { continue };
+        for at in due.drain(..) {
+            let slot = at.0 as usize;
+            if self.looks[slot] > now.instant {
+                continue;
+            }
+            self.looks[slot] = NEVER;
+            let Some(session) = self.get_mut(at) else { continue };
             if session.deadline() <= now.instant {
                 let reason = session.end_reason();
                 if let Some(record) = self.remove(at, reason, now) {
@@ -186,16 +204,16 @@ impl SessionTable {
                     session.last_report = now.instant;
                 }
             }
-            let next = session.deadline().min(session.last_report + active_timeout);
-            self.wheel.schedule((at, id), next);
+            let look = session.deadline().min(session.last_report + active_timeout);
+            self.look_by(at, look);
         }
         self.due = due;
     }
 
     /// Makes sure that `at` is looked at no later than its deadline, after that has come nearer (TCP closed).
     pub fn hasten(&mut self, at: SessionRef) {
-        if let Some((id, deadline)) = self.get(at).map(|session| (session.id, session.deadline())) {
-            self.wheel.schedule((at, id), deadline);
+        if let Some(deadline) = self.get(at).map(Session::deadline) {
+            self.look_by(at, deadline);
         }
     }
 
@@ -206,6 +224,20 @@ impl SessionTable {
 
     fn next_look(&self, session: &Session) -> Instant {
         session.deadline().min(session.last_report + self.active_timeout)
+    }
+
+    fn look_by(&mut self, at: SessionRef, when: Instant) {
+        let look = self.wheel.comes_up(when);
+        if look < self.looks[at.0 as usize] {
+            self.looks[at.0 as usize] = look;
+            self.wheel.schedule(at, when);
+        }
+    }
+
+    /// Entries in the wheel.
+    #[cfg(test)]
+    pub(super) fn scheduled(&self) -> usize {
+        self.wheel.len()
     }
 
     fn release_port(&mut self, session: &Session) {

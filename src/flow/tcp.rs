@@ -35,7 +35,9 @@ impl TcpState {
             SYN => Some(TcpState::SynSent),
             // A SYN ACK answers something we have not let through, and a RST or FIN ends something we do not know.
             flags if flags & (SYN | RST | FIN) != 0 => None,
-            _ => Some(TcpState::Established),
+            ACK => Some(TcpState::Established),
+            // Whatever comes after the SYN acknowledges something (RFC 9293 section 3.10.7.4): this is a scan.
+            _ => None,
         }
     }
 
@@ -141,7 +143,7 @@ mod tests {
     fn sessions_begin_with_a_syn_or_in_the_middle_but_not_with_an_end() {
         assert_eq!(TcpState::first(SYN), Some(SynSent));
         assert_eq!(TcpState::first(ACK), Some(Established));
-        for flags in [SYN | ACK, RST, RST | ACK, FIN | ACK] {
+        for flags in [0, SYN | ACK, RST, RST | ACK, FIN, FIN | ACK] {
             assert_eq!(TcpState::first(flags), None);
         }
     }

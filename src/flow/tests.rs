@@ -191,3 +191,26 @@ fn fragments_are_forgotten_in_time_and_by_number() {
     assert!(fragments.lookup(&key(4_999), at(29).instant).is_some());
     assert!(fragments.lookup(&key(4_999), at(30).instant).is_none());
 }
+
+#[test]
+fn sessions_that_come_and_go_leave_no_trail_in_the_wheel() {
+    let mut table = table(10);
+    let tcp = |port, now| Session { tcp: Some(TcpState::SynSent), ..session(1, port, None, now) };
+    // As a host does it that opens, resets and opens again, as fast as it can: 100 times a tick.
+    for step in 0..20_000u32 {
+        let now = Now::default() + Duration::from_millis(1) * step;
+        let entry = table.insert(tcp(1_000 + (step % 3) as u16, now)).expect("room");
+        table.get_mut(entry).expect("just entered").count(Direction::Forward, 40, 0x04, None, now);
+        table.hasten(entry);
+        assert!(table.remove(entry, EndReason::EndOfFlow, now).is_some());
+        table.expire(now, |_| {});
+        assert!(table.scheduled() <= 10, "{} entries after {step} sessions", table.scheduled());
+    }
+    // And one that is still there when its predecessors' entries come up is looked at when it should be.
+    let now = at(20);
+    table.insert(session(1, 1_000, None, now)).expect("room");
+    table.expire(at(319), |record| assert_eq!(record.end_reason, EndReason::ActiveTimeout));
+    assert_eq!(table.len(), 1);
+    table.expire(at(320), |_| {});
+    assert!(table.is_empty());
+}

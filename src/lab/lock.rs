@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// 1 s: by then a directory that comes and goes is not another lab's, but one that cannot be made.
+/// 1 s, where something should be gone in a moment: then it is not going.
 const RACE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What makes one lab of a name the only one: a locked file, which the kernel unlocks when the process dies. In it stand the
@@ -45,9 +45,13 @@ impl Lock {
             match locked {
                 Ok(()) if is_current() => return Ok(Lock { path, file }),
                 Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() >= deadline => {
-                    return Err(LabError::AlreadyUp { name: name.to_owned(), owner: owner(&path) });
-                }
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() >= deadline => match owner(&path) {
+                    // Under load the lock of a process that was killed has been seen to outlive it for a moment.
+                    Some(pid) if !is_alive(pid) && Instant::now() < deadline + RACE_PATIENCE => {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    owner => return Err(LabError::AlreadyUp { name: name.to_owned(), owner }),
+                },
                 Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(20)),
                 Err(error) => return Err(failed()(error.into())),
             }
@@ -86,13 +90,14 @@ impl Lock {
     }
 }
 
-/// Whose lock it is, as far as it has said so yet.
-fn owner(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines()
-        .next()
-        .filter(|line| line.starts_with("process"))
-        .map_or_else(String::new, |line| format!(" ({line})"))
+/// The process whose lock it is, if it has got as far as to say so.
+fn owner(path: &Path) -> Option<u32> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().next()?.strip_prefix("process ")?.parse().ok()
+}
+
+fn is_alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
 }
 
 fn vanished(error: &io::Error) -> bool {

@@ -3,6 +3,7 @@
 //!
 //! ```toml
 //! name = "demo"                       # namespaces are called pglab-demo-NODE; a-z and 0-9
+//! suggestions = ["@lab@ cut @file@ berlin-dsl"]       # printed once it is up, with the placeholders filled in
 //!
 //! [[node]]
 //! name = "berlin"
@@ -129,8 +130,8 @@ pub enum LabError {
     Problems(Vec<String>),
     #[error("{doing}: {source}")]
     Io { doing: String, source: io::Error },
-    #[error("lab {name} is already up{owner}")]
-    AlreadyUp { name: String, owner: String },
+    #[error("lab {name} is already up{}", .owner.map_or_else(String::new, |pid| format!(" (process {pid})")))]
+    AlreadyUp { name: String, owner: Option<u32> },
     #[error("{program} for node {node}: {why}")]
     Failed { program: String, node: String, why: String },
     #[error("appliance {node} {why}; the end of its log:\n{tail}")]

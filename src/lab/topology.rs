@@ -21,6 +21,8 @@ pub struct Topology {
     pub links: Vec<Link>,
     /// By time.
     pub events: Vec<Event>,
+    /// Command lines to try once it is up; `@lab@`, `@popgate@`, `@file@` and `@state-dir:NODE@` in them stand for what they are then.
+    pub suggestions: Vec<String>,
     /// What paths in it are relative to.
     pub base: PathBuf,
 }
@@ -210,6 +212,8 @@ struct Document {
     link: Vec<Spanned<LinkDocument>>,
     #[serde(default)]
     event: Vec<Spanned<EventDocument>>,
+    #[serde(default)]
+    suggestions: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -344,7 +348,7 @@ impl Document {
             })
             .collect();
         events.sort_by_key(|event| event.at);
-        Topology { name, nodes, links, events, base: base.to_owned() }
+        Topology { name, nodes, links, events, suggestions: self.suggestions, base: base.to_owned() }
     }
 }
 

@@ -66,7 +66,7 @@ pub enum DropReason {
     SessionTableFull,
     /// The answers it would get are another session's.
     SessionConflict,
-    /// A session whose NAT binding the new policy no longer permits.
+    /// A session whose NAT binding, or the zone its answers are known in, the new policy no longer permits.
     NatBindingRevoked,
     // Leaving.
     /// The far site has no path to send on.

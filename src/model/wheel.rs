@@ -31,10 +31,15 @@ impl<T> Wheel<T> {
 
     /// Has `item` come up at `at`, or within a tick after it.
     pub fn schedule(&mut self, item: T, at: Instant) {
-        let tick = at.0.div_ceil(self.tick_nanos).clamp(self.done + 1, self.done + SLOTS as u64 - 1);
+        let tick = self.tick_of(at);
         let slot = (tick % SLOTS as u64) as usize;
         self.slots[slot].push(item);
         self.occupied[slot / 64] |= 1 << (slot % 64);
+    }
+
+    /// When an item that is scheduled now for `at` comes up.
+    pub fn comes_up(&self, at: Instant) -> Instant {
+        Instant(self.tick_of(at) * self.tick_nanos)
     }
 
     /// Takes out what is due at `now`, into `due`.
@@ -63,6 +68,16 @@ impl<T> Wheel<T> {
                 self.occupied[slot / 64] & 1 << (slot % 64) != 0
             })
             .map(|tick| Instant(tick * self.tick_nanos))
+    }
+
+    fn tick_of(&self, at: Instant) -> u64 {
+        at.0.div_ceil(self.tick_nanos).clamp(self.done + 1, self.done + SLOTS as u64 - 1)
+    }
+
+    /// How many items wait.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.slots.iter().map(Vec::len).sum()
     }
 }
 

@@ -1,8 +1,8 @@
 //! The prober: asks the far end whether the path is alive, and decides that it is not.
 //!
 //! A probe every 100 ms while traffic runs, every second otherwise, every 100 ms again as soon as one is missed. Three
-//! misses in a row: down. Down comes up again after three answers in a row; a path that was never down is up with its
-//! first.
+//! misses in a row: down, also for a path of which nothing was known. Down comes up again after three answers in a row; a
+//! path that was never down is up with its first.
 
 use super::quality::Quality;
 use crate::model::Instant;
@@ -27,7 +27,7 @@ const MAX_UNDER_WAY: usize = 11;
 /// What is known of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// No answer has ever come.
+    /// No answer has come yet, nor failed to come three times.
     Unproven,
     Up,
     Down,
@@ -162,7 +162,7 @@ impl Prober {
         self.answered = 0;
         self.missed += 1;
         self.next = self.next.min(now + ACTIVE);
-        let went = self.missed >= IN_A_ROW && self.state == State::Up;
+        let went = self.missed >= IN_A_ROW && self.state != State::Down;
         if went {
             self.state = State::Down;
         }
@@ -267,6 +267,14 @@ mod tests {
         let sent = log[..up].iter().filter(|(_, action)| matches!(action, Action::Send { .. })).count();
         assert!(sent >= 3, "{log:?}");
         assert!(log[up].0 <= 9_500, "{log:?}");
+    }
+
+    #[test]
+    fn a_path_that_never_answers_is_down_too() {
+        let mut prober = Prober::new(Instant(0));
+        let log = changes(&run(&mut prober, 0, 10_000, false, |_| false));
+        assert_eq!(log.iter().map(|(_, action)| *action).collect::<Vec<_>>(), [Action::WentDown]);
+        assert!(log[0].0 <= 3_100, "{log:?}");
     }
 
     #[test]

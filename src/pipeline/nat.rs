@@ -5,7 +5,7 @@ use crate::model::{FlowKey, TenantId, Zone};
 use crate::tables::Pool;
 use rand::Rng;
 use rand::rngs::StdRng;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -25,9 +25,7 @@ pub fn allocate(
     far_zone: Zone,
     rng: &mut StdRng,
 ) -> Option<FlowKey> {
-    let mut hasher = foldhash::fast::FixedState::default().build_hasher();
-    (tenant, key.source()).hash(&mut hasher);
-    let first = hasher.finish();
+    let first = foldhash::fast::FixedState::default().hash_one((tenant, key.source()));
     let hint = rng.random();
     (0..pool.len().min(MAX_ADDRESSES)).find_map(|step| {
         let address = IpAddr::V4(pool.address(first.wrapping_add(step) % pool.len())?);

@@ -1,6 +1,6 @@
 //! The worker's paths: for each a tunnel, a prober and its counters, brought in line with every new generation.
 
-use crate::model::{IdMap, Instant, Now, PathId, Wheel};
+use crate::model::{IdMap, Instant, Now, PathId, TransportId, Wheel};
 use crate::path::{Candidate, Prober, State};
 use crate::tables::{Generation, PathSpec};
 use crate::tunnel::{Endpoint, Gate, Keys, Tunnel, TunnelIndex};
@@ -11,6 +11,9 @@ use std::time::Duration;
 
 /// Probes are due to 10 ms.
 const TICK: Duration = Duration::from_millis(10);
+const NEVER: Instant = Instant(u64::MAX);
+/// A peer that moves all the time (two boxes with one key) is not told of with every packet.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// WireGuard's timers are of seconds; a quarter of one is what boringtun's own device uses.
 const TUNNEL_TICK: Duration = Duration::from_millis(250);
 /// Between calls to a far end that does not answer: quick at first, for it may only be restarting, then at the pace of
@@ -29,6 +32,10 @@ pub struct Path {
     next_tunnel_tick: Instant,
     next_call: Instant,
     calls: usize,
+    /// When its entry in the wheel comes up.
+    scheduled: Instant,
+    /// When it was last told that the peer has moved.
+    told: Option<Instant>,
 }
 
 /// Inner packets and their bytes.
@@ -58,9 +65,13 @@ impl Traffic {
 }
 
 impl Path {
-    /// How fit it is to send on. A stock client answers no probes: its session is all the proof there is.
+    /// How fit it is to send on. A stock client answers no probes: its session is all the proof there is; and it goes on
+    /// being that for a far end that has just shown itself to be a popgate, until our own probes have told.
     pub fn fitness(&self) -> Candidate {
-        let alive = if self.probed { self.prober.state() == State::Up } else { self.tunnel.has_session() };
+        let alive = match self.prober.state() {
+            State::Unproven if !self.spec.probes => self.tunnel.has_session(),
+            state => state == State::Up,
+        };
         match (alive, self.tunnel.endpoint()) {
             (_, None) => Candidate::Unreachable,
             (true, Some(_)) => Candidate::Up,
@@ -93,6 +104,15 @@ impl Path {
         true
     }
 
+    /// Whether people should hear that the peer has moved.
+    pub fn tell_of_move(&mut self, now: Instant) -> bool {
+        let tell = self.told.is_none_or(|told| now.since(told) >= TELL_AGAIN);
+        if tell {
+            self.told = Some(now);
+        }
+        tell
+    }
+
     fn poll_timeout(&self) -> Instant {
         let tunnel = self.next_tunnel_tick;
         if self.probed && self.tunnel.has_session() { tunnel.min(self.prober.poll_timeout()) } else { tunnel }
@@ -114,23 +134,28 @@ impl Paths {
 
     /// Brings the paths in line with `generation`: a path whose keys stay keeps its sessions, endpoint and counters.
     pub fn adopt(&mut self, generation: &Generation, rng: &mut StdRng, now: Now) {
+        // First all that go: a key that moves from one path to another must not be taken off the wrong one.
+        let stays = |id: PathId, path: &Path| {
+            generation.paths.get(id).is_some_and(|spec| same_peer(&path.spec, spec))
+        };
         let gone: Vec<PathId> =
-            self.paths.iter().map(|(id, _)| id).filter(|id| generation.paths.get(*id).is_none()).collect();
+            self.paths.iter().filter(|(id, path)| !stays(*id, path)).map(|(id, _)| id).collect();
         for id in gone {
             self.remove(id);
         }
         for (id, spec) in generation.paths.iter() {
             match self.paths.get_mut(id) {
-                Some(path) if same_peer(&path.spec, spec) => {
-                    if path.spec.endpoint != spec.endpoint || path.spec.transport != spec.transport {
+                Some(path) => {
+                    let last_heard_on = path.tunnel.endpoint().map(|endpoint| endpoint.transport);
+                    if last_heard_on.is_some_and(|id| !may_use(spec, generation, id)) {
+                        path.tunnel.forget_endpoint();
+                    }
+                    if path.spec.endpoint != spec.endpoint || path.tunnel.endpoint().is_none() {
                         point(&mut path.tunnel, spec, generation);
                     }
                     path.spec = spec.clone();
                 }
-                _ => {
-                    self.remove(id);
-                    self.insert(id, spec, generation, rng, now);
-                }
+                None => self.insert(id, spec, generation, rng, now),
             }
         }
         let keys = generation.paths.iter().map(|(_, spec)| spec.private_key.0);
@@ -166,18 +191,27 @@ impl Paths {
         self.by_keys.get(&(ours, peer)).copied()
     }
 
-    /// The paths that have something to do.
+    /// The paths that have something to do; each is to be scheduled again.
     pub fn take_due(&mut self, now: Instant, due: &mut Vec<PathId>) {
         self.wheel.expire(now, due);
+        let Self { paths, .. } = self;
+        // An entry that a nearer one has overtaken, or whose path is gone, is let go: one a path is kept.
+        due.retain(|id| {
+            let path = paths.get_mut(*id).filter(|path| path.scheduled <= now);
+            path.is_some_and(|path| std::mem::replace(&mut path.scheduled, NEVER) != NEVER)
+        });
         due.sort_unstable();
-        due.dedup();
     }
 
-    /// Has `id` come up again when its timers say so. Every call adds an entry, so: once each time it comes up, and when
-    /// its deadline has come nearer.
+    /// Has `id` come up when its timers say so, if it does not come up by then already.
     pub fn schedule(&mut self, id: PathId) {
-        if let Some(path) = self.paths.get(id) {
-            self.wheel.schedule(id, path.poll_timeout());
+        if let Some(path) = self.paths.get_mut(id) {
+            let at = path.poll_timeout();
+            let comes_up = self.wheel.comes_up(at);
+            if comes_up < path.scheduled {
+                path.scheduled = comes_up;
+                self.wheel.schedule(id, at);
+            }
         }
     }
 
@@ -212,6 +246,8 @@ impl Paths {
             next_tunnel_tick: now.instant,
             next_call: now.instant,
             calls: 0,
+            scheduled: NEVER,
+            told: None,
         };
         self.paths.insert(id, path);
         self.schedule(id);
@@ -230,6 +266,11 @@ fn same_peer(a: &PathSpec, b: &PathSpec) -> bool {
         && a.public_key == b.public_key
         && a.preshared_key == b.preshared_key
         && a.persistent_keepalive == b.persistent_keepalive
+}
+
+/// Whether the policy lets the peer be where it was last heard.
+fn may_use(spec: &PathSpec, generation: &Generation, transport: TransportId) -> bool {
+    spec.transport.is_none_or(|only| only == transport) && generation.transports.get(transport).is_some()
 }
 
 fn public(spec: &PathSpec) -> [u8; 32] {

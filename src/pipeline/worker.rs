@@ -28,9 +28,13 @@ use std::time::Duration;
 
 /// The inner MTU of a path whose transport is not known yet: Ethernet's less WireGuard's worst case.
 const DEFAULT_INNER_MTU: u16 = 1_420;
+const IPV6_MIN_MTU: u16 = 1_280;
 /// ICMP errors and resets of our own (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4f): as Linux does.
 const ANSWERS_PER_SECOND: u64 = 1_000;
 const ANSWER_BURST: u64 = 50;
+
+/// The fragment header's own number (RFC 8200 section 4.5).
+const IPV6_FRAGMENT: Protocol = Protocol(44);
 
 /// One worker of the data plane. Owns everything a packet needs; shares nothing but the generation.
 pub struct Worker {
@@ -125,9 +129,9 @@ impl Worker {
         for (ingress, packet) in batch.packets() {
             match ingress {
                 Ingress::Transport { transport, from } => {
-                    self.from_underlay(transport, from, packet, now, out)
+                    self.take_underlay(transport, from, packet, now, out)
                 }
-                Ingress::Device(device) => self.from_device(device, packet, now, out),
+                Ingress::Device(device) => self.take_device(device, packet, now, out),
             }
         }
     }
@@ -149,6 +153,11 @@ impl Worker {
             self.paths.schedule(id);
         }
         self.due = due;
+    }
+
+    /// How many ports of NAT pools its sessions hold.
+    pub fn ports_in_use(&self) -> u64 {
+        self.sessions.ports_in_use()
     }
 
     /// The records written since the last call.
@@ -176,7 +185,7 @@ impl Worker {
 
     // 1 From the underlay.
 
-    fn from_underlay(
+    fn take_underlay(
         &mut self,
         transport: TransportId,
         from: SocketAddr,
@@ -261,8 +270,10 @@ impl Worker {
         let endpoint = Endpoint { transport, address: from };
         // A cookie reply authenticates nobody.
         if datagram[0] != 3 && path.tunnel.endpoint() != Some(endpoint) {
-            tracing::info!(path = self.generation.names.site_and_path(id), %from, "peer is at a new endpoint");
             path.tunnel.roam(endpoint);
+            if path.tell_of_move(now.instant) {
+                tracing::info!(path = self.generation.names.site_and_path(id), %from, "peer is at a new endpoint");
+            }
         }
         let packet = match opened {
             Opened::Packet(len) => Some(len),
@@ -284,13 +295,12 @@ impl Worker {
     fn flush_waiting(&mut self, id: PathId, out: &mut Outbound) {
         let Some(path) = self.paths.get_mut(id) else { return };
         let Some(Endpoint { transport, address }) = path.tunnel.endpoint() else { return };
-        let room = buffer_for(usize::from(u16::MAX));
-        while path.tunnel.has_waiting()
-            && out.write_datagram(transport, address, room, |room| {
-                let sealed = path.tunnel.seal_waiting(room);
-                (sealed, sealed.is_some())
-            })
-        {}
+        while let Some(len) = path.tunnel.waiting() {
+            path.sent.count(len);
+            out.write_datagram(transport, address, buffer_for(len), |room| {
+                (path.tunnel.seal_waiting(room), ())
+            });
+        }
     }
 
     // 2 Out of a tunnel.
@@ -341,7 +351,7 @@ impl Worker {
         }
     }
 
-    fn from_device(&mut self, device: DeviceId, packet: &mut [u8], now: Now, out: &mut Outbound) {
+    fn take_device(&mut self, device: DeviceId, packet: &mut [u8], now: Now, out: &mut Outbound) {
         let Some(zone) = self.generation.device_zones.get(device).copied() else {
             return self.drops.count(None, DropReason::DeviceDown, 1);
         };
@@ -379,16 +389,25 @@ impl Worker {
         let Some(key) = parsed.key(arrival.zone) else {
             return Err(Refusal::new(arrival.tenant, DropReason::NoSession));
         };
-        let (at, direction) = match self.find(&key, parsed, now)? {
-            Some(found) => found,
-            None => (self.admit(arrival, &key, parsed, now)?, Direction::Forward),
+        let (at, direction, is_new) = match self.find(&key, parsed, now)? {
+            Some((at, direction)) => (at, direction, false),
+            None => (self.admit(arrival, &key, parsed, now)?, Direction::Forward, true),
         };
-        if let Some(fragment) = parsed.fragment {
-            let datagram = datagram_key(arrival.zone, parsed, fragment.id);
-            let id = self.sessions.get(at).map_or(0, |session| session.id);
-            self.fragments.insert(datagram, at, id, direction, now.instant);
+        let datagram = parsed.fragment.map(|fragment| datagram_key(arrival.zone, parsed, fragment.id));
+        let outcome = self.run_plan(at, direction, arrival, packet, parsed, now, out);
+        match (&outcome, datagram) {
+            // Where the first fragment did not pass, nothing is to follow it.
+            (Ok(()), Some(datagram)) => {
+                let id = self.sessions.get(at).map_or(0, |session| session.id);
+                self.fragments.insert(datagram, at, id, direction, now.instant);
+            }
+            // A session begins with a packet that goes somewhere: this one is as if it had never been.
+            (Err(_), _) if is_new => {
+                self.sessions.remove(at, EndReason::ForcedEnd, now);
+            }
+            _ => {}
         }
-        self.run_plan(at, direction, arrival, packet, parsed, now, out)
+        outcome
     }
 
     /// The session of `key`, brought up to date with the generation; `None` if there is none (any more).
@@ -419,6 +438,7 @@ impl Worker {
     fn reevaluate(&mut self, at: SessionRef, now: Now) -> Result<(), Refusal> {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
         let (tenant_id, binding) = (session.tenant, session.binding());
+        let answers_from = Some(session.key(Direction::Reverse).zone);
         let outcome = match self.generation.tenants.get(tenant_id) {
             None => Err(DropReason::NoRoute),
             Some(tenant) => decide(
@@ -429,6 +449,10 @@ impl Worker {
                 session.plan.hops[0],
             )
             .and_then(|decision| match (binding, &decision.nat) {
+                // The answers will come from another zone than the one they are known in.
+                _ if self.zone_of(decision.plan.hops[1], tenant_id) != answers_from => {
+                    Err(DropReason::NatBindingRevoked)
+                }
                 (None, NatVerdict::Untranslated) => Ok(decision.plan),
                 (Some((address, port)), NatVerdict::Translate(pool)) if pool.permits(address, port) => {
                     Ok(decision.plan)
@@ -481,10 +505,7 @@ impl Worker {
             return Err(refuse(DropReason::NoSession));
         }
         let decision = decide(&generation, tenant, key, parsed.dscp, arrival.hop).map_err(refuse)?;
-        let far_zone = match decision.plan.hops[1] {
-            NextHop::Device(device) => generation.device_zones.get(device).copied(),
-            NextHop::Tunnel(_) => Some(Zone::tenant(tenant_id)),
-        };
+        let far_zone = self.zone_of(decision.plan.hops[1], tenant_id);
         let far_zone = far_zone.ok_or_else(|| refuse(DropReason::DeviceDown))?;
         let reverse = match &decision.nat {
             NatVerdict::Translate(pool) => {
@@ -512,6 +533,14 @@ impl Worker {
             // Its answers are another session's already.
             InsertError::Taken => refuse(DropReason::SessionConflict),
         })
+    }
+
+    /// The zone that a tenant's packets are in when they come from `hop`.
+    fn zone_of(&self, hop: NextHop, tenant: TenantId) -> Option<Zone> {
+        match hop {
+            NextHop::Device(device) => self.generation.device_zones.get(device).copied(),
+            NextHop::Tunnel(_) => Some(Zone::tenant(tenant)),
+        }
     }
 
     /// An ICMP error about a packet of a session goes where that packet came from, with the packet it quotes translated
@@ -544,8 +573,16 @@ impl Worker {
             return Err(refuse(DropReason::TtlExpired));
         }
         let exit = self.choose_exit(session, direction).map_err(refuse)?;
+        let mtu = self.mtu(exit, parsed);
+        // Errors are small (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4c); in fragments the next box would not know one.
+        if parsed.len > usize::from(mtu) {
+            return Err(refuse(DropReason::TooBig));
+        }
         let (source, destination) = session.leaving(direction);
-        let hides_source = session.translated && direction == Direction::Forward;
+        // Towards the internet it comes from the address that was called: neither a host's inside address nor the dummy
+        // one of a box of ours means anything out there.
+        let to_internet = session.key(direction.opposite()).zone == Zone::INTERNET;
+        let hides_source = to_internet && (session.translated || self.is_ours(parsed.source));
         wire::translate_embedded(packet, parsed, &embedded, Side::Source, destination.0, destination.1);
         wire::translate_embedded(packet, parsed, &embedded, Side::Destination, source.0, source.1);
         if hides_source {
@@ -554,17 +591,21 @@ impl Worker {
         wire::translate(packet, parsed, Side::Destination, destination.0, 0);
         wire::decrement_ttl(packet, parsed);
         let tenant = session.tenant;
-        self.leave(exit, packet, parsed, u16::MAX, now, out)
-            .map_err(|reason| Refusal::new(Some(tenant), reason))
+        self.leave(exit, packet, parsed, mtu, now, out).map_err(|reason| Refusal::new(Some(tenant), reason))
     }
 
     fn may_report(&self, tenant: TenantId, source: IpAddr, hop: NextHop) -> bool {
-        let ours = self.generation.icmp_source;
-        if source == IpAddr::V4(ours.v4) || source == IpAddr::V6(ours.v6) {
+        if self.is_ours(source) {
             return true;
         }
         let Some(tenant) = self.generation.tenants.get(tenant) else { return false };
         tenant.owners.lookup(source).and_then(|end| tenant.next_hop(end)) == Some(hop)
+    }
+
+    /// Whether it is the address that errors of our own come from.
+    fn is_ours(&self, source: IpAddr) -> bool {
+        let ours = self.generation.icmp_source;
+        source == IpAddr::V4(ours.v4) || source == IpAddr::V6(ours.v6)
     }
 
     /// A later fragment follows its datagram's first: only its addresses change.
@@ -612,11 +653,11 @@ impl Worker {
             return Err(refuse(DropReason::TtlExpired));
         }
         let exit = self.choose_exit(session, direction).map_err(refuse)?;
-        let mtu = self.mtu(exit);
+        let mtu = self.mtu(exit, parsed);
         if parsed.len > usize::from(mtu) && parsed.dont_fragment {
             return Err(Refusal { tenant: Some(tenant), reason: DropReason::TooBig, mtu });
         }
-        let segment_mtu = arrival.path.map_or(mtu, |path| mtu.min(self.mtu(Exit::Path(path))));
+        let segment_mtu = arrival.path.map_or(mtu, |path| mtu.min(self.mtu(Exit::Path(path), parsed)));
         let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
         let was = session.tcp;
         session.count(direction, parsed.len, parsed.tcp_flags(), arrival.path, now);
@@ -667,8 +708,10 @@ impl Worker {
         path::select(order, arrived_on, fitness)
     }
 
-    fn mtu(&self, exit: Exit) -> u16 {
-        match exit {
+    /// The largest packet of this one's family that goes through. IPv6 must find 1,280 bytes everywhere (RFC 8200
+    /// section 5); where a path has less, the datagram around it is fragmented.
+    fn mtu(&self, exit: Exit, parsed: &Parsed) -> u16 {
+        let mtu = match exit {
             Exit::Device(device) => self.generation.devices.get(device).map_or(u16::MAX, |spec| spec.mtu),
             Exit::Path(id) => self
                 .paths
@@ -676,7 +719,8 @@ impl Worker {
                 .and_then(|path| path.tunnel.endpoint())
                 .and_then(|endpoint| self.generation.transports.get(endpoint.transport))
                 .map_or(DEFAULT_INNER_MTU, |transport| transport.inner_mtu),
-        }
+        };
+        if parsed.source.is_ipv6() { mtu.max(IPV6_MIN_MTU) } else { mtu }
     }
 
     // 5 Leave.
@@ -722,10 +766,12 @@ impl Worker {
     fn seal_into(&mut self, id: PathId, packet: &[u8], out: &mut Outbound) -> Result<(), DropReason> {
         let path = self.paths.get_mut(id).ok_or(DropReason::NoPath)?;
         let Endpoint { transport, address } = path.tunnel.endpoint().ok_or(DropReason::NoPath)?;
-        path.sent.count(packet.len());
         out.write_datagram(transport, address, buffer_for(packet.len()), |room| {
             match path.tunnel.seal(packet, room) {
-                Sealed::Datagram(len) => (Some(len), Ok(())),
+                Sealed::Datagram(len) => {
+                    path.sent.count(packet.len());
+                    (Some(len), Ok(()))
+                }
                 Sealed::Waiting(handshake) => (handshake, Ok(())),
                 Sealed::QueueFull => (None, Err(DropReason::TunnelQueueFull)),
             }
@@ -858,10 +904,13 @@ struct TokenBucket {
 
 impl TokenBucket {
     fn take(&mut self, now: Instant) -> bool {
-        let earned = now.since(self.filled).as_nanos() as u64 * ANSWERS_PER_SECOND / 1_000_000_000;
-        if earned > 0 {
-            self.tokens = (self.tokens + earned).min(ANSWER_BURST);
-            self.filled += Duration::from_nanos(earned * 1_000_000_000 / ANSWERS_PER_SECOND);
+        const EACH: Duration = Duration::from_nanos(1_000_000_000 / ANSWERS_PER_SECOND);
+        let earned = now.since(self.filled).as_nanos() / EACH.as_nanos();
+        if earned >= u128::from(ANSWER_BURST) {
+            *self = TokenBucket { tokens: ANSWER_BURST, filled: now };
+        } else {
+            self.tokens = (self.tokens + earned as u64).min(ANSWER_BURST);
+            self.filled += EACH * earned as u32;
         }
         let has = self.tokens > 0;
         self.tokens = self.tokens.saturating_sub(1);
@@ -873,14 +922,11 @@ fn is_probe(packet: &[u8]) -> bool {
     packet.len() >= 40 && packet[0] >> 4 == 6 && packet[24..40] == PROBE_ADDRESS.octets()
 }
 
+/// What tells a datagram from others: in IPv4 the protocol too (RFC 791 section 3.2), in IPv6 not (RFC 8200 section 4.5),
+/// where what follows the fragment header may be an option in one fragment and unknown in the next.
 fn datagram_key(zone: Zone, parsed: &Parsed, id: u32) -> DatagramKey {
-    DatagramKey {
-        zone,
-        source: parsed.source,
-        destination: parsed.destination,
-        protocol: parsed.protocol,
-        id,
-    }
+    let protocol = if parsed.source.is_ipv4() { parsed.protocol } else { IPV6_FRAGMENT };
+    DatagramKey { zone, source: parsed.source, destination: parsed.destination, protocol, id }
 }
 
 /// The port a plan compares with; a later fragment has none, and only its addresses are compared.

@@ -45,10 +45,12 @@ impl Pool {
         None
     }
 
-    /// Whether `address` and `port` are among what may be given out.
+    /// Whether `address` and `port` are among what may be given out. Port 0 stands for a whole address, given to a
+    /// session of a protocol without ports; no pool has it as a port.
     pub fn permits(&self, address: IpAddr, port: u16) -> bool {
         let IpAddr::V4(address) = address else { return false };
-        self.ports.contains(&port) && self.networks.iter().any(|network| network.contains(address))
+        (port == 0 || self.ports.contains(&port))
+            && self.networks.iter().any(|network| network.contains(address))
     }
 
     /// The ports that `worker` of `workers` may give out: disjoint blocks, so that a reply's port names its worker.

@@ -1,7 +1,8 @@
 //! The gate: what a handshake initiation passes before a tunnel spends anything on it.
 //!
-//! 1 a bucket per source, 2 the MAC, which proves that the sender knows our public key, 3 under load the cookie, which
-//! proves that it is where it says (whitepaper section 5.3), 4 one Diffie-Hellman, which tells who it is.
+//! 1 the MAC, which proves that the sender knows our public key, 2 under load the cookie, which proves that it is where it
+//! says (whitepaper section 5.3), and with that a bucket for the source: counted any earlier, a forged source would keep
+//! out whoever has it, 3 one Diffie-Hellman, which tells who it is.
 
 use crate::model::{DropReason, Instant};
 use boringtun::noise::Packet;
@@ -42,6 +43,8 @@ struct LocalKey {
     secret: StaticSecret,
     public: PublicKey,
     limiter: RateLimiter,
+    /// Initiations with a valid MAC since the last reset: what the limiter counts, but does not tell.
+    asked: u64,
 }
 
 impl Gate {
@@ -53,7 +56,7 @@ impl Gate {
             let public = PublicKey::from(&secret);
             if gate.keys.iter().all(|key| key.public != public) {
                 let limiter = RateLimiter::new(&public, HANDSHAKES_PER_SECOND);
-                gate.keys.push(LocalKey { secret, public, limiter });
+                gate.keys.push(LocalKey { secret, public, limiter, asked: 0 });
             }
         }
         gate
@@ -69,11 +72,15 @@ impl Gate {
         datagram: &[u8],
         reply: &mut [u8],
     ) -> Result<Admission, DropReason> {
-        self.charge(from)?;
+        let Self { keys, sources, .. } = self;
         let mut refused = DropReason::HandshakeMacInvalid;
-        for key in &self.keys {
+        for key in keys {
             match key.limiter.verify_packet(Some(from), datagram, reply) {
                 Ok(Packet::HandshakeInit(initiation)) => {
+                    key.asked += 1;
+                    if key.asked > HANDSHAKES_PER_SECOND {
+                        charge(sources, from)?;
+                    }
                     let half = parse_handshake_anon(&key.secret, &key.public, &initiation)
                         .map_err(|_| DropReason::HandshakeRefused)?;
                     return Ok(Admission::Peer {
@@ -82,7 +89,10 @@ impl Gate {
                     });
                 }
                 Ok(_) => return Err(DropReason::NotWireGuard),
-                Err(TunnResult::WriteToNetwork(cookie)) => return Ok(Admission::Cookie(cookie.len())),
+                Err(TunnResult::WriteToNetwork(cookie)) => {
+                    key.asked += 1;
+                    return Ok(Admission::Cookie(cookie.len()));
+                }
                 // Not this key's MAC; perhaps the next one's.
                 Err(TunnResult::Err(boringtun::noise::errors::WireGuardError::InvalidMac)) => {}
                 Err(_) => refused = DropReason::NotWireGuard,
@@ -97,29 +107,31 @@ impl Gate {
             return;
         }
         self.last_reset = now;
-        for key in &self.keys {
+        for key in &mut self.keys {
             key.limiter.reset_count();
+            key.asked = 0;
         }
         self.sources.retain(|_, spent| {
             *spent = spent.saturating_sub(SOURCE_PER_SECOND);
             *spent > 0
         });
     }
+}
 
-    fn charge(&mut self, from: IpAddr) -> Result<(), DropReason> {
-        let source = match from {
-            IpAddr::V4(v4) => IpAddr::V4(v4),
-            // One customer has a /64 at least (RFC 6177).
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        };
-        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
-            return Ok(());
-        }
-        let spent = self.sources.entry(source).or_insert(0);
-        if *spent >= SOURCE_BURST {
-            return Err(DropReason::HandshakeRateLimited);
-        }
-        *spent += 1;
-        Ok(())
+/// Takes from the bucket of a source that has proved to be where it says.
+fn charge(sources: &mut HashMap<IpAddr, u32>, from: IpAddr) -> Result<(), DropReason> {
+    let source = match from {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        // One customer has a /64 at least (RFC 6177).
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+    };
+    if sources.len() >= MAX_SOURCES && !sources.contains_key(&source) {
+        return Ok(());
     }
+    let spent = sources.entry(source).or_insert(0);
+    if *spent >= SOURCE_BURST {
+        return Err(DropReason::HandshakeRateLimited);
+    }
+    *spent += 1;
+    Ok(())
 }

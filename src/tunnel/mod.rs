@@ -2,10 +2,10 @@
 
 mod gate;
 mod index;
+mod peer;
 #[cfg(test)]
 mod tests;
-mod tunnel;
 
 pub use gate::{Admission, Gate};
 pub use index::{MAX_WORKERS, TunnelIndex, receiver};
-pub use tunnel::{Endpoint, Keys, OVERHEAD, Opened, Sealed, Tunnel, buffer_for};
+pub use peer::{Endpoint, Keys, OVERHEAD, Opened, Sealed, Tunnel, buffer_for};

@@ -63,24 +63,8 @@ fn packets_beyond_the_waiting_queue_are_told_of() {
     assert_eq!(outcomes.iter().filter(|o| **o == Sealed::QueueFull).count(), 300 - 256);
 }
 
-#[test]
-fn a_source_that_calls_too_often_is_refused_and_forgiven_in_time() {
-    let (mut branch, _, mut gate) = pair();
-    let mut buffer = [0; 2_048];
-    let mut reply = [0; 64];
-    let mut call = |gate: &mut Gate| {
-        let len = branch.call(&mut buffer).expect("an initiation");
-        gate.admit(HERE, &buffer[..len], &mut reply)
-    };
-    let outcomes: Vec<_> = (0..60).map(|_| call(&mut gate)).collect();
-    assert!(outcomes[..50].iter().all(Result::is_ok));
-    assert!(outcomes[50..].iter().all(|o| *o == Err(DropReason::HandshakeRateLimited)));
-    gate.tick(Instant(0) + Duration::from_secs(1));
-    assert!(call(&mut gate).is_ok());
-}
-
-#[test]
-fn under_load_a_cookie_is_asked_for_and_serves() {
+/// A gate under load: cookies are asked for.
+fn loaded() -> (Tunnel, Gate) {
     let (mut branch, _, mut gate) = pair();
     let (mut buffer, mut reply) = ([0; 2_048], [0; 2_048]);
     let mut cookies = 0;
@@ -91,11 +75,53 @@ fn under_load_a_cookie_is_asked_for_and_serves() {
             usize::from(matches!(gate.admit(from, &buffer[..len], &mut reply), Ok(Admission::Cookie(64))));
     }
     assert_eq!(cookies, 100);
+    (branch, gate)
+}
+
+/// Calls from `HERE`.
+fn call(branch: &mut Tunnel, gate: &mut Gate, reply: &mut [u8]) -> Result<Admission, DropReason> {
+    let mut buffer = [0; 2_048];
     let len = branch.call(&mut buffer).expect("an initiation");
-    assert_eq!(gate.admit(HERE, &buffer[..len], &mut reply), Ok(Admission::Cookie(64)));
-    assert_eq!(branch.open(HERE, &reply[..64], &mut buffer), Ok(Opened::Nothing));
-    let len = branch.call(&mut buffer).expect("an initiation");
-    assert!(matches!(gate.admit(HERE, &buffer[..len], &mut reply), Ok(Admission::Peer { .. })));
+    gate.admit(HERE, &buffer[..len], reply)
+}
+
+#[test]
+fn under_load_a_cookie_is_asked_for_and_serves() {
+    let (mut branch, mut gate) = loaded();
+    let mut reply = [0; 64];
+    assert_eq!(call(&mut branch, &mut gate, &mut reply), Ok(Admission::Cookie(64)));
+    assert_eq!(branch.open(HERE, &reply, &mut [0; 2_048]), Ok(Opened::Nothing));
+    assert!(matches!(call(&mut branch, &mut gate, &mut reply), Ok(Admission::Peer { .. })));
+}
+
+#[test]
+fn a_source_that_proved_itself_and_calls_too_often_is_refused_and_forgiven_in_time() {
+    let (mut branch, mut gate) = loaded();
+    let mut reply = [0; 64];
+    assert_eq!(call(&mut branch, &mut gate, &mut reply), Ok(Admission::Cookie(64)));
+    assert_eq!(branch.open(HERE, &reply, &mut [0; 2_048]), Ok(Opened::Nothing));
+    let outcomes: Vec<_> = (0..60).map(|_| call(&mut branch, &mut gate, &mut reply)).collect();
+    assert!(outcomes[..50].iter().all(Result::is_ok), "{outcomes:?}");
+    assert!(outcomes[50..].iter().all(|o| *o == Err(DropReason::HandshakeRateLimited)), "{outcomes:?}");
+    gate.tick(Instant(0) + Duration::from_secs(1));
+    assert!(matches!(call(&mut branch, &mut gate, &mut reply), Ok(Admission::Peer { .. })));
+}
+
+#[test]
+fn calls_in_somebody_elses_name_do_not_keep_him_out() {
+    let (mut branch, _, mut gate) = pair();
+    let mut stranger = Tunnel::new(
+        &Keys { private: [5; 32], peer: public([2; 32]), preshared: None },
+        None,
+        TunnelIndex::new(8, 0),
+    );
+    for _ in 0..400 {
+        assert!(call(&mut stranger, &mut gate, &mut [0; 64]).is_ok());
+        let mut rubbish = [0; 148];
+        rubbish[0] = 1;
+        assert_eq!(gate.admit(HERE, &rubbish, &mut [0; 64]), Err(DropReason::HandshakeMacInvalid));
+    }
+    assert!(matches!(call(&mut branch, &mut gate, &mut [0; 64]), Ok(Admission::Peer { .. })));
 }
 
 #[test]

@@ -156,6 +156,10 @@ pub fn clamp_mss(packet: &mut [u8], parsed: &Parsed, mtu: u16) {
     }
 }
 
+/// Protocols without ports of popgate's reading whose checksum covers the addresses and stands where UDP's does: DCCP
+/// (RFC 4340 section 9.1) and UDP-Lite (RFC 3828 section 3.1).
+const UDP_CHECKSUM: [Protocol; 2] = [Protocol(33), Protocol(136)];
+
 /// Where the port (or echo identifier) of `side` and the upper checksum stand. A later fragment has neither; of ICMP
 /// errors only the addresses change.
 fn upper_offsets(parsed: &Parsed, side: Side) -> (Option<usize>, Option<usize>) {
@@ -172,6 +176,9 @@ fn upper_offsets(parsed: &Parsed, side: Side) -> (Option<usize>, Option<usize>) 
         }
         (Upper::EchoRequest { .. } | Upper::EchoReply { .. } | Upper::IcmpError(_) | Upper::IcmpOther, _) => {
             (None, Some(at + 2))
+        }
+        (Upper::Other, _) if UDP_CHECKSUM.contains(&parsed.protocol) && parsed.len >= at + 8 => {
+            (None, Some(at + 6))
         }
         (Upper::Other | Upper::LaterFragment, _) => (None, None),
     }

@@ -84,8 +84,10 @@ impl WorkerPort for Worker {
     }
 }
 
-/// Tenant, site, path, transport, Mbit/s, RTT in ms; no transport's probes go to a stock client.
-const PATHS: [(&str, &str, &str, &str, f64, Option<f64>); 11] = [
+/// Tenant, site, path, transport, Mbit/s, RTT in ms: a stock client, which answers no probes, has none.
+type FakePath = (&'static str, &'static str, &'static str, &'static str, f64, Option<f64>);
+
+const PATHS: [FakePath; 11] = [
     ("acme", "berlin", "dsl", "isp-a", 38.0, Some(14.2)),
     ("acme", "berlin", "mpls", "mpls", 61.0, Some(9.1)),
     ("acme", "lyon", "fibre", "isp-a", 212.0, Some(11.7)),
@@ -125,7 +127,7 @@ impl Worker {
     fn path(
         &self,
         index: usize,
-        (tenant, site, path, transport, mbits, rtt): &(&str, &str, &str, &str, f64, Option<f64>),
+        (tenant, site, path, transport, mbits, rtt): &FakePath,
         at: f64,
     ) -> PathReport {
         let troubled = self.mood == Mood::Troubled;

@@ -251,10 +251,25 @@ fn handshakes_that_are_not_for_us_or_from_strangers() {
     let stranger = sim.initiation([0x77; 32]);
     datagram(&mut sim, &stranger);
     assert_dropped(&mut sim, None, "peer-unknown", 1);
-    for _ in 0..60 {
-        datagram(&mut sim, &rubbish);
+}
+
+#[test]
+fn handshake_rate_limited_for_a_source_that_proved_to_be_one() {
+    let mut sim = Sim::up();
+    let initiation = sim.initiation([0x77; 32]);
+    for n in 0..600u32 {
+        let from = addr(&format!("10.{}.{}.1:9", n / 250, n % 250));
+        sim.inject("fra1", Ingress::Transport { transport: TransportId(0), from }, &initiation);
     }
-    assert_dropped(&mut sim, None, "handshake-rate-limited", 12);
+    let mut caller = crate::net::stranger([0x78; 32]);
+    sim.take_strays(3);
+    datagram(&mut sim, &crate::net::call(&mut caller));
+    let cookie = sim.stray(3).expect("a cookie");
+    caller.open(addr("203.0.113.99:9").ip(), &cookie, &mut [0; 256]).expect("a good cookie");
+    for _ in 0..60 {
+        datagram(&mut sim, &crate::net::call(&mut caller));
+    }
+    assert_dropped(&mut sim, None, "handshake-rate-limited", 10);
 }
 
 #[test]

@@ -120,6 +120,42 @@ fn a_peer_that_changes_its_address_is_followed() {
     assert_eq!(lyon.endpoint.map(|e| e.to_string()).as_deref(), Some("203.0.113.222:7777"));
 }
 
+#[test]
+fn a_path_does_not_falter_when_its_far_end_turns_out_to_be_a_popgate() {
+    let mut sim = Sim::new();
+    sim.cut("203.0.113.2:1001");
+    sim.advance(10);
+    // A session, and no probes: for all the PoP knows a stock client, until one shows.
+    sim.forge("lyon", &udp("10.2.0.1:1", "203.0.113.80:53", b"x").bytes());
+    assert_eq!(state(&mut sim, "fra1", "lyon", "dsl"), PathState::Up);
+    let request = popgate::path::request(1, sim.now);
+    sim.forge("lyon", &request);
+    assert_eq!(state(&mut sim, "fra1", "lyon", "dsl"), PathState::Up);
+    // But one that answers no probes of ours is not up for long.
+    sim.advance(5_000);
+    assert_eq!(state(&mut sim, "fra1", "lyon", "dsl"), PathState::Down);
+}
+
+#[test]
+fn a_flood_in_a_branchs_name_does_not_keep_the_branch_out() {
+    let mut sim = Sim::up();
+    let lyon = || popgate::wire::Ingress::Transport {
+        transport: popgate::model::TransportId(0),
+        from: crate::packets::addr("203.0.113.2:1001"),
+    };
+    let mut rubbish = [0; 148];
+    rubbish[0] = 1;
+    // Some who do not know the PoP's public key, some who do.
+    let stranger = sim.initiation([0x77; 32]);
+    sim.restart("lyon");
+    for _ in 0..300 {
+        sim.inject("fra1", lyon(), &rubbish);
+        sim.inject("fra1", lyon(), &stranger);
+        sim.advance(10);
+    }
+    assert_eq!(sim.from_lan("lyon", &udp("10.2.0.1:1", "203.0.113.80:53", b"x").bytes()).len(), 1);
+}
+
 /// Hours of rekeying need boringtun's clock in our hand: `cargo test --features sim --test sim`.
 #[cfg(feature = "sim")]
 #[test]

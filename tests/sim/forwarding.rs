@@ -1,7 +1,7 @@
 //! What gets through, and what it looks like on the other side.
 
-use crate::net::Sim;
-use crate::packets::{answer, ends, ping, read, tcp, udp};
+use crate::net::{ACME, GLOBEX, POP, Sim};
+use crate::packets::{answer, ends, fragments, other, ping, read, tcp, udp};
 use popgate::wire::{Upper, tcp_flags::SYN};
 
 #[test]
@@ -167,4 +167,122 @@ fn the_worker_counts_every_byte_and_its_records_say_the_same() {
     let records = pop.worker.take_records();
     let recorded: u64 = records.map(|r| r.directions.iter().map(|d| d.bytes).sum::<u64>()).sum();
     assert_eq!(recorded, sent);
+}
+
+#[test]
+fn an_icmp_error_larger_than_the_path_goes_no_further() {
+    let mut sim = Sim::up();
+    let out = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:9", &[7; 1_380]).bytes());
+    // A router that quotes all it got.
+    let mut icmp = vec![3, 3, 0, 0, 0, 0, 0, 0];
+    icmp.extend_from_slice(&out[0]);
+    let sum = !popgate::wire::checksum(&icmp);
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let error = other("203.0.113.80", &read(&out[0]).source.to_string(), 1, &icmp).may_fragment();
+    assert!(sim.from_internet(&error.bytes()).is_empty());
+    assert_eq!(sim.dropped("fra1", Some("acme"), "too-big"), 1);
+}
+
+#[test]
+fn errors_of_our_own_boxes_never_show_their_inside_address_to_the_internet() {
+    let mut sim = Sim::up();
+    // The PoP takes one hop, the branch finds none left.
+    let syn = tcp("[2001:db8:ffff::9]:40000", "[2001:db8:1::80]:80", SYN, b"").ttl(2).bytes();
+    let out = sim.send("fra1", "internet", &syn);
+    assert_eq!(out[0].0, "fra1 pg-internet");
+    assert_eq!(read(&out[0].1).source.to_string(), "2001:db8:1::80");
+    assert_eq!(out[0].1[40], 3, "time exceeded");
+}
+
+#[test]
+fn every_path_carries_the_smallest_ipv6_packet_whole() {
+    // RFC 8200 section 5: where a link is too narrow for 1,280 bytes, fragmentation below IPv6 must make up for it.
+    let narrow = POP.replace("listen = \"192.0.2.1:51820\"", "listen = \"192.0.2.1:51820\"\nmtu = 1280");
+    let mut sim = Sim::with_configurations(&narrow, ACME, GLOBEX);
+    sim.advance(2_000);
+    let out = sim.from_lan("berlin", &udp("[2001:db8:1::5]:1000", "[2001:db8:ffff::9]:53", b"q").bytes());
+    let full = answer(&out[0], &[0; 1_280 - 48]);
+    assert_eq!(sim.send("fra1", "internet", &full)[0].0, "berlin pg-lan");
+    let answers = sim.send("fra1", "internet", &answer(&out[0], &[0; 1_281 - 48]));
+    assert_eq!(answers[0].1[40..42], [2, 0], "packet too big");
+    assert_eq!(answers[0].1[44..48], 1_280u32.to_be_bytes());
+}
+
+#[test]
+fn a_forged_first_fragment_does_not_lead_somebody_elses_fragments() {
+    let mut sim = Sim::up();
+    let first = |port| fragments(&udp(port, "203.0.113.80:9", &[7; 1_200]).may_fragment().bytes(), 700);
+    // Two flows of berlin's; in the builder's packets all datagrams have one id.
+    let (ours, other) = (first("10.1.0.5:1000"), first("10.1.0.5:2000"));
+    sim.from_lan("berlin", &udp("10.1.0.5:2000", "203.0.113.80:9", b"x").bytes());
+    sim.from_lan("berlin", &ours[0]);
+    sim.forge("lyon", &other[0]);
+    assert_eq!(sim.dropped("fra1", Some("acme"), "source-not-allowed"), 1);
+    sim.from_lan("berlin", &ours[1]);
+    let packets = |sim: &mut Sim, port| {
+        sim.sessions("fra1").iter().find(|s| s.source_port == port).map(|s| s.forward_packets)
+    };
+    assert_eq!((packets(&mut sim, 1000), packets(&mut sim, 2000)), (Some(2), Some(1)));
+}
+
+#[test]
+fn an_ipv6_fragment_behind_options_follows_its_first() {
+    let mut sim = Sim::up();
+    let whole = udp("[2001:db8:1::5]:1000", "[2001:db8:ffff::9]:53", &[7; 200]).bytes();
+    // The fragmentable part begins with destination options, which the later fragment's next header names too.
+    let mut body = vec![17, 0, 1, 4, 0, 0, 0, 0];
+    body.extend_from_slice(&whole[40..]);
+    let part = |from: usize, to: usize| {
+        let mut packet = whole[..40].to_vec();
+        packet[4..6].copy_from_slice(&(8 + (to - from) as u16).to_be_bytes());
+        packet[6] = 44;
+        let more = u16::from(to < body.len());
+        packet.extend_from_slice(&[60, 0]);
+        packet.extend_from_slice(&(from as u16 | more).to_be_bytes());
+        packet.extend_from_slice(&[0, 0, 0, 77]);
+        packet.extend_from_slice(&body[from..to]);
+        packet
+    };
+    assert_eq!(sim.from_lan("berlin", &part(0, 104)).len(), 1);
+    assert_eq!(sim.from_lan("berlin", &part(104, body.len())).len(), 1, "{:?}", sim.drops("berlin"));
+}
+
+#[test]
+fn a_flow_whose_first_packet_goes_no_further_leaves_no_session_and_no_port_behind() {
+    let mut sim = Sim::up();
+    for port in 1..=40 {
+        sim.from_lan("site1", &udp(&format!("10.1.0.5:{port}"), "203.0.113.80:9", b"").ttl(2).bytes());
+    }
+    assert_eq!(sim.dropped("fra1", Some("globex"), "ttl-expired"), 40);
+    assert!(sim.sessions("fra1").is_empty());
+    assert!(sim.node("fra1").records.is_empty());
+}
+
+#[test]
+fn protocols_with_udps_checksum_are_translated_with_it() {
+    let mut sim = Sim::up();
+    // UDP-Lite covering all of the packet (RFC 3828 section 3.1).
+    let mut lite = vec![0x10, 0, 0x20, 0, 0, 0, 0, 0, 1, 2, 3, 4];
+    let (from, to) = ("10.1.0.5", "203.0.113.80");
+    let sum = |upper: &[u8], from: &str, to: &str| {
+        let pseudo = popgate::wire::pseudo_header(
+            from.parse().expect("v4"),
+            to.parse().expect("v4"),
+            136,
+            upper.len(),
+        );
+        popgate::wire::add_sums(pseudo, popgate::wire::checksum(upper))
+    };
+    let checksum = !sum(&lite, from, to);
+    lite[6..8].copy_from_slice(&checksum.to_be_bytes());
+    let out = sim.from_lan("berlin", &other(from, to, 136, &lite).bytes());
+    assert_eq!(sum(&out[0][20..], &read(&out[0]).source.to_string(), to), 0xffff);
+}
+
+#[test]
+fn a_box_that_was_quiet_for_a_year_still_answers() {
+    let mut sim = Sim::up();
+    sim.now = sim.now + std::time::Duration::from_secs(366 * 86_400);
+    let answers = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:9", b"").ttl(1).bytes());
+    assert_eq!(answers[0][20], 11, "time exceeded");
 }

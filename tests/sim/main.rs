@@ -2,6 +2,11 @@
 //!
 //! `net` is the simulated network, `packets` builds and reads what hosts send; the rest are tests by subject.
 
+#![expect(
+    clippy::wrong_self_convention,
+    reason = "`sim.from_lan(…)` reads as what happens: a packet comes from a LAN"
+)]
+
 mod drops;
 mod failover;
 mod forwarding;

@@ -135,7 +135,7 @@ to = ["handoff:internet"]
 action = "accept"
 "#;
 
-const POP: &str = r#"
+pub const POP: &str = r#"
 site = "fra1"
 role = "pop"
 private-key-file = "keys/fra1"
@@ -150,8 +150,11 @@ name = "isp-b"
 listen = "192.0.2.2:51820"
 "#;
 
+/// A path's name, the branch's address, the PoP's.
+type PathRow = (&'static str, &'static str, &'static str);
+
 /// Names of the branches, their tenant, and their paths: name, own address, the PoP's address.
-const BRANCHES: [(&str, &str, &[(&str, &str, &str)]); 3] = [
+const BRANCHES: [(&str, &str, &[PathRow]); 3] = [
     (
         "berlin",
         "acme",
@@ -180,12 +183,17 @@ pub struct Sim {
     cut: BTreeSet<SocketAddr>,
     /// Transports that send from another address than they listen on, as behind a NAT.
     moved: BTreeMap<SocketAddr, SocketAddr>,
-    /// Tunnels of the tests' own, with a branch's keys: they send what no real branch would.
+    /// Tunnels of the tests' own, by the name of the branch's key they use: they send what no real branch would. Made
+    /// with everything else, so that their handshakes' timestamps are never older than the branch's own.
     forgers: BTreeMap<String, Tunnel>,
+    /// Branches in whose name a forger has a session.
+    impersonated: BTreeSet<String>,
     /// Datagrams to addresses where nobody is.
     strays: Vec<Vec<u8>>,
     /// Every datagram on the wire, while it is being recorded.
     recording: Option<Vec<Vec<u8>>>,
+    /// The PoP's `popgate.toml`.
+    pop: String,
 }
 
 impl Sim {
@@ -195,17 +203,26 @@ impl Sim {
     }
 
     pub fn with_policies(acme: &str, globex: &str) -> Sim {
+        Sim::with_configurations(POP, acme, globex)
+    }
+
+    /// With another `popgate.toml` at the PoP.
+    pub fn with_configurations(pop: &str, acme: &str, globex: &str) -> Sim {
         let mut sim = Sim {
+            pop: pop.to_owned(),
             now: Now { unix_nanos: 1_790_000_000_000_000_000, ..Now::default() },
             nodes: BTreeMap::new(),
             addresses: BTreeMap::new(),
             cut: BTreeSet::new(),
             moved: BTreeMap::new(),
-            forgers: BTreeMap::new(),
+            forgers: ["berlin-dsl", "berlin-lte", "lyon-dsl"]
+                .map(|key| (key.to_owned(), stranger(private_key(key).0)))
+                .into(),
+            impersonated: BTreeSet::new(),
             strays: Vec::new(),
             recording: None,
         };
-        sim.add("fra1", POP, &[("acme", acme), ("globex", globex)]);
+        sim.add("fra1", pop, &[("acme", acme), ("globex", globex)]);
         for (name, tenant, paths) in BRANCHES {
             let policy = if tenant == "acme" { acme } else { globex };
             sim.add(name, &branch_config(name, paths), &[(tenant, policy)]);
@@ -328,16 +345,23 @@ impl Sim {
         self.strays.drain(..).filter(|datagram| datagram.first() == Some(&kind)).count() as u64
     }
 
+    /// The last datagram of WireGuard message type `kind` that went to where nobody is.
+    pub fn stray(&self, kind: u8) -> Option<Vec<u8>> {
+        self.strays.iter().rfind(|datagram| datagram.first() == Some(&kind)).cloned()
+    }
+
     /// A handshake initiation to the PoP from whoever has this private key.
     pub fn initiation(&mut self, private: [u8; 32]) -> Vec<u8> {
-        let mut buffer = [0; 256];
-        let len = self.tunnel(private).call(&mut buffer).expect("an initiation");
-        buffer[..len].to_vec()
+        call(&mut stranger(private))
     }
 
     /// A handshake initiation with the keys of a branch's path.
     pub fn initiation_of(&mut self, branch: &str, path: &str) -> Vec<u8> {
-        self.initiation(private_key(&format!("{branch}-{path}")).0)
+        call(self.forger(&format!("{branch}-{path}")))
+    }
+
+    fn forger(&mut self, key: &str) -> &mut Tunnel {
+        self.forgers.get_mut(key).unwrap_or_else(|| panic!("nobody forges {key}"))
     }
 
     /// Sends `packet` through a tunnel with the keys of `branch`'s first path, whatever it holds. False if it is nothing
@@ -347,35 +371,27 @@ impl Sim {
         let from: SocketAddr =
             if branch == "berlin" { "203.0.113.201:1" } else { "203.0.113.202:1" }.parse().expect("v4");
         let mut buffer = vec![0; 70_000];
-        if !self.forgers.contains_key(branch) {
-            let mut tunnel = self.tunnel(private_key(&format!("{branch}-dsl")).0);
-            let len = tunnel.call(&mut buffer).expect("an initiation");
+        let key = format!("{branch}-dsl");
+        if self.impersonated.insert(branch.to_owned()) {
+            let initiation = call(self.forger(&key));
             self.strays.clear();
-            self.inject("fra1", Ingress::Transport { transport, from }, &buffer[..len]);
+            self.inject("fra1", Ingress::Transport { transport, from }, &initiation);
             let response = self.strays.iter().find(|d| d[0] == 2).expect("a response").clone();
-            let Ok(Opened::Reply(len)) = tunnel.open(from.ip(), &response, &mut buffer) else {
-                panic!("no keepalive")
-            };
+            let opened = self.forger(&key).open(from.ip(), &response, &mut buffer);
+            let Ok(Opened::Reply(len)) = opened else { panic!("no keepalive: {opened:?}") };
             self.inject("fra1", Ingress::Transport { transport, from }, &buffer[..len]);
-            self.forgers.insert(branch.to_owned(), tunnel);
         }
-        let tunnel = self.forgers.get_mut(branch).expect("just made");
-        let Sealed::Datagram(len) = tunnel.seal(packet, &mut buffer) else { panic!("no session") };
+        let Sealed::Datagram(len) = self.forger(&key).seal(packet, &mut buffer) else { panic!("no session") };
         self.inject("fra1", Ingress::Transport { transport, from }, &buffer[..len]);
         self.strays.clear();
         !packet.is_empty()
     }
 
-    fn tunnel(&mut self, private: [u8; 32]) -> Tunnel {
-        let keys = Keys { private, peer: config::public_of(&private_key("fra1")).0, preshared: None };
-        Tunnel::new(&keys, None, TunnelIndex::new(4_711, 0))
-    }
-
     /// Commits new tenant files at the PoP; a tenant that is not among them is gone.
     pub fn commit(&mut self, tenants: &[(&str, &str)]) {
-        let now = self.now;
+        let (now, pop) = (self.now, self.pop.clone());
         let node = self.node("fra1");
-        let candidate = write_and_load(node.directory.path(), POP, tenants);
+        let candidate = write_and_load(node.directory.path(), &pop, tenants);
         node.generation = Arc::new(node.compiler.compile(&candidate));
         node.worker.adopt(Arc::clone(&node.generation), now);
         node.collect();
@@ -481,7 +497,7 @@ impl Node {
     }
 }
 
-fn branch_config(name: &str, paths: &[(&str, &str, &str)]) -> String {
+fn branch_config(name: &str, paths: &[PathRow]) -> String {
     let mut text = format!("site = \"{name}\"\nrole = \"branch\"\n");
     for (path, listen, _) in paths {
         text += &format!("[[transport]]\nname = \"{path}\"\nlisten = \"{listen}\"\n");
@@ -523,6 +539,18 @@ fn fill(directory: &Path, text: &str) -> String {
         .collect()
 }
 
+/// Somebody who knows the PoP's public key.
+pub fn stranger(private: [u8; 32]) -> Tunnel {
+    let keys = Keys { private, peer: config::public_of(&private_key("fra1")).0, preshared: None };
+    Tunnel::new(&keys, None, TunnelIndex::new(4_711, 0))
+}
+
+pub fn call(tunnel: &mut Tunnel) -> Vec<u8> {
+    let mut buffer = [0; 256];
+    let len = tunnel.call(&mut buffer).expect("an initiation");
+    buffer[..len].to_vec()
+}
+
 fn private_key(name: &str) -> config::PrivateKey {
     let mut random = [0x5a; 32];
     random[..name.len()].copy_from_slice(name.as_bytes());
@@ -536,7 +564,7 @@ fn key_of(directory: &Path, name: &str) -> config::PublicKey {
     if !path.exists() {
         use std::io::Write;
         let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).mode(0o600).open(path).expect("created");
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).expect("created");
         writeln!(file, "{}", private.to_base64()).expect("written");
     }
     config::public_of(&private)

@@ -56,6 +56,19 @@ pub fn ping(from: &str, to: &str, id: u16, payload: &[u8]) -> Build {
     Build::new(from, to, if from.is_ipv4() { 1 } else { 58 }, upper, Some(2))
 }
 
+/// A packet of a protocol whose upper layer popgate does not read.
+pub fn other(from: &str, to: &str, protocol: u8, payload: &[u8]) -> Build {
+    let (from, to): (IpAddr, IpAddr) = (from.parse().expect("an address"), to.parse().expect("an address"));
+    Build::new(from, to, protocol, payload.to_vec(), None)
+}
+
+/// An IPv4 packet's fragments of at most `mtu` bytes.
+pub fn fragments(packet: &[u8], mtu: u16) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    wire::fragment_v4(packet, &read(packet), mtu, |part| parts.push(part.to_vec()));
+    parts
+}
+
 impl Build {
     fn new(from: IpAddr, to: IpAddr, protocol: u8, upper: Vec<u8>, checksum_at: Option<usize>) -> Build {
         Build { from, to, protocol, upper, checksum_at, ttl: 64, dscp: 0, dont_fragment: true }

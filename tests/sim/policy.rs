@@ -1,7 +1,7 @@
 //! Rules, classes, commits.
 
 use crate::net::{ACME, GLOBEX, Sim};
-use crate::packets::{answer, ends, ping, read, tcp, udp};
+use crate::packets::{answer, ends, other, ping, read, tcp, udp};
 use popgate::wire::tcp_flags::{ACK, FIN, RST, SYN};
 
 #[test]
@@ -124,4 +124,56 @@ fn idle_sessions_end_by_their_protocols_timeouts_and_give_their_ports_back() {
     sim.advance(2_000);
     assert_eq!(sim.sessions("fra1").len(), 0, "UDP is kept for 5 min (RFC 4787 REQ-5)");
     assert!(sim.node("fra1").records.iter().any(|r| r.end_reason == popgate::flow::EndReason::IdleTimeout));
+}
+
+#[test]
+fn a_flow_without_ports_keeps_its_binding_across_a_commit() {
+    let mut sim = Sim::up();
+    let gre = other("10.1.0.5", "203.0.113.80", 47, &[0; 40]).bytes();
+    let before = sim.from_lan("berlin", &gre);
+    sim.commit(&[("acme", ACME), ("globex", GLOBEX)]);
+    let after = sim.from_lan("berlin", &gre);
+    assert_eq!(after, before, "{:?}", sim.drops("fra1"));
+}
+
+#[test]
+fn a_flow_whose_far_side_a_commit_moves_to_another_handoff_begins_anew_there() {
+    let with_v6 = ACME
+        .replace("prefixes = [\"10.200.0.0/16\"]", "prefixes = [\"10.200.0.0/16\", \"2001:db8:200::/48\"]");
+    let mut sim = Sim::with_policies(&with_v6, GLOBEX);
+    sim.advance(2_000);
+    let packet = udp("[2001:db8:1::5]:1000", "[2001:db8:200::9]:53", b"q").bytes();
+    assert_eq!(sim.send("berlin", "lan", &packet)[0].0, "fra1 pg1");
+    sim.commit(&[("acme", ACME), ("globex", GLOBEX)]);
+    // The answers would come from another zone than the session's: it ends, and the next packet makes a new one.
+    assert!(sim.send("berlin", "lan", &packet).is_empty());
+    assert_eq!(sim.dropped("fra1", Some("acme"), "nat-binding-revoked"), 1);
+    let out = sim.send("berlin", "lan", &packet);
+    assert_eq!(out[0].0, "fra1 pg-internet");
+    assert_eq!(sim.send("fra1", "internet", &answer(&out[0].1, b"a"))[0].0, "berlin pg-lan");
+}
+
+#[test]
+fn paths_that_exchange_their_keys_in_a_commit_are_both_found_again() {
+    let anywhere = ACME.replace("transport = \"isp-a\"\n", "").replace("transport = \"isp-b\"\n", "");
+    let mut sim = Sim::with_policies(&anywhere, GLOBEX);
+    sim.advance(2_000);
+    let exchanged = anywhere.replace("@berlin-dsl@", "@x@").replace("@berlin-lte@", "@berlin-dsl@");
+    let exchanged = exchanged.replace("@x@", "@berlin-lte@");
+    sim.commit(&[("acme", &exchanged), ("globex", GLOBEX)]);
+    sim.advance(10_000);
+    assert_eq!(sim.dropped("fra1", None, "peer-unknown"), 0);
+    assert!(sim.paths("fra1").iter().all(|p| p.state == popgate::pipeline::report::PathState::Up));
+}
+
+#[test]
+fn a_path_that_a_commit_confines_to_a_transport_sends_on_no_other() {
+    let mut sim = Sim::up();
+    let packet = udp("10.1.0.5:1000", "10.2.0.9:53", b"q").bytes();
+    assert_eq!(sim.from_lan("berlin", &packet).len(), 1);
+    let confined =
+        ACME.replace("public-key = \"@lyon-dsl@\"", "public-key = \"@lyon-dsl@\"\ntransport = \"isp-b\"");
+    sim.commit(&[("acme", &confined), ("globex", GLOBEX)]);
+    assert!(sim.from_lan("berlin", &packet).is_empty());
+    assert_eq!(sim.dropped("fra1", Some("acme"), "no-path"), 1);
 }

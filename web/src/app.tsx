@@ -69,7 +69,8 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
   }, [title, site]);
 
   const tenants = useMemo(() => [...new Set(live.paths.map((path) => path.tenant))].sort(), [live.paths]);
-  const listing = { route, bearer, tenants, onUnauthorized: () => leave(EXPIRED) };
+  const lost = live.state === 'lost';
+  const listing = { route, bearer, tenants, lost, onUnauthorized: () => leave(EXPIRED) };
   return (
     <div class="frame" onClick={follow}>
       <a class="skip" href="#main">
@@ -100,7 +101,7 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
           </button>
         </div>
       </header>
-      {live.state === 'lost' && <Lost live={live} retry={() => feed.retry()} />}
+      {lost && <Lost live={live} retry={() => feed.retry()} />}
       {route.view === 'overview' && <Overview live={live} route={route} />}
       {route.view === 'sessions' && <Sessions {...listing} />}
       {route.view === 'flows' && <Flows {...listing} />}

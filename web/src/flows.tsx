@@ -5,7 +5,7 @@ import type { Column } from './rows';
 import { Time } from './time';
 import type { FlowPage, FlowReport } from './types';
 
-type Props = Pick<ListingProps<FlowReport>, 'route' | 'bearer' | 'tenants' | 'onUnauthorized'>;
+type Props = Pick<ListingProps<FlowReport>, 'route' | 'bearer' | 'tenants' | 'lost' | 'onUnauthorized'>;
 
 export function Flows(props: Props) {
   return (

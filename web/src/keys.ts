@@ -1,6 +1,6 @@
 // Keys that work everywhere but in a field somebody types in.
 
-import { useEffect } from 'preact/hooks';
+import { useEffect, useRef } from 'preact/hooks';
 
 export type Bindings = Record<string, () => void>;
 
@@ -9,6 +9,9 @@ const PAIR_MS = 1200;
 
 /** Calls the binding of a key (`?`) or of two in a row (`g o`). */
 export function useKeys(bindings: Bindings): void {
+  // The page is drawn anew every second, also between the two keys of a pair: the listener stays, what it calls changes.
+  const latest = useRef(bindings);
+  latest.current = bindings;
   useEffect(() => {
     let first: string | undefined;
     let expiry: ReturnType<typeof setTimeout> | undefined;
@@ -18,11 +21,12 @@ export function useKeys(bindings: Bindings): void {
       const pair = first && `${first} ${event.key}`;
       first = undefined;
       clearTimeout(expiry);
-      const binding = (pair && bindings[pair]) || bindings[event.key];
+      const known = latest.current;
+      const binding = (pair && known[pair]) || known[event.key];
       if (binding) {
         event.preventDefault();
         binding();
-      } else if (Object.keys(bindings).some((keys) => keys.startsWith(`${event.key} `))) {
+      } else if (Object.keys(known).some((keys) => keys.startsWith(`${event.key} `))) {
         first = event.key;
         expiry = setTimeout(() => (first = undefined), PAIR_MS);
       }
@@ -32,7 +36,7 @@ export function useKeys(bindings: Bindings): void {
       clearTimeout(expiry);
       removeEventListener('keydown', onKey);
     };
-  });
+  }, []);
 }
 
 const isTyping = (target: EventTarget | null): boolean =>

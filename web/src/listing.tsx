@@ -42,6 +42,8 @@ export interface ListingProps<T> {
   route: Route;
   bearer: string;
   tenants: string[];
+  /** The connection is lost and the frame says so. */
+  lost: boolean;
   onUnauthorized: () => void;
 }
 
@@ -166,9 +168,9 @@ export function Listing<T extends FlowLike>(props: ListingProps<T>) {
           </button>
         </div>
       </form>
-      {problem && problem.parameter === undefined && (
+      {problem && problem.parameter === undefined && !props.lost && (
         <p class="banner warn" role="alert">
-          {problem.detail}. {page ? 'These rows are older.' : ''} It is asked again every two seconds.
+          {capital(problem.detail)}. {page ? 'These rows are older.' : ''} It is asked again every two seconds.
         </p>
       )}
       <div class={`split${opened ? ' open' : ''}`}>
@@ -185,8 +187,10 @@ export function Listing<T extends FlowLike>(props: ListingProps<T>) {
           empty={
             problem?.parameter ? (
               <p class="empty">Put the filter right to see {props.plural}.</p>
+            ) : page && !busy ? (
+              <Empty filtered={set.length > 0} clear={clear} {...props} />
             ) : (
-              page && !busy && <Empty filtered={set.length > 0} clear={clear} {...props} />
+              problem && <p class="empty">No answer yet. It is asked again every two seconds.</p>
             )
           }
         />

@@ -6,7 +6,7 @@ import { useMemo } from 'preact/hooks';
 import { bitRate, bytes, duration, integer, millis, percent, rate, timeOfDay } from './format';
 import { BadIcon, CheckIcon, WarnIcon } from './icons';
 import { dropKey, pathKey, type Live } from './live';
-import { REASONS } from './reasons';
+import { ALARMING, REASONS } from './reasons';
 import { href, narrow, type Route } from './route';
 import { readSort, Rows, writeSort, type Column } from './rows';
 import { Spark } from './spark';
@@ -43,12 +43,14 @@ const WRONG_SHOWN = 6;
 function Now({ live, status }: { live: Live; status: Status }) {
   const wrong = whatIsWrong(live);
   if (wrong.length === 0) {
-    const paths = status.paths === 0 ? 'There are no paths yet.' : `All ${status.paths} paths are up.`;
+    const lost = live.state === 'lost';
+    const verb = lost ? 'were' : 'are';
+    const paths = status.paths === 0 ? `There ${verb} no paths yet.` : `All ${status.paths} paths ${verb} up.`;
     return (
       <section class="now fine" aria-label="What is wrong now">
         <p role="status">
           <CheckIcon />
-          <strong>Nothing is wrong now.</strong> {paths}
+          <strong>{lost ? 'Nothing was wrong when last heard.' : 'Nothing is wrong now.'}</strong> {paths}
         </p>
       </section>
     );
@@ -456,7 +458,10 @@ function Drops({ live, route }: { live: Live; route: Route }) {
         rowHeight={isNarrow ? 46 : 30}
         sort={readSort(route.query.drops)}
         onSort={(sort) => narrow({ drops: writeSort(sort) })}
-        rowClass={(row) => ((live.dropRates.get(dropKey(row)) ?? 0) > 0 ? 'active' : undefined)}
+        rowClass={(row) => {
+          if ((live.dropRates.get(dropKey(row)) ?? 0) === 0) return undefined;
+          return row.reason in ALARMING ? 'active alarming' : 'active';
+        }}
         empty={<p class="empty">Nothing was dropped since popgate was started.</p>}
       />
     </section>

@@ -5,7 +5,7 @@ import { href } from './route';
 import type { Column } from './rows';
 import type { SessionPage, SessionReport } from './types';
 
-type Props = Pick<ListingProps<SessionReport>, 'route' | 'bearer' | 'tenants' | 'onUnauthorized'>;
+type Props = Pick<ListingProps<SessionReport>, 'route' | 'bearer' | 'tenants' | 'lost' | 'onUnauthorized'>;
 
 export function Sessions(props: Props) {
   return (

@@ -144,6 +144,22 @@ const steps = {
     await page.getByRole('alert').waitFor({ state: 'detached' });
   },
 
+  async 'keeps only the rows in sight in the page, which itself does not scroll'() {
+    await page.locator('.rows tbody tr.opens').first().waitFor();
+    assert.ok((await page.locator('.rows tbody tr').count()) < 120);
+    const [page_, window_] = await page.evaluate(() => [document.documentElement.scrollHeight, innerHeight]);
+    assert.ok(page_ <= window_, `the page is ${page_} high in a window of ${window_}`);
+    const pane = page.getByRole('group', { name: 'Flow records' });
+    await pane.focus();
+    await page.keyboard.press('End');
+    await page.waitForFunction((rows) => {
+      const count = Number(rows.querySelector('[aria-rowcount]').getAttribute('aria-rowcount'));
+      const last = rows.querySelector('tbody tr.cursor');
+      return last && Number(last.getAttribute('aria-rowindex')) === count && rows.scrollTop + rows.clientHeight >= rows.scrollHeight - 1;
+    }, await pane.elementHandle());
+    await page.keyboard.press('Home');
+  },
+
   async 'sorts by a column'() {
     await page.getByRole('button', { name: 'Reverse' }).click();
     await page.locator('th[aria-sort=descending]').filter({ hasText: 'Reverse' }).waitFor();

@@ -1,7 +1,7 @@
 //! One tunnel: a WireGuard peer's keys, sessions and endpoint.
 //!
-//! boringtun's `Tunn` reads the clock and keeps a queue of its own; both stay behind this. What it cannot say (whether
-//! the queue had room) is counted here.
+//! boringtun's `Tunn` reads the clock; that stays behind this. Its queue is not used: it cannot say whether there was
+//! room, and its own keepalives wait among the packets. Packets that need a session that is not there wait here.
 
 use super::index::TunnelIndex;
 use crate::model::{DropReason, TransportId};
@@ -9,6 +9,7 @@ use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use std::time::Duration;
 pub const OVERHEAD: usize = 32;
 /// The longest handshake message.
 const HANDSHAKE_BYTES: usize = 148;
-/// boringtun's MAX_QUEUE_DEPTH: packets that wait for a session; what comes after is lost.
+/// Packets that wait for a session; boringtun's own measure. What comes after is lost.
 const QUEUE: usize = 256;
 
 /// A buffer of this size is enough for sealing or opening `len` bytes, or for any handshake message.
@@ -67,7 +68,7 @@ pub struct Tunnel {
     noise: Tunn,
     index: TunnelIndex,
     endpoint: Option<Endpoint>,
-    waiting: usize,
+    waiting: VecDeque<Vec<u8>>,
 }
 
 impl Tunnel {
@@ -78,7 +79,7 @@ impl Tunnel {
         let limiter = Arc::new(RateLimiter::new(&PublicKey::from(&private), u64::MAX));
         let peer = PublicKey::from(keys.peer);
         let noise = Tunn::new(private, peer, keys.preshared, keepalive, index.bits(), Some(limiter));
-        Tunnel { noise, index, endpoint: None, waiting: 0 }
+        Tunnel { noise, index, endpoint: None, waiting: VecDeque::new() }
     }
 
     /// What peers address this tunnel by.
@@ -119,33 +120,36 @@ impl Tunnel {
         if buffer.len() < buffer_for(packet.len()) {
             return Sealed::QueueFull;
         }
-        let message = match self.noise.encapsulate(packet, buffer) {
-            TunnResult::WriteToNetwork(message) => Some((message[0], message.len())),
-            _ => None,
-        };
-        if let Some((4, len)) = message {
-            return Sealed::Datagram(len);
+        if self.has_session() {
+            return self.encapsulate(packet, buffer).map_or(Sealed::QueueFull, Sealed::Datagram);
         }
-        if self.waiting >= QUEUE {
+        if self.waiting.len() >= QUEUE {
             return Sealed::QueueFull;
         }
-        self.waiting += 1;
-        Sealed::Waiting(message.map(|(_, len)| len))
+        self.waiting.push_back(packet.to_vec());
+        match self.noise.format_handshake_initiation(buffer, false) {
+            TunnResult::WriteToNetwork(message) => Sealed::Waiting(Some(message.len())),
+            _ => Sealed::Waiting(None),
+        }
     }
 
-    /// Whether packets wait for a session.
-    pub fn has_waiting(&self) -> bool {
-        self.waiting > 0
+    /// The length of the packet that has waited longest, if there is a session for it now.
+    pub fn waiting(&self) -> Option<usize> {
+        self.waiting.front().map(Vec::len).filter(|_| self.has_session())
     }
 
     /// A packet that waited, sealed, now that there is a session: call after a datagram was opened, until `None`.
-    /// `buffer` must be [`buffer_for`] the largest packet.
+    /// `buffer` must be [`buffer_for`] what [`Tunnel::waiting`] says.
     pub fn seal_waiting(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        if self.waiting == 0 || !self.has_session() {
+        if buffer.len() < buffer_for(self.waiting()?) {
             return None;
         }
-        self.waiting -= 1;
-        match self.noise.decapsulate(None, &[], buffer) {
+        let packet = self.waiting.pop_front()?;
+        self.encapsulate(&packet, buffer)
+    }
+
+    fn encapsulate(&mut self, packet: &[u8], buffer: &mut [u8]) -> Option<usize> {
+        match self.noise.encapsulate(packet, buffer) {
             TunnResult::WriteToNetwork(message) if message[0] == 4 => Some(message.len()),
             _ => None,
         }
@@ -156,9 +160,14 @@ impl Tunnel {
     pub fn tick(&mut self, buffer: &mut [u8]) -> (Option<usize>, usize) {
         match self.noise.update_timers(buffer) {
             TunnResult::WriteToNetwork(message) => (Some(message.len()), 0),
-            TunnResult::Err(_) => (None, std::mem::take(&mut self.waiting)),
+            TunnResult::Err(_) => (None, std::mem::take(&mut self.waiting).len()),
             _ => (None, 0),
         }
+    }
+
+    /// Policy forbids where the peer was last heard: nothing is sent until it is heard elsewhere.
+    pub fn forget_endpoint(&mut self) {
+        self.endpoint = None;
     }
 
     /// Begins a handshake, whatever is under way.
