@@ -1,7 +1,7 @@
 //! Must hold 9: a session that was just made, in the console, in a browser.
 
 use crate::hosts::Server;
-use crate::world::{World, eventually, need_program};
+use crate::world::{World, eventually, need_program, node, template};
 use std::io::Read;
 use std::net::TcpStream;
 use std::path::Path;
@@ -13,7 +13,11 @@ fn the_console_shows_a_session_that_was_just_made() {
     need_program("node", "nodejs");
     need("web/node_modules/playwright-core", "npm ci in web/");
     need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
-    let world = World::up("econsole", &["berlin", "berlin-host"]);
+    let world = World::changed("econsole", &["berlin", "berlin-host"], |topology| {
+        // So that there are flow records to be seen of what has only just begun.
+        let text = template("fra1/popgate.toml") + "[export]\nactive-timeout = \"1s\"\n";
+        node(topology, "fra1").files.insert("popgate.toml".to_owned(), text);
+    });
     world.await_ping("berlin-host", "203.0.113.80");
     let _server = Server::start(&world, "web", 443, |_, _, mut stream| {
         // Open until the other side has enough of it.
@@ -27,6 +31,9 @@ fn the_console_shows_a_session_that_was_just_made() {
     eventually("the session is established", || {
         let sessions = world.sessions("fra1");
         sessions.iter().any(|s| s.source_port == port && s.tcp_state.as_deref() == Some("established"))
+    });
+    eventually("a record of it is written", || {
+        world.flows("fra1").flows.iter().any(|flow| flow.source_port == port)
     });
     let token =
         std::fs::read_to_string(world.node("fra1").state_dir().join("admin-token")).expect("the token");
