@@ -1,0 +1,52 @@
+//! Must hold 9: a session that was just made, in the console, in a browser.
+
+use crate::hosts::Server;
+use crate::world::{World, eventually, need_program, node, template};
+use std::io::Read;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn the_console_shows_a_session_that_was_just_made() {
+    need_program("chromium", "chromium");
+    need_program("node", "nodejs");
+    need("web/node_modules/playwright-core", "npm ci in web/");
+    need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
+    let world = World::changed("econsole", &["berlin", "berlin-host"], |topology| {
+        // So that there are flow records to be seen of what has only just begun.
+        let text = template("fra1/popgate.toml") + "[export]\nactive-timeout = \"1s\"\n";
+        node(topology, "fra1").files.insert("popgate.toml".to_owned(), text);
+    });
+    world.await_ping("berlin-host", "203.0.113.80");
+    let _server = Server::start(&world, "web", 443, |_, _, mut stream| {
+        // Open until the other side has enough of it.
+        let _ = stream.read(&mut [0]);
+    });
+    let connection = world
+        .enter("berlin-host", || TcpStream::connect("203.0.113.80:443"))
+        .expect("entered")
+        .expect("connected");
+    let port = connection.local_addr().expect("an address").port();
+    eventually("the session is established", || {
+        let sessions = world.sessions("fra1");
+        sessions.iter().any(|s| s.source_port == port && s.tcp_state.as_deref() == Some("established"))
+    });
+    eventually("a record of it is written", || {
+        world.flows("fra1").flows.iter().any(|flow| flow.source_port == port)
+    });
+    let token =
+        std::fs::read_to_string(world.node("fra1").state_dir().join("admin-token")).expect("the token");
+    let status = Command::new("node")
+        .arg("web/test/console.mjs")
+        .env("BASE_URL", format!("http://{}", world.console("fra1")))
+        .env("TOKEN", token.trim())
+        .env("SESSION_TEXT", format!("10.1.0.10:{port}"))
+        .env("SESSION_FILTER", format!("tenant=acme&address=10.1.0.10&port={port}"))
+        .status();
+    assert!(status.expect("node runs").success(), "web/test/console.mjs says above what it missed");
+}
+
+fn need(path: &str, how: &str) {
+    assert!(Path::new(path).exists(), "{path} is missing: {how}");
+}

@@ -1,0 +1,16 @@
+//! popgate end to end: real processes on real sockets, stock WireGuard peers and plain hosts, in a lab of network
+//! namespaces. One module for each thing that must hold; what they share is in `world` and `hosts`.
+//!
+//! Needs root and Debian's packages (`make setup` installs them). What was measured is printed: `--nocapture` shows it.
+
+mod acl;
+mod console;
+mod failover;
+mod hosts;
+mod ipfix;
+mod isolation;
+mod nat;
+mod restart;
+mod rubbish;
+mod stock;
+mod world;
