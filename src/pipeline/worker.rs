@@ -671,8 +671,8 @@ impl Worker {
         }
         let exit = self.choose_exit(session, direction).map_err(refuse)?;
         let mtu = self.mtu(exit, parsed);
-        // The kernel's own cutting up knows nothing of this path's MTU, so a segment can be too big like any packet.
-        if parsed.largest(packet) > usize::from(mtu) && (parsed.dont_fragment || parsed.segment > 0) {
+        // Whoever made a super-packet knows nothing of this path's MTU: a segment can be too big like any packet.
+        if parsed.largest(packet) > usize::from(mtu) && parsed.dont_fragment {
             return Err(Refusal { tenant: Some(tenant), reason: DropReason::TooBig, mtu });
         }
         let segment_mtu = arrival.path.map_or(mtu, |path| mtu.min(self.mtu(Exit::Path(path), parsed)));
@@ -768,15 +768,17 @@ impl Worker {
                 let mut segment = std::mem::take(&mut self.segment);
                 // It fails where packets wait for a session and there is no room: the rest would find none either.
                 wire::split(packet, parsed, &mut segment, |segment| {
-                    outcome = outcome.and_then(|()| self.seal_into(path, segment, out));
+                    outcome = outcome.and_then(|()| self.seal_fitting(path, segment, mtu, out));
                 });
                 self.segment = segment;
             }
-            _ if packet.len() > usize::from(mtu) => wire::fragment_v4(packet, parsed, mtu, |fragment| {
-                outcome = outcome.and_then(|()| self.put(exit, fragment, out));
-            }),
+            Exit::Device(_) if packet.len() > usize::from(mtu) => {
+                wire::fragment_v4(packet, parsed, mtu, |fragment| {
+                    outcome = outcome.and_then(|()| self.put(exit, fragment, out));
+                });
+            }
             Exit::Device(device) => out.coalesce_packet(device, packet, parsed),
-            Exit::Path(path) => return self.seal_into(path, packet, out),
+            Exit::Path(path) => return self.seal_fitting(path, packet, mtu, out),
         }
         outcome
     }
@@ -789,6 +791,25 @@ impl Worker {
             }
             Exit::Path(path) => self.seal_into(path, packet, out),
         }
+    }
+
+    /// Seals a packet; in fragments, if it is larger than `mtu`.
+    fn seal_fitting(
+        &mut self,
+        path: PathId,
+        packet: &[u8],
+        mtu: u16,
+        out: &mut Outbound,
+    ) -> Result<(), DropReason> {
+        if packet.len() <= usize::from(mtu) {
+            return self.seal_into(path, packet, out);
+        }
+        let parsed = wire::parse_ip(packet)?;
+        let mut outcome = Ok(());
+        wire::fragment_v4(packet, &parsed, mtu, |fragment| {
+            outcome = outcome.and_then(|()| self.seal_into(path, fragment, out));
+        });
+        outcome
     }
 
     /// Seals `packet` into the path's tunnel, or has it wait for a session there.

@@ -334,3 +334,22 @@ fn a_super_packet_leaves_exactly_as_its_segments_would() {
         }
     }
 }
+
+#[test]
+fn a_super_packets_segments_that_do_not_fit_are_cut_up_or_answered_like_packets() {
+    let mut sim = Sim::up();
+    let out = sim.from_lan("berlin", &udp("10.1.0.5:5000", "203.0.113.80:443", b"?").bytes());
+    let pool = read(&out[0]).source;
+    let answer = udp("203.0.113.80:443", &format!("{pool}:5000"), &[7; 14_500]);
+    let device = sim.device("fra1", "internet");
+    sim.inject_super("fra1", device, &answer.clone().may_fragment().bytes(), 1_450);
+    let delivered = sim.take_delivered();
+    assert_eq!(delivered.len(), 20, "ten segments, each in two fragments");
+    let whole: usize = delivered.iter().map(|(_, packet)| packet.len() - 20).sum();
+    assert_eq!(whole, 14_500 + 10 * 8);
+    sim.inject_super("fra1", device, &answer.bytes(), 1_450);
+    let answers = sim.take_delivered();
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0].1[20..22], [3, 4], "fragmentation needed");
+    assert_eq!(sim.dropped("fra1", Some("acme"), "too-big"), 10);
+}
