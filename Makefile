@@ -24,7 +24,8 @@ CARGO_DENY := target/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 # Network namespaces need root: the lab is started as root, and so is every test, since one cannot tell beforehand which
 # will make some.
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
-AS_ROOT := $(if $(SUDO),--config "target.'cfg(unix)'.runner=['sudo','-E']")
+comma := ,
+AS_ROOT := $(if $(SUDO),--config "target.'cfg(unix)'.runner=['sudo'$(comma)'-E']")
 
 .PHONY: help
 help:

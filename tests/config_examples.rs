@@ -1,6 +1,7 @@
-//! Every configuration under `config/examples` is whole, and no bytes at all make the reader panic.
+//! Every configuration under `config` is whole, and no bytes at all make the reader panic.
 
 use popgate::config::{self, PrivateKey, Problems};
+use popgate::lab::{self, Topology};
 use proptest::prelude::*;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -229,4 +230,26 @@ proptest! {
         let problems = config::load(dir.path()).expect_err("nothing whole");
         assert_useful(dir.path(), &problems);
     }
+}
+
+#[test]
+fn every_lab_is_whole_and_so_is_every_configuration_in_it() {
+    let labs = examples().with_file_name("lab");
+    let mut count = 0;
+    for entry in fs::read_dir(labs).expect("config/lab") {
+        let file = entry.expect("a directory entry").path();
+        if file.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let topology = Topology::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let work = TempDir::new().expect("a temporary directory");
+        let rendered = lab::render(&topology, work.path()).expect("rendered");
+        for (node, directory) in rendered {
+            if let Err(problems) = config::load(&directory) {
+                panic!("{}: {node}:\n{problems}", file.display());
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "the demo alone has three appliances");
 }

@@ -5,6 +5,7 @@
 
 mod acl;
 mod console;
+mod demo;
 mod failover;
 mod hosts;
 mod ipfix;

@@ -60,8 +60,17 @@ impl World {
         World::bring_up(name, nodes, |_| {}, Company::Alone { _guard: guard })
     }
 
+    /// The demo's topology, under another name and reached from nowhere, so that it can be up beside a demo.
+    pub fn demo() -> World {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/lab/demo.toml");
+        let mut topology = Topology::read(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        topology.name = "edemo".to_owned();
+        topology.nodes.iter_mut().for_each(|node| node.publish.clear());
+        let guard = QUIET.read().unwrap_or_else(PoisonError::into_inner);
+        World::start(topology, Company::Shared { _guard: guard })
+    }
+
     fn bring_up(name: &str, nodes: &[&str], change: impl FnOnce(&mut Topology), company: Company) -> World {
-        need_root_and_programs();
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/lab/topology.toml");
         let mut topology = Topology::read(&file).unwrap_or_else(|problems| panic!("{problems}"));
         topology.name = name.to_owned();
@@ -72,6 +81,12 @@ impl World {
         topology.nodes.retain(|node| wanted(&node.name));
         topology.links.retain(|link| link.ends.iter().all(|end| wanted(&end.node)));
         change(&mut topology);
+        World::start(topology, company)
+    }
+
+    fn start(topology: Topology, company: Company) -> World {
+        need_root_and_programs();
+        let name = topology.name.clone();
         let directory = tempfile::tempdir().expect("a directory");
         let mut options = LabOptions::new(directory.path().join("work"), POPGATE);
         // Another checkout's test run may be at the same lab.
