@@ -237,7 +237,7 @@ impl SessionTable {
     /// Entries in the wheel.
     #[cfg(test)]
     pub(super) fn scheduled(&self) -> usize {
-        self.wheel.entries()
+        self.wheel.waiting()
     }
 
     fn release_port(&mut self, session: &Session) {

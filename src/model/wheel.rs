@@ -76,7 +76,7 @@ impl<T> Wheel<T> {
 
     /// How many items wait.
     #[cfg(test)]
-    pub fn entries(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.slots.iter().map(Vec::len).sum()
     }
 }

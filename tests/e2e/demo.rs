@@ -13,7 +13,8 @@ fn in_the_demo_both_tenants_reach_the_internet_and_acme_its_data_centre_and_othe
     ] {
         // The demo's web servers take a moment to begin.
         eventually(&format!("{host} fetches {url}"), || {
-            let fetched = world.run(host, ["curl", "-sS", "--fail", "--max-time", "5", url]).expect("curl runs");
+            let fetched =
+                world.run(host, ["curl", "-sS", "--fail", "--max-time", "5", url]).expect("curl runs");
             String::from_utf8_lossy(&fetched.stdout).trim() == page
         });
     }

@@ -380,6 +380,11 @@ impl Sim {
         self.forgers.get_mut(key).unwrap_or_else(|| panic!("nobody forges {key}"))
     }
 
+    /// Forgers begin with a new handshake.
+    pub fn hang_up(&mut self) {
+        self.impersonated.clear();
+    }
+
     /// Sends `packet` through a tunnel with the keys of `branch`'s first path, whatever it holds. False if it is nothing
     /// the PoP would count: an empty packet is a keepalive.
     pub fn forge(&mut self, branch: &str, packet: &[u8]) -> bool {
@@ -392,7 +397,11 @@ impl Sim {
             let initiation = call(self.forger(&key));
             self.strays.clear();
             self.inject("fra1", Ingress::Transport { transport, from }, &initiation);
-            let response = self.strays.iter().find(|d| d[0] == 2).expect("a response").clone();
+            // None if the branch's own box has called at the very same time.
+            let Some(response) = self.stray(2) else {
+                self.impersonated.remove(branch);
+                return false;
+            };
             let opened = self.forger(&key).open(from.ip(), &response, &mut buffer);
             let Ok(Opened::Reply(len)) = opened else { panic!("no keepalive: {opened:?}") };
             self.inject("fra1", Ingress::Transport { transport, from }, &buffer[..len]);
