@@ -36,7 +36,7 @@
 //! 1. [`config::load`] reads all files into a [`config::Candidate`], or gives all problems at once, each with its file
 //!    and line. A file that is wrong changes nothing.
 //! 2. [`tables::Compiler`] turns the candidate into a [`tables::Generation`]: immutable, numbered, every name an id that
-//!    keeps its meaning for the life of the process ([`tables::Names`]). It cannot fail.
+//!    keeps its meaning for the life of the process ([`tables::Names`]). Whatever could be wrong with it was found before.
 //! 3. The worker adopts it between two batches ([`pipeline::Worker::adopt`]). Tunnels whose keys stay keep their
 //!    sessions. A session that was planned by an older generation is decided on again at its next packet: it keeps its NAT
 //!    binding if the new policy permits it, and ends if not.

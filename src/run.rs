@@ -63,7 +63,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
 
     let prefix = std::env::var(NETNS_PREFIX).unwrap_or_else(|_| "pg-".into());
     let mut compiler = Compiler::new(&prefix);
-    let generation = Arc::new(compiler.compile(&candidate));
+    let generation = Arc::new(compiler.compile(&candidate)?);
     let current = Arc::new(ArcSwap::new(Arc::clone(&generation)));
 
     let (orders, orders_in) = sync_channel(RECORD_QUEUE);
@@ -297,7 +297,13 @@ impl Reloader {
             );
             return;
         }
-        let generation = Arc::new(self.compiler.compile(&candidate));
+        let generation = match self.compiler.compile(&candidate) {
+            Ok(generation) => Arc::new(generation),
+            Err(error) => {
+                tracing::error!("{error}; the old configuration stays");
+                return;
+            }
+        };
         if self.handle.send(Command::Adopt(Arc::clone(&generation))).is_err() {
             tracing::error!("the worker does not take the new configuration over; the old one stays");
             return;

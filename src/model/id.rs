@@ -10,6 +10,8 @@ use std::marker::PhantomData;
 
 /// A number that indexes an [`IdMap`].
 pub trait Id: Copy + Eq {
+    /// How many there can be; the largest number of the type is left out, for "one more" to be a number too.
+    const LIMIT: usize;
     /// The id as an index.
     fn index(self) -> usize;
     /// The id at `index`; only [`crate::tables::Names`] should make new ones.
@@ -23,6 +25,7 @@ macro_rules! id {
         pub struct $name(pub $repr);
 
         impl Id for $name {
+            const LIMIT: usize = <$repr>::MAX as usize;
             fn index(self) -> usize {
                 self.0 as usize
             }

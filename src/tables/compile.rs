@@ -1,4 +1,5 @@
-//! Candidate -> Generation. Cannot fail: whatever could be wrong, `config` has found.
+//! Candidate -> Generation. Whatever could be wrong, `config` has found; all that can fail here is that a process has seen
+//! more names than it has numbers for.
 //!
 //! 1 the box's transports and devices, 2 each tenant: ends and owners, classes, ACL, NAT, paths and their orders.
 
@@ -20,6 +21,15 @@ const DEVICE_MTU: u16 = 1_500;
 /// The name under which a branch keeps all that is beyond its PoPs.
 const UPLINK: &str = "uplink";
 
+/// Too many different names in the life of one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this process has seen more names of {what} than it can tell apart; restart it to take this configuration over"
+)]
+pub struct OutOfIds {
+    what: &'static str,
+}
+
 /// Compiles candidates, one generation after another, with ids that keep their meaning from each to the next.
 pub struct Compiler {
     names: Names,
@@ -35,7 +45,10 @@ impl Compiler {
     }
 
     /// The next generation.
-    pub fn compile(&mut self, candidate: &Candidate) -> Generation {
+    ///
+    /// # Errors
+    /// This process has seen more names of some kind than there are ids: a restart begins anew.
+    pub fn compile(&mut self, candidate: &Candidate) -> Result<Generation, OutOfIds> {
         self.number += 1;
         let appliance = &candidate.appliance;
         let mut generation = Generation {
@@ -66,7 +79,10 @@ impl Compiler {
             Role::Branch(branch) => self.compile_branch(appliance, branch, candidate, &mut generation),
         }
         generation.names = Arc::new(self.names.clone());
-        generation
+        match self.names.exhausted() {
+            Some(what) => Err(OutOfIds { what }),
+            None => Ok(generation),
+        }
     }
 
     fn compile_pop(

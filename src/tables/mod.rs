@@ -8,7 +8,7 @@ mod nat;
 mod routes;
 mod rules;
 
-pub use compile::Compiler;
+pub use compile::{Compiler, OutOfIds};
 pub use device::{DeviceKind, DeviceSpec};
 pub use generation::{Generation, InternetPrefix, PathSpec, Site, Tenant, TransportSpec};
 pub use names::Names;

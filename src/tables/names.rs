@@ -53,6 +53,22 @@ impl Names {
         DeviceId devices device_id all_devices;
     }
 
+    /// What there is no number left for, if anything: a table with such a name in it would mix up two things.
+    pub fn exhausted(&self) -> Option<&'static str> {
+        [
+            (self.tenants.exhausted, "tenants"),
+            (self.sites.exhausted, "branches"),
+            (self.paths.exhausted, "paths"),
+            (self.handoffs.exhausted, "handoffs"),
+            (self.classes.exhausted, "app classes"),
+            (self.rules.exhausted, "ACL rules"),
+            (self.transports.exhausted, "transports"),
+            (self.devices.exhausted, "devices"),
+        ]
+        .into_iter()
+        .find_map(|(exhausted, what)| exhausted.then_some(what))
+    }
+
     /// The tenant's name.
     pub fn tenant(&self, id: TenantId) -> &str {
         self.tenants.name(id).map_or("?", |name| name)
@@ -103,16 +119,22 @@ impl Names {
 struct Interner<I, K> {
     ids: HashMap<K, I>,
     names: Vec<K>,
+    /// A name came for which there was no number left.
+    exhausted: bool,
 }
 
 impl<I, K> Default for Interner<I, K> {
     fn default() -> Self {
-        Self { ids: HashMap::new(), names: Vec::new() }
+        Self { ids: HashMap::new(), names: Vec::new(), exhausted: false }
     }
 }
 
 impl<I: Id, K: Clone + Eq + Hash> Interner<I, K> {
     fn id(&mut self, name: K) -> I {
+        if self.names.len() >= I::LIMIT && !self.ids.contains_key(&name) {
+            self.exhausted = true;
+            return I::from_index(I::LIMIT);
+        }
         *self.ids.entry(name).or_insert_with_key(|name| {
             self.names.push(name.clone());
             I::from_index(self.names.len() - 1)
@@ -125,5 +147,22 @@ impl<I: Id, K: Clone + Eq + Hash> Interner<I, K> {
 
     fn iter(&self) -> impl Iterator<Item = (I, &K)> {
         self.names.iter().enumerate().map(|(index, name)| (I::from_index(index), name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_keeps_its_id_and_when_none_is_left_that_is_said() {
+        let mut names = Names::default();
+        let first = names.tenant_id("t0");
+        for n in 0..TenantId::LIMIT {
+            names.tenant_id(&format!("t{n}"));
+        }
+        assert_eq!((names.tenant_id("t0"), names.exhausted()), (first, None));
+        names.tenant_id("one too many");
+        assert_eq!(names.exhausted(), Some("tenants"));
     }
 }

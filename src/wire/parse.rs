@@ -232,15 +232,28 @@ fn refuse_source_route(mut options: &[u8]) -> Result<(), DropReason> {
 fn parse_v6(packet: &[u8]) -> Result<Parsed, DropReason> {
     let header: &[u8; 40] = packet.first_chunk().ok_or(DropReason::Malformed)?;
     let len = 40 + usize::from(be16(header, 4));
-    if len > packet.len() {
-        return Err(DropReason::Malformed);
-    }
-    let packet = &packet[..len];
-    let mut protocol = header[6];
-    let mut at = 40;
-    let mut fragment = None;
+    let packet = packet.get(..len).ok_or(DropReason::Malformed)?;
+    let (protocol, upper_at, fragment) = walk_extensions(packet, header[6])?;
+    Ok(Parsed {
+        source: IpAddr::V6(v6_at(header, 8)),
+        destination: IpAddr::V6(v6_at(header, 24)),
+        protocol: Protocol(protocol),
+        upper_at,
+        len,
+        dscp: (be16(header, 0) >> 6) as u8 & 0x3f,
+        ttl: header[7],
+        dont_fragment: true,
+        fragment,
+        upper: Upper::Other,
+        segment: 0,
+    })
+}
+
+/// Past the extension headers of RFC 8200 section 4 and AH (RFC 4302), in whatever order: the upper layer's protocol,
+/// where it begins, and what fragment it is.
+fn walk_extensions(packet: &[u8], first: u8) -> Result<(u8, usize, Option<Fragment>), DropReason> {
+    let (mut protocol, mut at, mut fragment) = (first, 40, None);
     for _ in 0..=MAX_EXTENSION_HEADERS {
-        // The extension headers of RFC 8200 section 4 and AH (RFC 4302), in whatever order.
         let (next, step) = match (protocol, packet.get(at..at + 8)) {
             (0 | 60, Some(h)) => (h[0], (usize::from(h[1]) + 1) * 8),
             (43, Some(h)) => {
@@ -264,42 +277,16 @@ fn parse_v6(packet: &[u8]) -> Result<Parsed, DropReason> {
                 (h[0], 8)
             }
             (0 | 60 | 43 | 51 | 44, None) => return Err(DropReason::Malformed),
-            _ => {
-                return Ok(Parsed {
-                    source: IpAddr::V6(v6_at(header, 8)),
-                    destination: IpAddr::V6(v6_at(header, 24)),
-                    protocol: Protocol(protocol),
-                    upper_at: at,
-                    len,
-                    dscp: (be16(header, 0) >> 6) as u8 & 0x3f,
-                    ttl: header[7],
-                    dont_fragment: true,
-                    fragment,
-                    upper: Upper::Other,
-                    segment: 0,
-                });
-            }
+            _ => return Ok((protocol, at, fragment)),
         };
         protocol = next;
         at += step;
-        if at > len {
+        if at > packet.len() {
             return Err(DropReason::Malformed);
         }
-        if fragment.is_some_and(|f| f.offset > 0) {
+        if fragment.is_some_and(|fragment| fragment.offset > 0) {
             // What follows is the middle of a datagram, not a header.
-            return Ok(Parsed {
-                source: IpAddr::V6(v6_at(header, 8)),
-                destination: IpAddr::V6(v6_at(header, 24)),
-                protocol: Protocol(protocol),
-                upper_at: at,
-                len,
-                dscp: (be16(header, 0) >> 6) as u8 & 0x3f,
-                ttl: header[7],
-                dont_fragment: true,
-                fragment,
-                upper: Upper::Other,
-                segment: 0,
-            });
+            return Ok((protocol, at, fragment));
         }
     }
     Err(DropReason::Malformed)

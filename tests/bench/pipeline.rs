@@ -134,7 +134,7 @@ struct Bench {
 impl Bench {
     fn new(case: Case) -> Bench {
         let candidate = candidate(case.tunnels, case.rules);
-        let generation = Arc::new(Compiler::new("bench-").compile(&candidate));
+        let generation = Arc::new(Compiler::new("bench-").compile(&candidate).expect("few names"));
         let internet = generation.devices.iter().next().expect("the internet's device").0;
         let now = Now { unix_nanos: 1_790_000_000_000_000_000, ..Now::default() };
         let worker = Worker::new(0, 1, [7; 32], generation, now);

@@ -241,7 +241,7 @@ impl Sim {
         let directory = tempfile::tempdir().expect("a directory");
         let mut compiler = Compiler::new("sim-");
         let candidate = write_and_load(directory.path(), config, tenants);
-        let generation = Arc::new(compiler.compile(&candidate));
+        let generation = Arc::new(compiler.compile(&candidate).expect("few names"));
         for (id, transport) in generation.transports.iter() {
             self.addresses.insert(transport.listen, (name.to_owned(), id));
         }
@@ -417,7 +417,7 @@ impl Sim {
         let (now, pop) = (self.now, self.pop.clone());
         let node = self.node("fra1");
         let candidate = write_and_load(node.directory.path(), &pop, tenants);
-        node.generation = Arc::new(node.compiler.compile(&candidate));
+        node.generation = Arc::new(node.compiler.compile(&candidate).expect("few names"));
         node.worker.adopt(Arc::clone(&node.generation), now);
         node.collect();
     }

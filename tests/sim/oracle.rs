@@ -197,7 +197,7 @@ fn compile(tenant: &Tenant) -> Generation {
         export: Export { active_timeout: Duration::from_secs(60), collectors: Vec::new() },
     };
     let candidate = Candidate { appliance, tenants: [(tenant.name.clone(), tenant.clone())].into() };
-    Compiler::new("oracle-").compile(&candidate)
+    Compiler::new("oracle-").compile(&candidate).expect("few names")
 }
 
 /// A flow, as a rule sees it.
