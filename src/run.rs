@@ -16,11 +16,12 @@ use crate::io::network::Network;
 use crate::io::udp::{Listen, TransportSocket};
 use crate::model::{Instant, Now, TransportId};
 use crate::pipeline::report::{Answer, Query};
-use crate::pipeline::{Worker, describe_record};
+use crate::pipeline::{SessionScan, Worker, describe_record};
 use crate::tables::{Compiler, Generation};
 use crate::wire::{Batch, Outbound};
 use arc_swap::ArcSwap;
 use rand::TryRngCore;
+use std::collections::VecDeque;
 use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,8 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     })?;
 
     let worker = Worker::new(0, WORKERS, random(), Arc::clone(&generation), clock.now());
-    let plane = Plane { worker, orders: orders.clone() };
+    let next_scan = clock.now().instant;
+    let plane = Plane { worker, orders: orders.clone(), scans: VecDeque::new(), next_scan };
     let (thread, handle) = forward::start("worker-0", plane, Vec::new(), Vec::new(), clock)?;
     let mut kernel =
         Kernel { network: Network::new()?, handle: handle.clone(), bound: Vec::new(), complete: false };
@@ -144,12 +146,24 @@ async fn wait(
 struct Plane {
     worker: Worker,
     orders: SyncSender<Order>,
+    /// Questions about sessions that are being answered, a part of the table at a time.
+    scans: VecDeque<(SessionScan, Reply)>,
+    next_scan: Instant,
 }
+
+type Reply = Box<dyn FnOnce(Answer) + Send>;
+
+/// Slots of the session table that are looked at between packets: well under a millisecond.
+const SCAN_SLOTS: usize = 10_000;
+/// Questions under way at once.
+const MAX_SCANS: usize = 64;
+/// Between two such looks, so that packets get nine tenths of the time: a million sessions take half a second.
+const SCAN_PAUSE: Duration = Duration::from_millis(5);
 
 /// What the worker's thread is told.
 enum Command {
     Adopt(Arc<Generation>),
-    Ask(Query, Box<dyn FnOnce(Answer) + Send>),
+    Ask(Query, Reply),
 }
 
 impl Plane {
@@ -159,6 +173,21 @@ impl Plane {
             lost += u64::from(self.orders.try_send(Order::Record(record)).is_err());
         }
         self.worker.records_lost(lost);
+    }
+
+    /// One look at the table for the question that has waited longest; those that come after wait their turn.
+    fn go_on_scanning(&mut self, now: Now) {
+        if now.instant < self.next_scan {
+            return;
+        }
+        if let Some((mut scan, reply)) = self.scans.pop_front() {
+            self.next_scan = now.instant + SCAN_PAUSE;
+            if self.worker.scan(&mut scan, SCAN_SLOTS) {
+                reply(Answer::Sessions(self.worker.page(scan, now)));
+            } else {
+                self.scans.push_back((scan, reply));
+            }
+        }
     }
 }
 
@@ -171,12 +200,14 @@ impl DataPlane for Plane {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.worker.poll_timeout()
+        let scan = (!self.scans.is_empty()).then_some(self.next_scan);
+        [self.worker.poll_timeout(), scan].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
         self.worker.handle_timeout(now, out);
         self.pass_on_records();
+        self.go_on_scanning(now);
     }
 
     fn egress_dropped(&mut self, what: Dropped, count: u64) {
@@ -189,6 +220,13 @@ impl DataPlane for Plane {
                 self.worker.adopt(generation, now);
                 self.pass_on_records();
             }
+            Command::Ask(Query::Sessions { filter, limit }, reply) => {
+                // One that finds no room is dropped unanswered, and whoever asked is told that nobody answers.
+                if self.scans.len() < MAX_SCANS {
+                    self.scans.push_back((SessionScan::new(filter, limit), reply));
+                }
+                self.go_on_scanning(now);
+            }
             Command::Ask(query, reply) => reply(self.worker.answer(&query, now)),
         }
     }
@@ -198,7 +236,7 @@ impl DataPlane for Plane {
 struct Port(ForwardHandle<Command>);
 
 impl WorkerPort for Port {
-    fn ask(&self, query: Query, reply: Box<dyn FnOnce(Answer) + Send>) -> Result<(), WorkerGone> {
+    fn ask(&self, query: Query, reply: Reply) -> Result<(), WorkerGone> {
         self.0.send(Command::Ask(query, reply)).map_err(|_| WorkerGone)
     }
 }

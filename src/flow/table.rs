@@ -35,7 +35,7 @@ pub struct SessionTable {
 }
 
 /// Where a session stands; good until the next call that may remove sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionRef(u32);
 
 /// Why a session could not be entered.
@@ -85,6 +85,18 @@ impl SessionTable {
     /// All sessions, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (SessionRef, &Session)> {
         self.slots.iter().enumerate().filter_map(|(slot, s)| Some((SessionRef(slot as u32), s.as_ref()?)))
+    }
+
+    /// The sessions in some of the table's slots, from slot `from` on; and where to go on, unless that was the end.
+    pub fn some(
+        &self,
+        from: usize,
+        slots: usize,
+    ) -> (impl Iterator<Item = (SessionRef, &Session)>, Option<usize>) {
+        let end = from.saturating_add(slots).min(self.slots.len());
+        let found =
+            (from..end).filter_map(|slot| Some((SessionRef(slot as u32), self.slots[slot].as_ref()?)));
+        (found, (end < self.slots.len()).then_some(end))
     }
 
     /// How many there are.

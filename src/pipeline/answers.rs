@@ -5,21 +5,44 @@ use super::report::{
     Answer, FlowFilter, FlowReport, PathReport, PathState, Query, SessionPage, SessionReport, Totals,
 };
 use super::worker::Worker;
-use crate::flow::{EndReason, FlowRecord, Session, TcpState};
+use crate::flow::{EndReason, FlowRecord, Session, SessionRef, TcpState};
 use crate::model::{Direction, FlowKey, Now, PathId};
 use crate::path::Candidate;
 use crate::tables::Generation;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
+/// A search for sessions that goes through the table a part at a time: a million of them at once would hold up packets.
+pub struct SessionScan {
+    filter: FlowFilter,
+    limit: usize,
+    next: usize,
+    matching: u64,
+    /// The newest found so far, at most `limit`; the oldest of them on top.
+    newest: BinaryHeap<Reverse<(u64, SessionRef)>>,
+}
+
+impl SessionScan {
+    /// A scan that has not begun.
+    pub fn new(filter: FlowFilter, limit: usize) -> SessionScan {
+        SessionScan { filter, limit, next: 0, matching: 0, newest: BinaryHeap::new() }
+    }
+}
+
 impl Worker {
-    /// Answers `query`.
+    /// Answers `query`, at once. For sessions, [`Worker::scan`] does the same in parts.
     pub fn answer(&self, query: &Query, now: Now) -> Answer {
         match query {
             Query::Totals => Answer::Totals(self.totals()),
             Query::Paths => {
                 Answer::Paths(self.paths.iter().map(|(id, path)| self.path_report(id, path)).collect())
             }
-            Query::Sessions { filter, limit } => Answer::Sessions(self.session_page(filter, *limit, now)),
+            Query::Sessions { filter, limit } => {
+                let mut scan = SessionScan::new(filter.clone(), *limit);
+                while !self.scan(&mut scan, usize::MAX) {}
+                Answer::Sessions(self.page(scan, now))
+            }
             Query::Drops => Answer::Drops(self.drops.rows(&self.generation)),
         }
     }
@@ -65,21 +88,33 @@ impl Worker {
         }
     }
 
-    fn session_page(&self, filter: &FlowFilter, limit: usize, now: Now) -> SessionPage {
+    /// Looks through so many more of the table's slots. True when all of it has been seen.
+    pub fn scan(&self, scan: &mut SessionScan, slots: usize) -> bool {
         let names = &self.generation.names;
-        let mut matching: Vec<&Session> = self
-            .sessions
-            .iter()
-            .map(|(_, session)| session)
-            .filter(|session| {
-                matches(filter, names.tenant(session.tenant), names.class(session.plan.class), &session.keys)
-            })
-            .collect();
-        let count = matching.len() as u64;
-        matching.sort_unstable_by_key(|session| std::cmp::Reverse(session.id));
-        let sessions =
-            matching.into_iter().take(limit).map(|session| self.session_report(session, now)).collect();
-        SessionPage { matching: count, sessions }
+        let (sessions, next) = self.sessions.some(scan.next, slots);
+        for (at, session) in sessions {
+            let (tenant, class) = (names.tenant(session.tenant), names.class(session.plan.class));
+            if matches(&scan.filter, tenant, class, &session.keys) {
+                scan.matching += 1;
+                scan.newest.push(Reverse((session.id, at)));
+                if scan.newest.len() > scan.limit {
+                    scan.newest.pop();
+                }
+            }
+        }
+        scan.next = next.unwrap_or(scan.next);
+        next.is_none()
+    }
+
+    /// What a scan found, newest first; sessions that have ended since are left out.
+    pub fn page(&self, scan: SessionScan, now: Now) -> SessionPage {
+        // A heap of reversed ids sorts into descending order.
+        let newest = scan.newest.into_sorted_vec().into_iter();
+        let sessions = newest.filter_map(|Reverse((id, at))| {
+            let session = self.sessions.get(at).filter(|session| session.id == id)?;
+            Some(self.session_report(session, now))
+        });
+        SessionPage { matching: scan.matching, sessions: sessions.collect() }
     }
 
     fn session_report(&self, session: &Session, now: Now) -> SessionReport {

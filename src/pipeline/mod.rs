@@ -9,7 +9,7 @@ mod paths;
 pub mod report;
 mod worker;
 
-pub use answers::describe_record;
+pub use answers::{SessionScan, describe_record};
 pub use decide::{Decision, decide};
 pub use drops::Drops;
 pub use worker::Worker;

@@ -353,3 +353,34 @@ fn a_super_packets_segments_that_do_not_fit_are_cut_up_or_answered_like_packets(
     assert_eq!(answers[0].1[20..22], [3, 4], "fragmentation needed");
     assert_eq!(sim.dropped("fra1", Some("acme"), "too-big"), 10);
 }
+
+#[test]
+fn sessions_looked_for_in_parts_are_those_looked_for_at_once() {
+    use popgate::pipeline::SessionScan;
+    use popgate::pipeline::report::{Answer, FlowFilter, Query};
+    let mut sim = Sim::up();
+    for port in 2_000..2_300 {
+        sim.from_lan("berlin", &udp(&format!("10.1.0.5:{port}"), "203.0.113.80:53", b"").bytes());
+    }
+    sim.from_lan("site1", &udp("10.1.0.5:5001", "203.0.113.80:53", b"").bytes());
+    let now = sim.now;
+    let worker = &sim.node("fra1").worker;
+    for (tenant, limit) in [("acme", 20), ("acme", 1_000), ("globex", 20), ("nobody", 20)] {
+        let filter = FlowFilter { tenant: Some(tenant.into()), ..FlowFilter::default() };
+        let mut scan = SessionScan::new(filter.clone(), limit);
+        let parts = (1..).find(|_| worker.scan(&mut scan, 7)).expect("an end");
+        assert!(parts > 40, "301 sessions, 7 at a time");
+        let Answer::Sessions(at_once) = worker.answer(&Query::Sessions { filter, limit }, now) else {
+            panic!()
+        };
+        let expected = match tenant {
+            "acme" => 300,
+            "globex" => 1,
+            _ => 0,
+        };
+        assert_eq!(at_once.matching, expected);
+        assert_eq!(at_once.sessions.len() as u64, expected.min(limit as u64));
+        assert!(at_once.sessions.is_sorted_by(|a, b| a.id > b.id), "newest first");
+        assert_eq!(worker.page(scan, now), at_once);
+    }
+}
