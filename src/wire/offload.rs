@@ -83,6 +83,8 @@ struct Super {
     segments: u16,
     /// TCP's, of the segment that may be appended.
     next_sequence: u32,
+    /// The first segment's checksum has been found right. It is looked at when there is a second: most packets stay alone.
+    verified: bool,
 }
 
 /// Puts consecutive segments of a flow together.
@@ -153,6 +155,7 @@ impl Coalescer {
         made.segment = payload;
         made.segments = 1;
         made.next_sequence = sequence.wrapping_add(payload as u32);
+        made.verified = false;
         at
     }
 }
@@ -174,9 +177,12 @@ impl Super {
             || self.bytes.len() + payload > MAX_BYTES
             || tcp && sequence != self.next_sequence
             || !same_headers(&self.bytes[..headers], &packet[..headers], parsed)
+            || !self.verified && !checksum_holds(&self.bytes, parsed)
+            || !checksum_holds(packet, parsed)
         {
             return false;
         }
+        self.verified = true;
         self.bytes.extend_from_slice(&packet[headers..]);
         self.segments += 1;
         self.next_sequence = sequence.wrapping_add(payload as u32);
@@ -197,8 +203,15 @@ impl Super {
     }
 }
 
-/// Payload length, TCP sequence number, and whether nothing may follow; `None` if the packet must go by itself. Its
-/// checksum is verified: a super-packet gets a new one, and that must not make damage look whole.
+/// Whether the upper checksum of a packet of `parsed`'s flow is right: a super-packet gets a new one, and that must not
+/// make damage look whole.
+fn checksum_holds(packet: &[u8], parsed: &Parsed) -> bool {
+    let upper = &packet[parsed.upper_at..];
+    let pseudo = checksum::pseudo_header(parsed.source, parsed.destination, parsed.protocol.0, upper.len());
+    checksum::add(pseudo, checksum::sum(upper)) == 0xffff
+}
+
+/// Payload length, TCP sequence number, and whether nothing may follow; `None` if the packet must go by itself.
 fn mergeable(packet: &[u8], parsed: &Parsed) -> Option<(usize, u32, bool)> {
     let bare_ip = if parsed.source.is_ipv4() { 20 } else { 40 };
     if parsed.segment > 0 || parsed.fragment.is_some() || !parsed.dont_fragment || parsed.upper_at != bare_ip
@@ -218,10 +231,7 @@ fn mergeable(packet: &[u8], parsed: &Parsed) -> Option<(usize, u32, bool)> {
         }
         _ => return None,
     };
-    let upper = &packet[parsed.upper_at..parsed.len];
-    let pseudo = checksum::pseudo_header(parsed.source, parsed.destination, parsed.protocol.0, upper.len());
-    (payload > 0 && checksum::add(pseudo, checksum::sum(upper)) == 0xffff)
-        .then_some((payload, sequence, ends))
+    (payload > 0).then_some((payload, sequence, ends))
 }
 
 /// Equal but for what differs from segment to segment: lengths, IPv4's id, checksums, TCP's sequence number and PSH.
