@@ -159,26 +159,32 @@ impl Bench {
     }
 
     fn connect(&mut self) {
-        let mut buffer = vec![0; 2_048];
         for n in 0..self.clients.len() {
-            let TunnResult::WriteToNetwork(init) =
-                self.clients[n].format_handshake_initiation(&mut buffer, true)
-            else {
-                panic!("no initiation")
-            };
-            let mut out = Outbound::default();
-            process(&mut self.worker, &[(from_client(n), init.to_vec())], self.now, &mut out);
-            let response = out.datagrams().next().expect("a response").2.to_vec();
-            let TunnResult::WriteToNetwork(keepalive) =
-                self.clients[n].decapsulate(None, &response, &mut buffer)
-            else {
-                panic!("no keepalive")
-            };
-            let keepalive = keepalive.to_vec();
-            process(&mut self.worker, &[(from_client(n), keepalive)], self.now, &mut Outbound::default());
-            // The gate's buckets are for strangers; these come by the thousand a second, as after a restart.
+            // By the thousand a second, as after a restart: some are asked for a cookie first.
+            while !self.shake_hands(n) {}
             self.now = self.now + Duration::from_millis(100);
             self.worker.handle_timeout(self.now, &mut Outbound::default());
+        }
+    }
+
+    /// One handshake; false if the PoP asked for a cookie, which the client now has.
+    fn shake_hands(&mut self, n: usize) -> bool {
+        let mut buffer = vec![0; 2_048];
+        let client = &mut self.clients[n];
+        let TunnResult::WriteToNetwork(init) = client.format_handshake_initiation(&mut buffer, true) else {
+            panic!("no initiation")
+        };
+        let mut out = Outbound::default();
+        process(&mut self.worker, &[(from_client(n), init.to_vec())], self.now, &mut out);
+        let reply = out.datagrams().next().expect("a reply").2.to_vec();
+        match self.clients[n].decapsulate(None, &reply, &mut buffer) {
+            TunnResult::Done => false,
+            TunnResult::WriteToNetwork(keepalive) => {
+                let keepalive = keepalive.to_vec();
+                process(&mut self.worker, &[(from_client(n), keepalive)], self.now, &mut Outbound::default());
+                true
+            }
+            other => panic!("{other:?}"),
         }
     }
 
@@ -279,7 +285,14 @@ impl Bench {
             let begin = Instant::now();
             self.worker.process(&mut batch, self.now, &mut out);
             spent += begin.elapsed();
-            forwarded += out.packets().len();
+            // Coalesced or not: what is counted is packets on the wire.
+            forwarded += out
+                .packets()
+                .map(|(_, packet, segment)| {
+                    let parsed = popgate::wire::parse_super(packet, segment).expect("sound");
+                    parsed.on_the_wire(packet).0 as usize
+                })
+                .sum::<usize>();
             sealed += out.datagrams().len();
         }
         (spent, forwarded, sealed)
