@@ -444,16 +444,17 @@ impl Worker {
             self.end_session(at, EndReason::EndOfFlow, now);
             return Ok(None);
         }
-        if session.plan.generation != self.generation.number {
-            self.reevaluate(at, now)?;
-        }
+        self.bring_up_to_date(at, now)?;
         Ok(Some((at, direction)))
     }
 
-    /// The policy has changed since the session was planned: it is decided on again, and keeps its NAT binding where
+    /// Where the policy has changed since the session was planned, it is decided on again, and keeps its NAT binding where
     /// that is still permitted. Where it is not, the session ends.
-    fn reevaluate(&mut self, at: SessionRef, now: Now) -> Result<(), Refusal> {
+    fn bring_up_to_date(&mut self, at: SessionRef, now: Now) -> Result<(), Refusal> {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
+        if session.plan.generation == self.generation.number {
+            return Ok(());
+        }
         let (tenant_id, binding) = (session.tenant, session.binding());
         let answers_from = Some(session.key(Direction::Reverse).zone);
         let outcome = match self.generation.tenants.get(tenant_id) {
@@ -575,9 +576,7 @@ impl Worker {
         let Some((at, direction)) = self.sessions.lookup(&key) else {
             return Err(Refusal::new(arrival.tenant, DropReason::NoSession));
         };
-        if self.sessions.get(at).is_some_and(|session| session.plan.generation != self.generation.number) {
-            self.reevaluate(at, now)?;
-        }
+        self.bring_up_to_date(at, now)?;
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
         let refuse = |reason| Refusal::new(Some(session.tenant), reason);
         // Whoever reports it, a host or a router on the way, must be on the side the packet went to.
@@ -641,9 +640,7 @@ impl Worker {
         let Some((at, _, direction)) = found else {
             return Err(Refusal::new(arrival.tenant, DropReason::FragmentUnknown));
         };
-        if self.sessions.get(at).is_some_and(|session| session.plan.generation != self.generation.number) {
-            self.reevaluate(at, now)?;
-        }
+        self.bring_up_to_date(at, now)?;
         self.run_plan(at, direction, arrival, packet, parsed, now, out)
     }
 

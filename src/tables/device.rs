@@ -20,10 +20,10 @@ pub enum DeviceKind {
     /// into it; what is written to it the kernel forwards by its own routes.
     Internet { routes: Vec<IpNetwork> },
     /// One tenant's private handoff: in the namespace `netns` (a name under /run/netns, made when missing, left in place
-    /// at exit and found again), together with `interface`, moved there from the box's namespace and given `addresses`
+    /// at exit and found again, removed when no generation wants it), together with `interface`, moved there from the box's namespace and given `addresses`
     /// and `routes`; everything else in that namespace is routed to the device.
     Private { netns: String, interface: String, addresses: Vec<IpNetwork>, routes: Vec<(IpNetwork, IpAddr)> },
     /// A branch's LAN: in the box's own namespace; whatever arrives on `interfaces` and is not for the box itself is led
-    /// into the device by policy routing, and `prefixes` that are behind the LAN's interfaces keep their routes.
+    /// into the device by policy routing, unless it goes from one of them to another.
     Lan { interfaces: Vec<String> },
 }

@@ -7,7 +7,7 @@ use super::routes::Routes;
 use super::rules::{Acl, Classifier};
 use crate::config::{IcmpSource, PresharedKey, PrivateKey, PublicKey};
 use crate::model::{
-    ClassId, DeviceId, End, HandoffId, IdMap, NextHop, PathId, RuleId, SiteId, TenantId, TransportId, Zone,
+    ClassId, DeviceId, End, HandoffId, IdMap, NextHop, PathId, SiteId, TenantId, TransportId, Zone,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -138,11 +138,6 @@ impl Site {
 }
 
 impl Generation {
-    /// The name of the rule that has `id`.
-    pub fn rule_name(&self, id: RuleId) -> &str {
-        self.names.rule(id)
-    }
-
     /// `branch:berlin`, `handoff:internet`, `lan`: as policy names it.
     pub fn describe_end(&self, end: End) -> String {
         match end {

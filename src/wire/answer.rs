@@ -1,7 +1,7 @@
 //! Packets popgate writes itself: ICMP errors, TCP resets, fragments.
 
 use super::checksum;
-use super::parse::{Parsed, Upper, be16, tcp_flags};
+use super::parse::{Parsed, Upper, be16, be32, tcp_flags};
 use crate::model::Protocol;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -193,8 +193,4 @@ fn finish_upper(
         sum = 0xffff;
     }
     out[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
-}
-
-fn be32(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

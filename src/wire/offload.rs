@@ -5,7 +5,7 @@
 //! [`split`] cuts up; [`Coalescer`] puts together.
 
 use super::checksum;
-use super::parse::{Parsed, Upper, be16, tcp_flags};
+use super::parse::{Parsed, Upper, be16, be32, tcp_flags};
 use crate::model::{DeviceId, Protocol};
 
 /// Flows under way at once in one batch; one more takes the place of another, which then stays as long as it is.
@@ -290,10 +290,6 @@ fn set_partial(packet: &mut [u8], parsed: &Parsed, checksum_at: usize) {
     let len = packet.len() - parsed.upper_at;
     let sum = checksum::pseudo_header(parsed.source, parsed.destination, parsed.protocol.0, len);
     packet[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
-}
-
-fn be32(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 impl Parsed {
