@@ -16,7 +16,7 @@ use crate::io::network::Network;
 use crate::io::udp::{Listen, TransportSocket};
 use crate::model::{Instant, Now, TransportId};
 use crate::pipeline::report::{Answer, Query};
-use crate::pipeline::{SessionScan, Worker, describe_record};
+use crate::pipeline::{SessionScan, Team, Worker, describe_record};
 use crate::tables::{Compiler, Generation};
 use crate::wire::{Batch, Outbound};
 use arc_swap::ArcSwap;
@@ -74,7 +74,8 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
         move |record| flows.push(describe_record(record, &current.load()))
     })?;
 
-    let worker = Worker::new(0, WORKERS, random(), Arc::clone(&generation), clock.now());
+    let team = Team::new(WORKERS);
+    let worker = Worker::new(0, &team, random(), Arc::clone(&generation), clock.now());
     let next_scan = clock.now().instant;
     let plane = Plane { worker, orders: orders.clone(), scans: VecDeque::new(), next_scan };
     let (thread, handle) = forward::start("worker-0", plane, Vec::new(), Vec::new(), clock)?;

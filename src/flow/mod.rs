@@ -10,7 +10,7 @@ mod tcp;
 mod tests;
 
 pub use crate::model::End;
-pub use fragments::{DatagramKey, Fragments};
+pub use fragments::{DatagramKey, Fragments, Trail};
 pub use nat::Ports;
 pub use record::{DirectionRecord, EndReason, FlowRecord};
 pub use session::{Counters, Plan, Session};

@@ -14,6 +14,11 @@ impl Protocol {
     pub const TCP: Protocol = Protocol(6);
     pub const UDP: Protocol = Protocol(17);
     pub const ICMPV6: Protocol = Protocol(58);
+
+    /// Whether it has something that can be translated besides the address: ports, or ICMP's query identifier.
+    pub fn has_ports(self) -> bool {
+        matches!(self, Protocol::TCP | Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6)
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -139,6 +144,16 @@ impl FlowKey {
     /// The address the packet goes to.
     pub fn destination(&self) -> IpAddr {
         unpack(self.destination)
+    }
+
+    /// Whether it comes from where packets with `answer` go: its source is not translated.
+    pub fn comes_from_where(&self, answer: &FlowKey) -> bool {
+        (self.source, self.source_port) == (answer.destination, answer.destination_port)
+    }
+
+    /// Whether it goes where packets with `answer` come from: its destination is not translated.
+    pub fn goes_where(&self, answer: &FlowKey) -> bool {
+        answer.comes_from_where(self)
     }
 
     /// The key of the answer to this packet, were it seen in `zone` untranslated.

@@ -3,14 +3,18 @@
 //! A packet's way, and the order of the functions: 1 from the underlay: handshake, or tunnel message; 2 out of a tunnel:
 //! probe, or tenant's packet; 3 forward: parse, look up, or take the slow path; 4 run the plan: choose the way out, count,
 //! translate; 5 leave: into a tunnel, or to a device. What goes no further is a [`Refusal`], settled in one place.
+//!
+//! On that way a packet may change workers twice: before the look-up, to the one that has its session, and at the end, to
+//! the one that has its tunnel. A handover goes on exactly where it left off.
 
 use super::decide::decide;
 use super::drops::Drops;
 use super::nat::allocate;
-use super::paths::{Path, Paths, Traffic};
+use super::paths::{Paths, Traffic};
+use super::team::Team;
 use crate::flow::{
     Counters, DatagramKey, EndReason, FlowRecord, Fragments, InsertError, Session, SessionRef, SessionTable,
-    TcpState,
+    TcpState, Trail,
 };
 use crate::model::{
     ClassId, DeviceId, Direction, DropReason, FlowKey, Instant, NextHop, Now, PathId, Protocol, SiteId,
@@ -18,8 +22,8 @@ use crate::model::{
 };
 use crate::path::{self, Action, Message, PROBE_ADDRESS};
 use crate::tables::{Generation, NatVerdict};
-use crate::tunnel::{Admission, Endpoint, Opened, Sealed, buffer_for, receiver};
-use crate::wire::{self, Batch, IcmpError, Ingress, Outbound, Parsed, SLOT_BYTES, Side, Upper};
+use crate::tunnel::{Endpoint, Opened, Sealed, buffer_for, receiver};
+use crate::wire::{self, Batch, Handover, IcmpError, Ingress, Outbound, Parsed, SLOT_BYTES, Side, Upper};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::net::{IpAddr, SocketAddr};
@@ -36,10 +40,11 @@ const ANSWER_BURST: u64 = 50;
 /// The fragment header's own number (RFC 8200 section 4.5).
 const IPV6_FRAGMENT: Protocol = Protocol(44);
 
-/// One worker of the data plane. Owns everything a packet needs; shares nothing but the generation.
+/// One worker of the data plane. Owns everything a packet needs; shares nothing but the generation, and with the team how
+/// its paths stand.
 pub struct Worker {
     id: u16,
-    workers: u16,
+    team: Arc<Team>,
     pub(super) generation: Arc<Generation>,
     pub(super) paths: Paths,
     pub(super) sessions: SessionTable,
@@ -63,6 +68,15 @@ struct Arrival {
     tenant: Option<TenantId>,
     hop: NextHop,
     path: Option<PathId>,
+    /// Another worker took it in and found it to be for this one.
+    handed_over: bool,
+}
+
+/// What became of a packet that was not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Forwarded,
+    HandedOver,
 }
 
 /// Where it will leave.
@@ -82,17 +96,17 @@ struct Refusal {
 }
 
 impl Worker {
-    /// Worker `id` of `workers`, with nothing to do yet. `seed` must be unpredictable: indices, ports and hash seeds are
+    /// Worker `id` of `team`, with nothing to do yet. `seed` must be unpredictable: indices, ports and hash seeds are
     /// drawn from it.
-    pub fn new(id: u16, workers: u16, seed: [u8; 32], generation: Arc<Generation>, now: Now) -> Worker {
+    pub fn new(id: u16, team: &Arc<Team>, seed: [u8; 32], generation: Arc<Generation>, now: Now) -> Worker {
         use rand::Rng;
         let mut rng = StdRng::from_seed(seed);
         let sessions = SessionTable::new([rng.random(), rng.random()], now.instant);
         let mut worker = Worker {
             id,
-            workers,
+            team: Arc::clone(team),
             generation: Arc::clone(&generation),
-            paths: Paths::new(id, now),
+            paths: Paths::new(Arc::clone(team), id, now),
             sessions,
             fragments: Fragments::default(),
             drops: Drops::default(),
@@ -114,7 +128,7 @@ impl Worker {
     pub fn adopt(&mut self, generation: Arc<Generation>, now: Now) {
         self.paths.adopt(&generation, &mut self.rng, now);
         self.sessions
-            .configure(generation.max_sessions / usize::from(self.workers.max(1)), generation.active_timeout);
+            .configure(generation.max_sessions / usize::from(self.team.size()), generation.active_timeout);
         let gone: Vec<SessionRef> = self
             .sessions
             .iter()
@@ -135,6 +149,7 @@ impl Worker {
                     self.take_underlay(transport, from, packet, now, out)
                 }
                 Ingress::Device(device) => self.take_device(device, packet, segment, now, out),
+                Ingress::Worker(what) => self.take_handover(what, packet, now, out),
             }
         }
     }
@@ -148,7 +163,6 @@ impl Worker {
     pub fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
         let Self { sessions, records, .. } = self;
         sessions.expire(now, |record| records.push(record));
-        self.paths.gate.tick(now.instant);
         let mut due = std::mem::take(&mut self.due);
         self.paths.take_due(now.instant, &mut due);
         for id in due.drain(..) {
@@ -196,9 +210,8 @@ impl Worker {
         now: Now,
         out: &mut Outbound,
     ) {
-        // The type, and three zero bytes (whitepaper section 5.4).
+        // The type, and three zero bytes (whitepaper section 5.4). Initiations come by way of the entrance.
         match datagram {
-            [1, 0, 0, 0, ..] => self.handshake(transport, from, datagram, now, out),
             [2..=4, 0, 0, 0, ..] => match receiver(datagram).and_then(|index| self.paths.by_index(index)) {
                 Some(path) => self.tunnel_message(path, transport, from, datagram, now, out),
                 None => self.drops.count(None, DropReason::ReceiverIndexUnknown, 1),
@@ -207,25 +220,32 @@ impl Worker {
         }
     }
 
-    fn handshake(
-        &mut self,
-        transport: TransportId,
-        from: SocketAddr,
-        datagram: &[u8],
-        now: Now,
-        out: &mut Outbound,
-    ) {
-        let mut cookie = [0; 64];
-        match self.paths.gate.admit(from.ip(), datagram, &mut cookie) {
-            Ok(Admission::Peer { ours, peer }) => match self.paths.by_keys(ours, peer) {
-                Some(path) => self.tunnel_message(path, transport, from, datagram, now, out),
-                None => self.drops.count(None, DropReason::PeerUnknown, 1),
-            },
-            Ok(Admission::Cookie(len)) => {
-                self.drops.count(None, DropReason::CookieRequired, 1);
-                out.push_datagram(transport, from, &cookie[..len]);
+    fn take_handover(&mut self, what: Handover, packet: &mut [u8], now: Now, out: &mut Outbound) {
+        match what {
+            Handover::Datagram { path, transport, from } if self.paths.get(path).is_some() => {
+                self.tunnel_message(path, transport, from, packet, now, out);
             }
-            Err(reason) => self.drops.count(None, reason, 1),
+            // A commit has taken the path away meanwhile.
+            Handover::Datagram { .. } => self.drops.count(None, DropReason::PeerUnknown, 1),
+            Handover::Arrived { zone, hop, path, segment } => {
+                let arrival = Arrival { zone, tenant: zone.as_tenant(), hop, path, handed_over: true };
+                self.forward(arrival, packet, segment, now, out);
+            }
+            Handover::Leaving { path, mtu, segment } => {
+                let Some(tenant) = self.paths.get(path).map(|path| path.spec.tenant) else {
+                    return self.drops.count(None, DropReason::NoPath, 1);
+                };
+                let (outcome, packets) = match wire::parse_super(packet, segment) {
+                    Ok(parsed) => (
+                        self.leave(Exit::Path(path), packet, &parsed, mtu, now, out),
+                        parsed.on_the_wire(packet).0,
+                    ),
+                    Err(reason) => (Err(reason), 1),
+                };
+                if let Err(reason) = outcome {
+                    self.drops.count(Some(tenant), reason, packets);
+                }
+            }
         }
     }
 
@@ -263,6 +283,7 @@ impl Worker {
             self.drops.count(Some(tenant), DropReason::WrongTransport, 1);
             return None;
         }
+        let had_session = path.tunnel.has_session();
         let opened = match path.tunnel.open(from.ip(), datagram, buffer) {
             Ok(opened) => opened,
             Err(reason) => {
@@ -270,6 +291,7 @@ impl Worker {
                 return None;
             }
         };
+        let has_begun = path.tunnel.has_session() != had_session;
         let endpoint = Endpoint { transport, address: from };
         // A cookie reply authenticates nobody.
         if datagram[0] != 3 && path.tunnel.endpoint() != Some(endpoint) {
@@ -277,6 +299,10 @@ impl Worker {
             if path.tell_of_move(now.instant) {
                 tracing::info!(path = self.generation.names.site_and_path(id), %from, "peer is at a new endpoint");
             }
+            self.paths.publish(id);
+        }
+        if has_begun {
+            self.paths.publish(id);
         }
         let packet = match opened {
             Opened::Packet(len) => Some(len),
@@ -284,7 +310,9 @@ impl Worker {
             Opened::Reply(len) => {
                 out.push_datagram(transport, from, &buffer[..len]);
                 if datagram[0] == 2 {
-                    path.prober.hurry(now.instant);
+                    if let Some(path) = self.paths.get_mut(id) {
+                        path.prober.hurry(now.instant);
+                    }
                     self.paths.schedule(id);
                 }
                 None
@@ -320,6 +348,7 @@ impl Worker {
             tenant: Some(tenant),
             hop: NextHop::Tunnel(path.spec.site),
             path: Some(id),
+            handed_over: false,
         };
         if path.prober.traffic(now.instant) {
             self.paths.schedule(id);
@@ -345,6 +374,7 @@ impl Worker {
             Some((Message::Reply { sequence }, _)) => {
                 if let Some(action) = path.prober.answer(sequence, now.instant) {
                     self.log_change(id, action);
+                    self.paths.publish(id);
                 }
             }
             None => {
@@ -366,8 +396,9 @@ impl Worker {
             return self.drops.count(None, DropReason::DeviceDown, 1);
         };
         let tenant = zone.as_tenant();
+        let hop = NextHop::Device(device);
         self.forward(
-            Arrival { zone, tenant, hop: NextHop::Device(device), path: None },
+            Arrival { zone, tenant, hop, path: None, handed_over: false },
             packet,
             segment,
             now,
@@ -390,7 +421,9 @@ impl Worker {
             _ => self.forward_flow(arrival, packet, &mut parsed, now, out),
         };
         match outcome {
-            Ok(()) => self.forwarded.add(parsed.on_the_wire(packet)),
+            Ok(Fate::Forwarded) => self.forwarded.add(parsed.on_the_wire(packet)),
+            // Whoever has it now counts it.
+            Ok(Fate::HandedOver) => {}
             Err(refusal) => self.settle(refusal, arrival, packet, &parsed, now, out),
         }
     }
@@ -402,21 +435,29 @@ impl Worker {
         parsed: &mut Parsed,
         now: Now,
         out: &mut Outbound,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Fate, Refusal> {
         let Some(key) = parsed.key(arrival.zone) else {
             return Err(Refusal::new(arrival.tenant, DropReason::NoSession));
         };
+        let datagram = parsed.fragment.map(|fragment| datagram_key(arrival.zone, parsed, fragment.id));
         let (at, direction, is_new) = match self.find(&key, parsed, now)? {
             Some((at, direction)) => (at, direction, false),
-            None => (self.admit(arrival, &key, parsed, now)?, Direction::Forward, true),
+            None => {
+                if let Some(owner) = self.elsewhere(arrival, &key) {
+                    if let Some(datagram) = datagram {
+                        self.fragments.insert(datagram, Trail::Worker(owner), now.instant);
+                    }
+                    return Ok(hand_over(owner, arrival, packet, parsed, out));
+                }
+                (self.admit(arrival, &key, parsed, now)?, Direction::Forward, true)
+            }
         };
-        let datagram = parsed.fragment.map(|fragment| datagram_key(arrival.zone, parsed, fragment.id));
         let outcome = self.run_plan(at, direction, arrival, packet, parsed, now, out);
         match (&outcome, datagram) {
             // Where the first fragment did not pass, nothing is to follow it.
             (Ok(()), Some(datagram)) => {
                 let id = self.sessions.get(at).map_or(0, |session| session.id);
-                self.fragments.insert(datagram, at, id, direction, now.instant);
+                self.fragments.insert(datagram, Trail::Session { at, id, direction }, now.instant);
             }
             // A session begins with a packet that goes somewhere: this one is as if it had never been.
             (Err(_), _) if is_new => {
@@ -424,7 +465,16 @@ impl Worker {
             }
             _ => {}
         }
-        outcome
+        outcome.map(|()| Fate::Forwarded)
+    }
+
+    /// The worker that has the session of a packet this one has none for, if it is another. What was handed over stays: two
+    /// workers that run different generations for a moment must not play ball with it.
+    fn elsewhere(&self, arrival: Arrival, key: &FlowKey) -> Option<u16> {
+        if arrival.handed_over {
+            return None;
+        }
+        self.team.owner(key, &self.generation).filter(|owner| *owner != self.id)
     }
 
     /// The session of `key`, brought up to date with the generation; `None` if there is none (any more).
@@ -527,8 +577,8 @@ impl Worker {
         let far_zone = far_zone.ok_or_else(|| refuse(DropReason::DeviceDown))?;
         let reverse = match &decision.nat {
             NatVerdict::Translate(pool) => {
-                let range = pool.ports_of(self.id, self.workers);
-                allocate(self.sessions.ports(), pool, &range, tenant_id, key, far_zone, &mut self.rng)
+                let seat = (self.id, self.team.size());
+                allocate(self.sessions.ports(), pool, seat, tenant_id, key, far_zone, &mut self.rng)
                     .ok_or_else(|| refuse(DropReason::NatPoolExhausted(pool.handoff)))?
             }
             _ => key.turned_round(far_zone),
@@ -570,14 +620,16 @@ impl Worker {
         parsed: &mut Parsed,
         now: Now,
         out: &mut Outbound,
-    ) -> Result<(), Refusal> {
-        let Upper::IcmpError(embedded) = parsed.upper else { return Ok(()) };
+    ) -> Result<Fate, Refusal> {
+        let lost = Refusal::new(arrival.tenant, DropReason::NoSession);
+        let Upper::IcmpError(embedded) = parsed.upper else { return Err(lost) };
         let key = embedded.answering_key(arrival.zone);
         let Some((at, direction)) = self.sessions.lookup(&key) else {
-            return Err(Refusal::new(arrival.tenant, DropReason::NoSession));
+            let owner = self.elsewhere(arrival, &key).ok_or(lost)?;
+            return Ok(hand_over(owner, arrival, packet, parsed, out));
         };
         self.bring_up_to_date(at, now)?;
-        let Some(session) = self.sessions.get(at) else { return Ok(()) };
+        let session = self.sessions.get(at).ok_or(lost)?;
         let refuse = |reason| Refusal::new(Some(session.tenant), reason);
         // Whoever reports it, a host or a router on the way, must be on the side the packet went to.
         if session.plan.from(direction) != arrival.hop
@@ -607,7 +659,9 @@ impl Worker {
         wire::translate(packet, parsed, Side::Destination, destination.0, 0);
         wire::decrement_ttl(packet, parsed);
         let tenant = session.tenant;
-        self.leave(exit, packet, parsed, mtu, now, out).map_err(|reason| Refusal::new(Some(tenant), reason))
+        self.leave(exit, packet, parsed, mtu, now, out)
+            .map_err(|reason| Refusal::new(Some(tenant), reason))
+            .map(|()| Fate::Forwarded)
     }
 
     fn may_report(&self, tenant: TenantId, source: IpAddr, hop: NextHop) -> bool {
@@ -632,16 +686,21 @@ impl Worker {
         parsed: &mut Parsed,
         now: Now,
         out: &mut Outbound,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Fate, Refusal> {
         let datagram = datagram_key(arrival.zone, parsed, parsed.fragment.map_or(0, |fragment| fragment.id));
-        let known = self.fragments.lookup(&datagram, now.instant);
-        let found =
-            known.filter(|(at, id, _)| self.sessions.get(*at).is_some_and(|session| session.id == *id));
-        let Some((at, _, direction)) = found else {
-            return Err(Refusal::new(arrival.tenant, DropReason::FragmentUnknown));
+        let (at, direction) = match self.fragments.lookup(&datagram, now.instant) {
+            Some(Trail::Session { at, id, direction })
+                if self.sessions.get(at).is_some_and(|session| session.id == id) =>
+            {
+                (at, direction)
+            }
+            Some(Trail::Worker(owner)) if !arrival.handed_over => {
+                return Ok(hand_over(owner, arrival, packet, parsed, out));
+            }
+            _ => return Err(Refusal::new(arrival.tenant, DropReason::FragmentUnknown)),
         };
         self.bring_up_to_date(at, now)?;
-        self.run_plan(at, direction, arrival, packet, parsed, now, out)
+        self.run_plan(at, direction, arrival, packet, parsed, now, out).map(|()| Fate::Forwarded)
     }
 
     // 4 Run the plan.
@@ -680,12 +739,12 @@ impl Worker {
             session.counters[direction as usize].left_on = Some(path);
         }
         let hasten = session.tcp != was && session.tcp.is_some_and(TcpState::is_over);
-        let (source, destination) = session.leaving(direction);
-        if (parsed.source, source_port(parsed)) != source {
-            wire::translate(packet, parsed, Side::Source, source.0, source.1);
+        let (key, answer) = (*session.key(direction), *session.key(direction.opposite()));
+        if !key.comes_from_where(&answer) {
+            wire::translate(packet, parsed, Side::Source, answer.destination(), answer.destination_port);
         }
-        if (parsed.destination, destination_port(parsed)) != destination {
-            wire::translate(packet, parsed, Side::Destination, destination.0, destination.1);
+        if !key.goes_where(&answer) {
+            wire::translate(packet, parsed, Side::Destination, answer.source(), answer.source_port);
         }
         if hasten {
             self.sessions.hasten(at);
@@ -719,8 +778,7 @@ impl Worker {
         arrived_on: Option<PathId>,
     ) -> Option<PathId> {
         let order = self.generation.tenants.get(tenant)?.sites.get(site)?.order(class);
-        let fitness = |id| self.paths.get(id).map_or(path::Candidate::Unreachable, Path::fitness);
-        path::select(order, arrived_on, fitness)
+        path::select(order, arrived_on, |id| self.team.standing(id).fitness)
     }
 
     /// The largest packet of this one's family that goes through. IPv6 must find 1,280 bytes everywhere (RFC 8200
@@ -729,10 +787,9 @@ impl Worker {
         let mtu = match exit {
             Exit::Device(device) => self.generation.devices.get(device).map_or(u16::MAX, |spec| spec.mtu),
             Exit::Path(id) => self
-                .paths
-                .get(id)
-                .and_then(|path| path.tunnel.endpoint())
-                .and_then(|endpoint| self.generation.transports.get(endpoint.transport))
+                .generation
+                .transports
+                .get(self.team.standing(id).transport)
                 .map_or(DEFAULT_INNER_MTU, |transport| transport.inner_mtu),
         };
         if parsed.source.is_ipv6() { mtu.max(IPV6_MIN_MTU) } else { mtu }
@@ -750,10 +807,13 @@ impl Worker {
         now: Now,
         out: &mut Outbound,
     ) -> Result<(), DropReason> {
-        if let Exit::Path(id) = exit
-            && self.paths.get_mut(id).is_some_and(|path| path.prober.traffic(now.instant))
-        {
-            self.paths.schedule(id);
+        if let Exit::Path(id) = exit {
+            let Some(path) = self.paths.get_mut(id) else {
+                return self.leave_elsewhere(id, packet, parsed.segment, mtu, out);
+            };
+            if path.prober.traffic(now.instant) {
+                self.paths.schedule(id);
+            }
         }
         let mut outcome = Ok(());
         match exit {
@@ -780,11 +840,32 @@ impl Worker {
         outcome
     }
 
+    /// The path is another worker's: that one does the rest.
+    fn leave_elsewhere(
+        &self,
+        path: PathId,
+        packet: &[u8],
+        segment: u16,
+        mtu: u16,
+        out: &mut Outbound,
+    ) -> Result<(), DropReason> {
+        let spec = self.generation.paths.get(path).ok_or(DropReason::NoPath)?;
+        let owner = self.team.worker_of(spec.site);
+        if owner == self.id {
+            return Err(DropReason::NoPath);
+        }
+        out.hand_over(owner, Handover::Leaving { path, mtu, segment }, packet);
+        Ok(())
+    }
+
     fn put(&mut self, exit: Exit, packet: &[u8], out: &mut Outbound) -> Result<(), DropReason> {
         match exit {
             Exit::Device(device) => {
                 out.push_packet(device, packet, 0);
                 Ok(())
+            }
+            Exit::Path(path) if self.paths.get(path).is_none() => {
+                self.leave_elsewhere(path, packet, 0, u16::MAX, out)
             }
             Exit::Path(path) => self.seal_into(path, packet, out),
         }
@@ -902,6 +983,7 @@ impl Worker {
         if probed {
             self.work_prober(id, now, out);
         }
+        self.paths.publish(id);
     }
 
     fn work_prober(&mut self, id: PathId, now: Now, out: &mut Outbound) {
@@ -976,11 +1058,9 @@ fn datagram_key(zone: Zone, parsed: &Parsed, id: u32) -> DatagramKey {
     DatagramKey { zone, source: parsed.source, destination: parsed.destination, protocol, id }
 }
 
-/// The port a plan compares with; a later fragment has none, and only its addresses are compared.
-fn source_port(parsed: &Parsed) -> u16 {
-    parsed.key(Zone::INTERNET).map_or(0, |key| key.source_port)
-}
-
-fn destination_port(parsed: &Parsed) -> u16 {
-    parsed.key(Zone::INTERNET).map_or(0, |key| key.destination_port)
+/// Lets `owner` go on with a packet that has come here.
+fn hand_over(owner: u16, arrival: Arrival, packet: &[u8], parsed: &Parsed, out: &mut Outbound) -> Fate {
+    let Arrival { zone, hop, path, .. } = arrival;
+    out.hand_over(owner, Handover::Arrived { zone, hop, path, segment: parsed.segment }, packet);
+    Fate::HandedOver
 }

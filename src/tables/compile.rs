@@ -6,7 +6,7 @@
 use super::device::{DeviceKind, DeviceSpec};
 use super::generation::{Generation, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec};
 use super::names::Names;
-use super::nat::{NatPolicy, NatVerdict, Pool};
+use super::nat::{NatPolicy, NatVerdict, Pool, PoolPorts};
 use super::rules::{Acl, Classifier, Matcher};
 use crate::config::{
     self, Appliance, Branch, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind, NatAction, Place, Pop, Role,
@@ -100,11 +100,12 @@ impl Compiler {
             for handoff in &config.handoffs {
                 let id = self.names.handoff_id(tenant, &handoff.name);
                 let device = match &handoff.kind {
-                    HandoffKind::Internet { nat_pool, routed, .. } => {
+                    HandoffKind::Internet { nat_pool, routed, nat_ports } => {
+                        let ports = PoolPorts::new(nat_ports);
                         for (prefixes, routed) in [(nat_pool, false), (routed, true)] {
                             internet_routes.extend_from_slice(prefixes);
                             for prefix in prefixes {
-                                let owner = InternetPrefix { tenant, handoff: id, routed };
+                                let owner = InternetPrefix { tenant, handoff: id, routed, ports };
                                 generation.internet.insert(*prefix, owner);
                             }
                         }

@@ -2,7 +2,7 @@
 
 use super::device::DeviceSpec;
 use super::names::Names;
-use super::nat::NatPolicy;
+use super::nat::{NatPolicy, PoolPorts};
 use super::routes::Routes;
 use super::rules::{Acl, Classifier};
 use crate::config::{IcmpSource, PresharedKey, PrivateKey, PublicKey};
@@ -40,6 +40,8 @@ pub struct InternetPrefix {
     /// Hosts of the tenant's have these addresses themselves, so the internet may begin sessions to them, ACL
     /// permitting; otherwise they are a NAT pool's.
     pub routed: bool,
+    /// The pool's.
+    pub ports: PoolPorts,
 }
 
 /// One customer's tables.

@@ -3,7 +3,7 @@
 
 use super::offload::Coalescer;
 use super::parse::Parsed;
-use crate::model::{DeviceId, TransportId};
+use crate::model::{DeviceId, NextHop, PathId, TransportId, Zone};
 use std::net::SocketAddr;
 use std::ops::Range;
 
@@ -17,6 +17,20 @@ pub enum Ingress {
     Transport { transport: TransportId, from: SocketAddr },
     /// An IP packet from a TUN device.
     Device(DeviceId),
+    /// From another worker, or from the entrance.
+    Worker(Handover),
+}
+
+/// What one worker passes to another, beside the packet's bytes: a site's tunnels are one worker's alone, and so is a
+/// session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// A handshake initiation for this path, which the entrance has admitted.
+    Datagram { path: PathId, transport: TransportId, from: SocketAddr },
+    /// An IP packet whose session the other has, as it arrived; a super-packet, if `segment` is not 0.
+    Arrived { zone: Zone, hop: NextHop, path: Option<PathId>, segment: u16 },
+    /// An IP packet that is ready to leave by a path of the other's, in fragments if it is larger than `mtu`.
+    Leaving { path: PathId, mtu: u16, segment: u16 },
 }
 
 /// Packets received, in order of arrival.
@@ -128,6 +142,13 @@ struct Datagram {
     bytes: Range<usize>,
 }
 
+/// A packet for another worker.
+struct Passed {
+    worker: u16,
+    what: Handover,
+    bytes: Range<usize>,
+}
+
 /// An IP packet to write to a TUN device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct DevicePacket {
@@ -150,6 +171,7 @@ pub struct Outbound {
     used: usize,
     datagrams: Vec<Datagram>,
     packets: Vec<DevicePacket>,
+    passed: Vec<Passed>,
     coalescer: Coalescer,
 }
 
@@ -193,6 +215,17 @@ impl Outbound {
         }
     }
 
+    /// Adds a packet for `worker`.
+    pub fn hand_over(&mut self, worker: u16, what: Handover, packet: &[u8]) {
+        let bytes = self.copy(packet);
+        self.passed.push(Passed { worker, what, bytes });
+    }
+
+    /// The packets for other workers.
+    pub fn handovers(&self) -> impl ExactSizeIterator<Item = (u16, Handover, &[u8])> {
+        self.passed.iter().map(|p| (p.worker, p.what, &self.arena[p.bytes.clone()]))
+    }
+
     /// The datagrams to send.
     pub fn datagrams(&self) -> impl ExactSizeIterator<Item = (TransportId, SocketAddr, &[u8])> {
         self.datagrams.iter().map(|d| (d.transport, d.to, &self.arena[d.bytes.clone()]))
@@ -214,6 +247,7 @@ impl Outbound {
         self.used = 0;
         self.datagrams.clear();
         self.packets.clear();
+        self.passed.clear();
         self.coalescer.clear();
     }
 

@@ -13,7 +13,7 @@ mod rewrite;
 mod tests;
 
 pub use answer::{IcmpError, fragment_v4, icmp_error, may_answer, tcp_reset, udp_v6};
-pub use batch::{Batch, Ingress, Outbound, SLOT_BYTES};
+pub use batch::{Batch, Handover, Ingress, Outbound, SLOT_BYTES};
 pub use checksum::{add as add_sums, pseudo_header, sum as checksum};
 pub use offload::{complete, prepare, split};
 pub use parse::{Embedded, Fragment, Parsed, Upper, parse, parse_ip, parse_super, tcp_flags};
