@@ -16,9 +16,9 @@ use crate::io::network::Network;
 use crate::io::udp::{Listen, TransportSocket};
 use crate::model::{Instant, Now, TransportId};
 use crate::pipeline::report::{Answer, Query};
-use crate::pipeline::{SessionScan, Team, Worker, describe_record};
+use crate::pipeline::{Entrance, SessionScan, Team, Worker, describe_record};
 use crate::tables::{Compiler, Generation};
-use crate::wire::{Batch, Outbound};
+use crate::wire::{Batch, Ingress, Outbound};
 use arc_swap::ArcSwap;
 use rand::TryRngCore;
 use std::collections::VecDeque;
@@ -77,7 +77,8 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     let team = Team::new(WORKERS);
     let worker = Worker::new(0, &team, random(), Arc::clone(&generation), clock.now());
     let next_scan = clock.now().instant;
-    let plane = Plane { worker, orders: orders.clone(), scans: VecDeque::new(), next_scan };
+    let entrance = Entrance::new(&team, Arc::clone(&generation), clock.now());
+    let plane = Plane { worker, entrance, orders: orders.clone(), scans: VecDeque::new(), next_scan };
     let (thread, handle) = forward::start("worker-0", plane, Vec::new(), Vec::new(), clock)?;
     let mut kernel =
         Kernel { network: Network::new()?, handle: handle.clone(), bound: Vec::new(), complete: false };
@@ -146,6 +147,8 @@ async fn wait(
 /// The worker, as `io` drives it; its records go on to the exporter.
 struct Plane {
     worker: Worker,
+    // TODO: the entrance gets a thread of its own with the kernel's steering.
+    entrance: Entrance,
     orders: SyncSender<Order>,
     /// Questions about sessions that are being answered, a part of the table at a time.
     scans: VecDeque<(SessionScan, Reply)>,
@@ -196,7 +199,27 @@ impl DataPlane for Plane {
     type Command = Command;
 
     fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
+        let mut initiations = Vec::new();
+        for (ingress, packet, _) in batch.packets() {
+            if matches!(ingress, Ingress::Transport { .. }) && packet.first() == Some(&1) {
+                initiations.push((ingress, packet.to_vec()));
+                packet[0] = 0;
+            }
+        }
         self.worker.process(batch, now, out);
+        for (ingress, packet) in initiations {
+            let (mut aside, mut admitted) = (Batch::with_slots(1), Outbound::default());
+            aside.push(ingress, &packet);
+            self.entrance.process(&mut aside, now, &mut admitted);
+            for (transport, to, cookie) in admitted.datagrams() {
+                out.push_datagram(transport, to, cookie);
+            }
+            for (_, what, packet) in admitted.handovers() {
+                aside.clear();
+                aside.push(Ingress::Worker(what), packet);
+                self.worker.process(&mut aside, now, out);
+            }
+        }
         self.pass_on_records();
     }
 
@@ -218,6 +241,7 @@ impl DataPlane for Plane {
     fn command(&mut self, command: Command, now: Now, _out: &mut Outbound) {
         match command {
             Command::Adopt(generation) => {
+                self.entrance.adopt(Arc::clone(&generation), now);
                 self.worker.adopt(generation, now);
                 self.pass_on_records();
             }
