@@ -12,7 +12,7 @@ use super::clock::Clock;
 use super::tun::TunDevice;
 use super::udp::TransportSocket;
 use crate::model::{DeviceId, DropReason, Id, IdMap, Instant, Now, TransportId};
-use crate::wire::{self, Batch, Outbound};
+use crate::wire::{Batch, Outbound};
 use rustix::event::{EventfdFlags, Timespec, epoll};
 use rustix::io::Errno;
 use std::fmt;
@@ -284,11 +284,6 @@ fn refused<T>(error: TrySendError<T>) -> Refused<T> {
     }
 }
 
-/// How many packets on the wire a packet is.
-fn segments(packet: &[u8], segment: u16) -> u64 {
-    wire::parse_super(packet, segment).map_or(1, |parsed| parsed.on_the_wire(packet).0)
-}
-
 /// How others get the thread's attention.
 #[derive(Debug)]
 struct Wake {
@@ -451,11 +446,11 @@ impl<D: DataPlane> Forwarder<D> {
                 None => dropped(Fault::Gone, run.count() as u64),
             }
         }
-        for (id, packet, segment) in out.packets() {
-            let sent = devices.get_mut(id).map_or(Err(Fault::Gone), |device| device.send(packet, segment));
+        for packet in out.packets() {
+            let id = packet.device();
+            let sent = devices.get_mut(id).map_or(Err(Fault::Gone), |device| device.send(&packet));
             if let Err(fault) = sent {
-                plane
-                    .egress_dropped(Dropped { egress: Egress::Device(id), fault }, segments(packet, segment));
+                plane.egress_dropped(Dropped { egress: Egress::Device(id), fault }, packet.count());
             }
         }
         drop(datagrams);
