@@ -3,6 +3,7 @@
 use super::{DeviceId, HandoffId, SiteId, TenantId};
 use serde::{Serialize, Serializer};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// An IP protocol number (IANA "Assigned Internet Protocol Numbers").
@@ -108,7 +109,7 @@ pub enum NextHop {
 ///
 /// For ICMP echo the identifier is the source port of requests and the destination port of replies, so that turning a
 /// key round matches a request's reply (RFC 5508 section 3.1 calls this the query identifier). 40 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowKey {
     source: [u64; 2],
     destination: [u64; 2],
@@ -166,6 +167,18 @@ impl FlowKey {
             zone,
             protocol: self.protocol,
         }
+    }
+}
+
+/// In words: field by field it would take twice as long, for every packet.
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let ports = u64::from(self.source_port) << 16 | u64::from(self.destination_port);
+        let rest = u64::from(self.zone.0) << 8 | u64::from(self.protocol.0);
+        for word in [self.source[0], self.source[1], self.destination[0], self.destination[1]] {
+            state.write_u64(word);
+        }
+        state.write_u64(rest << 32 | ports);
     }
 }
 

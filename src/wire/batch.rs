@@ -33,8 +33,14 @@ pub enum Handover {
 /// Packets received, in order of arrival.
 pub struct Batch {
     slots: Vec<Slot>,
+    /// [`STRIDE`] bytes a slot.
+    memory: Box<[u8]>,
     filled: usize,
 }
+
+/// From slot to slot. 64 KB apart, the heads of all packets would compete for the same few lines of the cache: 23 lines
+/// more, and each has its own.
+const STRIDE: usize = SLOT_BYTES + 23 * 64;
 
 struct Slot {
     ingress: Ingress,
@@ -43,25 +49,19 @@ struct Slot {
     datagram: usize,
     /// Payload bytes of each segment, if it is a super-packet.
     segment: u16,
-    buffer: Box<[u8]>,
 }
 
 impl Batch {
     /// Room for `slots` receives of up to [`SLOT_BYTES`]; pages that nothing is received into are never touched.
     pub fn with_slots(slots: usize) -> Batch {
-        let slot = || Slot {
-            ingress: Ingress::Device(DeviceId(0)),
-            len: 0,
-            datagram: 0,
-            segment: 0,
-            buffer: vec![0; SLOT_BYTES].into_boxed_slice(),
-        };
-        Batch { slots: std::iter::repeat_with(slot).take(slots).collect(), filled: 0 }
+        let slot = || Slot { ingress: Ingress::Device(DeviceId(0)), len: 0, datagram: 0, segment: 0 };
+        let memory = vec![0; slots * STRIDE].into_boxed_slice();
+        Batch { slots: std::iter::repeat_with(slot).take(slots).collect(), memory, filled: 0 }
     }
 
     /// The buffers of the free slots, to be received into from the first on; [`Batch::commit`] them in that order.
     pub fn free(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        self.slots[self.filled..].iter_mut().map(|slot| &mut *slot.buffer)
+        self.memory[self.filled * STRIDE..].chunks_mut(STRIDE).map(|room| &mut room[..SLOT_BYTES])
     }
 
     /// How many slots are free.
@@ -74,7 +74,7 @@ impl Batch {
     pub fn commit(&mut self, ingress: Ingress, len: usize, segment: usize) {
         let Some(slot) = self.slots.get_mut(self.filled) else { return };
         slot.ingress = ingress;
-        slot.len = len.min(slot.buffer.len());
+        slot.len = len.min(SLOT_BYTES);
         slot.datagram = if segment == 0 { slot.len } else { segment };
         slot.segment = 0;
         self.filled += 1;
@@ -111,8 +111,8 @@ impl Batch {
     /// The packets received, each on its own, to be changed in place; a super-packet is one, and comes with the payload
     /// bytes of its segments (others: 0).
     pub fn packets(&mut self) -> impl Iterator<Item = (Ingress, &mut [u8], u16)> {
-        self.slots[..self.filled].iter_mut().flat_map(|slot| {
-            let Slot { ingress, len, datagram, segment, buffer } = slot;
+        self.slots[..self.filled].iter().zip(self.memory.chunks_mut(STRIDE)).flat_map(|(slot, buffer)| {
+            let Slot { ingress, len, datagram, segment } = slot;
             // An empty datagram is still one that arrived: it is counted like any other.
             let empty = (*len == 0).then_some(&mut [][..]);
             let whole = buffer[..*len].chunks_mut((*datagram).max(1));
