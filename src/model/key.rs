@@ -3,6 +3,7 @@
 use super::{DeviceId, HandoffId, SiteId, TenantId};
 use serde::{Serialize, Serializer};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// An IP protocol number (IANA "Assigned Internet Protocol Numbers").
@@ -103,7 +104,7 @@ pub enum NextHop {
 ///
 /// For ICMP echo the identifier is the source port of requests and the destination port of replies, so that turning a
 /// key round matches a request's reply (RFC 5508 section 3.1 calls this the query identifier). 40 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowKey {
     source: [u64; 2],
     destination: [u64; 2],
@@ -151,6 +152,17 @@ impl FlowKey {
             zone,
             protocol: self.protocol,
         }
+    }
+}
+
+/// In five words: derived, it would feed the hasher field by field, and every packet is hashed.
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for word in [self.source[0], self.source[1], self.destination[0], self.destination[1]] {
+            state.write_u64(word);
+        }
+        let ports = u64::from(self.source_port) << 16 | u64::from(self.destination_port);
+        state.write_u64(ports << 32 | u64::from(self.zone.0) << 8 | u64::from(self.protocol.0));
     }
 }
 

@@ -9,8 +9,7 @@ use super::drops::Drops;
 use super::nat::allocate;
 use super::paths::{Path, Paths, Traffic};
 use crate::flow::{
-    Counters, DatagramKey, EndReason, FlowRecord, Fragments, InsertError, Session, SessionRef, SessionTable,
-    TcpState,
+    DatagramKey, EndReason, FlowRecord, Fragments, InsertError, Session, SessionRef, SessionTable, TcpState,
 };
 use crate::model::{
     ClassId, DeviceId, Direction, DropReason, FlowKey, Instant, NextHop, Now, PathId, Protocol, SiteId,
@@ -452,7 +451,7 @@ impl Worker {
     /// that is still permitted. Where it is not, the session ends.
     fn bring_up_to_date(&mut self, at: SessionRef, now: Now) -> Result<(), Refusal> {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
-        if session.plan.generation == self.generation.number {
+        if session.generation() == self.generation.number {
             return Ok(());
         }
         let (tenant_id, binding) = (session.tenant, session.binding());
@@ -464,7 +463,7 @@ impl Worker {
                 tenant,
                 session.key(Direction::Forward),
                 session.dscp,
-                session.plan.hops[0],
+                session.from(Direction::Forward),
             )
             .and_then(|decision| match (binding, &decision.nat) {
                 // The answers will come from another zone than the one they are known in.
@@ -481,7 +480,7 @@ impl Worker {
         match outcome {
             Ok(plan) => {
                 if let Some(session) = self.sessions.get_mut(at) {
-                    session.plan = plan;
+                    session.set_plan(&plan);
                 }
                 Ok(())
             }
@@ -533,19 +532,9 @@ impl Worker {
             }
             _ => key.turned_round(far_zone),
         };
-        let session = Session {
-            id: 0,
-            keys: [*key, reverse],
-            plan: decision.plan,
-            tenant: tenant_id,
-            translated: matches!(decision.nat, NatVerdict::Translate(_)),
-            tcp,
-            dscp: parsed.dscp,
-            counters: [Counters::default(); 2],
-            created: now.instant,
-            last_packet: now.instant,
-            last_report: now.instant,
-        };
+        let translated = matches!(decision.nat, NatVerdict::Translate(_));
+        let keys = [*key, reverse];
+        let session = Session::new(tenant_id, keys, decision.plan, translated, tcp, parsed.dscp, now.instant);
         self.sessions.insert(session).map_err(|error| match error {
             InsertError::Full => refuse(DropReason::SessionTableFull),
             // Its answers are another session's already.
@@ -580,7 +569,7 @@ impl Worker {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
         let refuse = |reason| Refusal::new(Some(session.tenant), reason);
         // Whoever reports it, a host or a router on the way, must be on the side the packet went to.
-        if session.plan.from(direction) != arrival.hop
+        if session.from(direction) != arrival.hop
             || !self.may_report(session.tenant, parsed.source, arrival.hop)
         {
             return Err(refuse(DropReason::SourceNotAllowed));
@@ -660,7 +649,7 @@ impl Worker {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
         let tenant = session.tenant;
         let refuse = |reason| Refusal::new(Some(tenant), reason);
-        if session.plan.from(direction) != arrival.hop {
+        if session.from(direction) != arrival.hop {
             return Err(refuse(DropReason::SourceNotAllowed));
         }
         if parsed.ttl <= 1 {
@@ -677,7 +666,7 @@ impl Worker {
         let was = session.tcp;
         session.count(direction, parsed.on_the_wire(packet), parsed.tcp_flags(), arrival.path, now);
         if let Exit::Path(path) = exit {
-            session.counters[direction as usize].left_on = Some(path);
+            session.leaves_on(direction, path);
         }
         let hasten = session.tcp != was && session.tcp.is_some_and(TcpState::is_over);
         let (source, destination) = session.leaving(direction);
@@ -697,14 +686,14 @@ impl Worker {
 
     /// Which way out: answers take the path the flow last arrived on, everything else the class's order of paths.
     fn choose_exit(&self, session: &Session, direction: Direction) -> Result<Exit, DropReason> {
-        match session.plan.to(direction) {
+        match session.to(direction) {
             NextHop::Device(device) => Ok(Exit::Device(device)),
             NextHop::Tunnel(site) => {
                 let arrived_on = match direction {
                     Direction::Forward => None,
-                    Direction::Reverse => session.counters[Direction::Forward as usize].arrived_on,
+                    Direction::Reverse => session.arrived_on(Direction::Forward),
                 };
-                self.choose_path(session.tenant, site, session.plan.class, arrived_on)
+                self.choose_path(session.tenant, site, session.class(), arrived_on)
                     .map(Exit::Path)
                     .ok_or(DropReason::NoPath)
             }
