@@ -1,6 +1,7 @@
 //! Sessions: the one table with one lifecycle, what it holds, and what is written down of it.
 
 mod fragments;
+mod index;
 mod nat;
 mod record;
 mod session;

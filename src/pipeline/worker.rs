@@ -13,8 +13,8 @@ use super::nat::allocate;
 use super::paths::{Paths, Traffic};
 use super::team::{Team, session_share};
 use crate::flow::{
-    Counters, DatagramKey, EndReason, FlowRecord, Fragments, InsertError, Session, SessionRef, SessionTable,
-    TcpState, Trail,
+    DatagramKey, EndReason, FlowRecord, Fragments, InsertError, Session, SessionRef, SessionTable, TcpState,
+    Trail,
 };
 use crate::model::{
     ClassId, DeviceId, Direction, DropReason, FlowKey, Instant, NextHop, Now, PathId, Protocol, SiteId,
@@ -125,7 +125,9 @@ impl Worker {
     /// packet comes.
     pub fn adopt(&mut self, generation: Arc<Generation>, now: Now) {
         self.paths.adopt(&generation, &mut self.rng, now);
-        self.sessions.configure(self.sessions.max(), generation.active_timeout);
+        let allowed = self.sessions.allowed();
+        self.sessions.configure(generation.max_sessions, generation.active_timeout);
+        self.team.return_sessions(allowed - self.sessions.allowed());
         let gone: Vec<SessionRef> = self
             .sessions
             .iter()
@@ -501,7 +503,7 @@ impl Worker {
     /// that is still permitted. Where it is not, the session ends.
     fn bring_up_to_date(&mut self, at: SessionRef, now: Now) -> Result<(), Refusal> {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
-        if session.plan.generation == self.generation.number {
+        if session.generation() == self.generation.number {
             return Ok(());
         }
         let (tenant_id, binding) = (session.tenant, session.binding());
@@ -513,7 +515,7 @@ impl Worker {
                 tenant,
                 session.key(Direction::Forward),
                 session.dscp,
-                session.plan.hops[0],
+                session.from(Direction::Forward),
             )
             .and_then(|decision| match (binding, &decision.nat) {
                 // The answers will come from another zone than the one they are known in.
@@ -530,7 +532,7 @@ impl Worker {
         match outcome {
             Ok(plan) => {
                 if let Some(session) = self.sessions.get_mut(at) {
-                    session.plan = plan;
+                    session.set_plan(&plan);
                 }
                 Ok(())
             }
@@ -582,22 +584,12 @@ impl Worker {
             }
             _ => key.turned_round(far_zone),
         };
-        let session = Session {
-            id: 0,
-            keys: [*key, reverse],
-            plan: decision.plan,
-            tenant: tenant_id,
-            translated: matches!(decision.nat, NatVerdict::Translate(_)),
-            tcp,
-            dscp: parsed.dscp,
-            counters: [Counters::default(); 2],
-            created: now.instant,
-            last_packet: now.instant,
-            last_report: now.instant,
-        };
-        if self.sessions.len() >= self.sessions.max() {
+        let translated = matches!(decision.nat, NatVerdict::Translate(_));
+        let keys = [*key, reverse];
+        let session = Session::new(tenant_id, keys, decision.plan, translated, tcp, parsed.dscp, now.instant);
+        if self.sessions.len() >= self.sessions.allowed() {
             let granted = self.team.grant_sessions(self.generation.max_sessions);
-            self.sessions.configure(self.sessions.max() + granted, self.generation.active_timeout);
+            self.sessions.allow(self.sessions.allowed() + granted);
         }
         self.sessions.insert(session).map_err(|error| match error {
             InsertError::Full => refuse(DropReason::SessionTableFull),
@@ -608,10 +600,10 @@ impl Worker {
 
     /// Gives back what it may have and does not need, for others.
     fn return_sessions(&mut self) {
-        let spare = self.sessions.max().saturating_sub(self.sessions.len());
+        let spare = self.sessions.allowed().saturating_sub(self.sessions.len());
         let keep = session_share(self.generation.max_sessions);
         if spare > keep {
-            self.sessions.configure(self.sessions.len() + keep, self.generation.active_timeout);
+            self.sessions.allow(self.sessions.len() + keep);
             self.team.return_sessions(spare - keep);
         }
     }
@@ -645,7 +637,7 @@ impl Worker {
         let session = self.sessions.get(at).ok_or(lost)?;
         let refuse = |reason| Refusal::new(Some(session.tenant), reason);
         // Whoever reports it, a host or a router on the way, must be on the side the packet went to.
-        if session.plan.from(direction) != arrival.hop
+        if session.from(direction) != arrival.hop
             || !self.may_report(session.tenant, parsed.source, arrival.hop)
         {
             return Err(refuse(DropReason::SourceNotAllowed));
@@ -732,7 +724,7 @@ impl Worker {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
         let tenant = session.tenant;
         let refuse = |reason| Refusal::new(Some(tenant), reason);
-        if session.plan.from(direction) != arrival.hop {
+        if session.from(direction) != arrival.hop {
             return Err(refuse(DropReason::SourceNotAllowed));
         }
         if parsed.ttl <= 1 {
@@ -749,7 +741,7 @@ impl Worker {
         let was = session.tcp;
         session.count(direction, parsed.on_the_wire(packet), parsed.tcp_flags(), arrival.path, now);
         if let Exit::Path(path) = exit {
-            session.counters[direction as usize].left_on = Some(path);
+            session.leaves_on(direction, path);
         }
         let hasten = session.tcp != was && session.tcp.is_some_and(TcpState::is_over);
         let (key, answer) = (*session.key(direction), *session.key(direction.opposite()));
@@ -769,14 +761,14 @@ impl Worker {
 
     /// Which way out: answers take the path the flow last arrived on, everything else the class's order of paths.
     fn choose_exit(&self, session: &Session, direction: Direction) -> Result<Exit, DropReason> {
-        match session.plan.to(direction) {
+        match session.to(direction) {
             NextHop::Device(device) => Ok(Exit::Device(device)),
             NextHop::Tunnel(site) => {
                 let arrived_on = match direction {
                     Direction::Forward => None,
-                    Direction::Reverse => session.counters[Direction::Forward as usize].arrived_on,
+                    Direction::Reverse => session.arrived_on(Direction::Forward),
                 };
-                self.choose_path(session.tenant, site, session.plan.class, arrived_on)
+                self.choose_path(session.tenant, site, session.class(), arrived_on)
                     .map(Exit::Path)
                     .ok_or(DropReason::NoPath)
             }

@@ -105,11 +105,11 @@ pub struct TransportSpec {
 }
 
 impl Tenant {
-    pub(super) fn new(classifier: Classifier, next_hops: NextHops) -> Tenant {
+    pub(super) fn new(classifier: Classifier, acl: Acl, next_hops: NextHops) -> Tenant {
         Tenant {
             owners: Routes::default(),
             classifier,
-            acl: Acl::default(),
+            acl,
             nat: IdMap::default(),
             sites: IdMap::default(),
             next_hops,

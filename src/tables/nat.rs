@@ -1,7 +1,7 @@
 //! Which address pool a session's source is translated to. Which address and port of it, the worker decides
 //! (`flow::nat`): that is state, this is policy.
 
-use super::rules::{Matcher, Subject};
+use super::rules::{FirstMatch, Matcher, Subject};
 use crate::model::{ClassId, HandoffId, Protocol};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use std::net::{IpAddr, Ipv4Addr};
@@ -107,7 +107,8 @@ impl Pool {
 #[derive(Clone, Debug)]
 pub struct NatPolicy {
     handoff: HandoffId,
-    rules: Vec<(Matcher, NatVerdict)>,
+    verdicts: Box<[NatVerdict]>,
+    first_match: FirstMatch,
     pool: Arc<Pool>,
     routed: Box<[IpNetwork]>,
 }
@@ -122,21 +123,24 @@ pub enum NatVerdict {
 }
 
 impl NatPolicy {
-    pub(super) fn new(handoff: HandoffId, pool: Pool, routed: Box<[IpNetwork]>) -> NatPolicy {
-        NatPolicy { handoff, rules: Vec::new(), pool: Arc::new(pool), routed }
-    }
-
-    pub(super) fn push(&mut self, matcher: Matcher, verdict: NatVerdict) {
-        self.rules.push((matcher, verdict));
+    pub(super) fn new(
+        handoff: HandoffId,
+        pool: Pool,
+        routed: Box<[IpNetwork]>,
+        rules: Vec<(NatVerdict, Matcher)>,
+    ) -> NatPolicy {
+        let (verdicts, matchers): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
+        let first_match = FirstMatch::new(matchers);
+        NatPolicy { handoff, verdicts: verdicts.into(), first_match, pool: Arc::new(pool), routed }
     }
 
     /// What becomes of a session that leaves by this handoff. Prefixes the tenant may show to the internet go
     /// untranslated; the rest takes the first rule's pool, or the handoff's. IPv6 is never translated.
     pub fn outbound(&self, subject: &Subject, class: ClassId) -> NatVerdict {
         let routed = self.routed.iter().any(|prefix| prefix.contains(subject.source));
-        let rule = self.rules.iter().find(|(matcher, _)| matcher.matches(subject, Some(class)));
+        let rule = self.first_match.find(subject, Some(class)).map(|rule| &self.verdicts[rule]);
         // A rule not to translate changes nothing: it can show to the internet only what may be shown anyway.
-        if let Some((_, NatVerdict::Translate(pool))) = rule
+        if let Some(NatVerdict::Translate(pool)) = rule
             && subject.source.is_ipv4()
         {
             return NatVerdict::Translate(Arc::clone(pool));
