@@ -17,6 +17,8 @@ const TICK: Duration = Duration::from_millis(100);
 const NEVER: u32 = u32::MAX;
 /// Slots that are allocated at once, 1 MiB of sessions: the table grows without moving any of them.
 const CHUNK: usize = 4_096;
+/// Lines of the index that are moved each time, when it was left growing: as many as a few new sessions move.
+const MOVED: usize = 64;
 /// Keys whose look-ups overlap: about as many lines as a core fetches at once, and more gain nothing.
 const GROUP: usize = 16;
 
@@ -68,7 +70,7 @@ impl SessionTable {
         SessionTable {
             chunks: Vec::new(),
             free: Vec::new(),
-            index: Index::with_capacity(0),
+            index: Index::new(),
             hasher: SeedableRandomState::with_seed(seeds[0], leaked_seed(seeds[1])),
             wheel: Wheel::new(TICK, now),
             due: Vec::new(),
@@ -165,23 +167,12 @@ impl SessionTable {
         self.allowed = sessions.min(self.max);
     }
 
-    /// Makes room for `max`, without allowing them yet, and sets how often one that lasts is reported.
-    ///
-    /// Room in the index is made here and not while packets wait. To raise `max` with sessions in the table means to enter
-    /// them all anew, a tenth of a second for a million: it takes a commit that asks for it.
+    /// Lets there be room for `max`, without allowing them yet, and sets how often one that lasts is reported.
     pub fn configure(&mut self, max: usize, active_timeout: Duration) {
         self.max = max;
         self.allowed = self.allowed.min(max);
         self.active_timeout = active_timeout;
-        if 2 * max > self.index.capacity() {
-            let mut index = Index::with_capacity(2 * max);
-            for (at, session) in self.iter() {
-                for direction in [Direction::Forward, Direction::Reverse] {
-                    index.insert(self.hasher.hash_one(session.key(direction)), at.entry(direction));
-                }
-            }
-            self.index = index;
-        }
+        self.index.let_grow(2 * max);
     }
 
     /// How many sessions there ever were.
@@ -246,6 +237,7 @@ impl SessionTable {
     /// Ends what has been idle too long, and reports what has lasted longer than the active timeout since its last
     /// record.
     pub fn expire(&mut self, now: Now, mut emit: impl FnMut(FlowRecord)) {
+        self.index.move_lines(MOVED);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now.instant, &mut due);
         let active_timeout = self.active_timeout;

@@ -22,7 +22,7 @@ const BLOCK: usize = 512;
 /// As many as a set's mask has bits; longer lists are compiled in parts, tried in their order.
 const PART: usize = 64 * BLOCK;
 /// Lists this short are scanned: that takes no longer.
-const SCANNED: usize = 4;
+const SCANNED: usize = 8;
 
 /// An ordered list of rules, compiled.
 #[derive(Clone, Debug)]
