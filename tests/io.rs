@@ -1,7 +1,9 @@
 //! The edge against the real kernel, in network namespaces that each test makes for itself. Needs root.
 
 use popgate::io::clock::Clock;
-use popgate::io::forward::{self, DataPlane, Dropped, Egress, Fault, ForwardHandle, Received, Refused};
+use popgate::io::cpu::Placement;
+use popgate::io::crossing::Seat;
+use popgate::io::forward::{self, DataPlane, Dropped, Egress, Fault, ForwardHandle, Post, Received, Refused};
 use popgate::io::namespace::Namespace;
 use popgate::io::network::{Network, Realised};
 use popgate::io::tun::TunDevice;
@@ -196,7 +198,7 @@ const NEAR: TransportId = TransportId(1);
 const FAR: TransportId = TransportId(2);
 
 fn listen(address: &str) -> Listen {
-    Listen { address: address.parse().expect("an address"), interface: None, shared: false }
+    Listen { address: address.parse().expect("an address"), interface: None }
 }
 
 fn bind(host: &Host, id: TransportId, address: &str) -> TransportSocket {
@@ -349,8 +351,10 @@ fn a_wildcard_socket_hears_both_families_and_binding_problems_name_the_address()
     assert!(fails(Listen { interface: on("nix0"), ..listen("10.77.0.1:0") }).contains("nix0"));
     near.run(|| TransportSocket::bind(NEAR, &Listen { interface: on("n0"), ..listen("10.77.0.1:0") }))
         .expect("to bind to an interface that is there");
-    let shared = Listen { shared: true, ..listen("10.77.0.1:7447") };
-    let _both = near.run(|| [0, 1].map(|_| TransportSocket::bind(NEAR, &shared).expect("to share")));
+    let _group = near.run(|| TransportSocket::bind_group(NEAR, &listen("10.77.0.1:7447"), 2)).expect("a group");
+    assert!(fails(listen("10.77.0.1:7447")).contains("in use"), "so is one beside a group");
+    let group = near.run(|| TransportSocket::bind_group(NEAR, &listen("10.77.0.1:7447"), 2));
+    assert!(group.expect_err("a problem").to_string().contains("in use"), "and a second group");
 }
 
 // ---- devices ----
@@ -418,7 +422,6 @@ fn a_tun_device_hands_over_the_kernels_packets_and_takes_answers() {
 
     let busy = TunDevice::create(DeviceId(4), "t0", &host.namespace).expect_err("it is there already");
     assert_eq!(busy.kind(), std::io::ErrorKind::ResourceBusy);
-    drop(TunDevice::attach(DeviceId(3), "t0", &host.namespace).expect("a second queue"));
     assert!(TunDevice::create(DeviceId(4), "name-of-16-bytes", &host.namespace).is_err());
 
     let mut batch = Batch::with_slots(1);
@@ -448,7 +451,8 @@ fn realise_all(network: &mut Network, wanted: &[(DeviceId, DeviceSpec)]) -> Real
 }
 
 fn only_device(realised: Realised) -> TunDevice {
-    let [device] = <[_; 1]>::try_from(realised.opened).expect("one device");
+    let [queues] = <[_; 1]>::try_from(realised.opened).expect("one device");
+    let [device] = <[_; 1]>::try_from(queues).expect("one queue");
     device
 }
 
@@ -851,6 +855,11 @@ impl DataPlane for Mirror {
     }
 }
 
+/// A thread that is alone.
+fn post(name: &str) -> Post {
+    Post { name: name.to_owned(), placement: Placement::Anywhere, seat: Seat::alone().expect("a seat") }
+}
+
 fn report(handle: &ForwardHandle<Tell>) -> Counts {
     let (to, from) = mpsc::channel();
     handle.send(Tell::Report(to)).expect("room for a question");
@@ -870,7 +879,7 @@ fn a_flood_starves_neither_other_sources_nor_timeouts_nor_commands() {
     let quiet_at = quiet.local_address().expect("its address");
     let (clock, plane) = (Clock::new(), Mirror::default());
     let (thread, handle) =
-        forward::start("mirror", plane, vec![flooded, quiet], vec![], clock).expect("to start");
+        forward::start(post("mirror"), plane, vec![flooded, quiet], vec![], clock).expect("to start");
 
     let mut caller = bind(&near, NEAR, "10.77.0.1:0");
     let mut flooder = bind(&near, NEAR, "10.77.0.1:0");
@@ -923,7 +932,7 @@ fn a_flood_starves_neither_other_sources_nor_timeouts_nor_commands() {
 fn an_idle_thread_sleeps_even_if_its_data_plane_nags() {
     let clock = Clock::new();
     let (thread, handle) =
-        forward::start("idle", Mirror::default(), vec![], vec![], clock).expect("to start");
+        forward::start(post("idle"), Mirror::default(), vec![], vec![], clock).expect("to start");
     let rest = || {
         let before = report(&handle);
         std::thread::sleep(Duration::from_millis(300));
@@ -945,7 +954,7 @@ fn an_idle_thread_sleeps_even_if_its_data_plane_nags() {
 fn devices_and_transports_come_and_go_while_the_thread_runs() {
     let host = Host::new("host");
     let (thread, handle) =
-        forward::start("changes", Mirror::default(), vec![], vec![], Clock::new()).expect("to start");
+        forward::start(post("changes"), Mirror::default(), vec![], vec![], Clock::new()).expect("to start");
     let ping = |to: &str| host.command(&format!("ping -n -c 1 -W 2 {to}")).status.success();
     let device = |name: &str, address: &str| {
         let device = TunDevice::create(DeviceId(5), name, &host.namespace).expect("a device");
@@ -1007,7 +1016,7 @@ fn devices_and_transports_come_and_go_while_the_thread_runs() {
 #[test]
 fn a_full_queue_and_a_dead_thread_are_told_at_once() {
     let (thread, handle) =
-        forward::start("full", Mirror::default(), vec![], vec![], Clock::new()).expect("to start");
+        forward::start(post("full"), Mirror::default(), vec![], vec![], Clock::new()).expect("to start");
     let (release, block) = mpsc::channel();
     handle.send(Tell::Block(block)).expect("room");
     let (to, from) = mpsc::channel();

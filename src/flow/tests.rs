@@ -184,8 +184,9 @@ fn fragments_are_forgotten_in_time_and_by_number() {
         protocol: Protocol::UDP,
         id,
     };
+    let trail = Trail::Session { at: session_at, id: 1, direction: Direction::Forward };
     for id in 0..5_000 {
-        fragments.insert(key(id), session_at, 1, Direction::Forward, at(0).instant);
+        fragments.insert(key(id), trail, at(0).instant);
     }
     assert!(fragments.lookup(&key(0), at(1).instant).is_none());
     assert!(fragments.lookup(&key(4_999), at(29).instant).is_some());
