@@ -7,13 +7,15 @@ use crate::model::{FlowKey, NextHop, PathId, SiteId, TransportId};
 use crate::path::Candidate;
 use crate::tables::{Generation, InternetPrefix, Tenant};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// The workers of a box.
 pub struct Team {
     size: u16,
     board: Board,
+    /// How many sessions workers have been allowed to have.
+    granted: AtomicUsize,
 }
 
 /// What is known of a path, whoever works it.
@@ -27,7 +29,7 @@ pub struct Standing {
 impl Team {
     /// A team of `size` workers, numbered from 0; at least one.
     pub fn new(size: u16) -> Arc<Team> {
-        Arc::new(Team { size: size.max(1), board: Board::default() })
+        Arc::new(Team { size: size.max(1), board: Board::default(), granted: AtomicUsize::new(0) })
     }
 
     /// How many they are.
@@ -61,6 +63,21 @@ impl Team {
         Some(self.worker_of(first))
     }
 
+    /// Allows a worker some more sessions of the box's `max`; none, if all are given away. A worker that knows how many it
+    /// may have need not ask the others about each.
+    pub(super) fn grant_sessions(&self, max: usize) -> usize {
+        let share = session_share(max);
+        let granted = self.granted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |granted| {
+            (granted < max).then(|| granted + share.min(max - granted))
+        });
+        granted.map_or(0, |granted| share.min(max - granted))
+    }
+
+    /// A worker needs so many no longer.
+    pub(super) fn return_sessions(&self, count: usize) {
+        self.granted.fetch_sub(count, Ordering::Relaxed);
+    }
+
     /// How a path stands.
     pub(super) fn standing(&self, path: PathId) -> Standing {
         Standing::unpack(self.board.of(path).load(Ordering::Relaxed))
@@ -75,6 +92,12 @@ impl Team {
             cell.store(packed, Ordering::Relaxed);
         }
     }
+}
+
+/// How many sessions are granted at a time: one by one in a small table, so that none goes unused; in a large one a few,
+/// so that asking costs nothing.
+pub(super) fn session_share(max: usize) -> usize {
+    (max / 65_536).clamp(1, 1_024)
 }
 
 fn site_of(tenant: &Tenant, address: IpAddr) -> Option<SiteId> {

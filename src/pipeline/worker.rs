@@ -11,7 +11,7 @@ use super::decide::decide;
 use super::drops::Drops;
 use super::nat::allocate;
 use super::paths::{Paths, Traffic};
-use super::team::Team;
+use super::team::{Team, session_share};
 use crate::flow::{
     Counters, DatagramKey, EndReason, FlowRecord, Fragments, InsertError, Session, SessionRef, SessionTable,
     TcpState, Trail,
@@ -43,7 +43,7 @@ const IPV6_FRAGMENT: Protocol = Protocol(44);
 /// One worker of the data plane. Owns everything a packet needs; shares nothing but the generation, and with the team how
 /// its paths stand.
 pub struct Worker {
-    id: u16,
+    pub(super) id: u16,
     team: Arc<Team>,
     pub(super) generation: Arc<Generation>,
     pub(super) paths: Paths,
@@ -127,8 +127,7 @@ impl Worker {
     /// packet comes.
     pub fn adopt(&mut self, generation: Arc<Generation>, now: Now) {
         self.paths.adopt(&generation, &mut self.rng, now);
-        self.sessions
-            .configure(generation.max_sessions / usize::from(self.team.size()), generation.active_timeout);
+        self.sessions.configure(self.sessions.max(), generation.active_timeout);
         let gone: Vec<SessionRef> = self
             .sessions
             .iter()
@@ -163,6 +162,7 @@ impl Worker {
     pub fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
         let Self { sessions, records, .. } = self;
         sessions.expire(now, |record| records.push(record));
+        self.return_sessions();
         let mut due = std::mem::take(&mut self.due);
         self.paths.take_due(now.instant, &mut due);
         for id in due.drain(..) {
@@ -596,11 +596,25 @@ impl Worker {
             last_packet: now.instant,
             last_report: now.instant,
         };
+        if self.sessions.len() >= self.sessions.max() {
+            let granted = self.team.grant_sessions(self.generation.max_sessions);
+            self.sessions.configure(self.sessions.max() + granted, self.generation.active_timeout);
+        }
         self.sessions.insert(session).map_err(|error| match error {
             InsertError::Full => refuse(DropReason::SessionTableFull),
             // Its answers are another session's already.
             InsertError::Taken => refuse(DropReason::SessionConflict),
         })
+    }
+
+    /// Gives back what it may have and does not need, for others.
+    fn return_sessions(&mut self) {
+        let spare = self.sessions.max().saturating_sub(self.sessions.len());
+        let keep = session_share(self.generation.max_sessions);
+        if spare > keep {
+            self.sessions.configure(self.sessions.len() + keep, self.generation.active_timeout);
+            self.team.return_sessions(spare - keep);
+        }
     }
 
     /// The zone that a tenant's packets are in when they come from `hop`.

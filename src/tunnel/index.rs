@@ -20,7 +20,7 @@ impl TunnelIndex {
 
     /// Whose tunnel it is.
     pub fn worker(self) -> u16 {
-        (self.0 & (1 << WORKER_BITS) - 1) as u16
+        (self.0 % u32::from(MAX_WORKERS)) as u16
     }
 
     pub(super) fn bits(self) -> u32 {

@@ -13,7 +13,7 @@ use popgate::config::{
     Transport, public_of,
 };
 use popgate::model::{DeviceId, Now, Protocol, TransportId};
-use popgate::pipeline::Worker;
+use popgate::pipeline::{Entrance, Team, Worker};
 use popgate::tables::Compiler;
 use popgate::wire::{Batch, Ingress, Outbound};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -120,6 +120,7 @@ fn main() {
 struct Bench {
     case: Case,
     worker: Worker,
+    entrance: Entrance,
     now: Now,
     clients: Vec<Tunn>,
     bare: (Tunn, Tunn),
@@ -137,13 +138,16 @@ impl Bench {
         let generation = Arc::new(Compiler::new("bench-").compile(&candidate).expect("few names"));
         let internet = generation.devices.iter().next().expect("the internet's device").0;
         let now = Now { unix_nanos: 1_790_000_000_000_000_000, ..Now::default() };
-        let worker = Worker::new(0, 1, [7; 32], generation, now);
+        let team = Team::new(1);
+        let entrance = Entrance::new(&team, Arc::clone(&generation), now);
+        let worker = Worker::new(0, &team, [7; 32], generation, now);
         let pop = PublicKey::from(public_of(&pop_key()).0);
         let clients = (0..case.tunnels)
             .map(|n| Tunn::new(StaticSecret::from(client_key(n).0), pop, None, None, n as u32, None));
         let mut bench = Bench {
             case,
             worker,
+            entrance,
             now,
             clients: clients.collect(),
             bare: bare_pair(),
@@ -174,9 +178,14 @@ impl Bench {
         let TunnResult::WriteToNetwork(init) = client.format_handshake_initiation(&mut buffer, true) else {
             panic!("no initiation")
         };
-        let mut out = Outbound::default();
-        process(&mut self.worker, &[(from_client(n), init.to_vec())], self.now, &mut out);
-        let reply = out.datagrams().next().expect("a reply").2.to_vec();
+        let (mut admitted, mut out) = (Outbound::default(), Outbound::default());
+        let mut batch = Batch::with_slots(1);
+        batch.push(from_client(n), init);
+        self.entrance.process(&mut batch, self.now, &mut admitted);
+        for (_, what, initiation) in admitted.handovers() {
+            process(&mut self.worker, &[(Ingress::Worker(what), initiation.to_vec())], self.now, &mut out);
+        }
+        let reply = admitted.datagrams().chain(out.datagrams()).next().expect("a reply").2.to_vec();
         match self.clients[n].decapsulate(None, &reply, &mut buffer) {
             TunnResult::Done => false,
             TunnResult::WriteToNetwork(keepalive) => {
