@@ -352,7 +352,8 @@ fn a_wildcard_socket_hears_both_families_and_binding_problems_name_the_address()
     assert!(fails(Listen { interface: on("nix0"), ..listen("10.77.0.1:0") }).contains("nix0"));
     near.run(|| TransportSocket::bind(NEAR, &Listen { interface: on("n0"), ..listen("10.77.0.1:0") }))
         .expect("to bind to an interface that is there");
-    let _group = near.run(|| TransportSocket::bind_group(NEAR, &listen("10.77.0.1:7447"), 2)).expect("a group");
+    let _group =
+        near.run(|| TransportSocket::bind_group(NEAR, &listen("10.77.0.1:7447"), 2)).expect("a group");
     assert!(fails(listen("10.77.0.1:7447")).contains("in use"), "so is one beside a group");
     let group = near.run(|| TransportSocket::bind_group(NEAR, &listen("10.77.0.1:7447"), 2));
     assert!(group.expect_err("a problem").to_string().contains("in use"), "and a second group");
@@ -402,7 +403,9 @@ fn the_kernel_steers_each_datagram_where_the_pipeline_says() {
             for kind in [1, 2, 3, 4] {
                 datagrams.extend((0..=13).map(|len| message(kind, 0, len)));
             }
-            datagrams.extend((0..100u8).map(|i| (0..i).map(|at| i.wrapping_mul(31) ^ at.wrapping_mul(7)).collect()));
+            datagrams.extend(
+                (0..100u8).map(|i| (0..i).map(|at| i.wrapping_mul(31) ^ at.wrapping_mul(7)).collect()),
+            );
             // One at a time: those of one size would be joined, and a super-packet has one owner.
             for datagram in datagrams.chunks(1) {
                 assert_eq!(send_all(&mut sender, to, datagram), []);
@@ -426,8 +429,7 @@ fn a_super_packet_is_steered_whole() {
     let (near, far) = (Host::new("near"), Host::new("far"));
     near.cable(("n0", "10.77.0.1/24"), &far, ("f0", "10.77.0.2/24"));
     let mut sender = bind(&near, NEAR, "10.77.0.1:0");
-    let mut group =
-        far.run(|| TransportSocket::bind_group(FAR, &listen("10.77.0.2:0"), 4)).expect("a group");
+    let mut group = far.run(|| TransportSocket::bind_group(FAR, &listen("10.77.0.2:0"), 4)).expect("a group");
     let to = group[0].local_address().expect("its address");
     for worker in [3, 0, 2, 1] {
         assert_eq!(send_all(&mut sender, to, &vec![message(4, worker, 1400); 44]), []);

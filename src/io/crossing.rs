@@ -298,7 +298,7 @@ mod tests {
             for seat in &seats {
                 scope.spawn(move || {
                     for n in 0..PACKETS / 10 {
-                        let first = (seat.own as u32) << 24 | n * 10;
+                        let first = ((seat.own as u32) << 24) + n * 10;
                         let mut to_send: Vec<(u32, usize)> = (0..10).map(|i| (first + i, 10)).collect();
                         while !to_send.is_empty() {
                             // Those dropped are the last: none of ours that comes later may overtake them.

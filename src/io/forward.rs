@@ -538,8 +538,7 @@ impl<D: DataPlane> Forwarder<D> {
                     segments(packet, segment)
                 }
             };
-            plane
-                .egress_dropped(Dropped { egress: Egress::Worker(worker), fault: Fault::QueueFull }, count);
+            plane.egress_dropped(Dropped { egress: Egress::Worker(worker), fault: Fault::QueueFull }, count);
         });
         out.clear();
     }

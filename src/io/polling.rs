@@ -142,7 +142,7 @@ mod tests {
             let mut rest = self.polling.rest(self.now);
             self.polls += u32::from(rest == Rest::Poll);
             while rest == Rest::Poll {
-                self.now = self.now + look;
+                self.now += look;
                 if self.now >= comes {
                     self.found_by_polling += 1;
                     break;

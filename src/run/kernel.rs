@@ -43,9 +43,7 @@ impl Kernel {
         let wanted: Vec<(TransportId, Listen)> = generation
             .transports
             .iter()
-            .map(|(id, spec)| {
-                (id, Listen { address: spec.listen, interface: spec.interface.clone() })
-            })
+            .map(|(id, spec)| (id, Listen { address: spec.listen, interface: spec.interface.clone() }))
             .collect();
         let close: Vec<TransportId> =
             self.bound.iter().filter(|bound| !wanted.contains(bound)).map(|(id, _)| *id).collect();
