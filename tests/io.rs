@@ -485,7 +485,7 @@ fn ping_answered(host: &Host, to: &str, device: &mut TunDevice) -> (bool, usize)
             assert_eq!(ingress, Ingress::Device(device.id()));
             if turn_into_reply(packet) {
                 requests += 1;
-                device.send(packet, 0).expect("to answer");
+                send(device, packet).expect("to answer");
             }
         }
         batch.clear();
@@ -503,7 +503,7 @@ fn a_tun_device_hands_over_the_kernels_packets_and_takes_answers() {
     host.await_addresses();
     assert_eq!(ping_answered(&host, "10.66.0.2", &mut device), (true, 1));
     assert_eq!(ping_answered(&host, "fd66::2", &mut device), (true, 1));
-    assert_eq!(device.send(&[0; 60], 0), Err(Fault::Refused), "not an IP packet");
+    assert_eq!(send(&mut device, &[0; 60]), Err(Fault::Refused), "not an IP packet");
 
     let busy = TunDevice::create(DeviceId(4), "t0", &host.namespace).expect_err("it is there already");
     assert_eq!(busy.kind(), std::io::ErrorKind::ResourceBusy);
@@ -511,9 +511,9 @@ fn a_tun_device_hands_over_the_kernels_packets_and_takes_answers() {
 
     let mut batch = Batch::with_slots(1);
     host.ip("link set t0 down");
-    assert_eq!(device.send(&[0x45; 20], 0), Err(Fault::Gone), "down");
+    assert_eq!(send(&mut device, &[0x45; 20]), Err(Fault::Gone), "down");
     host.ip("link delete t0");
-    assert_eq!(device.send(&[0x45; 20], 0), Err(Fault::Gone));
+    assert_eq!(send(&mut device, &[0x45; 20]), Err(Fault::Gone));
     assert_eq!(device.receive(&mut batch), Received::Gone);
 }
 
@@ -530,7 +530,7 @@ fn a_flow_is_answered_on_the_queue_it_was_written_on() {
         let port = 40_000 + round as u16;
         let mut packet = udp_packet([10, 66, 0, 2], [10, 66, 0, 1], 7);
         packet[20..22].copy_from_slice(&port.to_be_bytes());
-        queues[writer].send(&packet, 0).expect("room");
+        send(&mut queues[writer], &packet).expect("room");
         let mut bytes = [0; 64];
         let (_, from) = socket.recv_from(&mut bytes).expect("what was written");
         assert_eq!(from.port(), port);
@@ -711,7 +711,7 @@ fn the_lan_device_gets_what_its_interfaces_bring_and_nothing_goes_past_it() {
     let heard = bind(&isp, FAR, "192.0.2.254:5000");
     let mut in_lan = bind(&bob, FAR, "10.1.1.2:5000");
     for to in [[192, 0, 2, 254], [10, 1, 1, 2]] {
-        device.send(&udp_packet([10, 9, 0, 1], to, 5000), 0).expect("to write");
+        send(&mut device, &udp_packet([10, 9, 0, 1], to, 5000)).expect("to write");
     }
     assert_eq!(receive_all(&mut in_lan, 1).0[0].0.to_string(), "10.9.0.1:4000");
     assert!(!wait_readable(&heard, std::time::Instant::now()), "it leaked to the underlay");
@@ -757,6 +757,12 @@ fn the_lan_device_gets_what_its_interfaces_bring_and_nothing_goes_past_it() {
     assert_same(&branch.state(), &before);
 }
 
+fn send(device: &mut TunDevice, packet: &[u8]) -> Result<(), Fault> {
+    let mut out = Outbound::default();
+    out.push_packet(device.id(), packet);
+    device.send(&out.packets().next().expect("one packet"))
+}
+
 /// A UDP packet without a checksum (RFC 768 permits that over IPv4), from port 4000, of 4 bytes.
 fn udp_packet(from: [u8; 4], to: [u8; 4], port: u16) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 32, 0, 1, 0, 0, 64, 17, 0, 0];
@@ -795,7 +801,7 @@ fn a_private_handoff_has_a_namespace_with_its_interface_and_gives_it_back() {
     }
     assert_eq!(ping_answered(&dc, "10.200.0.1", &mut device), (true, 0), "the interface's own address");
     let mut behind_router = bind(&dc, FAR, "10.200.8.1:5000");
-    device.send(&udp_packet([10, 1, 0, 9], [10, 200, 8, 1], 5000), 0).expect("to write");
+    send(&mut device, &udp_packet([10, 1, 0, 9], [10, 200, 8, 1], 5000)).expect("to write");
     assert_eq!(receive_all(&mut behind_router, 1).0[0].0.to_string(), "10.1.0.9:4000");
 
     // Addresses and routes change in place.
@@ -922,7 +928,7 @@ impl DataPlane for Mirror {
         for (ingress, packet, _) in batch.packets() {
             packets += 1;
             match (self.detour, ingress) {
-                (Some(Egress::Device(device)), _) => out.push_packet(device, packet, 0),
+                (Some(Egress::Device(device)), _) => out.push_packet(device, packet),
                 (Some(Egress::Worker(worker)), Ingress::Transport { transport, from }) => {
                     let what = Handover::Datagram { path: PathId(0), transport, from };
                     out.hand_over(worker, what, packet);
@@ -943,7 +949,7 @@ impl DataPlane for Mirror {
                 }
                 (_, Ingress::Device(device)) => {
                     if turn_into_reply(packet) {
-                        out.push_packet(device, packet, 0);
+                        out.push_packet(device, packet);
                     }
                 }
             }

@@ -316,9 +316,14 @@ fn refused<T>(error: TrySendError<T>) -> Refused<T> {
     }
 }
 
-/// How many packets on the wire a packet is.
-fn segments(packet: &[u8], segment: u16) -> u64 {
-    wire::parse_super(packet, segment).map_or(1, |parsed| parsed.on_the_wire(packet).0)
+/// How many packets on the wire a packet is that was to be handed over.
+fn on_the_wire(what: Handover, packet: &[u8]) -> u64 {
+    match what {
+        Handover::Datagram { .. } => 1,
+        Handover::Arrived { segment, .. } | Handover::Leaving { segment, .. } => {
+            wire::parse_super(packet, segment).map_or(1, |parsed| parsed.on_the_wire(packet).0)
+        }
+    }
 }
 
 /// How others get the thread's attention.
@@ -523,22 +528,17 @@ impl<D: DataPlane> Forwarder<D> {
                 None => dropped(Fault::Gone, run.count() as u64),
             }
         }
-        for (id, packet, segment) in out.packets() {
-            let sent = devices.get_mut(id).map_or(Err(Fault::Gone), |device| device.send(packet, segment));
+        for packet in out.packets() {
+            let id = packet.device();
+            let sent = devices.get_mut(id).map_or(Err(Fault::Gone), |device| device.send(&packet));
             if let Err(fault) = sent {
-                plane
-                    .egress_dropped(Dropped { egress: Egress::Device(id), fault }, segments(packet, segment));
+                plane.egress_dropped(Dropped { egress: Egress::Device(id), fault }, packet.count());
             }
         }
         drop(datagrams);
         seat.hand_over(out, |worker, what, packet| {
-            let count = match what {
-                Handover::Datagram { .. } => 1,
-                Handover::Arrived { segment, .. } | Handover::Leaving { segment, .. } => {
-                    segments(packet, segment)
-                }
-            };
-            plane.egress_dropped(Dropped { egress: Egress::Worker(worker), fault: Fault::QueueFull }, count);
+            let no_room = Dropped { egress: Egress::Worker(worker), fault: Fault::QueueFull };
+            plane.egress_dropped(no_room, on_the_wire(what, packet));
         });
         out.clear();
     }

@@ -11,7 +11,7 @@ use super::namespace::Namespace;
 use super::portion::PORTION_BYTES;
 use super::tuntap;
 use crate::model::DeviceId;
-use crate::wire::{self, Batch};
+use crate::wire::{self, Batch, MAX_PIECES, Offload, ToDevice};
 use rustix::io::Errno;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -95,14 +95,20 @@ impl TunDevice {
         }
     }
 
-    /// Writes one packet; a super-packet, if `segment` is not 0.
+    /// Writes one packet.
     ///
     /// # Errors
     /// Why the kernel did not take it.
-    pub fn send(&mut self, packet: &[u8], segment: u16) -> Result<(), Fault> {
-        let header = if segment > 0 { Header::of_super(packet, segment) } else { Header::default() }.write();
+    pub fn send(&mut self, packet: &ToDevice<'_>) -> Result<(), Fault> {
+        let header = packet.offload().map_or(Header::default(), Header::of_super).write();
+        let mut pieces = [IoSlice::new(&header); 1 + MAX_PIECES];
+        let mut used = 1;
+        for (to, from) in pieces[1..].iter_mut().zip(packet.pieces()) {
+            *to = IoSlice::new(from);
+            used += 1;
+        }
         loop {
-            return match rustix::io::writev(&self.fd, &[IoSlice::new(&header), IoSlice::new(packet)]) {
+            return match rustix::io::writev(&self.fd, &pieces[..used]) {
                 Ok(_) => Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Err(Fault::QueueFull),
@@ -167,22 +173,18 @@ impl Header {
         0
     }
 
-    /// The header of a TCP or UDP super-packet without IPv4 options or IPv6 extension headers, or with: the protocol is
-    /// all that matters here, and [`wire::parse`] found the rest sound.
-    fn of_super(packet: &[u8], segment: u16) -> Header {
-        let Ok(parsed) = wire::parse_super(packet, segment) else { return Header::default() };
-        let tcp = parsed.protocol == crate::model::Protocol::TCP;
+    fn of_super(offload: Offload) -> Header {
         Header {
             flags: NEEDS_CHECKSUM,
-            kind: match (tcp, parsed.source.is_ipv4()) {
+            kind: match (offload.tcp, offload.ipv4) {
                 (true, true) => KIND_TCP4,
                 (true, false) => KIND_TCP6,
                 (false, _) => KIND_UDP,
             },
-            header_len: parsed.payload_at(packet) as u16,
-            segment,
-            checksum_start: parsed.upper_at as u16,
-            checksum_offset: if tcp { 16 } else { 6 },
+            header_len: offload.headers,
+            segment: offload.segment,
+            checksum_start: offload.upper_at,
+            checksum_offset: if offload.tcp { 16 } else { 6 },
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::model::{
 use crate::path::{self, Action, Message, PROBE_ADDRESS};
 use crate::tables::{Generation, NatVerdict};
 use crate::tunnel::{Endpoint, Opened, Sealed, buffer_for, receiver};
-use crate::wire::{self, Batch, Handover, IcmpError, Ingress, Outbound, Parsed, SLOT_BYTES, Side, Upper};
+use crate::wire::{self, Batch, Handover, IcmpError, Ingress, Outbound, Parsed, Side, Upper};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::net::{IpAddr, SocketAddr};
@@ -55,7 +55,6 @@ pub struct Worker {
     pub(super) records_lost: u64,
     answers: TokenBucket,
     rng: StdRng,
-    scratch: Vec<u8>,
     /// One segment of a super-packet.
     segment: Vec<u8>,
     due: Vec<PathId>,
@@ -115,7 +114,6 @@ impl Worker {
             records_lost: 0,
             answers: TokenBucket { tokens: ANSWER_BURST, filled: now.instant },
             rng,
-            scratch: vec![0; buffer_for(SLOT_BYTES)],
             segment: Vec::new(),
             due: Vec::new(),
         };
@@ -151,6 +149,7 @@ impl Worker {
                 Ingress::Worker(what) => self.take_handover(what, packet, now, out),
             }
         }
+        out.finish();
     }
 
     /// When [`Worker::handle_timeout`] has something to do.
@@ -258,11 +257,11 @@ impl Worker {
         now: Now,
         out: &mut Outbound,
     ) {
-        let mut buffer = std::mem::take(&mut self.scratch);
-        if let Some(packet) = self.open(id, transport, from, datagram, &mut buffer, now, out) {
+        let mut landing = out.land(buffer_for(datagram.len()));
+        if let Some(packet) = self.open(id, transport, from, datagram, landing.room(), now, out) {
             self.out_of_tunnel(id, packet, now, out);
         }
-        self.scratch = buffer;
+        out.give_back(landing);
     }
 
     /// Lets the tunnel have its message; gives the packet that was in it, if any.
@@ -833,7 +832,7 @@ impl Worker {
         match exit {
             Exit::Device(device) if parsed.segment > 0 => {
                 wire::prepare(packet, parsed);
-                out.push_packet(device, packet, parsed.segment);
+                out.push_super(device, packet, parsed);
             }
             Exit::Path(path) if parsed.segment > 0 => {
                 let mut segment = std::mem::take(&mut self.segment);
@@ -848,7 +847,7 @@ impl Worker {
                     outcome = outcome.and_then(|()| self.put(exit, fragment, out));
                 });
             }
-            Exit::Device(device) => out.coalesce_packet(device, packet, parsed),
+            Exit::Device(device) => out.push_segment(device, packet, parsed),
             Exit::Path(path) => return self.seal_fitting(path, packet, mtu, out),
         }
         outcome
@@ -875,7 +874,7 @@ impl Worker {
     fn put(&mut self, exit: Exit, packet: &[u8], out: &mut Outbound) -> Result<(), DropReason> {
         match exit {
             Exit::Device(device) => {
-                out.push_packet(device, packet, 0);
+                out.push_packet(device, packet);
                 Ok(())
             }
             Exit::Path(path) if self.paths.get(path).is_none() => {

@@ -211,8 +211,8 @@ impl Bench {
             };
             let mut out = Outbound::default();
             process(&mut self.worker, &[(from_client(tunnel), sealed.to_vec())], self.now, &mut out);
-            let left = out.packets().next().expect("forwarded").1;
-            self.inward.push(udp((SERVER, 4_500), source_of(left), left.len()));
+            let left = out.packets().next().expect("forwarded").to_vec();
+            self.inward.push(udp((SERVER, 4_500), source_of(&left), left.len()));
             self.outward.push((tunnel, packet));
         }
     }
@@ -295,13 +295,7 @@ impl Bench {
             self.worker.process(&mut batch, self.now, &mut out);
             spent += begin.elapsed();
             // Coalesced or not: what is counted is packets on the wire.
-            forwarded += out
-                .packets()
-                .map(|(_, packet, segment)| {
-                    let parsed = popgate::wire::parse_super(packet, segment).expect("sound");
-                    parsed.on_the_wire(packet).0 as usize
-                })
-                .sum::<usize>();
+            forwarded += out.packets().map(|packet| packet.count() as usize).sum::<usize>();
             sealed += out.datagrams().len();
         }
         (spent, forwarded, sealed)

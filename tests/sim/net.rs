@@ -491,9 +491,10 @@ impl Sim {
     fn settle(&mut self, from: &str, out: &Outbound) {
         let node = self.node(from);
         node.collect();
-        for (device, packet, segment) in out.packets() {
-            assert_eq!(segment, 0, "one packet in, none to coalesce with");
-            let name = node.generation.devices.get(device).map(|spec| spec.name.clone()).unwrap_or_default();
+        for packet in out.packets() {
+            assert!(packet.offload().is_none(), "one packet in, none to coalesce with");
+            let spec = node.generation.devices.get(packet.device());
+            let name = spec.map(|spec| spec.name.clone()).unwrap_or_default();
             node.delivered.push((name, packet.to_vec()));
         }
         for (transport, to, datagram) in out.datagrams() {

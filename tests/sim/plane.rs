@@ -98,8 +98,9 @@ impl Plane {
             for (transport, to, datagram) in sent.datagrams() {
                 out.push_datagram(transport, to, datagram);
             }
-            for (device, packet, segment) in sent.packets() {
-                out.push_packet(device, packet, segment);
+            for packet in sent.packets() {
+                assert!(packet.offload().is_none(), "one packet in, none to coalesce with");
+                out.push_packet(packet.device(), &packet.to_vec());
             }
             if let Some((worker, what, packet)) = waiting.pop_front() {
                 let (mut batch, mut sent) = (Batch::with_slots(1), Outbound::default());
