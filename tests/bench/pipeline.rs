@@ -563,6 +563,7 @@ fn candidate(tunnels: usize, rules: usize) -> Candidate {
             v6: "fd00::1".parse().expect("an address"),
         },
         max_sessions: 2_000_000,
+        workers: None,
         admin: Admin { listen: "127.0.0.1:0".parse().expect("an address") },
         export: Export { active_timeout: Duration::from_secs(60), collectors: Vec::new() },
     };
