@@ -120,6 +120,16 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// No packet's key.
+    pub const NONE: FlowKey = FlowKey {
+        source: [0; 2],
+        destination: [0; 2],
+        source_port: 0,
+        destination_port: 0,
+        zone: Zone(u16::MAX),
+        protocol: Protocol(0),
+    };
+
     /// A key of the given addresses; both must be of one family.
     pub fn new(
         zone: Zone,

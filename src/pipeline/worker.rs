@@ -23,7 +23,7 @@ use crate::model::{
 use crate::path::{self, Action, Message, PROBE_ADDRESS};
 use crate::tables::{Generation, NatVerdict};
 use crate::tunnel::{Endpoint, Opened, Sealed, buffer_for, receiver};
-use crate::wire::{self, Batch, Handover, IcmpError, Ingress, Outbound, Parsed, Side, Upper};
+use crate::wire::{self, Batch, Handover, IcmpError, Ingress, Outbound, Parsed, SLOT_BYTES, Side, Upper};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::net::{IpAddr, SocketAddr};
@@ -36,6 +36,12 @@ const IPV6_MIN_MTU: u16 = 1_280;
 /// ICMP errors and resets of our own (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4f): as Linux does.
 const ANSWERS_PER_SECOND: u64 = 1_000;
 const ANSWER_BURST: u64 = 50;
+
+/// Packets whose sessions are looked up together: what the table overlaps, and few enough to stay in the nearest cache
+/// until they are forwarded.
+const GROUP: usize = 16;
+/// Room for what is opened of a group: for the largest datagram, and some.
+const GROUP_BYTES: usize = 2 * SLOT_BYTES;
 
 /// The fragment header's own number (RFC 8200 section 4.5).
 const IPV6_FRAGMENT: Protocol = Protocol(44);
@@ -69,6 +75,21 @@ struct Arrival {
     path: Option<PathId>,
     /// Another worker took it in and found it to be for this one.
     handed_over: bool,
+}
+
+/// A packet that has come this far: where from, and the payload of its segments if it is a super-packet.
+struct Arrived<'a> {
+    arrival: Arrival,
+    packet: &'a mut [u8],
+    segment: u16,
+}
+
+/// One that has been looked at: what it holds, and what its session is to be looked up by, if it is a flow's.
+struct Packet<'a> {
+    arrival: Arrival,
+    packet: &'a mut [u8],
+    parsed: Parsed,
+    key: Option<FlowKey>,
 }
 
 /// What became of a packet that was not refused.
@@ -142,14 +163,23 @@ impl Worker {
 
     /// Takes the packets of `batch` and puts what is to be sent into `out`.
     pub fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
-        for (ingress, packet, segment) in batch.packets() {
-            match ingress {
-                Ingress::Transport { transport, from } => {
-                    self.take_underlay(transport, from, packet, now, out)
-                }
-                Ingress::Device(device) => self.take_device(device, packet, segment, now, out),
-                Ingress::Worker(what) => self.take_handover(what, packet, now, out),
+        let mut packets = batch.packets().peekable();
+        while packets.peek().is_some() {
+            let mut landing = out.land(GROUP_BYTES);
+            let mut room = landing.room();
+            let mut group: [Option<Packet<'_>>; GROUP] = [const { None }; GROUP];
+            let mut filled = 0;
+            while filled < GROUP
+                && let Some((ingress, packet, segment)) =
+                    packets.next_if(|(_, packet, _)| buffer_for(packet.len()) <= room.len())
+            {
+                group[filled] = self
+                    .take(ingress, packet, segment, &mut room, now, out)
+                    .and_then(|arrived| self.look_at(arrived));
+                filled += usize::from(group[filled].is_some());
             }
+            self.forward_all(&mut group[..filled], now, out);
+            out.give_back(landing);
         }
         out.finish();
     }
@@ -201,83 +231,132 @@ impl Worker {
         }
     }
 
+    /// What is to be forwarded of what came in by `ingress`. What is opened goes into `room`, which shrinks by it.
+    fn take<'a>(
+        &mut self,
+        ingress: Ingress,
+        packet: &'a mut [u8],
+        segment: u16,
+        room: &mut &'a mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<Arrived<'a>> {
+        match ingress {
+            Ingress::Transport { transport, from } => {
+                self.take_underlay(transport, from, packet, room, now, out)
+            }
+            Ingress::Device(device) => self.take_device(device, packet, segment),
+            Ingress::Worker(what) => self.take_handover(what, packet, room, now, out),
+        }
+    }
+
     // 1 From the underlay.
 
-    fn take_underlay(
+    fn take_underlay<'a>(
         &mut self,
         transport: TransportId,
         from: SocketAddr,
         datagram: &[u8],
+        room: &mut &'a mut [u8],
         now: Now,
         out: &mut Outbound,
-    ) {
+    ) -> Option<Arrived<'a>> {
         // The type, and three zero bytes (whitepaper section 5.4). Initiations come by way of the entrance.
-        match datagram {
-            [2..=4, 0, 0, 0, ..] => match receiver(datagram).and_then(|index| self.paths.by_index(index)) {
-                Some(path) => self.tunnel_message(path, transport, from, datagram, now, out),
-                None => self.drops.count(None, DropReason::ReceiverIndexUnknown, 1),
-            },
-            _ => self.drops.count(None, DropReason::NotWireGuard, 1),
+        let path = match datagram {
+            [2..=4, 0, 0, 0, ..] => receiver(datagram)
+                .and_then(|index| self.paths.by_index(index))
+                .ok_or(DropReason::ReceiverIndexUnknown),
+            _ => Err(DropReason::NotWireGuard),
+        };
+        match path {
+            Ok(path) => self.tunnel_message(path, transport, from, datagram, room, now, out),
+            Err(reason) => {
+                self.drops.count(None, reason, 1);
+                None
+            }
         }
     }
 
-    fn take_handover(&mut self, what: Handover, packet: &mut [u8], now: Now, out: &mut Outbound) {
+    fn take_handover<'a>(
+        &mut self,
+        what: Handover,
+        packet: &'a mut [u8],
+        room: &mut &'a mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<Arrived<'a>> {
         match what {
             Handover::Datagram { path, transport, from } if self.paths.get(path).is_some() => {
-                self.tunnel_message(path, transport, from, packet, now, out);
+                self.tunnel_message(path, transport, from, packet, room, now, out)
             }
             // A commit has taken the path away meanwhile.
-            Handover::Datagram { .. } => self.drops.count(None, DropReason::PeerUnknown, 1),
+            Handover::Datagram { .. } => {
+                self.drops.count(None, DropReason::PeerUnknown, 1);
+                None
+            }
             Handover::Arrived { zone, hop, path, segment } => {
                 let arrival = Arrival { zone, tenant: zone.as_tenant(), hop, path, handed_over: true };
-                self.forward(arrival, packet, segment, now, out);
+                Some(Arrived { arrival, packet, segment })
             }
             Handover::Leaving { path, mtu, segment } => {
-                let Some(tenant) = self.paths.get(path).map(|path| path.spec.tenant) else {
-                    return self.drops.count(None, DropReason::NoPath, 1);
-                };
-                let (outcome, packets) = match wire::parse_super(packet, segment) {
-                    Ok(parsed) => (
-                        self.leave(Exit::Path(path), packet, &parsed, mtu, now, out),
-                        parsed.on_the_wire(packet).0,
-                    ),
-                    Err(reason) => (Err(reason), 1),
-                };
-                if let Err(reason) = outcome {
-                    self.drops.count(Some(tenant), reason, packets);
-                }
+                self.take_leaving(path, packet, segment, mtu, now, out);
+                None
             }
         }
     }
 
-    fn tunnel_message(
+    fn take_leaving(
         &mut self,
-        id: PathId,
-        transport: TransportId,
-        from: SocketAddr,
-        datagram: &[u8],
+        path: PathId,
+        packet: &mut [u8],
+        segment: u16,
+        mtu: u16,
         now: Now,
         out: &mut Outbound,
     ) {
-        let mut landing = out.land(buffer_for(datagram.len()));
-        if let Some(packet) = self.open(id, transport, from, datagram, landing.room(), now, out) {
-            self.out_of_tunnel(id, packet, now, out);
+        let tenant = self.paths.get(path).map(|path| path.spec.tenant);
+        let (outcome, packets) = match wire::parse_super(packet, segment) {
+            _ if tenant.is_none() => (Err(DropReason::NoPath), 1),
+            Ok(parsed) => {
+                (self.leave(Exit::Path(path), packet, &parsed, mtu, now, out), parsed.on_the_wire(packet).0)
+            }
+            Err(reason) => (Err(reason), 1),
+        };
+        if let Err(reason) = outcome {
+            self.drops.count(tenant, reason, packets);
         }
-        out.give_back(landing);
     }
 
-    /// Lets the tunnel have its message; gives the packet that was in it, if any.
     #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
-    fn open<'a>(
+    fn tunnel_message<'a>(
         &mut self,
         id: PathId,
         transport: TransportId,
         from: SocketAddr,
         datagram: &[u8],
-        buffer: &'a mut [u8],
+        room: &mut &'a mut [u8],
         now: Now,
         out: &mut Outbound,
-    ) -> Option<&'a mut [u8]> {
+    ) -> Option<Arrived<'a>> {
+        let len = self.open(id, transport, from, datagram, room, now, out)?;
+        let (packet, rest) = std::mem::take(room).split_at_mut(len);
+        *room = rest;
+        let arrival = self.out_of_tunnel(id, packet, now, out)?;
+        Some(Arrived { arrival, packet, segment: 0 })
+    }
+
+    /// Lets the tunnel have its message; gives the length of the packet that was in it, if any, and is now in `buffer`.
+    #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
+    fn open(
+        &mut self,
+        id: PathId,
+        transport: TransportId,
+        from: SocketAddr,
+        datagram: &[u8],
+        buffer: &mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<usize> {
         let path = self.paths.get_mut(id)?;
         let tenant = path.spec.tenant;
         if path.spec.transport.is_some_and(|only| only != transport) {
@@ -320,7 +399,7 @@ impl Worker {
             }
         };
         self.flush_waiting(id, out);
-        packet.map(|len| &mut buffer[..len])
+        packet
     }
 
     /// There may be a session now: what waited for it goes.
@@ -337,11 +416,12 @@ impl Worker {
 
     // 2 Out of a tunnel.
 
-    fn out_of_tunnel(&mut self, id: PathId, packet: &mut [u8], now: Now, out: &mut Outbound) {
-        let Some(path) = self.paths.get_mut(id) else { return };
+    fn out_of_tunnel(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) -> Option<Arrival> {
+        let path = self.paths.get_mut(id)?;
         path.received.count(packet.len());
         if is_probe(packet) {
-            return self.probe(id, packet, now, out);
+            self.probe(id, packet, now, out);
+            return None;
         }
         let tenant = path.spec.tenant;
         let arrival = Arrival {
@@ -354,7 +434,7 @@ impl Worker {
         if path.prober.traffic(now.instant) {
             self.paths.schedule(id);
         }
-        self.forward(arrival, packet, 0, now, out);
+        Some(arrival)
     }
 
     fn probe(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) {
@@ -385,41 +465,68 @@ impl Worker {
         }
     }
 
-    fn take_device(
+    fn take_device<'a>(
         &mut self,
         device: DeviceId,
-        packet: &mut [u8],
+        packet: &'a mut [u8],
         segment: u16,
-        now: Now,
-        out: &mut Outbound,
-    ) {
+    ) -> Option<Arrived<'a>> {
         let Some(zone) = self.generation.device_zones.get(device).copied() else {
-            return self.drops.count(None, DropReason::DeviceDown, 1);
+            self.drops.count(None, DropReason::DeviceDown, 1);
+            return None;
         };
-        let tenant = zone.as_tenant();
-        let hop = NextHop::Device(device);
-        self.forward(
-            Arrival { zone, tenant, hop, path: None, handed_over: false },
-            packet,
-            segment,
-            now,
-            out,
-        );
+        let (tenant, hop) = (zone.as_tenant(), NextHop::Device(device));
+        let arrival = Arrival { zone, tenant, hop, path: None, handed_over: false };
+        Some(Arrived { arrival, packet, segment })
     }
 
     // 3 Forward.
 
-    /// A packet on its way; a super-packet, if its segments' payload is not 0.
-    fn forward(&mut self, arrival: Arrival, packet: &mut [u8], segment: u16, now: Now, out: &mut Outbound) {
-        let mut parsed = match wire::parse_super(packet, segment) {
-            Ok(parsed) => parsed,
-            Err(reason) => return self.drops.count(arrival.tenant, reason, 1),
-        };
-        let packet = &mut packet[..parsed.len];
+    fn look_at<'a>(&mut self, arrived: Arrived<'a>) -> Option<Packet<'a>> {
+        let Arrived { arrival, packet, segment } = arrived;
+        match wire::parse_super(packet, segment) {
+            Ok(parsed) => {
+                let packet = &mut packet[..parsed.len];
+                Some(Packet { arrival, packet, parsed, key: parsed.key(arrival.zone) })
+            }
+            Err(reason) => {
+                self.drops.count(arrival.tenant, reason, 1);
+                None
+            }
+        }
+    }
+
+    /// Forwards a group of packets: their sessions are looked up together, so that they are fetched from memory together.
+    fn forward_all(&mut self, group: &mut [Option<Packet<'_>>], now: Now, out: &mut Outbound) {
+        let mut keys = [FlowKey::NONE; GROUP];
+        let mut found = [None; GROUP];
+        for (key, packet) in keys.iter_mut().zip(&*group) {
+            *key = packet.as_ref().and_then(|packet| packet.key).unwrap_or(FlowKey::NONE);
+        }
+        self.sessions.lookup_batch(&keys[..group.len()], &mut found[..group.len()]);
+        for (packet, found) in group.iter_mut().zip(found) {
+            if let Some(packet) = packet.take() {
+                self.forward(packet, found, now, out);
+            }
+        }
+    }
+
+    /// A packet on its way, and what was found under its key, which what came before it may have changed.
+    fn forward(
+        &mut self,
+        packet: Packet<'_>,
+        found: Option<(SessionRef, Direction)>,
+        now: Now,
+        out: &mut Outbound,
+    ) {
+        let Packet { arrival, packet, mut parsed, key } = packet;
         let outcome = match parsed.upper {
             Upper::IcmpError(_) => self.forward_error(arrival, packet, &mut parsed, now, out),
             Upper::LaterFragment => self.forward_fragment(arrival, packet, &mut parsed, now, out),
-            _ => self.forward_flow(arrival, packet, &mut parsed, now, out),
+            _ => match key {
+                Some(key) => self.forward_flow(arrival, packet, &mut parsed, (key, found), now, out),
+                None => Err(Refusal::new(arrival.tenant, DropReason::NoSession)),
+            },
         };
         match outcome {
             Ok(Fate::Forwarded) => self.forwarded.add(parsed.on_the_wire(packet)),
@@ -434,14 +541,12 @@ impl Worker {
         arrival: Arrival,
         packet: &mut [u8],
         parsed: &mut Parsed,
+        (key, found): (FlowKey, Option<(SessionRef, Direction)>),
         now: Now,
         out: &mut Outbound,
     ) -> Result<Fate, Refusal> {
-        let Some(key) = parsed.key(arrival.zone) else {
-            return Err(Refusal::new(arrival.tenant, DropReason::NoSession));
-        };
         let datagram = parsed.fragment.map(|fragment| datagram_key(arrival.zone, parsed, fragment.id));
-        let (at, direction, is_new) = match self.find(&key, parsed, now)? {
+        let (at, direction, is_new) = match self.find(&key, found, parsed, now)? {
             Some((at, direction)) => (at, direction, false),
             None => {
                 if let Some(owner) = self.elsewhere(arrival, &key) {
@@ -482,10 +587,16 @@ impl Worker {
     fn find(
         &mut self,
         key: &FlowKey,
+        found: Option<(SessionRef, Direction)>,
         parsed: &Parsed,
         now: Now,
     ) -> Result<Option<(SessionRef, Direction)>, Refusal> {
-        let Some((at, direction)) = self.sessions.lookup(key) else { return Ok(None) };
+        let still_there = found.filter(|(at, direction)| {
+            self.sessions.get(*at).is_some_and(|session| session.key(*direction) == key)
+        });
+        let Some((at, direction)) = still_there.or_else(|| self.sessions.lookup(key)) else {
+            return Ok(None);
+        };
         let Some(session) = self.sessions.get(at) else { return Ok(None) };
         let flags = parsed.tcp_flags();
         let begins_anew =

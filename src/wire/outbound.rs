@@ -16,11 +16,12 @@ pub struct Outbound {
     /// What was sealed or copied. Grows to what the largest batch needed; `used` of it is this batch's.
     arena: Vec<u8>,
     used: usize,
-    /// What was opened, of which `landed` is this batch's. It is elsewhere while a packet is being opened and worked on.
+    /// What was opened, of which `landed` is this batch's. It is elsewhere while packets are being opened and worked on.
     landing: Vec<u8>,
     landed: usize,
-    /// Where in memory that packet is, to know it when it is to be sent.
+    /// Where in memory the room lent is, to know a packet in it when it is to be sent; and where in `landing` it begins.
     lent: Range<usize>,
+    lent_at: usize,
     datagrams: Vec<Datagram>,
     packets: Vec<DevicePacket>,
     passed: Vec<Passed>,
@@ -69,16 +70,16 @@ pub struct Offload {
     pub segments: u16,
 }
 
-/// Room that a packet is opened into.
+/// Room that packets are opened into.
 pub struct Landing {
     buffer: Vec<u8>,
-    at: usize,
+    room: Range<usize>,
 }
 
 impl Landing {
     /// The room; what is in it beforehand means nothing.
     pub fn room(&mut self) -> &mut [u8] {
-        &mut self.buffer[self.at..]
+        &mut self.buffer[self.room.clone()]
     }
 }
 
@@ -91,8 +92,6 @@ pub struct ToDevice<'a> {
 
 /// The most pieces a packet is in.
 pub const MAX_PIECES: usize = super::coalesce::MAX_SEGMENTS as usize;
-/// What is opened begins on a cache line of its own.
-const ALIGN: usize = 64;
 
 impl Outbound {
     /// Adds a datagram that `write` puts into the room it is given, of `room` bytes; it says how many it used, or `None`
@@ -119,7 +118,7 @@ impl Outbound {
         self.datagrams.push(Datagram { transport, to, bytes });
     }
 
-    /// Lends room of `room` bytes to open a packet into; to be brought back with [`Outbound::give_back`].
+    /// Lends room of `room` bytes to open packets into; to be brought back with [`Outbound::give_back`].
     pub fn land(&mut self, room: usize) -> Landing {
         let mut buffer = std::mem::take(&mut self.landing);
         let end = self.landed + room;
@@ -128,10 +127,11 @@ impl Outbound {
         }
         let from = buffer[self.landed..].as_ptr().addr();
         self.lent = from..from + room;
-        Landing { buffer, at: self.landed }
+        self.lent_at = self.landed;
+        Landing { buffer, room: self.landed..end }
     }
 
-    /// Takes the room back. If the packet in it was added to what is to be sent, it stays there.
+    /// Takes the room back. The packets in it that were added to what is to be sent stay there.
     pub fn give_back(&mut self, landing: Landing) {
         self.landing = landing.buffer;
         self.lent = 0..0;
@@ -217,11 +217,11 @@ impl Outbound {
     }
 
     fn push(&mut self, device: DeviceId, packet: &[u8], offload: Option<Offload>, segment: Option<Segment>) {
-        let in_landing = self.lent.start == packet.as_ptr().addr() && packet.len() <= self.lent.len();
+        let at = packet.as_ptr().addr();
+        let in_landing = self.lent.contains(&at);
         let bytes = if in_landing {
-            let start = self.landed;
-            self.landed = (start + packet.len()).next_multiple_of(ALIGN);
-            self.lent = 0..0;
+            let start = self.lent_at + at - self.lent.start;
+            self.landed = self.landed.max(start + packet.len());
             start..start + packet.len()
         } else {
             self.copy(packet)
