@@ -59,7 +59,6 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     let listen = candidate.appliance.admin.listen;
     let listener =
         std::net::TcpListener::bind(listen).map_err(|error| format!("admin: {listen}: {error}"))?;
-    let facts = site_facts(&candidate, started_unix_ms);
 
     let prefix = std::env::var(NETNS_PREFIX).unwrap_or_else(|_| "pg-".into());
     let mut compiler = Compiler::new(&prefix);
@@ -75,6 +74,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
 
     let cpus = cpu::usable()?;
     let workers = crew::workers_of(&candidate.appliance, &cpus);
+    let facts = site_facts(&candidate, started_unix_ms, workers);
     let team = Team::new(workers);
     let planes = (0..workers).map(|id| {
         let worker = Worker::new(id, &team, random(), Arc::clone(&generation), clock.now());
@@ -196,7 +196,7 @@ fn is_pop(role: &Role) -> bool {
     matches!(role, Role::Pop(_))
 }
 
-fn site_facts(candidate: &Candidate, started_unix_ms: u64) -> SiteFacts {
+fn site_facts(candidate: &Candidate, started_unix_ms: u64, workers: u16) -> SiteFacts {
     let appliance = &candidate.appliance;
     SiteFacts {
         site: appliance.site.clone(),
@@ -205,6 +205,7 @@ fn site_facts(candidate: &Candidate, started_unix_ms: u64) -> SiteFacts {
         facility: appliance.facility.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         started_unix_ms,
+        workers: usize::from(workers),
     }
 }
 

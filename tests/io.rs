@@ -930,7 +930,7 @@ impl DataPlane for Mirror {
             match (self.detour, ingress) {
                 (Some(Egress::Device(device)), _) => out.push_packet(device, packet),
                 (Some(Egress::Worker(worker)), Ingress::Transport { transport, from }) => {
-                    let what = Handover::Datagram { path: PathId(0), transport, from };
+                    let what = Handover::Datagram { path: Some(PathId(0)), transport, from };
                     out.hand_over(worker, what, packet);
                 }
                 // Who was handed a datagram answers it with its own thread's name before it.

@@ -201,7 +201,7 @@ fn status(status: &Status) -> String {
         ("version", site.version.clone()),
         ("started", format!("{}, {} ago", utc(site.started_unix_ms), duration(uptime))),
         ("generation", totals.generation.to_string()),
-        ("workers", status.workers.to_string()),
+        ("workers", status.site.workers.to_string()),
         ("paths up", format!("{} of {}", totals.paths_up, totals.paths)),
         ("sessions", format!("{} of at most {}", totals.sessions, totals.max_sessions)),
         ("sessions created", totals.sessions_created.to_string()),

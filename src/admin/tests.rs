@@ -226,6 +226,7 @@ impl Server {
             facility: None,
             version: "0".into(),
             started_unix_ms: 1,
+            workers: workers.len(),
         };
         let control = Arc::new(Control::new(site, workers, Arc::new(RecentFlows::default()), || 2));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

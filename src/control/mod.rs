@@ -28,6 +28,8 @@ pub struct SiteFacts {
     pub facility: Option<String>,
     pub version: String,
     pub started_unix_ms: u64,
+    /// Forwarding threads.
+    pub workers: usize,
 }
 
 /// The box in one row.
@@ -38,7 +40,6 @@ pub struct Status {
     pub site: SiteFacts,
     /// The box's own clock: whoever computes rates or an uptime from two answers needs no other.
     pub now_unix_ms: u64,
-    pub workers: usize,
     /// Sums over all workers; `generation` is the oldest that any of them still runs.
     #[serde(flatten)]
     pub totals: Totals,
@@ -47,7 +48,8 @@ pub struct Status {
 /// The way to everything that can be asked.
 pub struct Control {
     site: SiteFacts,
-    workers: Vec<Box<dyn WorkerPort>>,
+    /// The workers' ports and then the entrance's: it drops datagrams too.
+    ports: Vec<Box<dyn WorkerPort>>,
     flows: Arc<RecentFlows>,
     unix_millis: Box<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -56,11 +58,11 @@ impl Control {
     /// `unix_millis` reads the wall clock; it is shown and decides nothing.
     pub fn new(
         site: SiteFacts,
-        workers: Vec<Box<dyn WorkerPort>>,
+        ports: Vec<Box<dyn WorkerPort>>,
         flows: Arc<RecentFlows>,
         unix_millis: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Control {
-        Control { site, workers, flows, unix_millis: Box::new(unix_millis) }
+        Control { site, ports, flows, unix_millis: Box::new(unix_millis) }
     }
 
     /// The box and its sums.
@@ -71,7 +73,7 @@ impl Control {
         });
         let totals = totals.await?.into_iter().reduce(add).unwrap_or_default();
         let now_unix_ms = (self.unix_millis)();
-        Ok(Status { site: self.site.clone(), now_unix_ms, workers: self.workers.len(), totals })
+        Ok(Status { site: self.site.clone(), now_unix_ms, totals })
     }
 
     /// All paths, or one tenant's, by tenant, site and name. A path belongs to one worker, so none comes twice.
@@ -146,7 +148,7 @@ impl Control {
         deadline: impl Future<Output = ()>,
         expect: impl Fn(Answer) -> Option<T>,
     ) -> Result<Vec<T>, Unanswered> {
-        let answers = gather::ask_all(&self.workers, query, deadline).await?;
+        let answers = gather::ask_all(&self.ports, query, deadline).await?;
         let answers = answers.into_iter().enumerate();
         answers.map(|(worker, answer)| expect(answer).ok_or(Unanswered { worker })).collect()
     }
@@ -219,6 +221,7 @@ mod tests {
             facility: None,
             version: "0".into(),
             started_unix_ms: 1_000,
+            workers: workers.len(),
         };
         Control::new(site, workers, Arc::default(), || 5_000)
     }
@@ -237,7 +240,7 @@ mod tests {
         };
         let status = run(control(vec![one(8, 40), one(7, 2)]).status(pending())).expect("an answer");
         assert_eq!((status.totals.generation, status.totals.sessions, status.totals.paths_up), (7, 42, 2));
-        assert_eq!((status.workers, status.now_unix_ms), (2, 5_000));
+        assert_eq!((status.site.workers, status.now_unix_ms), (2, 5_000));
     }
 
     #[test]

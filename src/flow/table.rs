@@ -11,6 +11,8 @@ use std::hash::BuildHasher;
 use std::hint::black_box;
 use std::time::Duration;
 
+/// More than there are workers.
+const WORKER_BITS: u32 = 6;
 /// Session timeouts are of seconds and more.
 const TICK: Duration = Duration::from_millis(100);
 /// In ticks; 13 years.
@@ -35,6 +37,7 @@ pub struct SessionTable {
     /// Bindings live and die with their sessions.
     ports: Ports,
     created: u64,
+    worker: u64,
     /// How many there may be at present, and how many there is room for.
     allowed: usize,
     max: usize,
@@ -66,7 +69,9 @@ pub enum InsertError {
 impl SessionTable {
     /// An empty table that takes nothing before [`SessionTable::configure`] and [`SessionTable::allow`]. `seeds` must be unpredictable: keys are
     /// chosen by strangers.
-    pub fn new(seeds: [u64; 2], now: Instant) -> SessionTable {
+    ///
+    /// Ids of sessions tell workers apart in their lowest [`WORKER_BITS`].
+    pub fn new(worker: u16, seeds: [u64; 2], now: Instant) -> SessionTable {
         SessionTable {
             chunks: Vec::new(),
             free: Vec::new(),
@@ -76,6 +81,7 @@ impl SessionTable {
             due: Vec::new(),
             ports: Ports::default(),
             created: 0,
+            worker: u64::from(worker),
             allowed: 0,
             max: 0,
             active_timeout: Duration::MAX,
@@ -213,7 +219,7 @@ impl SessionTable {
             return Err(error);
         }
         self.created += 1;
-        session.id = self.created;
+        session.id = self.created << WORKER_BITS | self.worker;
         let look = self.next_look(&session);
         let at = self.place(session);
         self.look_by(at, look);

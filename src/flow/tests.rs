@@ -36,7 +36,7 @@ fn session(host: u8, port: u16, translated_port: Option<u16>, now: Now) -> Sessi
 }
 
 fn table(max: usize) -> SessionTable {
-    let mut table = SessionTable::new([1, 2], Instant(0));
+    let mut table = SessionTable::new(0, [1, 2], Instant(0));
     table.configure(max, ACTIVE);
     table.allow(max);
     table

@@ -6,6 +6,7 @@
 
 use super::drops::Drops;
 use super::report::{Answer, Query, SessionPage, Totals};
+use super::steering::{Steered, steer};
 use super::team::Team;
 use crate::config::public_of;
 use crate::model::{DropReason, Instant, Now, PathId, TransportId};
@@ -56,8 +57,15 @@ impl Entrance {
     /// Takes the datagrams of `batch`, hands over what is admitted and answers what is not yet.
     pub fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
         for (ingress, datagram, _) in batch.packets() {
-            if let Ingress::Transport { transport, from } = ingress {
-                self.take(transport, from, datagram, now, out);
+            match ingress {
+                Ingress::Transport { transport, from } => {
+                    self.take(transport, from, datagram, false, now, out)
+                }
+                Ingress::Worker(Handover::Datagram { transport, from, .. }) => {
+                    self.take(transport, from, datagram, true, now, out)
+                }
+                // Nobody gives packets to it.
+                Ingress::Worker(_) | Ingress::Device(_) => {}
             }
         }
     }
@@ -91,13 +99,20 @@ impl Entrance {
         transport: TransportId,
         from: SocketAddr,
         datagram: &[u8],
+        handed_over: bool,
         now: Now,
         out: &mut Outbound,
     ) {
         // The type, and three zero bytes (whitepaper section 5.4).
         let reason = match datagram {
             [1, 0, 0, 0, ..] => return self.initiation(transport, from, datagram, now, out),
-            [2..=4, 0, 0, 0, ..] => DropReason::ReceiverIndexUnknown,
+            [2..=4, 0, 0, 0, ..] => match steer(datagram, self.team.size()) {
+                Steered::Worker(worker) if !handed_over => {
+                    let what = Handover::Datagram { path: None, transport, from };
+                    return out.hand_over(worker, what, datagram);
+                }
+                _ => DropReason::ReceiverIndexUnknown,
+            },
             _ => DropReason::NotWireGuard,
         };
         self.drops.count(None, reason, 1);
@@ -118,7 +133,7 @@ impl Entrance {
                 let path = self.paths.get(&(ours, peer)).copied();
                 match path.and_then(|id| Some((id, self.generation.paths.get(id)?))) {
                     Some((path, spec)) => {
-                        let what = Handover::Datagram { path, transport, from };
+                        let what = Handover::Datagram { path: Some(path), transport, from };
                         return out.hand_over(self.team.worker_of(spec.site), what, datagram);
                     }
                     None => DropReason::PeerUnknown,

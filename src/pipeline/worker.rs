@@ -11,6 +11,7 @@ use super::decide::decide;
 use super::drops::Drops;
 use super::nat::allocate;
 use super::paths::{Paths, Traffic};
+use super::steering::{Steered, steer};
 use super::team::{Team, session_share};
 use crate::flow::{
     DatagramKey, EndReason, FlowRecord, Fragments, InsertError, Session, SessionRef, SessionTable, TcpState,
@@ -121,7 +122,7 @@ impl Worker {
     pub fn new(id: u16, team: &Arc<Team>, seed: [u8; 32], generation: Arc<Generation>, now: Now) -> Worker {
         use rand::Rng;
         let mut rng = StdRng::from_seed(seed);
-        let sessions = SessionTable::new([rng.random(), rng.random()], now.instant);
+        let sessions = SessionTable::new(id, [rng.random(), rng.random()], now.instant);
         let mut worker = Worker {
             id,
             team: Arc::clone(team),
@@ -243,7 +244,7 @@ impl Worker {
     ) -> Option<Arrived<'a>> {
         match ingress {
             Ingress::Transport { transport, from } => {
-                self.take_underlay(transport, from, packet, room, now, out)
+                self.take_underlay(transport, from, packet, false, room, now, out)
             }
             Ingress::Device(device) => self.take_device(device, packet, segment),
             Ingress::Worker(what) => self.take_handover(what, packet, room, now, out),
@@ -252,29 +253,38 @@ impl Worker {
 
     // 1 From the underlay.
 
+    #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
     fn take_underlay<'a>(
         &mut self,
         transport: TransportId,
         from: SocketAddr,
         datagram: &[u8],
+        handed_over: bool,
         room: &mut &'a mut [u8],
         now: Now,
         out: &mut Outbound,
     ) -> Option<Arrived<'a>> {
-        // The type, and three zero bytes (whitepaper section 5.4). Initiations come by way of the entrance.
-        let path = match datagram {
-            [2..=4, 0, 0, 0, ..] => receiver(datagram)
-                .and_then(|index| self.paths.by_index(index))
-                .ok_or(DropReason::ReceiverIndexUnknown),
+        // The type, and three zero bytes (whitepaper section 5.4).
+        if let [2..=4, 0, 0, 0, ..] = datagram
+            && let Some(path) = receiver(datagram).and_then(|index| self.paths.by_index(index))
+        {
+            return self.tunnel_message(path, transport, from, datagram, room, now, out);
+        }
+        let owner = match datagram {
+            [1..=4, 0, 0, 0, ..] if !handed_over => match steer(datagram, self.team.size()) {
+                Steered::Worker(worker) if worker == self.id => Err(DropReason::ReceiverIndexUnknown),
+                Steered::Worker(worker) => Ok(worker),
+                // Its seat is behind the workers'.
+                Steered::Entrance => Ok(self.team.size()),
+            },
+            [1..=4, 0, 0, 0, ..] => Err(DropReason::ReceiverIndexUnknown),
             _ => Err(DropReason::NotWireGuard),
         };
-        match path {
-            Ok(path) => self.tunnel_message(path, transport, from, datagram, room, now, out),
-            Err(reason) => {
-                self.drops.count(None, reason, 1);
-                None
-            }
+        match owner {
+            Ok(owner) => out.hand_over(owner, Handover::Datagram { path: None, transport, from }, datagram),
+            Err(reason) => self.drops.count(None, reason, 1),
         }
+        None
     }
 
     fn take_handover<'a>(
@@ -286,7 +296,10 @@ impl Worker {
         out: &mut Outbound,
     ) -> Option<Arrived<'a>> {
         match what {
-            Handover::Datagram { path, transport, from } if self.paths.get(path).is_some() => {
+            Handover::Datagram { path: None, transport, from } => {
+                self.take_underlay(transport, from, packet, true, room, now, out)
+            }
+            Handover::Datagram { path: Some(path), transport, from } if self.paths.get(path).is_some() => {
                 self.tunnel_message(path, transport, from, packet, room, now, out)
             }
             // A commit has taken the path away meanwhile.

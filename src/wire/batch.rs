@@ -22,8 +22,9 @@ pub enum Ingress {
 /// session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handover {
-    /// A handshake initiation for this path, which the entrance has admitted.
-    Datagram { path: PathId, transport: TransportId, from: SocketAddr },
+    /// A datagram for the other: a handshake initiation for this path, which the entrance has admitted; or, without a path,
+    /// one that the kernel gave to the wrong one, as part of a train of datagrams that began with another's.
+    Datagram { path: Option<PathId>, transport: TransportId, from: SocketAddr },
     /// An IP packet whose session the other has, as it arrived; a super-packet, if `segment` is not 0.
     Arrived { zone: Zone, hop: NextHop, path: Option<PathId>, segment: u16 },
     /// An IP packet that is ready to leave by a path of the other's, in fragments if it is larger than `mtu`.

@@ -239,7 +239,7 @@ fn session_table() -> Vec<Value> {
     const SESSIONS: u32 = 2_000_000;
     let now = Now::default();
     let before = rss();
-    let mut table = SessionTable::new([1, 2], now.instant);
+    let mut table = SessionTable::new(0, [1, 2], now.instant);
     table.configure(SESSIONS as usize, Duration::from_secs(60));
     table.allow(SESSIONS as usize);
     let mut spent = Vec::with_capacity(SESSIONS as usize);

@@ -57,6 +57,7 @@ pub(crate) fn control(mood: Mood) -> Arc<Control> {
         facility: Some("Equinix FR5".into()),
         version: env!("CARGO_PKG_VERSION").into(),
         started_unix_ms: now - (HEAD_START * 1_000.0) as u64,
+        workers: WORKERS as usize,
     };
     Arc::new(Control::new(site, (0..WORKERS).map(worker).collect(), flows, unix_ms))
 }
