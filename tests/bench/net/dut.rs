@@ -24,7 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum Kind {
     Popgate,
     /// With one thread, or with as many as it takes of its own accord (four).
-    Boringtun { single: bool },
+    Boringtun {
+        single: bool,
+    },
     WireguardGo,
     /// Plain routing.
     NoTunnel,
@@ -93,7 +95,8 @@ impl Dut {
     /// As the PoP of `peers` of the generator's, on the processors `cpus`.
     pub fn as_pop(&self, setting: &Setting, peers: usize, cpus: &[usize]) -> Result<Pop, Failure> {
         let keys: Vec<PublicKey> = (0..peers).map(|index| PublicKey::from(&peer_key(index))).collect();
-        let branches = keys.iter().enumerate().map(|(index, key)| (STANDARD.encode(key), inner_address(index), 32));
+        let branches =
+            keys.iter().enumerate().map(|(index, key)| (STANDARD.encode(key), inner_address(index), 32));
         if self.kind == Kind::Popgate {
             let pop = Inside::Popgate(vec![
                 ("popgate.toml", pop_file()),
@@ -126,10 +129,8 @@ impl Dut {
                     ("popgate.toml", pop_file()),
                     ("tenants/bench.toml", tenant.clone()),
                 ]);
-                let branch = Inside::Popgate(vec![
-                    ("popgate.toml", branch_file()),
-                    ("tenants/bench.toml", tenant),
-                ]);
+                let branch =
+                    Inside::Popgate(vec![("popgate.toml", branch_file()), ("tenants/bench.toml", tenant)]);
                 let rig = Rig::up(setting, true, branch, pop, &everywhere)?;
                 let public_key = key_of_lab(&rig, "pop")?;
                 (rig, Vec::new(), public_key)
@@ -179,9 +180,7 @@ impl Dut {
         let (arguments, environment): (&[&str], &[(&str, &str)]) = match self.kind {
             Kind::Boringtun { single: true } => (&["-f", "-t", "1", "--disable-drop-privileges"], &[]),
             Kind::Boringtun { single: false } => (&["-f", "--disable-drop-privileges"], &[]),
-            _ => {
-                (&["-f"], &[("LOG_LEVEL", "error"), ("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1")])
-            }
+            _ => (&["-f"], &[("LOG_LEVEL", "error"), ("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1")]),
         };
         let arguments = [arguments, &[interface.as_str()]].concat();
         let program = rig.start(node, cpus, &self.program, &arguments, environment)?;
@@ -200,7 +199,8 @@ impl Dut {
 
 fn key_of_lab(rig: &Rig, name: &str) -> Result<PublicKey, Failure> {
     let text = std::fs::read_to_string(rig.lab.work_dir().join("keys").join(format!("{name}.key")))?;
-    let bytes: [u8; 32] = STANDARD.decode(text.trim())?.try_into().map_err(|_| "a key is not 32 bytes long")?;
+    let bytes: [u8; 32] =
+        STANDARD.decode(text.trim())?.try_into().map_err(|_| "a key is not 32 bytes long")?;
     Ok(PublicKey::from(&StaticSecret::from(bytes)))
 }
 
@@ -303,9 +303,15 @@ prefer = ["wan"]
 "#;
     for i in 0..RULES {
         let (what, action) = match i % 4 {
-            0 => (format!("from = [\"10.50.{i}.0/24\"]\nprotocol = \"tcp\"\ndst-port = {}", 2000 + i), "drop"),
+            0 => {
+                (format!("from = [\"10.50.{i}.0/24\"]\nprotocol = \"tcp\"\ndst-port = {}", 2000 + i), "drop")
+            }
             1 => (
-                format!("to = [\"192.0.2.{i}/32\"]\nprotocol = \"udp\"\ndst-port = [{}, {}]", 3000 + i, 4000 + i),
+                format!(
+                    "to = [\"192.0.2.{i}/32\"]\nprotocol = \"udp\"\ndst-port = [{}, {}]",
+                    3000 + i,
+                    4000 + i
+                ),
                 "drop",
             ),
             2 => (format!("from = [\"10.51.{i}.0/24\"]\nto = [\"198.51.100.0/24\"]"), "accept"),

@@ -9,7 +9,7 @@
 use super::Failure;
 use super::dut::{Pop, inner_address, outer_address, peer_key};
 use super::packet::{self, HEADERS};
-use super::rig::{Count, Counter, POP, POP_PORT, SERVER};
+use super::rig::{Count, Counter, POP, POP_PORT, SERVER, early_filter};
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::PublicKey;
 use popgate::io::forward::Received;
@@ -146,19 +146,17 @@ impl<'a> Generator<'a> {
     /// Handshakes and flows, with the sinks open; then the sinks are closed.
     fn establish(&mut self) -> Result<(), Failure> {
         let rig = &self.pop.rig;
-        let close = "table ip sink {}\ndelete table ip sink\n";
-        rig.nft("srv", close)?;
-        rig.nft("branch", close)?;
+        rig.nft("srv", &early_filter(""))?;
+        rig.nft("branch", &early_filter(""))?;
         self.shake_hands()?;
         self.open_flows()?;
-        let sink = |accept: &str, load: &str| {
-            format!(
-                "{close}table ip sink {{ chain in {{ type filter hook prerouting priority -400; {accept} accept; \
-                 {load} numgen inc mod 64 0 accept; {load} drop; }}; }}"
-            )
+        let sink = |probes: u16, load: u16| {
+            early_filter(&format!(
+                "udp dport {probes} accept\n  udp dport {load} numgen inc mod 64 0 accept\n  udp dport {load} drop"
+            ))
         };
-        rig.nft("srv", &sink(&format!("udp dport {PROBE_PORT}"), &format!("udp dport {LOAD_PORT}")))?;
-        rig.nft("branch", &sink(&format!("udp dport {PROBE_PEER_PORT}"), &format!("udp dport {PEER_PORT}")))
+        rig.nft("srv", &sink(PROBE_PORT, LOAD_PORT))?;
+        rig.nft("branch", &sink(PROBE_PEER_PORT, PEER_PORT))
     }
 
     fn shake_hands(&mut self) -> Result<(), Failure> {
@@ -236,7 +234,8 @@ impl<'a> Generator<'a> {
                     self.batch.clear();
                     socket.receive(&mut self.batch);
                     for (ingress, payload, _) in self.batch.packets() {
-                        let (Ingress::Transport { from, .. }, Some(index)) = (ingress, packet::index_of(payload))
+                        let (Ingress::Transport { from, .. }, Some(index)) =
+                            (ingress, packet::index_of(payload))
                         else {
                             continue;
                         };
@@ -395,7 +394,8 @@ impl<'a> Generator<'a> {
         while let Ok((len, _)) = rustix::net::recv(&self.probe.socket, &mut room[..], RecvFlags::DONTWAIT) {
             // Two that came as one are a datagram and another's beginning: the first of them counts.
             let datagram = &room[..len.min(PROBE_BYTES + SEAL_BYTES)];
-            if let TunnResult::WriteToTunnelV4(packet, _) = self.probe.tunn.decapsulate(None, datagram, &mut opened)
+            if let TunnResult::WriteToTunnelV4(packet, _) =
+                self.probe.tunn.decapsulate(None, datagram, &mut opened)
                 && let Some((_, payload)) = packet::udp_payload(packet)
             {
                 note(payload);
@@ -569,7 +569,8 @@ struct Bursts {
 impl Bursts {
     fn new(generator: &Generator<'_>, load: Load) -> Bursts {
         let packets = generator.peers.iter().map(|peer| peer.packet(LOAD_PORT, load.bytes)).collect();
-        let payloads = generator.peers.iter().map(|peer| packet::payload(peer.index, load.bytes - HEADERS)).collect();
+        let payloads =
+            generator.peers.iter().map(|peer| packet::payload(peer.index, load.bytes - HEADERS)).collect();
         let room = vec![0; load.burst * (load.bytes + SEAL_BYTES) + SEAL_ROOM];
         Bursts { load, packets, payloads, room }
     }
@@ -588,7 +589,8 @@ impl Bursts {
         }
         let to = SocketAddr::from((POP, POP_PORT));
         let mut lost = 0;
-        let datagrams = self.room[..self.load.burst * sealed].chunks_exact(sealed).map(|datagram| (to, datagram));
+        let datagrams =
+            self.room[..self.load.burst * sealed].chunks_exact(sealed).map(|datagram| (to, datagram));
         peer.socket.send(datagrams, |_, count| lost += count);
         self.load.burst as u64 - lost
     }

@@ -133,13 +133,14 @@ fn run() -> Result<(), Failure> {
     files.current = files.maximum.or(Some(65_536));
     rustix::process::setrlimit(rustix::process::Resource::Nofile, files)?;
     let popgate = std::env::var_os("POPGATE").map_or_else(|| "target/release/popgate".into(), PathBuf::from);
-    let setting = Setting { popgate, interrupted: Arc::default() };
+    let setting = Setting { popgate: std::path::absolute(popgate)?, interrupted: Arc::default() };
     stop_on_signals(Arc::clone(&setting.interrupted))?;
     Rig::clear()?;
 
     let (duts, missing) = dut::all(&setting);
     missing.iter().for_each(|why| println!("left out: {why}"));
-    let holds = |name: &str, variable: &str| std::env::var(variable).map_or(true, |text| name.contains(&text));
+    let holds =
+        |name: &str, variable: &str| std::env::var(variable).map_or(true, |text| name.contains(&text));
     let duts: Vec<Dut> = duts.into_iter().filter(|dut| holds(dut.name, "DUT")).collect();
     let asked = std::env::var_os("CASE").is_some_and(|text| !text.is_empty());
     let cases: Vec<Case> =
@@ -160,7 +161,13 @@ fn run() -> Result<(), Failure> {
                     break 'runs;
                 }
                 let result = result.map_err(|error| error.to_string());
-                println!("{:5.0} s  {}, {}: {}", begin.elapsed().as_secs_f64(), case.name, dut.name, in_short(&result));
+                println!(
+                    "{:5.0} s  {}, {}: {}",
+                    begin.elapsed().as_secs_f64(),
+                    case.name,
+                    dut.name,
+                    in_short(&result)
+                );
                 report.add(&case.subject(), dut.name, result);
             }
         }
@@ -194,7 +201,13 @@ fn measure(case: &Case, dut: &Dut, setting: &Setting, trial: Duration) -> Result
     }
 }
 
-fn rates(load: Load, peers: usize, dut: &Dut, setting: &Setting, trial: Duration) -> Result<Figures, Failure> {
+fn rates(
+    load: Load,
+    peers: usize,
+    dut: &Dut,
+    setting: &Setting,
+    trial: Duration,
+) -> Result<Figures, Failure> {
     // One more, who probes.
     let pop = dut.as_pop(setting, peers + 1, &[DUT_CPU])?;
     let mut generator = Generator::new(&pop, peers)?;

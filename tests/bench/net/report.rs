@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// In every row, `null` where there is no such thing.
-const ALWAYS: [&str; 5] =
-    ["lossless_kpps", "overload_kpps", "cpu_s_per_gb", "rss_mb", "ratio_to_boringtun"];
+const ALWAYS: [&str; 5] = ["lossless_kpps", "overload_kpps", "cpu_s_per_gb", "rss_mb", "ratio_to_boringtun"];
 /// What the table shows, if a case has it, and what it calls it; digits behind the point.
 const SHOWN: [(&str, &str, usize); 19] = [
     ("lossless_kpps", "lossless kpps", 0),
@@ -82,7 +81,8 @@ impl Report {
             let of_boringtun = self.rows.iter().filter(|other| {
                 other.subject == row.subject && other.dut.starts_with("boringtun") && !other.runs.is_empty()
             });
-            let best = of_boringtun.filter_map(|row| medians(&row.runs).get(measure).copied()).fold(0.0, f64::max);
+            let best =
+                of_boringtun.filter_map(|row| medians(&row.runs).get(measure).copied()).fold(0.0, f64::max);
             if best > 0.0 {
                 figures.insert("ratio_to_boringtun", figures[measure] / best);
             }

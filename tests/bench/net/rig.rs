@@ -94,11 +94,9 @@ impl Rig {
         options.interrupted = Arc::clone(&setting.interrupted);
         let lab = on_cpus(cpus, || Lab::up(topology, options))?;
         let rig = Rig { lab, setting: setting.clone() };
-        rig.nft("col", "table ip drop { chain in { type filter hook prerouting priority -400; udp dport 4739 drop; }; }")?;
+        rig.nft("col", &early_filter("udp dport 4739 drop"))?;
         if !clients {
-            for address in ["172.17.0.0/16"] {
-                rig.must("branch", &["ip", "route", "add", "local", address, "dev", "lo"])?;
-            }
+            rig.must("branch", &["ip", "route", "add", "local", "172.17.0.0/16", "dev", "lo"])?;
         }
         Ok(rig)
     }
@@ -161,6 +159,14 @@ impl Rig {
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(Processes(text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()))
     }
+}
+
+/// Rules that are asked before anything else has looked at a packet, instead of those there were.
+pub fn early_filter(rules: &str) -> String {
+    format!(
+        "table ip early {{}}\ndelete table ip early\ntable ip early {{\n chain first {{\n  \
+         type filter hook prerouting priority -400;\n  {rules}\n }}\n}}\n"
+    )
 }
 
 /// The text is a topology file's, so that it can be looked up in the lab's reference what it means.
@@ -264,7 +270,8 @@ impl Counter {
     pub fn read(&mut self) -> Count {
         let mut text = String::new();
         let read = self.file.rewind().and_then(|()| self.file.read_to_string(&mut text));
-        let line = text.lines().find_map(|line| line.trim_start().strip_prefix(&self.interface)?.strip_prefix(':'));
+        let line =
+            text.lines().find_map(|line| line.trim_start().strip_prefix(&self.interface)?.strip_prefix(':'));
         let mut numbers = line.unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok());
         match (read, numbers.next(), numbers.next()) {
             (Ok(_), Some(bytes), Some(buffers)) => Count { bytes, buffers },

@@ -65,7 +65,8 @@ pub fn ping(pop: &Pop, count: u64, loaded: bool) -> Result<Figures, Failure> {
     let said = ping_output(rig, &["ping", "-n", "-i", "0.01", "-c", &count_text, SERVER])?;
     drop(load);
     let text = String::from_utf8_lossy(&said.stdout);
-    let times = text.lines().filter_map(|line| line.split_once("time=")?.1.split_whitespace().next()?.parse().ok());
+    let times =
+        text.lines().filter_map(|line| line.split_once("time=")?.1.split_whitespace().next()?.parse().ok());
     let mut times: Vec<f64> = times.collect();
     if times.is_empty() {
         return Err("no ping was answered".into());
