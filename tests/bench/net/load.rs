@@ -38,6 +38,8 @@ const PROBE_EVERY: Duration = Duration::from_millis(1);
 /// Sealing adds 32 bytes; a buffer of less than 148 is refused whatever is in it.
 const SEAL_BYTES: usize = 32;
 const SEAL_ROOM: usize = 148;
+/// What is sealed beforehand at most: 2 GiB, some two seconds of all that a processor can send.
+const SEALED_BYTES: usize = 2 << 30;
 /// What counts as none lost.
 pub const TOLERATED_LOSS: f64 = 0.005;
 
@@ -68,6 +70,40 @@ pub struct Load {
     pub bytes: usize,
     /// Packets of one peer in a row, which leave as one buffer (GSO).
     pub burst: usize,
+}
+
+impl Load {
+    /// Of the UDP payload that the inner packet becomes.
+    fn sealed_bytes(self) -> usize {
+        self.bytes + SEAL_BYTES
+    }
+}
+
+/// How it is sent.
+pub struct Offer<'a> {
+    /// Packets a second; `None`: as many as the generator can.
+    pub pps: Option<f64>,
+    pub length: Duration,
+    /// Measure how long packets take.
+    pub probes: bool,
+    /// Seal before the clock starts, so that the generator only sends; for peers that only send, and as long as what
+    /// was sealed lasts.
+    pub sealed: bool,
+    /// What else this thread does meanwhile.
+    pub company: Option<&'a mut dyn Company>,
+}
+
+impl Offer<'_> {
+    /// Nothing but the load.
+    pub fn plain(pps: Option<f64>, length: Duration) -> Offer<'static> {
+        Offer { pps, length, probes: false, sealed: std::env::var_os("PRESEAL").is_some(), company: None }
+    }
+}
+
+/// Something done by the generator's thread between two bursts.
+pub trait Company {
+    /// Whether the run may end.
+    fn turn(&mut self, now: Instant) -> bool;
 }
 
 /// How a run went.
@@ -199,6 +235,17 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
+    /// A peer that the DUT knows and that has not called yet.
+    pub fn newcomer(&self) -> Result<Newcomer, Failure> {
+        let index = self.peers.len() + 1;
+        let peer = self
+            .pop
+            .rig
+            .lab
+            .enter("branch", || Peer::new(index, PROBE_PEER_PORT, &self.pop.public_key))??;
+        Ok(Newcomer { peer, begun: None, next_tick: None, admitted_after: None })
+    }
+
     fn peer(&mut self, index: usize) -> &mut Peer {
         self.peers.get_mut(index).unwrap_or(&mut self.probe)
     }
@@ -271,27 +318,24 @@ impl<'a> Generator<'a> {
         [self.up.read(), self.down.read()]
     }
 
-    /// Offers `pps` packets a second (or as many as it can) for `length`; with `probes`, also measures how long packets
-    /// take.
-    pub fn run(
-        &mut self,
-        load: Load,
-        pps: Option<f64>,
-        length: Duration,
-        probes: bool,
-    ) -> Result<Outcome, Failure> {
+    /// Sends a load and counts what arrives.
+    pub fn run(&mut self, load: Load, offer: Offer<'_>) -> Result<Outcome, Failure> {
+        let Offer { pps, length, probes, sealed, mut company } = offer;
         if self.established_at.elapsed() > SESSION_AGE {
             self.establish()?;
         }
         let processes = self.pop.rig.processes("pop")?;
         let mut bursts = Bursts::new(self, load);
+        if sealed && load.direction == Direction::Up {
+            bursts.seal(self, pps, length);
+        }
         let before = self.settle();
         let cpu_before = processes.cpu_seconds();
         let begin = Instant::now();
         let warm_after = length / 5;
         let (mut warm, mut warm_at) = (before, begin);
         let (mut sent, mut turn) = ([0_u64; 2], 0_usize);
-        let mut next_probe = begin;
+        let (mut pace, mut next_probe) = (Pace::new(pps, load.burst, begin), begin);
         let mut latencies = Vec::new();
         loop {
             let now = Instant::now();
@@ -304,32 +348,35 @@ impl<'a> Generator<'a> {
             }
             if probes {
                 if now >= next_probe {
-                    next_probe += PROBE_EVERY;
+                    next_probe = now + PROBE_EVERY;
                     self.send_probe(load.direction);
                 }
                 self.hear_probes(&mut latencies);
             }
-            let total = sent[0] + sent[1];
-            if pps.is_some_and(|pps| total as f64 > elapsed.as_secs_f64() * pps) {
+            if company.as_mut().is_some_and(|company| company.turn(now)) {
+                break;
+            }
+            if !pace.is_due(now) {
                 std::hint::spin_loop();
                 continue;
             }
             if turn.is_multiple_of(1024) {
                 self.pop.rig.setting.check()?;
             }
-            let up = match load.direction {
-                Direction::Up => true,
-                Direction::Down => false,
-                Direction::Both => turn.is_multiple_of(2),
-            };
             let peers = self.peers.len();
-            let index = if load.direction == Direction::Both { turn / 2 % peers } else { turn % peers };
+            let (up, index) = match load.direction {
+                Direction::Up => (true, turn % peers),
+                Direction::Down => (false, turn % peers),
+                Direction::Both => (turn.is_multiple_of(2), turn / 2 % peers),
+            };
             turn += 1;
             let peer = &mut self.peers[index];
-            if up {
-                sent[0] += bursts.send_up(peer);
-            } else {
+            if !up {
                 sent[1] += bursts.send_down(&mut self.server, peer);
+            } else if let Some(count) = bursts.send_up(peer) {
+                sent[0] += count;
+            } else {
+                break;
             }
         }
         let length = begin.elapsed();
@@ -344,7 +391,7 @@ impl<'a> Generator<'a> {
         let arrived = |from: &[Count; 2], to: &[Count; 2]| {
             let [up, down] = [0, 1].map(|way| {
                 // Either way's other end hears of the other way only what is of no consequence.
-                let payload = if way == 0 { load.bytes - HEADERS } else { load.bytes + SEAL_BYTES };
+                let payload = if way == 0 { load.bytes - HEADERS } else { load.sealed_bytes() };
                 to[way].packets_since(from[way], payload)
             });
             match load.direction {
@@ -445,17 +492,17 @@ impl<'a> Generator<'a> {
     /// The overload rate, and the highest rate at which no more than [`TOLERATED_LOSS`] is lost: tried out in runs of
     /// `length`, a step up or down first and then by halves.
     pub fn search(&mut self, load: Load, length: Duration) -> Result<Found, Failure> {
-        let overload = self.run(load, None, length * 3 / 2, false)?;
+        let overload = self.run(load, Offer::plain(None, length * 3 / 2))?;
         if overload.loss <= TOLERATED_LOSS {
             return Ok(Found { lossless: overload.clone(), overload, generator_bound: true });
         }
         let (mut passed, mut failed) = (None::<Outcome>, None::<f64>);
         let mut rate = overload.steady_pps * 0.97;
         for _ in 0..8 {
-            let mut outcome = self.run(load, Some(rate), length, false)?;
-            if outcome.loss > TOLERATED_LOSS && outcome.loss < 0.03 {
+            let mut outcome = self.run(load, Offer::plain(Some(rate), length))?;
+            if outcome.loss > TOLERATED_LOSS && outcome.loss < 0.05 {
                 // Something else may have wanted the processor.
-                outcome = self.run(load, Some(rate), length, false)?;
+                outcome = self.run(load, Offer::plain(Some(rate), length))?;
             }
             match outcome.loss <= TOLERATED_LOSS {
                 true => passed = Some(outcome),
@@ -463,7 +510,7 @@ impl<'a> Generator<'a> {
             }
             let low = passed.as_ref().map(|passed| passed.delivered_pps);
             rate = match (low, failed) {
-                (Some(low), Some(high)) if (high - low) / high < 0.04 => break,
+                (Some(low), Some(high)) if (high - low) / high < 0.05 => break,
                 (Some(low), Some(high)) => (low + high) / 2.0,
                 (Some(low), None) if low >= overload.offered_pps * 0.97 => break,
                 (Some(low), None) => (low * 1.2).min(overload.offered_pps),
@@ -491,6 +538,41 @@ impl Sample {
                 .is_some_and(|index| payload.len() < 12 || packet::payload(index, payload.len()) == payload);
         self.seen += 1;
         self.wrong += u64::from(!right);
+    }
+}
+
+/// A peer that calls as any stock client does: once, and again after 5 s, then with the cookie it was given.
+pub struct Newcomer {
+    peer: Peer,
+    begun: Option<Instant>,
+    next_tick: Option<Instant>,
+    pub admitted_after: Option<Duration>,
+}
+
+impl Newcomer {
+    /// As often as boringtun's device does.
+    const TICK: Duration = Duration::from_millis(100);
+}
+
+impl Company for Newcomer {
+    fn turn(&mut self, now: Instant) -> bool {
+        let Some(begun) = self.begun else {
+            self.begun = Some(now);
+            self.next_tick = Some(now + Self::TICK);
+            self.peer.initiate();
+            return false;
+        };
+        if self.next_tick.is_some_and(|tick| now >= tick) {
+            self.next_tick = Some(now + Self::TICK);
+            let mut room = [0; SEAL_ROOM];
+            if let TunnResult::WriteToNetwork(datagram) = self.peer.tunn.update_timers(&mut room) {
+                send_to_pop(&self.peer.socket, datagram);
+            }
+        }
+        if self.admitted_after.is_none() && self.peer.hear_handshake() == Answer::Established {
+            self.admitted_after = Some(now - begun);
+        }
+        self.admitted_after.is_some()
     }
 }
 
@@ -557,6 +639,34 @@ fn send_to_pop(socket: &TransportSocket, datagram: &[u8]) -> bool {
     rustix::net::sendto(socket, datagram, SendFlags::DONTWAIT, &to).is_ok()
 }
 
+/// Says when the next burst is due.
+struct Pace {
+    /// Between two bursts; `None`: there is always one due.
+    every: Option<Duration>,
+    due: Instant,
+}
+
+impl Pace {
+    /// 1 ms: what a generator that was held up may catch up with. More of it at once would be another load, and what is
+    /// lost of that the generator's fault.
+    const BACKLOG: Duration = Duration::from_millis(1);
+
+    fn new(pps: Option<f64>, burst: usize, begin: Instant) -> Pace {
+        // At 1 a second nothing is measured, but nothing divided by zero either.
+        let every = pps.map(|pps| Duration::from_secs_f64(burst as f64 / pps.max(1.0)));
+        Pace { every, due: begin }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let Some(every) = self.every else { return true };
+        if now < self.due {
+            return false;
+        }
+        self.due = (self.due + every).max(now.checked_sub(Self::BACKLOG).unwrap_or(now));
+        true
+    }
+}
+
 /// What is sent over and over, and the room to seal it in.
 struct Bursts {
     load: Load,
@@ -564,35 +674,64 @@ struct Bursts {
     packets: Vec<Vec<u8>>,
     payloads: Vec<Vec<u8>>,
     room: Vec<u8>,
+    /// Bursts sealed beforehand, in the order of their turns, and how many bytes of them have been sent.
+    sealed: Option<(Vec<u8>, usize)>,
 }
 
 impl Bursts {
     fn new(generator: &Generator<'_>, load: Load) -> Bursts {
         let packets = generator.peers.iter().map(|peer| peer.packet(LOAD_PORT, load.bytes)).collect();
-        let payloads =
-            generator.peers.iter().map(|peer| packet::payload(peer.index, load.bytes - HEADERS)).collect();
-        let room = vec![0; load.burst * (load.bytes + SEAL_BYTES) + SEAL_ROOM];
-        Bursts { load, packets, payloads, room }
+        let payloads = generator.peers.iter().map(|peer| packet::payload(peer.index, load.bytes - HEADERS));
+        let room = vec![0; load.burst * load.sealed_bytes() + SEAL_ROOM];
+        Bursts { load, packets, payloads: payloads.collect(), room, sealed: None }
     }
 
-    /// How many packets of a burst the kernel took.
-    fn send_up(&mut self, peer: &mut Peer) -> u64 {
-        let sealed = self.load.bytes + SEAL_BYTES;
+    /// Seals what a run at that rate will need, or [`SEALED_BYTES`] of it.
+    fn seal(&mut self, generator: &mut Generator<'_>, pps: Option<f64>, length: Duration) {
+        let burst_bytes = self.load.burst * self.load.sealed_bytes();
+        let wanted =
+            pps.map_or(usize::MAX, |pps| (pps * length.as_secs_f64() * 1.02) as usize / self.load.burst + 1);
+        let bursts = wanted.min(SEALED_BYTES / burst_bytes);
+        let mut store = Vec::with_capacity(bursts * burst_bytes);
+        let peers = generator.peers.len();
+        for turn in 0..bursts {
+            self.seal_burst(&mut generator.peers[turn % peers]);
+            store.extend_from_slice(&self.room[..burst_bytes]);
+        }
+        self.sealed = Some((store, 0));
+    }
+
+    fn seal_burst(&mut self, peer: &mut Peer) {
+        let sealed = self.load.sealed_bytes();
         let packet = &self.packets[peer.index];
         for slot in 0..self.load.burst {
             // Its slack is the next one's room.
             let room = &mut self.room[slot * sealed..][..sealed.max(SEAL_ROOM)];
             peer.tunn.encapsulate(packet, room);
         }
-        if self.load.burst == 1 {
-            return u64::from(send_to_pop(&peer.socket, &self.room[..sealed]));
+    }
+
+    /// How many packets of a burst the kernel took; `None` if what was sealed beforehand is used up.
+    fn send_up(&mut self, peer: &mut Peer) -> Option<u64> {
+        let (sealed, burst) = (self.load.sealed_bytes(), self.load.burst);
+        if self.sealed.is_none() {
+            self.seal_burst(peer);
+        }
+        let bytes = match &mut self.sealed {
+            Some((store, used)) => {
+                let begin = *used;
+                *used += burst * sealed;
+                store.get(begin..*used)?
+            }
+            None => &self.room[..burst * sealed],
+        };
+        if burst == 1 {
+            return Some(u64::from(send_to_pop(&peer.socket, bytes)));
         }
         let to = SocketAddr::from((POP, POP_PORT));
         let mut lost = 0;
-        let datagrams =
-            self.room[..self.load.burst * sealed].chunks_exact(sealed).map(|datagram| (to, datagram));
-        peer.socket.send(datagrams, |_, count| lost += count);
-        self.load.burst as u64 - lost
+        peer.socket.send(bytes.chunks_exact(sealed).map(|datagram| (to, datagram)), |_, count| lost += count);
+        Some(burst as u64 - lost)
     }
 
     fn send_down(&mut self, server: &mut TransportSocket, peer: &Peer) -> u64 {

@@ -15,6 +15,7 @@
 //! - `POPGATE`, `BORINGTUN_CLI`: where the binaries are
 
 mod dut;
+mod flood;
 mod load;
 mod packet;
 mod report;
@@ -22,7 +23,7 @@ mod rig;
 mod tcp;
 
 use dut::{Dut, Kind};
-use load::{Direction, Found, Generator, Load};
+use load::{Direction, Found, Generator, Load, Offer};
 use report::{Figures, Report, Subject, quantile};
 use rig::{Rig, Setting, pin};
 use std::error::Error;
@@ -44,7 +45,11 @@ const DUT_CPU: usize = 1;
 enum Measure {
     Rates(Load),
     Tcp(Tcp),
-    Ping { loaded: bool },
+    Ping {
+        loaded: bool,
+    },
+    /// On these processors.
+    Flood(&'static [usize]),
 }
 
 struct Case {
@@ -79,6 +84,9 @@ fn cases() -> Vec<Case> {
     rates(Both, 1_420, 4, 1_000, true);
     rates(Up, 1_420, 4, 10_000, true);
     rates(Down, 1_420, 4, 10_000, true);
+    for (name, cpus, extra) in [("flood", &[DUT_CPU][..], false), ("flood, both cores", &[0, 1][..], true)] {
+        cases.push(Case { name: name.to_owned(), peers: 1, measure: Measure::Flood(cpus), extra });
+    }
     for (name, streams, down) in [
         ("iperf3 up, 1 stream", 1, false),
         ("iperf3 down, 1 stream", 1, true),
@@ -100,6 +108,7 @@ impl Case {
             Measure::Rates(load) => (load.direction.name(), load.bytes, load.burst),
             Measure::Tcp(tcp) => (if tcp.down { "down" } else { "up" }, 0, 0),
             Measure::Ping { .. } => ("both", 84, 1),
+            Measure::Flood(_) => (flood::LOAD.direction.name(), flood::LOAD.bytes, flood::LOAD.burst),
         };
         Subject { case: self.name.clone(), direction, peers: self.peers, bytes, burst }
     }
@@ -107,6 +116,7 @@ impl Case {
     fn concerns(&self, dut: &Dut) -> bool {
         match self.measure {
             Measure::Rates(_) => dut.kind != Kind::NoTunnel,
+            Measure::Flood(_) => !matches!(dut.kind, Kind::NoTunnel | Kind::Boringtun { single: true }),
             // As installed: one thread more or less is the load cases' matter.
             Measure::Tcp(_) | Measure::Ping { .. } => dut.kind != Kind::Boringtun { single: true },
         }
@@ -198,6 +208,7 @@ fn measure(case: &Case, dut: &Dut, setting: &Setting, trial: Duration) -> Result
             let pop = dut.at_both_ends(setting)?;
             tcp::ping(&pop, 500, loaded)
         }
+        Measure::Flood(cpus) => flood::measure(&dut.as_pop(setting, flood::PEERS, cpus)?, trial),
     }
 }
 
@@ -212,7 +223,8 @@ fn rates(
     let pop = dut.as_pop(setting, peers + 1, &[DUT_CPU])?;
     let mut generator = Generator::new(&pop, peers)?;
     let Found { lossless, overload, generator_bound } = generator.search(load, trial)?;
-    let half = generator.run(load, Some(lossless.delivered_pps / 2.0), trial, true)?;
+    let gentle = Offer { probes: true, ..Offer::plain(Some(lossless.delivered_pps / 2.0), trial) };
+    let half = generator.run(load, gentle)?;
     let processes = pop.rig.processes("pop")?;
     let (before, at) = (processes.cpu_seconds(), Instant::now());
     std::thread::sleep(Duration::from_secs(1));
