@@ -492,7 +492,7 @@ impl<'a> Generator<'a> {
     /// The overload rate, and the highest rate at which no more than [`TOLERATED_LOSS`] is lost: tried out in runs of
     /// `length`, a step up or down first and then by halves.
     pub fn search(&mut self, load: Load, length: Duration) -> Result<Found, Failure> {
-        let overload = self.run(load, Offer::plain(None, length * 3 / 2))?;
+        let overload = self.run(load, Offer::plain(None, length * 5 / 4))?;
         if overload.loss <= TOLERATED_LOSS {
             return Ok(Found { lossless: overload.clone(), overload, generator_bound: true });
         }

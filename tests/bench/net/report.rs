@@ -72,20 +72,26 @@ impl Report {
         }
     }
 
-    /// Medians; with the ratio to the best boringtun of the same case.
+    /// Medians; with the ratio to the best boringtun of the same case. Where there are two such ratios, lossless and under
+    /// overload, it is the smaller.
     fn figures(&self, row: &Row) -> Figures {
         let mut figures = medians(&row.runs);
-        // More is better.
-        let measure = ["lossless_kpps", "mbit_s"].into_iter().find(|measure| figures.contains_key(measure));
-        if let Some(measure) = measure {
-            let of_boringtun = self.rows.iter().filter(|other| {
-                other.subject == row.subject && other.dut.starts_with("boringtun") && !other.runs.is_empty()
-            });
+        let of_boringtun: Vec<Figures> = self
+            .rows
+            .iter()
+            .filter(|other| other.subject == row.subject && other.dut.starts_with("boringtun"))
+            .map(|row| medians(&row.runs))
+            .collect();
+        // More is better of these.
+        let mut ratios = ["lossless_kpps", "overload_kpps", "mbit_s"].into_iter().filter_map(|measure| {
+            let ours = figures.get(measure)?;
             let best =
-                of_boringtun.filter_map(|row| medians(&row.runs).get(measure).copied()).fold(0.0, f64::max);
-            if best > 0.0 {
-                figures.insert("ratio_to_boringtun", figures[measure] / best);
-            }
+                of_boringtun.iter().filter_map(|figures| figures.get(measure)).fold(0.0, |a, b| b.max(a));
+            (best > 0.0).then_some(ours / best)
+        });
+        if let Some(first) = ratios.next() {
+            let smallest = ratios.fold(first, f64::min);
+            figures.insert("ratio_to_boringtun", smallest);
         }
         figures
     }
