@@ -32,8 +32,8 @@ const HANDSHAKES: usize = 64;
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 /// Sessions older than this are renewed between runs: from 120 s on the DUT would begin to ask for it.
 const SESSION_AGE: Duration = Duration::from_secs(75);
-/// Inner bytes of a probe, and how often one is sent.
-const PROBE_BYTES: usize = 100;
+/// Inner bytes of a probe: a multiple of 16, to which wireguard-go pads; and how often one is sent.
+const PROBE_BYTES: usize = 96;
 const PROBE_EVERY: Duration = Duration::from_millis(1);
 /// Sealing adds 32 bytes; a buffer of less than 148 is refused whatever is in it.
 const SEAL_BYTES: usize = 32;
@@ -402,14 +402,24 @@ impl<'a> Generator<'a> {
         };
         let (sent, delivered) = ((sent[0] + sent[1]) as f64, arrived(&before, &after));
         latencies.sort_by(f64::total_cmp);
-        Ok(Outcome {
+        let outcome = Outcome {
             offered_pps: sent / length.as_secs_f64(),
             steady_pps: arrived(&warm, &end) / steady.as_secs_f64(),
             delivered_pps: delivered / length.as_secs_f64(),
             loss: (1.0 - delivered / sent.max(1.0)).max(0.0),
             cpu_s_per_gb: cpu / (delivered.max(1.0) * load.bytes as f64 / 1e9),
             latencies_ms: latencies,
-        })
+        };
+        if std::env::var_os("VERBOSE").is_some() {
+            let Outcome { offered_pps, steady_pps, delivered_pps, loss, .. } = outcome;
+            let asked = pps.map_or("all".to_owned(), |pps| format!("{pps:.0}"));
+            println!(
+                "         asked {asked}, offered {offered_pps:.0}, steady {steady_pps:.0}, delivered {delivered_pps:.0} \
+                 packets/s, lost {:.2} %",
+                loss * 100.0
+            );
+        }
+        Ok(outcome)
     }
 
     fn send_probe(&mut self, direction: Direction) {

@@ -12,7 +12,9 @@
 //! - `RUNS=n`: all of it so many times, and the medians; 1
 //! - `SECS=n`: length of a trial in seconds; 1
 //! - `WORKERS=n`: written to popgate's configuration; if not set, nothing is
-//! - `POPGATE`, `BORINGTUN_CLI`: where the binaries are
+//! - `PRESEAL=1`: what goes up is sealed before the clock starts, so that the generator can offer more
+//! - `POPGATE`, `BORINGTUN_CLI`: where the binaries are, if not where cargo or the search path have them
+//! - `VERBOSE=1`: every trial
 
 mod dut;
 mod flood;
@@ -27,7 +29,7 @@ use load::{Direction, Found, Generator, Load, Offer};
 use report::{Figures, Report, Subject, quantile};
 use rig::{Rig, Setting, pin};
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -142,7 +144,7 @@ fn run() -> Result<(), Failure> {
     let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     files.current = files.maximum.or(Some(65_536));
     rustix::process::setrlimit(rustix::process::Resource::Nofile, files)?;
-    let popgate = std::env::var_os("POPGATE").map_or_else(|| "target/release/popgate".into(), PathBuf::from);
+    let popgate = std::env::var_os("POPGATE").unwrap_or_else(|| env!("CARGO_BIN_EXE_popgate").into());
     let setting = Setting { popgate: std::path::absolute(popgate)?, interrupted: Arc::default() };
     stop_on_signals(Arc::clone(&setting.interrupted))?;
     Rig::clear()?;

@@ -8,14 +8,13 @@ use std::path::Path;
 /// In every row, `null` where there is no such thing.
 const ALWAYS: [&str; 5] = ["lossless_kpps", "overload_kpps", "cpu_s_per_gb", "rss_mb", "ratio_to_boringtun"];
 /// What the table shows, if a case has it, and what it calls it; digits behind the point.
-const SHOWN: [(&str, &str, usize); 19] = [
+const SHOWN: [(&str, &str, usize); 18] = [
     ("lossless_kpps", "lossless kpps", 0),
     ("overload_kpps", "overload kpps", 0),
     ("mbit_s", "Mbit/s", 0),
     ("retransmits", "retransmits", 0),
     ("out_of_order", "out of order", 0),
-    ("idle_p50_ms", "idle p50 ms", 3),
-    ("idle_p99_ms", "idle p99 ms", 3),
+    ("reordered", "reordered", 0),
     ("p50_ms", "p50 ms", 3),
     ("p99_ms", "p99 ms", 3),
     ("before_kpps", "before it, kpps", 0),

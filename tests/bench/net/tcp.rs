@@ -14,6 +14,11 @@ use std::time::Duration;
 const SERVER: &str = "10.2.0.2";
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Segments that had to wait for one before them, at the receiver: after one was lost, too.
+const WAITED: [&str; 1] = ["TCPOFOQueue"];
+/// Holes that turned out to be no losses, at the sender.
+const REORDERED: [&str; 3] = ["TCPSACKReorder", "TCPRenoReorder", "TCPTSReorder"];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tcp {
     pub streams: usize,
@@ -25,12 +30,15 @@ pub struct Tcp {
 pub fn throughput(pop: &Pop, tcp: Tcp, seconds: u64) -> Result<Figures, Failure> {
     let rig = &pop.rig;
     let (branch, far) = (rig.processes("branch")?, rig.processes("pop")?);
-    let mut receiver = rig.proc_net(if tcp.down { "cli" } else { "srv" }, "netstat")?;
+    let (from, to) = if tcp.down { ("srv", "cli") } else { ("cli", "srv") };
+    let (mut sender, mut receiver) = (rig.proc_net(from, "netstat")?, rig.proc_net(to, "netstat")?);
     let server = serve(rig)?;
-    let (disorder, cpu) = (out_of_order(&mut receiver)?, branch.cpu_seconds() + far.cpu_seconds());
+    let (disorder, reordered) = (tcp_count(&mut receiver, &WAITED)?, tcp_count(&mut sender, &REORDERED)?);
+    let cpu = branch.cpu_seconds() + far.cpu_seconds();
     let output = client(rig, tcp, seconds)?.output()?;
     let cpu = branch.cpu_seconds() + far.cpu_seconds() - cpu;
-    let disorder = out_of_order(&mut receiver)? - disorder;
+    let disorder = tcp_count(&mut receiver, &WAITED)? - disorder;
+    let reordered = tcp_count(&mut sender, &REORDERED)? - reordered;
     drop(server);
     let said: Value = serde_json::from_slice(&output.stdout)?;
     let number = |path: &str| said.pointer(path).and_then(Value::as_f64);
@@ -44,6 +52,7 @@ pub fn throughput(pop: &Pop, tcp: Tcp, seconds: u64) -> Result<Figures, Failure>
         ("mbit_s", rate / 1e6),
         ("retransmits", number("/end/sum_sent/retransmits").unwrap_or(0.0)),
         ("out_of_order", disorder),
+        ("reordered", reordered),
         ("cpu_s_per_gb", cpu / (bytes / 1e9)),
         ("rss_mb", far.rss_mb()),
     ]))
@@ -110,14 +119,18 @@ fn client(rig: &Rig, tcp: Tcp, seconds: u64) -> Result<NodeChild, Failure> {
     Ok(client.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?)
 }
 
-/// How many segments have had to wait for one before them (TcpExt TCPOFOQueue).
-fn out_of_order(netstat: &mut File) -> Result<f64, Failure> {
+/// The sum of counters of TCP's (TcpExt).
+fn tcp_count(netstat: &mut File, counters: &[&str]) -> Result<f64, Failure> {
     let text = text_of(netstat)?;
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
     let (names, numbers) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    let at = names.split_whitespace().position(|name| name == "TCPOFOQueue");
-    let number = at.and_then(|at| numbers.split_whitespace().nth(at)?.parse().ok());
-    number.ok_or_else(|| "there is no TCPOFOQueue in /proc/net/netstat".into())
+    let count = |counter: &&str| -> Option<f64> {
+        let at = names.split_whitespace().position(|name| name == *counter)?;
+        numbers.split_whitespace().nth(at)?.parse().ok()
+    };
+    let counts: Option<Vec<f64>> = counters.iter().map(count).collect();
+    let counts = counts.ok_or_else(|| format!("/proc/net/netstat does not have all of {counters:?}"))?;
+    Ok(counts.iter().sum())
 }
 
 fn text_of(file: &mut File) -> std::io::Result<String> {
