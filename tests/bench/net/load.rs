@@ -96,7 +96,7 @@ pub struct Offer<'a> {
 impl Offer<'_> {
     /// Nothing but the load.
     pub fn plain(pps: Option<f64>, length: Duration) -> Offer<'static> {
-        Offer { pps, length, probes: false, sealed: std::env::var_os("PRESEAL").is_some(), company: None }
+        Offer { pps, length, probes: false, sealed: false, company: None }
     }
 }
 
@@ -149,6 +149,8 @@ pub struct Generator<'a> {
     pub sample: Sample,
     /// Of probes' timestamps.
     epoch: Instant,
+    /// Room for what is sealed beforehand, kept from run to run.
+    store: Vec<u8>,
 }
 
 impl<'a> Generator<'a> {
@@ -174,6 +176,7 @@ impl<'a> Generator<'a> {
             batch: Batch::with_slots(64),
             sample: Sample::default(),
             epoch: Instant::now(),
+            store: Vec::new(),
         };
         generator.establish()?;
         Ok(generator)
@@ -380,6 +383,9 @@ impl<'a> Generator<'a> {
             }
         }
         let length = begin.elapsed();
+        if let Some((store, _)) = bursts.sealed.take() {
+            self.store = store;
+        }
         let (end, steady) = (self.counts(), warm_at.elapsed());
         let after = self.settle();
         if probes {
@@ -502,17 +508,24 @@ impl<'a> Generator<'a> {
     /// The overload rate, and the highest rate at which no more than [`TOLERATED_LOSS`] is lost: tried out in runs of
     /// `length`, a step up or down first and then by halves.
     pub fn search(&mut self, load: Load, length: Duration) -> Result<Found, Failure> {
-        let overload = self.run(load, Offer::plain(None, length * 5 / 4))?;
-        if overload.loss <= TOLERATED_LOSS {
-            return Ok(Found { lossless: overload.clone(), overload, generator_bound: true });
+        let (flat_out, mut sealed) = (length * 5 / 4, std::env::var_os("PRESEAL").is_some());
+        let mut overload = self.run(load, Offer { sealed, ..Offer::plain(None, flat_out) })?;
+        if overload.loss <= TOLERATED_LOSS && !sealed && load.direction == Direction::Up {
+            // The DUT opens faster than this seals and sends.
+            sealed = true;
+            overload = self.run(load, Offer { sealed, ..Offer::plain(None, flat_out) })?;
         }
+        if overload.loss <= TOLERATED_LOSS {
+            return Ok(Found { lossless: overload.clone(), overload, sealed, generator_bound: true });
+        }
+        let trial = |rate| Offer { sealed, ..Offer::plain(Some(rate), length) };
         let (mut passed, mut failed) = (None::<Outcome>, None::<f64>);
         let mut rate = overload.steady_pps * 0.97;
         for _ in 0..8 {
-            let mut outcome = self.run(load, Offer::plain(Some(rate), length))?;
+            let mut outcome = self.run(load, trial(rate))?;
             if outcome.loss > TOLERATED_LOSS && outcome.loss < 0.05 {
                 // Something else may have wanted the processor.
-                outcome = self.run(load, Offer::plain(Some(rate), length))?;
+                outcome = self.run(load, trial(rate))?;
             }
             match outcome.loss <= TOLERATED_LOSS {
                 true => passed = Some(outcome),
@@ -528,7 +541,7 @@ impl<'a> Generator<'a> {
                 (None, None) => break,
             };
         }
-        Ok(Found { lossless: passed.unwrap_or_default(), overload, generator_bound: false })
+        Ok(Found { lossless: passed.unwrap_or_default(), overload, sealed, generator_bound: false })
     }
 }
 
@@ -537,6 +550,8 @@ pub struct Found {
     /// All zero if there is no such rate worth the name.
     pub lossless: Outcome,
     pub overload: Outcome,
+    /// What was sent had been sealed beforehand.
+    pub sealed: bool,
     /// The generator could not offer more than the DUT took.
     pub generator_bound: bool,
 }
@@ -702,7 +717,8 @@ impl Bursts {
         let wanted =
             pps.map_or(usize::MAX, |pps| (pps * length.as_secs_f64() * 1.02) as usize / self.load.burst + 1);
         let bursts = wanted.min(SEALED_BYTES / burst_bytes);
-        let mut store = Vec::with_capacity(bursts * burst_bytes);
+        let mut store = std::mem::take(&mut generator.store);
+        store.clear();
         let peers = generator.peers.len();
         for turn in 0..bursts {
             self.seal_burst(&mut generator.peers[turn % peers]);

@@ -12,7 +12,8 @@
 //! - `RUNS=n`: all of it so many times, and the medians; 1
 //! - `SECS=n`: length of a trial in seconds; 1
 //! - `WORKERS=n`: written to popgate's configuration; if not set, nothing is
-//! - `PRESEAL=1`: what goes up is sealed before the clock starts, so that the generator can offer more
+//! - `PRESEAL=1`: what goes up is sealed before the clock starts, so that the generator can offer more; done without
+//!   asking where the DUT takes all that can be sealed while it runs
 //! - `POPGATE`, `BORINGTUN_CLI`: where the binaries are, if not where cargo or the search path have them
 //! - `VERBOSE=1`: every trial
 
@@ -224,7 +225,7 @@ fn rates(
     // One more, who probes.
     let pop = dut.as_pop(setting, peers + 1, &[DUT_CPU])?;
     let mut generator = Generator::new(&pop, peers)?;
-    let Found { lossless, overload, generator_bound } = generator.search(load, trial)?;
+    let Found { lossless, overload, sealed, generator_bound } = generator.search(load, trial)?;
     let gentle = Offer { probes: true, ..Offer::plain(Some(lossless.delivered_pps / 2.0), trial) };
     let half = generator.run(load, gentle)?;
     let processes = pop.rig.processes("pop")?;
@@ -237,6 +238,7 @@ fn rates(
         ("overload_kpps", overload.steady_pps / 1e3),
         ("offered_kpps", overload.offered_pps / 1e3),
         ("generator_bound", f64::from(u8::from(generator_bound))),
+        ("sealed_beforehand", f64::from(u8::from(sealed))),
         ("rss_mb", processes.rss_mb()),
         ("idle_cpu_percent", idle * 100.0),
         ("sampled", sample.seen as f64),
