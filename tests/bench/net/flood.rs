@@ -42,7 +42,10 @@ pub fn measure(pop: &Pop, trial: Duration) -> Result<Figures, Failure> {
     let mut generator = Generator::new(pop, 1)?;
     let found = generator.search(LOAD, trial)?;
     let lossless = found.lossless.delivered_pps;
-    let offer = |share: f64, length| Offer { sealed: true, ..Offer::plain(Some(lossless * share), length) };
+    let offer = |share: f64, length| {
+        let pps = Some(lossless * share);
+        Offer { sealed: pps, ..Offer::plain(pps, length) }
+    };
     let mut flood = Flood::new(pop)?;
     let before = generator.run(LOAD, offer(0.8, trial * 2))?;
     let under = generator.run(LOAD, Offer { company: Some(&mut flood), ..offer(0.8, trial * 2) })?;
@@ -50,7 +53,7 @@ pub fn measure(pop: &Pop, trial: Duration) -> Result<Figures, Failure> {
     (flood.begun, flood.sent) = (None, 0);
     let mut newcomer = generator.newcomer()?;
     let mut both = Besieged { flood: &mut flood, newcomer: &mut newcomer };
-    let quarter = Offer { sealed: false, company: Some(&mut both), ..offer(0.25, NEWCOMER_PATIENCE) };
+    let quarter = Offer { sealed: None, company: Some(&mut both), ..offer(0.25, NEWCOMER_PATIENCE) };
     generator.run(LOAD, quarter)?;
     let mut figures = Figures::from([
         ("lossless_kpps", lossless / 1e3),

@@ -40,6 +40,8 @@ const SEAL_BYTES: usize = 32;
 const SEAL_ROOM: usize = 148;
 /// What is sealed beforehand at most: 2 GiB, some two seconds of all that a processor can send.
 const SEALED_BYTES: usize = 2 << 30;
+/// More than can be sent.
+const LIMITLESS_PPS: f64 = 1e8;
 /// What counts as none lost.
 pub const TOLERATED_LOSS: f64 = 0.005;
 
@@ -86,9 +88,9 @@ pub struct Offer<'a> {
     pub length: Duration,
     /// Measure how long packets take.
     pub probes: bool,
-    /// Seal before the clock starts, so that the generator only sends; for peers that only send, and as long as what
-    /// was sealed lasts.
-    pub sealed: bool,
+    /// Seal before the clock starts, for so many packets a second, so that the generator only sends; for what goes up,
+    /// and as long as it lasts.
+    pub sealed: Option<f64>,
     /// What else this thread does meanwhile.
     pub company: Option<&'a mut dyn Company>,
 }
@@ -96,7 +98,7 @@ pub struct Offer<'a> {
 impl Offer<'_> {
     /// Nothing but the load.
     pub fn plain(pps: Option<f64>, length: Duration) -> Offer<'static> {
-        Offer { pps, length, probes: false, sealed: false, company: None }
+        Offer { pps, length, probes: false, sealed: None, company: None }
     }
 }
 
@@ -329,7 +331,7 @@ impl<'a> Generator<'a> {
         }
         let processes = self.pop.rig.processes("pop")?;
         let mut bursts = Bursts::new(self, load);
-        if sealed && load.direction == Direction::Up {
+        if let Some(pps) = sealed.filter(|_| load.direction == Direction::Up) {
             bursts.seal(self, pps, length);
         }
         let before = self.settle();
@@ -508,17 +510,23 @@ impl<'a> Generator<'a> {
     /// The overload rate, and the highest rate at which no more than [`TOLERATED_LOSS`] is lost: tried out in runs of
     /// `length`, a step up or down first and then by halves.
     pub fn search(&mut self, load: Load, length: Duration) -> Result<Found, Failure> {
-        let (flat_out, mut sealed) = (length * 5 / 4, std::env::var_os("PRESEAL").is_some());
-        let mut overload = self.run(load, Offer { sealed, ..Offer::plain(None, flat_out) })?;
-        if overload.loss <= TOLERATED_LOSS && !sealed && load.direction == Direction::Up {
-            // The DUT opens faster than this seals and sends.
+        let flat_out = length * 5 / 4;
+        let goes_up = load.direction == Direction::Up;
+        let mut sealed = goes_up && std::env::var_os("PRESEAL").is_some();
+        let mut overload = Outcome::default();
+        if !sealed {
+            overload = self.run(load, Offer::plain(None, flat_out))?;
+        }
+        if overload.loss <= TOLERATED_LOSS && goes_up {
+            // The DUT opens faster than this seals and sends. Twice as many it will send at most if it need not seal.
+            let pps = if sealed { LIMITLESS_PPS } else { overload.offered_pps * 2.0 };
             sealed = true;
-            overload = self.run(load, Offer { sealed, ..Offer::plain(None, flat_out) })?;
+            overload = self.run(load, Offer { sealed: Some(pps), ..Offer::plain(None, flat_out) })?;
         }
         if overload.loss <= TOLERATED_LOSS {
             return Ok(Found { lossless: overload.clone(), overload, sealed, generator_bound: true });
         }
-        let trial = |rate| Offer { sealed, ..Offer::plain(Some(rate), length) };
+        let trial = |rate| Offer { sealed: sealed.then_some(rate), ..Offer::plain(Some(rate), length) };
         let (mut passed, mut failed) = (None::<Outcome>, None::<f64>);
         let mut rate = overload.steady_pps * 0.97;
         for _ in 0..8 {
@@ -712,10 +720,9 @@ impl Bursts {
     }
 
     /// Seals what a run at that rate will need, or [`SEALED_BYTES`] of it.
-    fn seal(&mut self, generator: &mut Generator<'_>, pps: Option<f64>, length: Duration) {
+    fn seal(&mut self, generator: &mut Generator<'_>, pps: f64, length: Duration) {
         let burst_bytes = self.load.burst * self.load.sealed_bytes();
-        let wanted =
-            pps.map_or(usize::MAX, |pps| (pps * length.as_secs_f64() * 1.02) as usize / self.load.burst + 1);
+        let wanted = (pps * length.as_secs_f64() * 1.02) as usize / self.load.burst + 1;
         let bursts = wanted.min(SEALED_BYTES / burst_bytes);
         let mut store = std::mem::take(&mut generator.store);
         store.clear();
