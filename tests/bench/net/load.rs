@@ -2,7 +2,9 @@
 //!
 //! One thread does everything, so that it takes one processor and no more: it seals and sends for the peers, sends for the
 //! server, and looks after the probes. What gets through is counted by the receiving interface and dropped before it
-//! costs the receiving side anything; a buffer in 64 is let through, opened and compared with what was sent.
+//! costs the receiving side anything; a buffer in 64 is let through, opened and compared with what was sent. Probes are of
+//! a peer and a flow of their own; they are listened for between two bursts, so that one takes as long as it takes or as
+//! a burst does, 35 microseconds at most.
 //!
 //! Functions in order: set up (sockets, handshakes, one flow a peer), one run, the search for a rate.
 

@@ -26,7 +26,7 @@ pub struct Tcp {
     pub down: bool,
 }
 
-/// iperf3 for so many seconds.
+/// iperf3 for so many seconds. Processor time is that of both boxes, memory the PoP's.
 pub fn throughput(pop: &Pop, tcp: Tcp, seconds: u64) -> Result<Figures, Failure> {
     let rig = &pop.rig;
     let (branch, far) = (rig.processes("branch")?, rig.processes("pop")?);
