@@ -533,7 +533,7 @@ impl<'a> Generator<'a> {
         let mut rate = overload.steady_pps * 0.97;
         for _ in 0..8 {
             let mut outcome = self.run(load, trial(rate))?;
-            if outcome.loss > TOLERATED_LOSS && outcome.loss < 0.05 {
+            if outcome.loss > TOLERATED_LOSS && outcome.loss < 0.03 {
                 // Something else may have wanted the processor.
                 outcome = self.run(load, trial(rate))?;
             }
