@@ -374,6 +374,11 @@ fn a_number_out_of_range_is_told_its_range() {
     Config::pop()
         .edit(BOX, "interface = \"eth0\"", "mtu = 1_000")
         .has(&["popgate.toml:8: mtu: 1000 is out of range; 1280 to 9216"]);
+    for workers in [0, 65] {
+        Config::pop()
+            .edit(BOX, "role = \"pop\"", &format!("role = \"pop\"\nworkers = {workers}"))
+            .has(&[&format!("popgate.toml:3: workers: {workers} is out of range; 1 to 64")]);
+    }
 }
 
 // ---- Values ----------------------------------------------------------------------------------------------------------

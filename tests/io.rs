@@ -1,14 +1,17 @@
 //! The edge against the real kernel, in network namespaces that each test makes for itself. Needs root.
 
 use popgate::io::clock::Clock;
-use popgate::io::forward::{self, DataPlane, Dropped, Egress, Fault, ForwardHandle, Received, Refused};
+use popgate::io::cpu::Placement;
+use popgate::io::crossing::Seat;
+use popgate::io::forward::{self, DataPlane, Dropped, Egress, Fault, ForwardHandle, Post, Received, Refused};
 use popgate::io::namespace::Namespace;
 use popgate::io::network::{Network, Realised};
 use popgate::io::tun::TunDevice;
 use popgate::io::udp::{Listen, TransportSocket};
-use popgate::model::{DeviceId, Instant, Now, TransportId};
+use popgate::model::{DeviceId, DropReason, Instant, Now, PathId, TransportId};
+use popgate::pipeline::{Steered, steer};
 use popgate::tables::{DeviceKind, DeviceSpec};
-use popgate::wire::{Batch, Ingress, Outbound};
+use popgate::wire::{Batch, Handover, Ingress, Outbound};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -196,7 +199,7 @@ const NEAR: TransportId = TransportId(1);
 const FAR: TransportId = TransportId(2);
 
 fn listen(address: &str) -> Listen {
-    Listen { address: address.parse().expect("an address"), interface: None, shared: false }
+    Listen { address: address.parse().expect("an address"), interface: None }
 }
 
 fn bind(host: &Host, id: TransportId, address: &str) -> TransportSocket {
@@ -349,8 +352,94 @@ fn a_wildcard_socket_hears_both_families_and_binding_problems_name_the_address()
     assert!(fails(Listen { interface: on("nix0"), ..listen("10.77.0.1:0") }).contains("nix0"));
     near.run(|| TransportSocket::bind(NEAR, &Listen { interface: on("n0"), ..listen("10.77.0.1:0") }))
         .expect("to bind to an interface that is there");
-    let shared = Listen { shared: true, ..listen("10.77.0.1:7447") };
-    let _both = near.run(|| [0, 1].map(|_| TransportSocket::bind(NEAR, &shared).expect("to share")));
+    let _group =
+        near.run(|| TransportSocket::bind_group(NEAR, &listen("10.77.0.1:7447"), 2)).expect("a group");
+    assert!(fails(listen("10.77.0.1:7447")).contains("in use"), "so is one beside a group");
+    let group = near.run(|| TransportSocket::bind_group(NEAR, &listen("10.77.0.1:7447"), 2));
+    assert!(group.expect_err("a problem").to_string().contains("in use"), "and a second group");
+}
+
+/// What has come to which socket of a group.
+fn receive_each(group: &mut [TransportSocket], count: usize) -> Vec<(usize, Vec<u8>)> {
+    let (mut batch, mut got) = (Batch::with_slots(64), Vec::new());
+    eventually("not all datagrams came", || {
+        for (i, socket) in group.iter_mut().enumerate() {
+            socket.receive(&mut batch);
+            got.extend(batch.packets().map(|(_, packet, _)| (i, packet.to_vec())));
+            batch.clear();
+        }
+        got.len() >= count
+    });
+    got
+}
+
+/// A message of that type for a tunnel of that worker's, and a mark to know it by.
+fn message(kind: u8, worker: u8, len: usize) -> Vec<u8> {
+    let mut message = vec![0xee; len.max(16)];
+    message[..4].copy_from_slice(&[kind, 0, 0, 0]);
+    // The index's low byte counts sessions; the worker is in the six bits above, the rest is random.
+    let index = [0x77, 0xc0 | worker, 0x55, 0x99];
+    let at = if kind == 2 { 8 } else { 4 };
+    message[at..at + 4].copy_from_slice(&index);
+    message.truncate(len);
+    message
+}
+
+#[test]
+fn the_kernel_steers_each_datagram_where_the_pipeline_says() {
+    let host = Host::new("steer");
+    for workers in [1, 2, 4, 64] {
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let mut sender = bind(&host, NEAR, at);
+            let mut group =
+                host.run(|| TransportSocket::bind_group(FAR, &listen(at), workers)).expect("a group");
+            assert_eq!(group.len(), usize::from(workers) + 1);
+            let to = group[0].local_address().expect("its address");
+
+            let kinds = (0..=5).chain([130, 255]);
+            let mut datagrams: Vec<Vec<u8>> =
+                kinds.flat_map(|kind| (0..64).map(move |worker| message(kind, worker, 148))).collect();
+            // Too short to say, and just long enough; rubbish.
+            for kind in [1, 2, 3, 4] {
+                datagrams.extend((0..=13).map(|len| message(kind, 0, len)));
+            }
+            datagrams.extend(
+                (0..100u8).map(|i| (0..i).map(|at| i.wrapping_mul(31) ^ at.wrapping_mul(7)).collect()),
+            );
+            // One at a time: those of one size would be joined, and a super-packet has one owner.
+            for datagram in datagrams.chunks(1) {
+                assert_eq!(send_all(&mut sender, to, datagram), []);
+            }
+            let got = receive_each(&mut group, datagrams.len());
+            assert_eq!(got.len(), datagrams.len());
+            for (socket, datagram) in got {
+                let owner = match steer(&datagram, workers) {
+                    Steered::Worker(worker) => usize::from(worker),
+                    Steered::Entrance => usize::from(workers),
+                };
+                let begin = &datagram[..datagram.len().min(12)];
+                assert_eq!(socket, owner, "{workers} workers: {begin:02x?} of {} bytes", datagram.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_super_packet_is_steered_whole() {
+    let (near, far) = (Host::new("near"), Host::new("far"));
+    near.cable(("n0", "10.77.0.1/24"), &far, ("f0", "10.77.0.2/24"));
+    let mut sender = bind(&near, NEAR, "10.77.0.1:0");
+    let mut group = far.run(|| TransportSocket::bind_group(FAR, &listen("10.77.0.2:0"), 4)).expect("a group");
+    let to = group[0].local_address().expect("its address");
+    for worker in [3, 0, 2, 1] {
+        assert_eq!(send_all(&mut sender, to, &vec![message(4, worker, 1400); 44]), []);
+        let (got, slots) = receive_all(&mut group[usize::from(worker)], 44);
+        assert!(got.iter().all(|(_, datagram)| *datagram == message(4, worker, 1400)));
+        assert_eq!(slots, 1, "44 datagrams in {slots} receives");
+    }
+    let mut batch = Batch::with_slots(64);
+    group.iter_mut().for_each(|socket| assert_eq!(socket.receive(&mut batch), Received::Drained));
+    assert!(batch.is_empty(), "nothing came to anybody else");
 }
 
 // ---- devices ----
@@ -396,7 +485,7 @@ fn ping_answered(host: &Host, to: &str, device: &mut TunDevice) -> (bool, usize)
             assert_eq!(ingress, Ingress::Device(device.id()));
             if turn_into_reply(packet) {
                 requests += 1;
-                device.send(packet, 0).expect("to answer");
+                send(device, packet).expect("to answer");
             }
         }
         batch.clear();
@@ -414,19 +503,54 @@ fn a_tun_device_hands_over_the_kernels_packets_and_takes_answers() {
     host.await_addresses();
     assert_eq!(ping_answered(&host, "10.66.0.2", &mut device), (true, 1));
     assert_eq!(ping_answered(&host, "fd66::2", &mut device), (true, 1));
-    assert_eq!(device.send(&[0; 60], 0), Err(Fault::Refused), "not an IP packet");
+    assert_eq!(send(&mut device, &[0; 60]), Err(Fault::Refused), "not an IP packet");
 
     let busy = TunDevice::create(DeviceId(4), "t0", &host.namespace).expect_err("it is there already");
     assert_eq!(busy.kind(), std::io::ErrorKind::ResourceBusy);
-    drop(TunDevice::attach(DeviceId(3), "t0", &host.namespace).expect("a second queue"));
     assert!(TunDevice::create(DeviceId(4), "name-of-16-bytes", &host.namespace).is_err());
 
     let mut batch = Batch::with_slots(1);
     host.ip("link set t0 down");
-    assert_eq!(device.send(&[0x45; 20], 0), Err(Fault::Gone), "down");
+    assert_eq!(send(&mut device, &[0x45; 20]), Err(Fault::Gone), "down");
     host.ip("link delete t0");
-    assert_eq!(device.send(&[0x45; 20], 0), Err(Fault::Gone));
+    assert_eq!(send(&mut device, &[0x45; 20]), Err(Fault::Gone));
     assert_eq!(device.receive(&mut batch), Received::Gone);
+}
+
+#[test]
+fn a_flow_is_answered_on_the_queue_it_was_written_on() {
+    let host = Host::new("queues");
+    let mut queues = TunDevice::create_queues(DeviceId(3), "t0", &host.namespace, 3).expect("a device");
+    host.ip("address add 10.66.0.1/24 dev t0");
+    host.ip("link set t0 up");
+    let socket = host.run(|| std::net::UdpSocket::bind("10.66.0.1:7")).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    for round in 0..20 {
+        let writer = round % queues.len();
+        let port = 40_000 + round as u16;
+        let mut packet = udp_packet([10, 66, 0, 2], [10, 66, 0, 1], 7);
+        packet[20..22].copy_from_slice(&port.to_be_bytes());
+        send(&mut queues[writer], &packet).expect("room");
+        let mut bytes = [0; 64];
+        let (_, from) = socket.recv_from(&mut bytes).expect("what was written");
+        assert_eq!(from.port(), port);
+        socket.send_to(b"answer", from).expect("to answer");
+
+        let (mut batch, mut answered_on) = (Batch::with_slots(8), None);
+        eventually("no answer comes out", || {
+            for (i, queue) in queues.iter_mut().enumerate() {
+                queue.receive(&mut batch);
+                for (_, packet, _) in batch.packets() {
+                    if packet[9] == 17 && packet[22..24] == port.to_be_bytes() {
+                        answered_on = Some(i);
+                    }
+                }
+                batch.clear();
+            }
+            answered_on.is_some()
+        });
+        assert_eq!(answered_on, Some(writer), "round {round}");
+    }
 }
 
 // ---- the network ----
@@ -448,7 +572,8 @@ fn realise_all(network: &mut Network, wanted: &[(DeviceId, DeviceSpec)]) -> Real
 }
 
 fn only_device(realised: Realised) -> TunDevice {
-    let [device] = <[_; 1]>::try_from(realised.opened).expect("one device");
+    let [queues] = <[_; 1]>::try_from(realised.opened).expect("one device");
+    let [device] = <[_; 1]>::try_from(queues).expect("one queue");
     device
 }
 
@@ -503,7 +628,7 @@ fn the_internet_device_gets_what_is_routed_to_the_pools() {
     upstream.ip("route add 198.51.100.0/24 via 192.0.2.1");
     upstream.ip("route add 2001:db8:1::/48 via 2001:db8::1");
     let before = pop.state();
-    let mut network = pop.run(Network::new).expect("a network");
+    let mut network = pop.run(|| Network::new(1)).expect("a network");
 
     // One prefix twice (two tenants' handoffs may share it), one with host bits.
     let wanted = [internet(1, &["198.51.100.0/29", "198.51.100.0/29", "2001:db8:1::7/48"])];
@@ -568,7 +693,7 @@ fn the_lan_device_gets_what_its_interfaces_bring_and_nothing_goes_past_it() {
     // The strictest there is, as some distributions set it.
     branch.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1")).expect("to set it");
     let before = branch.state();
-    let mut network = branch.run(Network::new).expect("a network");
+    let mut network = branch.run(|| Network::new(1)).expect("a network");
     let wanted = [lan(1, &["lan0", "lan1"])];
     let mut device = only_device(realise_all(&mut network, &wanted));
     assert_settled(&mut network, &branch, &wanted);
@@ -586,7 +711,7 @@ fn the_lan_device_gets_what_its_interfaces_bring_and_nothing_goes_past_it() {
     let heard = bind(&isp, FAR, "192.0.2.254:5000");
     let mut in_lan = bind(&bob, FAR, "10.1.1.2:5000");
     for to in [[192, 0, 2, 254], [10, 1, 1, 2]] {
-        device.send(&udp_packet([10, 9, 0, 1], to, 5000), 0).expect("to write");
+        send(&mut device, &udp_packet([10, 9, 0, 1], to, 5000)).expect("to write");
     }
     assert_eq!(receive_all(&mut in_lan, 1).0[0].0.to_string(), "10.9.0.1:4000");
     assert!(!wait_readable(&heard, std::time::Instant::now()), "it leaked to the underlay");
@@ -610,7 +735,7 @@ fn the_lan_device_gets_what_its_interfaces_bring_and_nothing_goes_past_it() {
     }
 
     // Its successor finds the rules, with another set of interfaces, and leaves none double.
-    let mut network = branch.run(Network::new).expect("a network");
+    let mut network = branch.run(|| Network::new(1)).expect("a network");
     let wanted = [lan(5, &["lan1"])];
     let mut device = only_device(realise_all(&mut network, &wanted));
     assert_settled(&mut network, &branch, &wanted);
@@ -630,6 +755,12 @@ fn the_lan_device_gets_what_its_interfaces_bring_and_nothing_goes_past_it() {
 
     realise_all(&mut network, &[]);
     assert_same(&branch.state(), &before);
+}
+
+fn send(device: &mut TunDevice, packet: &[u8]) -> Result<(), Fault> {
+    let mut out = Outbound::default();
+    out.push_packet(device.id(), packet);
+    device.send(&out.packets().next().expect("one packet"))
 }
 
 /// A UDP packet without a checksum (RFC 768 permits that over IPv4), from port 4000, of 4 bytes.
@@ -652,7 +783,7 @@ fn a_private_handoff_has_a_namespace_with_its_interface_and_gives_it_back() {
     dc.ip("-6 route add default via fd20::1");
     let netns = RemovedAtEnd(format!("{}-acme", pop.name));
     let before = pop.ip("-o link show eth2");
-    let mut network = pop.run(Network::new).expect("a network");
+    let mut network = pop.run(|| Network::new(1)).expect("a network");
 
     let addresses = ["10.200.0.1/24", "fd20::1/64"];
     let wanted = [private(1, &netns.0, "eth2", &addresses, &[("10.200.8.0/21", "10.200.0.254")])];
@@ -670,7 +801,7 @@ fn a_private_handoff_has_a_namespace_with_its_interface_and_gives_it_back() {
     }
     assert_eq!(ping_answered(&dc, "10.200.0.1", &mut device), (true, 0), "the interface's own address");
     let mut behind_router = bind(&dc, FAR, "10.200.8.1:5000");
-    device.send(&udp_packet([10, 1, 0, 9], [10, 200, 8, 1], 5000), 0).expect("to write");
+    send(&mut device, &udp_packet([10, 1, 0, 9], [10, 200, 8, 1], 5000)).expect("to write");
     assert_eq!(receive_all(&mut behind_router, 1).0[0].0.to_string(), "10.1.0.9:4000");
 
     // Addresses and routes change in place.
@@ -683,7 +814,7 @@ fn a_private_handoff_has_a_namespace_with_its_interface_and_gives_it_back() {
 
     // Killed: the interface stays inside, and is found there.
     drop((network, device));
-    let mut network = pop.run(Network::new).expect("a network");
+    let mut network = pop.run(|| Network::new(1)).expect("a network");
     let wanted = [private(7, &netns.0, "eth2", &addresses, &[])];
     let mut device = only_device(realise_all(&mut network, &wanted));
     assert_settled(&mut network, &inside, &wanted);
@@ -731,7 +862,7 @@ fn what_one_device_lacks_does_not_hold_up_another() {
     let pop = Host::new("pop");
     pop.ip("link add pg-internet type veth peer name other");
     let netns = RemovedAtEnd(format!("{}-acme", pop.name));
-    let mut network = pop.run(Network::new).expect("a network");
+    let mut network = pop.run(|| Network::new(1)).expect("a network");
     let wanted = [internet(1, &["198.51.100.0/29"]), private(2, &netns.0, "eth2", &[], &[])];
     let realised = realise(&mut network, &wanted);
     let problems: Vec<String> = realised.problems.iter().map(ToString::to_string).collect();
@@ -797,7 +928,18 @@ impl DataPlane for Mirror {
         for (ingress, packet, _) in batch.packets() {
             packets += 1;
             match (self.detour, ingress) {
-                (Some(Egress::Device(device)), _) => out.push_packet(device, packet, 0),
+                (Some(Egress::Device(device)), _) => out.push_packet(device, packet),
+                (Some(Egress::Worker(worker)), Ingress::Transport { transport, from }) => {
+                    let what = Handover::Datagram { path: PathId(0), transport, from };
+                    out.hand_over(worker, what, packet);
+                }
+                // Who was handed a datagram answers it with its own thread's name before it.
+                (_, Ingress::Worker(Handover::Datagram { transport, from, .. })) => {
+                    let name = std::thread::current().name().expect("a name").to_owned();
+                    out.push_datagram(transport, from, &[name.as_bytes(), packet].concat());
+                }
+                (_, Ingress::Worker(other)) => panic!("{other:?}"),
+                (Some(Egress::Worker(_)), Ingress::Device(_)) => {}
                 (Some(Egress::Transport(transport)), Ingress::Transport { from, .. })
                 | (None, Ingress::Transport { transport, from }) => {
                     out.write_datagram(transport, from, packet.len(), |room| {
@@ -807,7 +949,7 @@ impl DataPlane for Mirror {
                 }
                 (_, Ingress::Device(device)) => {
                     if turn_into_reply(packet) {
-                        out.push_packet(device, packet, 0);
+                        out.push_packet(device, packet);
                     }
                 }
             }
@@ -851,6 +993,11 @@ impl DataPlane for Mirror {
     }
 }
 
+/// A thread that is alone.
+fn post(name: &str) -> Post {
+    Post { name: name.to_owned(), placement: Placement::Anywhere, seat: Seat::alone().expect("a seat") }
+}
+
 fn report(handle: &ForwardHandle<Tell>) -> Counts {
     let (to, from) = mpsc::channel();
     handle.send(Tell::Report(to)).expect("room for a question");
@@ -870,7 +1017,7 @@ fn a_flood_starves_neither_other_sources_nor_timeouts_nor_commands() {
     let quiet_at = quiet.local_address().expect("its address");
     let (clock, plane) = (Clock::new(), Mirror::default());
     let (thread, handle) =
-        forward::start("mirror", plane, vec![flooded, quiet], vec![], clock).expect("to start");
+        forward::start(post("mirror"), plane, vec![flooded, quiet], vec![], clock).expect("to start");
 
     let mut caller = bind(&near, NEAR, "10.77.0.1:0");
     let mut flooder = bind(&near, NEAR, "10.77.0.1:0");
@@ -923,7 +1070,7 @@ fn a_flood_starves_neither_other_sources_nor_timeouts_nor_commands() {
 fn an_idle_thread_sleeps_even_if_its_data_plane_nags() {
     let clock = Clock::new();
     let (thread, handle) =
-        forward::start("idle", Mirror::default(), vec![], vec![], clock).expect("to start");
+        forward::start(post("idle"), Mirror::default(), vec![], vec![], clock).expect("to start");
     let rest = || {
         let before = report(&handle);
         std::thread::sleep(Duration::from_millis(300));
@@ -945,7 +1092,7 @@ fn an_idle_thread_sleeps_even_if_its_data_plane_nags() {
 fn devices_and_transports_come_and_go_while_the_thread_runs() {
     let host = Host::new("host");
     let (thread, handle) =
-        forward::start("changes", Mirror::default(), vec![], vec![], Clock::new()).expect("to start");
+        forward::start(post("changes"), Mirror::default(), vec![], vec![], Clock::new()).expect("to start");
     let ping = |to: &str| host.command(&format!("ping -n -c 1 -W 2 {to}")).status.success();
     let device = |name: &str, address: &str| {
         let device = TunDevice::create(DeviceId(5), name, &host.namespace).expect("a device");
@@ -1005,9 +1152,66 @@ fn devices_and_transports_come_and_go_while_the_thread_runs() {
 }
 
 #[test]
+fn what_is_another_threads_crosses_to_it_and_what_has_no_room_is_counted() {
+    let host = Host::new("crossing");
+    let clock = Clock::new();
+    let mut seats = Seat::among(2).expect("seats").into_iter();
+    let mut start = |name: &str, socket: TransportSocket| {
+        let seat = seats.next().expect("a seat");
+        let post = Post { name: name.to_owned(), placement: Placement::Anywhere, seat };
+        forward::start(post, Mirror::default(), vec![socket], vec![], clock).expect("to start")
+    };
+    let sockets = [bind(&host, NEAR, "127.0.0.1:0"), bind(&host, NEAR, "127.0.0.1:0")];
+    let at = sockets[0].local_address().expect("its address");
+    let far_at = sockets[1].local_address().expect("its address");
+    let [near, far] = sockets;
+    let (near_thread, near) = start("near", near);
+    let (far_thread, far) = start("far", far);
+    near.send(Tell::Detour(Egress::Worker(1))).expect("room");
+    report(&near);
+
+    // One by one, each of which finds the other asleep, or about to.
+    let mut caller = bind(&host, FAR, "127.0.0.1:0");
+    for round in 0..200 {
+        let datagram = numbered([round % 50 + 1]).remove(0);
+        assert_eq!(send_all(&mut caller, at, std::slice::from_ref(&datagram)), []);
+        let (got, _) = receive_all(&mut caller, 1);
+        assert_eq!(got[0].0, far_at, "the other's socket answers");
+        assert_eq!(got[0].1, [&b"far"[..], &datagram[..]].concat());
+    }
+    // Many at once, in order.
+    let datagrams = numbered((0..300).map(|i| 100 + i % 7));
+    assert_eq!(send_all(&mut caller, at, &datagrams), []);
+    let (got, _) = receive_all(&mut caller, datagrams.len());
+    for (i, ((_, got), sent)) in got.iter().zip(&datagrams).enumerate() {
+        assert!(got[3..] == sent[..], "datagram {i}");
+    }
+
+    // One that does not take what it is handed loses it, not the sender's time.
+    let (release, block) = mpsc::channel();
+    far.send(Tell::Block(block)).expect("room");
+    let before = report(&near).packets;
+    let mut sent = 0;
+    eventually("the mailbox has no end", || {
+        assert_eq!(send_all(&mut caller, at, &numbered([1000; 50])), []);
+        sent += 50;
+        !report(&near).dropped.is_empty()
+    });
+    eventually("the sender is held up", || report(&near).packets == before + sent);
+    let what = Dropped { egress: Egress::Worker(1), fault: Fault::QueueFull };
+    assert!(report(&near).dropped.iter().all(|(dropped, count)| (*dropped, *count) == (what, 1)));
+    assert_eq!(what.reason(), DropReason::WorkerQueueFull);
+    drop(release);
+    let lost: u64 = report(&near).dropped.iter().map(|(_, count)| count).sum();
+    let all = 200 + 300 + sent - lost;
+    eventually("what had room arrives", || report(&far).packets == all);
+    drop((near_thread, far_thread));
+}
+
+#[test]
 fn a_full_queue_and_a_dead_thread_are_told_at_once() {
     let (thread, handle) =
-        forward::start("full", Mirror::default(), vec![], vec![], Clock::new()).expect("to start");
+        forward::start(post("full"), Mirror::default(), vec![], vec![], Clock::new()).expect("to start");
     let (release, block) = mpsc::channel();
     handle.send(Tell::Block(block)).expect("room");
     let (to, from) = mpsc::channel();

@@ -7,6 +7,7 @@ use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
 use super::values;
 use super::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub(super) fn read(
     // At least 1,000: fewer would not carry a branch's DNS. At most 100 million: about 50 GB of table.
     let max_sessions =
         root.with_default("max-sessions", 1_000_000, |value| value.number(1_000..=100_000_000));
+    // What the receiver index has bits for.
+    let workers = root.optional("workers", |value| value.number(1..=64)).map(|n| n.and_then(NonZeroU16::new));
     let icmp_source = root.with_default("icmp-source", ICMP_SOURCE, icmp_source);
     let mut transport_scope = Scope::new("transport");
     let mut own = Claims::default();
@@ -98,6 +101,7 @@ pub(super) fn read(
         transports: transports?,
         icmp_source: icmp_source?,
         max_sessions: max_sessions?,
+        workers: workers?,
         admin: admin?,
         export: export?,
     })

@@ -6,6 +6,7 @@ use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub struct Appliance {
     pub icmp_source: IcmpSource,
     /// How many sessions the box holds at most.
     pub max_sessions: usize,
+    /// How many threads forward; unless configured, the role and the machine decide.
+    pub workers: Option<NonZeroU16>,
     pub admin: Admin,
     pub export: Export,
 }

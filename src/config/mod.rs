@@ -31,6 +31,7 @@
 //! | `facility` | text | none | which building |
 //! | `state-dir` | absolute path | `/var/lib/popgate` | admin token, revisions, flow history |
 //! | `max-sessions` | 1,000 to 100,000,000 | 1,000,000 | |
+//! | `workers` | 1 to 64 | `pop`: one a processor; `branch`: 1 | threads that forward; changes only with a restart |
 //! | `icmp-source` | list of addresses, one per family | `192.0.0.8`, `fd70:6f70:6761:7465::1` | source of ICMP errors towards tenants |
 //! | `private-key-file` | key file | | role `pop` only: the PoP's key |
 //! | `internet-device` | interface | `pg-internet` | role `pop` only: the TUN device that NAT pools are routed to |

@@ -28,24 +28,24 @@ pub struct Fragments {
     order: VecDeque<(Instant, DatagramKey)>,
 }
 
+/// Where a datagram's fragments go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trail {
+    /// With a session; its id is to be compared, for the place may be another's by now.
+    Session { at: SessionRef, id: u64, direction: Direction },
+    /// To the worker that has the session.
+    Worker(u16),
+}
+
 #[derive(Clone, Copy)]
 struct Entry {
-    session: SessionRef,
-    session_id: u64,
-    direction: Direction,
+    trail: Trail,
     expires: Instant,
 }
 
 impl Fragments {
     /// Remembers where the first fragment of a datagram went.
-    pub fn insert(
-        &mut self,
-        key: DatagramKey,
-        session: SessionRef,
-        session_id: u64,
-        direction: Direction,
-        now: Instant,
-    ) {
+    pub fn insert(&mut self, key: DatagramKey, trail: Trail, now: Instant) {
         while let Some((expires, oldest)) = self.order.front().copied()
             && (expires <= now || self.order.len() >= MAX_DATAGRAMS)
         {
@@ -55,13 +55,12 @@ impl Fragments {
             }
         }
         let expires = now + TIMEOUT;
-        self.known.insert(key, Entry { session, session_id, direction, expires });
+        self.known.insert(key, Entry { trail, expires });
         self.order.push_back((expires, key));
     }
 
-    /// Session (with its id, to be compared) and direction of a later fragment.
-    pub fn lookup(&self, key: &DatagramKey, now: Instant) -> Option<(SessionRef, u64, Direction)> {
-        let entry = self.known.get(key).filter(|entry| entry.expires > now)?;
-        Some((entry.session, entry.session_id, entry.direction))
+    /// Where a later fragment goes.
+    pub fn lookup(&self, key: &DatagramKey, now: Instant) -> Option<Trail> {
+        self.known.get(key).filter(|entry| entry.expires > now).map(|entry| entry.trail)
     }
 }

@@ -1,6 +1,7 @@
 //! Sessions: the one table with one lifecycle, what it holds, and what is written down of it.
 
 mod fragments;
+mod index;
 mod nat;
 mod record;
 mod session;
@@ -10,7 +11,7 @@ mod tcp;
 mod tests;
 
 pub use crate::model::End;
-pub use fragments::{DatagramKey, Fragments};
+pub use fragments::{DatagramKey, Fragments, Trail};
 pub use nat::Ports;
 pub use record::{DirectionRecord, EndReason, FlowRecord};
 pub use session::{Counters, Plan, Session};

@@ -34,7 +34,7 @@ impl Ports {
         hint: u16,
     ) -> Option<u16> {
         let map = self.maps.entry((address, protocol)).or_insert_with(|| PortMap::new(protocol));
-        let port = if !has_ports(protocol) {
+        let port = if !protocol.has_ports() {
             Some(0).filter(|port| !map.is_used(*port))
         } else if range.contains(&wanted) && !map.is_used(wanted) {
             Some(wanted)
@@ -69,16 +69,11 @@ impl Ports {
     }
 }
 
-/// Whether `protocol` has something that can be translated besides the address.
-fn has_ports(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6)
-}
-
 impl PortMap {
     /// 8 KiB for the few protocols with ports; the 250 without must not each cost a pool address that much, for a host
     /// may send them all.
     fn new(protocol: Protocol) -> PortMap {
-        let words = if has_ports(protocol) { 1_024 } else { 1 };
+        let words = if protocol.has_ports() { 1_024 } else { 1 };
         PortMap { used: vec![0; words].into_boxed_slice(), count: 0 }
     }
 
@@ -126,7 +121,7 @@ mod tests {
         let address = IpAddr::from([198, 51, 100, 1]);
         let mut ports = Ports::default();
         let mut take = |protocol| ports.take(address, Protocol(protocol), &(1_024..=65_535), 0, 7);
-        for protocol in (0..=255).filter(|p| !has_ports(Protocol(*p))) {
+        for protocol in (0..=255).filter(|p| !Protocol(*p).has_ports()) {
             assert_eq!((take(protocol), take(protocol)), (Some(0), None));
         }
         assert_eq!(ports.in_use(), 252);

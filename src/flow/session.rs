@@ -2,11 +2,16 @@
 //!
 //! The translation is not stored: it is the difference between the two keys. A packet that matches one key leaves as
 //! the other key turned round.
+//!
+//! There may be millions, in no order that a cache could foresee; so a session is four cache lines, of which a packet
+//! touches three: keys and policy in the first two, its direction's counters in the third or the fourth. What only
+//! records tell fills the gaps.
 
 use super::record::{DirectionRecord, EndReason, FlowRecord};
 use super::tcp::TcpState;
 use crate::model::{
-    ClassId, Direction, End, FlowKey, Instant, NextHop, Now, PathId, Protocol, RuleId, TenantId,
+    ClassId, DeviceId, Direction, End, FlowKey, HandoffId, Id, Instant, NextHop, Now, PathId, Protocol,
+    RuleId, SiteId, TenantId,
 };
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,23 +23,31 @@ const ICMP_IDLE: Duration = Duration::from_secs(60);
 
 /// A bidirectional flow.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub struct Session {
-    /// Unique for the life of the process.
-    pub id: u64,
     /// By direction: as packets arrive.
     pub keys: [FlowKey; 2],
-    pub plan: Plan,
+    generation: u64,
+    /// Where each end physically is: the initiator, the responder.
+    hops: [PackedHop; 2],
+    /// By direction.
+    arrived_on: [PackedPath; 2],
+    left_on: [PackedPath; 2],
+    ends: [PackedEnd; 2],
     pub tenant: TenantId,
+    class: ClassId,
+    pub tcp: Option<TcpState>,
     /// The source is translated: `keys[Reverse]`'s destination is a pool's address, its port taken from the pool.
     pub translated: bool,
-    pub tcp: Option<TcpState>,
     /// DSCP of the first packet.
     pub dscp: u8,
-    /// By direction.
-    pub counters: [Counters; 2],
+    forward: Counters,
+    /// Unique for the life of the process.
+    pub id: u64,
     pub created: Instant,
-    pub last_packet: Instant,
-    pub last_report: Instant,
+    reverse: Counters,
+    pub(super) last_report: Instant,
+    rule: RuleId,
 }
 
 /// What the slow path decided: run for every packet until a new generation makes it stale. It holds the policy, not
@@ -57,32 +70,93 @@ pub struct Counters {
     pub packets: u64,
     /// IP bytes as they arrived.
     pub bytes: u64,
-    /// The path the last packet came by.
-    pub arrived_on: Option<PathId>,
-    /// The path the last packet left by.
-    pub left_on: Option<PathId>,
-    /// What the last record told.
-    reported_packets: u64,
-    reported_bytes: u64,
-    /// Of the packets since the last record.
+    /// Since the last record: bytes; and packets, above the TCP flags seen in them.
+    new_bytes: u64,
+    new_packets_and_flags: u64,
+    /// When the first and the last packet since the last record came; `last` outlives the record.
     first: Instant,
     last: Instant,
-    tcp_flags: u8,
 }
 
-impl Plan {
+/// Bits below the new packets, for the TCP flags.
+const FLAGS: u32 = 8;
+
+impl Session {
+    /// A session of `tenant`'s between `keys` (by direction, as packets arrive), before its first packet is counted. Its
+    /// source is `translated` if `keys[Reverse]` has a port of a pool's.
+    pub fn new(
+        tenant: TenantId,
+        keys: [FlowKey; 2],
+        plan: Plan,
+        translated: bool,
+        tcp: Option<TcpState>,
+        dscp: u8,
+        now: Instant,
+    ) -> Session {
+        let counters = Counters { last: now, ..Counters::default() };
+        let mut session = Session {
+            keys,
+            generation: 0,
+            hops: [PackedHop(0); 2],
+            arrived_on: [PackedPath::NONE; 2],
+            left_on: [PackedPath::NONE; 2],
+            ends: [PackedEnd(0); 2],
+            tenant,
+            class: plan.class,
+            tcp,
+            translated,
+            dscp,
+            forward: counters,
+            id: 0,
+            created: now,
+            reverse: counters,
+            last_report: now,
+            rule: plan.rule,
+        };
+        session.set_plan(&plan);
+        session
+    }
+
+    /// What the slow path decided.
+    pub fn plan(&self) -> Plan {
+        Plan {
+            generation: self.generation,
+            class: self.class,
+            rule: self.rule,
+            ends: self.ends.map(PackedEnd::get),
+            hops: self.hops.map(PackedHop::get),
+        }
+    }
+
+    /// Replaces what the slow path decided.
+    pub fn set_plan(&mut self, plan: &Plan) {
+        self.generation = plan.generation;
+        self.class = plan.class;
+        self.rule = plan.rule;
+        self.ends = plan.ends.map(PackedEnd::new);
+        self.hops = plan.hops.map(PackedHop::new);
+    }
+
+    /// The generation that the plan was made by.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Its app class.
+    pub fn class(&self) -> ClassId {
+        self.class
+    }
+
     /// Where a packet in `direction` must come from.
     pub fn from(&self, direction: Direction) -> NextHop {
-        self.hops[direction as usize]
+        self.hops[direction as usize].get()
     }
 
     /// Where it goes.
     pub fn to(&self, direction: Direction) -> NextHop {
-        self.hops[direction.opposite() as usize]
+        self.from(direction.opposite())
     }
-}
 
-impl Session {
     /// The key under which packets of `direction` arrive.
     pub fn key(&self, direction: Direction) -> &FlowKey {
         &self.keys[direction as usize]
@@ -99,6 +173,29 @@ impl Session {
         self.translated.then(|| self.leaving(Direction::Forward).0)
     }
 
+    /// What went in `direction`.
+    pub fn counters(&self, direction: Direction) -> &Counters {
+        match direction {
+            Direction::Forward => &self.forward,
+            Direction::Reverse => &self.reverse,
+        }
+    }
+
+    /// The path that the last packet of `direction` came by.
+    pub fn arrived_on(&self, direction: Direction) -> Option<PathId> {
+        self.arrived_on[direction as usize].get()
+    }
+
+    /// The path that the last packet of `direction` left by.
+    pub fn left_on(&self, direction: Direction) -> Option<PathId> {
+        self.left_on[direction as usize].get()
+    }
+
+    /// A packet of `direction` leaves by `path`.
+    pub fn leaves_on(&mut self, direction: Direction, path: PathId) {
+        self.left_on[direction as usize] = PackedPath::new(Some(path));
+    }
+
     /// Counts packets and their bytes that arrived on `path`, and follows TCP.
     pub fn count(
         &mut self,
@@ -108,17 +205,26 @@ impl Session {
         path: Option<PathId>,
         now: Now,
     ) {
-        let counters = &mut self.counters[direction as usize];
-        if counters.packets == counters.reported_packets {
+        let counters = match direction {
+            Direction::Forward => &mut self.forward,
+            Direction::Reverse => &mut self.reverse,
+        };
+        if counters.new_packets() == 0 {
             counters.first = now.instant;
         }
         counters.last = now.instant;
         counters.packets += packets;
         counters.bytes += bytes;
-        counters.tcp_flags |= tcp_flags;
-        counters.arrived_on = path;
-        self.last_packet = now.instant;
+        counters.new_bytes += bytes;
+        counters.new_packets_and_flags += packets << FLAGS;
+        counters.new_packets_and_flags |= u64::from(tcp_flags);
+        self.arrived_on[direction as usize] = PackedPath::new(path);
         self.tcp = self.tcp.map(|state| state.next(direction, tcp_flags));
+    }
+
+    /// When a packet last came, in either direction.
+    pub fn last_packet(&self) -> Instant {
+        self.forward.last.max(self.reverse.last)
     }
 
     /// How long it is kept without a packet.
@@ -132,7 +238,7 @@ impl Session {
 
     /// When it ends unless a packet comes.
     pub fn deadline(&self) -> Instant {
-        self.last_packet + self.idle_timeout()
+        self.last_packet() + self.idle_timeout()
     }
 
     /// Why it ends when its deadline passes.
@@ -143,45 +249,151 @@ impl Session {
     /// What went since the last record; the next record begins here.
     pub fn take_record(&mut self, end_reason: EndReason, now: Now) -> FlowRecord {
         self.last_report = now.instant;
-        let directions = self.counters.each_mut().map(|counters| counters.take(now));
+        let mut directions = [self.forward.take(now), self.reverse.take(now)];
+        for direction in [Direction::Forward, Direction::Reverse] {
+            directions[direction as usize].arrived_on = self.arrived_on(direction);
+            directions[direction as usize].left_on = self.left_on(direction);
+        }
+        let plan = self.plan();
         FlowRecord {
             session: self.id,
             tenant: self.tenant,
             key: self.keys[0],
             reply_key: self.keys[1],
-            initiator: self.plan.ends[0],
-            responder: self.plan.ends[1],
-            class: self.plan.class,
-            rule: self.plan.rule,
+            initiator: plan.ends[0],
+            responder: plan.ends[1],
+            class: plan.class,
+            rule: plan.rule,
             dscp: self.dscp,
-            generation: self.plan.generation,
+            generation: plan.generation,
             directions,
             end_reason,
         }
     }
 
+    /// Reads from each cache line that a packet in `direction` touches, to have them fetched.
+    #[inline]
+    pub(super) fn touch(&self, direction: Direction) -> u64 {
+        u64::from(self.keys[0].source_port) ^ self.generation ^ self.counters(direction).packets
+    }
+
     /// Whether anything went since the last record.
     pub fn has_news(&self) -> bool {
-        self.counters.iter().any(|counters| counters.packets > counters.reported_packets)
+        self.forward.new_packets() > 0 || self.reverse.new_packets() > 0
     }
 }
 
 impl Counters {
+    fn new_packets(&self) -> u64 {
+        self.new_packets_and_flags >> FLAGS
+    }
+
     fn take(&mut self, now: Now) -> DirectionRecord {
-        let packets = self.packets - self.reported_packets;
+        let packets = self.new_packets();
         let (first, last) = if packets > 0 { (self.first, self.last) } else { (now.instant, now.instant) };
         let record = DirectionRecord {
             packets,
-            bytes: self.bytes - self.reported_bytes,
+            bytes: self.new_bytes,
             first_unix_millis: now.unix_millis_at(first),
             last_unix_millis: now.unix_millis_at(last),
-            tcp_flags: self.tcp_flags,
-            arrived_on: self.arrived_on,
-            left_on: self.left_on,
+            tcp_flags: self.new_packets_and_flags as u8,
+            arrived_on: None,
+            left_on: None,
         };
-        self.reported_packets = self.packets;
-        self.reported_bytes = self.bytes;
-        self.tcp_flags = 0;
+        (self.new_bytes, self.new_packets_and_flags) = (0, 0);
         record
+    }
+}
+
+/// A path, or none, in four bytes: the largest number is nobody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PackedPath(u32);
+
+impl PackedPath {
+    const NONE: PackedPath = PackedPath(u32::MAX);
+
+    fn new(path: Option<PathId>) -> PackedPath {
+        path.map_or(PackedPath::NONE, |path| PackedPath(path.0))
+    }
+
+    fn get(self) -> Option<PathId> {
+        (self != PackedPath::NONE).then_some(PathId(self.0))
+    }
+}
+
+/// The first number that is no site's.
+const NO_SITE: u32 = SiteId::LIMIT as u32;
+const LAN: u32 = NO_SITE + 0x1_0000;
+
+/// An [`End`] in four bytes: a site as it is, a handoff from [`NO_SITE`] on, the LAN behind those.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PackedEnd(u32);
+
+impl PackedEnd {
+    fn new(end: End) -> PackedEnd {
+        PackedEnd(match end {
+            End::Site(site) => site.0,
+            End::Handoff(handoff) => NO_SITE + u32::from(handoff.0),
+            End::Lan => LAN,
+        })
+    }
+
+    fn get(self) -> End {
+        match self.0 {
+            site @ ..NO_SITE => End::Site(SiteId(site)),
+            handoff @ NO_SITE..LAN => End::Handoff(HandoffId((handoff - NO_SITE) as u16)),
+            LAN.. => End::Lan,
+        }
+    }
+}
+
+/// A [`NextHop`] in four bytes: a site as it is, a device from [`NO_SITE`] on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PackedHop(u32);
+
+impl PackedHop {
+    fn new(hop: NextHop) -> PackedHop {
+        PackedHop(match hop {
+            NextHop::Tunnel(site) => site.0,
+            NextHop::Device(device) => NO_SITE + u32::from(device.0),
+        })
+    }
+
+    fn get(self) -> NextHop {
+        match self.0 {
+            site @ ..NO_SITE => NextHop::Tunnel(SiteId(site)),
+            device @ NO_SITE.. => NextHop::Device(DeviceId((device - NO_SITE) as u16)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::offset_of;
+
+    #[test]
+    fn a_session_is_four_cache_lines_and_a_packet_touches_three() {
+        assert_eq!((size_of::<Option<Session>>(), align_of::<Option<Session>>()), (256, 64));
+        assert!(offset_of!(Session, forward) == 128);
+        assert!(offset_of!(Session, reverse) == 192);
+    }
+
+    #[test]
+    fn ends_hops_and_paths_come_back_from_their_four_bytes() {
+        let last = SiteId(SiteId::LIMIT as u32 - 1);
+        for site in [SiteId(0), SiteId(70_000), last] {
+            assert_eq!(PackedEnd::new(End::Site(site)).get(), End::Site(site));
+            assert_eq!(PackedHop::new(NextHop::Tunnel(site)).get(), NextHop::Tunnel(site));
+        }
+        for number in [0, 1, u16::MAX] {
+            let (handoff, device) = (HandoffId(number), DeviceId(number));
+            assert_eq!(PackedEnd::new(End::Handoff(handoff)).get(), End::Handoff(handoff));
+            assert_eq!(PackedHop::new(NextHop::Device(device)).get(), NextHop::Device(device));
+        }
+        assert_eq!(PackedEnd::new(End::Lan).get(), End::Lan);
+        for path in [None, Some(PathId(0)), Some(PathId(u32::MAX - 1))] {
+            assert_eq!(PackedPath::new(path).get(), path);
+        }
     }
 }

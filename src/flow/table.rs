@@ -1,37 +1,53 @@
 //! The session table: one entry per session, found by either direction's key, with one deadline and one lifecycle.
 
+use super::index::Index;
 use super::nat::Ports;
 use super::record::{EndReason, FlowRecord};
 use super::session::Session;
 use crate::model::{Direction, FlowKey, Instant, Now, Wheel};
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
-use hashbrown::HashTable;
 use std::hash::BuildHasher;
+use std::hint::black_box;
 use std::time::Duration;
 
 /// Session timeouts are of seconds and more.
 const TICK: Duration = Duration::from_millis(100);
-const NEVER: Instant = Instant(u64::MAX);
+/// In ticks; 13 years.
+const NEVER: u32 = u32::MAX;
+/// Slots that are allocated at once, 1 MiB of sessions: the table grows without moving any of them.
+const CHUNK: usize = 4_096;
+/// Lines of the index that are moved each time, when it was left growing: as many as a few new sessions move.
+const MOVED: usize = 64;
+/// Keys whose look-ups overlap: about as many lines as a core fetches at once, and more gain nothing.
+const GROUP: usize = 16;
 
 /// All sessions of one worker, and the NAT ports they hold.
 pub struct SessionTable {
-    slots: Vec<Option<Session>>,
+    /// All full but the last.
+    chunks: Vec<Chunk>,
     free: Vec<u32>,
     /// Slot and direction: `slot << 1 | direction`. The keys themselves stay in the sessions.
-    index: HashTable<u32>,
+    index: Index,
     hasher: SeedableRandomState,
     wheel: Wheel<SessionRef>,
-    /// By slot: when its entry in the wheel comes up, [`NEVER`] if it has none. A slot has one that counts: a new session
-    /// takes over its predecessor's, and an entry that was overtaken by a nearer one is let go when it comes up. So the
-    /// wheel is bounded by the slots, however fast sessions come and go in them.
-    looks: Vec<Instant>,
     due: Vec<SessionRef>,
     /// Bindings live and die with their sessions.
     ports: Ports,
     created: u64,
+    /// How many there may be at present, and how many there is room for.
+    allowed: usize,
     max: usize,
     active_timeout: Duration,
+}
+
+/// [`CHUNK`] slots, of which memory is touched as they are first used.
+struct Chunk {
+    sessions: Vec<Option<Session>>,
+    /// By slot: the tick at which its entry in the wheel comes up, [`NEVER`] if it has none. A slot has one that counts: a
+    /// new session takes over its predecessor's, and an entry that was overtaken by a nearer one is let go when it comes
+    /// up. So the wheel is bounded by the slots, however fast sessions come and go in them.
+    looks: Vec<u32>,
 }
 
 /// Where a session stands; good until the next call that may remove sessions.
@@ -48,19 +64,19 @@ pub enum InsertError {
 }
 
 impl SessionTable {
-    /// An empty table that takes nothing before [`SessionTable::configure`]. `seeds` must be unpredictable: keys are
+    /// An empty table that takes nothing before [`SessionTable::configure`] and [`SessionTable::allow`]. `seeds` must be unpredictable: keys are
     /// chosen by strangers.
     pub fn new(seeds: [u64; 2], now: Instant) -> SessionTable {
         SessionTable {
-            slots: Vec::new(),
+            chunks: Vec::new(),
             free: Vec::new(),
-            index: HashTable::new(),
+            index: Index::new(),
             hasher: SeedableRandomState::with_seed(seeds[0], leaked_seed(seeds[1])),
             wheel: Wheel::new(TICK, now),
-            looks: Vec::new(),
             due: Vec::new(),
             ports: Ports::default(),
             created: 0,
+            allowed: 0,
             max: 0,
             active_timeout: Duration::MAX,
         }
@@ -68,23 +84,53 @@ impl SessionTable {
 
     /// The session that packets with `key` belong to, and their direction in it.
     pub fn lookup(&self, key: &FlowKey) -> Option<(SessionRef, Direction)> {
-        let found = *self.index.find(self.hasher.hash_one(key), |entry| self.key_of(*entry) == Some(key))?;
-        Some(split(found))
+        self.find(self.hasher.hash_one(key), key)
+    }
+
+    /// [`SessionTable::lookup`] for many keys, into `found`, which must be as long. Among millions of sessions each look-up
+    /// waits for memory twice, for the index and for the session; here they wait together.
+    pub fn lookup_batch(&self, keys: &[FlowKey], found: &mut [Option<(SessionRef, Direction)>]) {
+        for (keys, found) in keys.chunks(GROUP).zip(found.chunks_mut(GROUP)) {
+            let mut hashes = [0; GROUP];
+            let mut touched = 0;
+            // Nothing here depends on what is read, so that the core goes on to the next before it has come.
+            for (hash, key) in hashes.iter_mut().zip(keys) {
+                *hash = self.hasher.hash_one(key);
+                touched ^= self.index.touch(*hash);
+            }
+            black_box(touched);
+            let mut guesses = [None; GROUP];
+            for (guess, hash) in guesses.iter_mut().zip(&hashes[..keys.len()]) {
+                *guess = self.index.guess(*hash);
+            }
+            let mut touched = 0;
+            for (at, direction) in guesses.into_iter().flatten().map(split) {
+                touched ^= self.get(at).map_or(0, |session| session.touch(direction));
+            }
+            black_box(touched);
+            for ((found, key), hash) in found.iter_mut().zip(keys).zip(hashes) {
+                *found = self.find(hash, key);
+            }
+        }
     }
 
     /// The session at `at`.
+    #[inline]
     pub fn get(&self, at: SessionRef) -> Option<&Session> {
-        self.slots.get(at.0 as usize)?.as_ref()
+        let (chunk, slot) = at.place();
+        self.chunks.get(chunk)?.sessions.get(slot)?.as_ref()
     }
 
     /// The session at `at`, to be changed; its keys must stay as they are.
+    #[inline]
     pub fn get_mut(&mut self, at: SessionRef) -> Option<&mut Session> {
-        self.slots.get_mut(at.0 as usize)?.as_mut()
+        let (chunk, slot) = at.place();
+        self.chunks.get_mut(chunk)?.sessions.get_mut(slot)?.as_mut()
     }
 
     /// All sessions, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (SessionRef, &Session)> {
-        self.slots.iter().enumerate().filter_map(|(slot, s)| Some((SessionRef(slot as u32), s.as_ref()?)))
+        self.some(0, usize::MAX).0
     }
 
     /// The sessions in some of the table's slots, from slot `from` on; and where to go on, unless that was the end.
@@ -93,15 +139,17 @@ impl SessionTable {
         from: usize,
         slots: usize,
     ) -> (impl Iterator<Item = (SessionRef, &Session)>, Option<usize>) {
-        let end = from.saturating_add(slots).min(self.slots.len());
-        let found =
-            (from..end).filter_map(|slot| Some((SessionRef(slot as u32), self.slots[slot].as_ref()?)));
-        (found, (end < self.slots.len()).then_some(end))
+        let end = from.saturating_add(slots).min(self.slots());
+        let found = (from..end).filter_map(|slot| {
+            let at = SessionRef(slot as u32);
+            Some((at, self.get(at)?))
+        });
+        (found, (end < self.slots()).then_some(end))
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots() - self.free.len()
     }
 
     /// Whether there are none.
@@ -110,14 +158,21 @@ impl SessionTable {
     }
 
     /// How many there may be.
-    pub fn max(&self) -> usize {
-        self.max
+    pub fn allowed(&self) -> usize {
+        self.allowed
     }
 
-    /// Sets how many there may be (those there are may stay), and how often one that lasts is reported.
+    /// Sets how many there may be, at most as many as there is room for; those there are may stay.
+    pub fn allow(&mut self, sessions: usize) {
+        self.allowed = sessions.min(self.max);
+    }
+
+    /// Lets there be room for `max`, without allowing them yet, and sets how often one that lasts is reported.
     pub fn configure(&mut self, max: usize, active_timeout: Duration) {
         self.max = max;
+        self.allowed = self.allowed.min(max);
         self.active_timeout = active_timeout;
+        self.index.let_grow(2 * max);
     }
 
     /// How many sessions there ever were.
@@ -142,9 +197,13 @@ impl SessionTable {
     /// `Full`, or `Taken` when a key of it is already in the table.
     pub fn insert(&mut self, mut session: Session) -> Result<SessionRef, InsertError> {
         let [forward, reverse] = session.keys;
-        let error = if self.len() >= self.max {
+        let hashes = session.keys.map(|key| self.hasher.hash_one(key));
+        let error = if self.len() >= self.allowed {
             Some(InsertError::Full)
-        } else if forward == reverse || self.lookup(&forward).is_some() || self.lookup(&reverse).is_some() {
+        } else if forward == reverse
+            || self.find(hashes[0], &forward).is_some()
+            || self.find(hashes[1], &reverse).is_some()
+        {
             Some(InsertError::Taken)
         } else {
             None
@@ -155,35 +214,21 @@ impl SessionTable {
         }
         self.created += 1;
         session.id = self.created;
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.looks.push(NEVER);
-            self.slots.len() as u32 - 1
-        });
-        let at = SessionRef(slot);
         let look = self.next_look(&session);
-        self.slots[slot as usize] = Some(session);
+        let at = self.place(session);
         self.look_by(at, look);
-        for (direction, key) in [(Direction::Forward, forward), (Direction::Reverse, reverse)] {
-            let Self { index, slots, hasher, .. } = self;
-            index.insert_unique(hasher.hash_one(key), slot << 1 | direction as u32, |entry| {
-                key_in(slots, *entry).map_or(0, |key| hasher.hash_one(key))
-            });
-        }
+        self.index.insert(hashes[0], at.entry(Direction::Forward));
+        self.index.insert(hashes[1], at.entry(Direction::Reverse));
         Ok(at)
     }
 
     /// Ends the session at `at`: both keys, the NAT port and the entry go together. Gives its last record.
     pub fn remove(&mut self, at: SessionRef, reason: EndReason, now: Now) -> Option<FlowRecord> {
-        let keys = self.get(at)?.keys;
-        for key in keys {
-            let hash = self.hasher.hash_one(key);
-            let Self { index, slots, .. } = self;
-            if let Ok(entry) = index.find_entry(hash, |entry| key_in(slots, *entry) == Some(&key)) {
-                entry.remove();
-            }
+        let (chunk, slot) = at.place();
+        let mut session = self.chunks.get_mut(chunk)?.sessions.get_mut(slot)?.take()?;
+        for direction in [Direction::Forward, Direction::Reverse] {
+            self.index.remove(self.hasher.hash_one(session.key(direction)), at.entry(direction));
         }
-        let mut session = self.slots.get_mut(at.0 as usize)?.take()?;
         self.free.push(at.0);
         self.release_port(&session);
         Some(session.take_record(reason, now))
@@ -192,15 +237,17 @@ impl SessionTable {
     /// Ends what has been idle too long, and reports what has lasted longer than the active timeout since its last
     /// record.
     pub fn expire(&mut self, now: Now, mut emit: impl FnMut(FlowRecord)) {
+        self.index.move_lines(MOVED);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now.instant, &mut due);
         let active_timeout = self.active_timeout;
         for at in due.drain(..) {
-            let slot = at.0 as usize;
-            if self.looks[slot] > now.instant {
+            let (chunk, slot) = at.place();
+            let look = &mut self.chunks[chunk].looks[slot];
+            if *look == NEVER || self.wheel.instant_of(u64::from(*look)) > now.instant {
                 continue;
             }
-            self.looks[slot] = NEVER;
+            *look = NEVER;
             let Some(session) = self.get_mut(at) else { continue };
             if session.deadline() <= now.instant {
                 let reason = session.end_reason();
@@ -239,11 +286,46 @@ impl SessionTable {
     }
 
     fn look_by(&mut self, at: SessionRef, when: Instant) {
-        let look = self.wheel.comes_up(when);
-        if look < self.looks[at.0 as usize] {
-            self.looks[at.0 as usize] = look;
+        let (chunk, slot) = at.place();
+        let tick = u32::try_from(self.wheel.tick_of(when)).unwrap_or(NEVER - 1);
+        let look = &mut self.chunks[chunk].looks[slot];
+        if tick < *look {
+            *look = tick;
             self.wheel.schedule(at, when);
         }
+    }
+
+    /// Puts `session` into a free slot, or a new one.
+    fn place(&mut self, session: Session) -> SessionRef {
+        if let Some(free) = self.free.pop() {
+            let at = SessionRef(free);
+            let (chunk, slot) = at.place();
+            self.chunks[chunk].sessions[slot] = Some(session);
+            return at;
+        }
+        let at = SessionRef(self.slots() as u32);
+        if at.place().1 == 0 {
+            self.chunks.push(Chunk { sessions: Vec::with_capacity(CHUNK), looks: Vec::with_capacity(CHUNK) });
+        }
+        if let Some(chunk) = self.chunks.last_mut() {
+            chunk.sessions.push(Some(session));
+            chunk.looks.push(NEVER);
+        }
+        at
+    }
+
+    /// How many slots have ever been in use.
+    fn slots(&self) -> usize {
+        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.sessions.len())
+    }
+
+    #[inline]
+    fn find(&self, hash: u64, key: &FlowKey) -> Option<(SessionRef, Direction)> {
+        let is = |entry| {
+            let (at, direction) = split(entry);
+            self.get(at).is_some_and(|session| session.key(direction) == key)
+        };
+        self.index.find(hash, is).map(split)
     }
 
     /// Entries in the wheel.
@@ -257,15 +339,17 @@ impl SessionTable {
             self.ports.release(address, session.keys[0].protocol, port);
         }
     }
-
-    fn key_of(&self, entry: u32) -> Option<&FlowKey> {
-        key_in(&self.slots, entry)
-    }
 }
 
-fn key_in(slots: &[Option<Session>], entry: u32) -> Option<&FlowKey> {
-    let (at, direction) = split(entry);
-    Some(slots.get(at.0 as usize)?.as_ref()?.key(direction))
+impl SessionRef {
+    #[inline]
+    fn place(self) -> (usize, usize) {
+        (self.0 as usize / CHUNK, self.0 as usize % CHUNK)
+    }
+
+    fn entry(self, direction: Direction) -> u32 {
+        self.0 << 1 | direction as u32
+    }
 }
 
 fn split(entry: u32) -> (SessionRef, Direction) {

@@ -25,30 +25,20 @@ fn session(host: u8, port: u16, translated_port: Option<u16>, now: Now) -> Sessi
         }
         None => forward.turned_round(Zone::tenant(TENANT)),
     };
-    Session {
-        id: 0,
-        keys: [forward, reverse],
-        plan: Plan {
-            generation: 1,
-            class: ClassId(0),
-            rule: RuleId(0),
-            ends: [End::Site(SiteId(0)), End::Handoff(HandoffId(0))],
-            hops: [NextHop::Tunnel(SiteId(0)), NextHop::Device(crate::model::DeviceId(0))],
-        },
-        tenant: TENANT,
-        translated: translated_port.is_some(),
-        tcp: None,
-        dscp: 0,
-        counters: Default::default(),
-        created: now.instant,
-        last_packet: now.instant,
-        last_report: now.instant,
-    }
+    let plan = Plan {
+        generation: 1,
+        class: ClassId(0),
+        rule: RuleId(0),
+        ends: [End::Site(SiteId(0)), End::Handoff(HandoffId(0))],
+        hops: [NextHop::Tunnel(SiteId(0)), NextHop::Device(crate::model::DeviceId(0))],
+    };
+    Session::new(TENANT, [forward, reverse], plan, translated_port.is_some(), None, 0, now.instant)
 }
 
 fn table(max: usize) -> SessionTable {
     let mut table = SessionTable::new([1, 2], Instant(0));
     table.configure(max, ACTIVE);
+    table.allow(max);
     table
 }
 
@@ -125,7 +115,8 @@ proptest! {
                         twin.bytes[direction as usize] += bytes as u64;
                         counted += bytes as u64;
                         let session = table.get(at).expect("just found");
-                        prop_assert_eq!(session.counters.map(|c| c.bytes), twin.bytes);
+                        let bytes = [Direction::Forward, Direction::Reverse].map(|d| session.counters(d).bytes);
+                        prop_assert_eq!(bytes, twin.bytes);
                     }
                 }
                 Step::Remove(host, port) => {
@@ -152,6 +143,39 @@ proptest! {
         prop_assert!(table.is_empty());
         prop_assert_eq!(table.ports().in_use(), 0);
         prop_assert_eq!(recorded, counted);
+    }
+}
+
+#[test]
+fn a_table_of_several_chunks_finds_one_key_at_a_time_or_many_also_after_it_was_made_larger() {
+    let mut table = table(6_000);
+    let key = |port| session(1, port, None, at(0)).keys[0];
+    let enter = |table: &mut SessionTable, port| table.insert(session(1, port, None, at(0)));
+    let entered: Vec<SessionRef> = (0..6_000).map(|port| enter(&mut table, port).expect("room")).collect();
+    assert_eq!(enter(&mut table, 6_000), Err(InsertError::Full));
+    for port in (0..6_000usize).step_by(3) {
+        assert!(table.remove(entered[port], EndReason::ForcedEnd, at(1)).is_some());
+    }
+    table.configure(20_000, ACTIVE);
+    table.allow(20_000);
+    for port in 6_000..16_000 {
+        enter(&mut table, port).expect("room");
+    }
+    assert_eq!((table.len(), table.iter().count()), (14_000, 14_000));
+    // An odd number, so that the last group is not a whole one.
+    let forward: Vec<FlowKey> = (0..16_003).map(key).collect();
+    let reverse: Vec<FlowKey> = forward.iter().map(|key| key.turned_round(Zone::tenant(TENANT))).collect();
+    for (keys, direction) in [(forward, Direction::Forward), (reverse, Direction::Reverse)] {
+        let mut found = vec![None; keys.len()];
+        table.lookup_batch(&keys, &mut found);
+        for (port, (key, found)) in keys.iter().zip(found).enumerate() {
+            assert_eq!(found, table.lookup(key));
+            let alive = port < 16_000 && (port >= 6_000 || port % 3 > 0);
+            assert_eq!(found.map(|(_, direction)| direction), alive.then_some(direction), "port {port}");
+            if let Some((at, direction)) = found {
+                assert_eq!(table.get(at).expect("found").key(direction), key);
+            }
+        }
     }
 }
 
@@ -184,8 +208,9 @@ fn fragments_are_forgotten_in_time_and_by_number() {
         protocol: Protocol::UDP,
         id,
     };
+    let trail = Trail::Session { at: session_at, id: 1, direction: Direction::Forward };
     for id in 0..5_000 {
-        fragments.insert(key(id), session_at, 1, Direction::Forward, at(0).instant);
+        fragments.insert(key(id), trail, at(0).instant);
     }
     assert!(fragments.lookup(&key(0), at(1).instant).is_none());
     assert!(fragments.lookup(&key(4_999), at(29).instant).is_some());
@@ -195,7 +220,11 @@ fn fragments_are_forgotten_in_time_and_by_number() {
 #[test]
 fn sessions_that_come_and_go_leave_no_trail_in_the_wheel() {
     let mut table = table(10);
-    let tcp = |port, now| Session { tcp: Some(TcpState::SynSent), ..session(1, port, None, now) };
+    let tcp = |port, now| {
+        let mut session = session(1, port, None, now);
+        session.tcp = Some(TcpState::SynSent);
+        session
+    };
     // As a host does it that opens, resets and opens again, as fast as it can: 100 times a tick.
     for step in 0..20_000u32 {
         let now = Now::default() + Duration::from_millis(1) * step;

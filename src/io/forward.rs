@@ -1,19 +1,26 @@
-//! Forwarding: the worker's thread.
+//! Forwarding: a worker's thread, or the entrance's.
 //!
 //! The thread owns a data plane, its sockets and its devices; nobody else touches them. It waits for any of them, and runs
-//! each batch to completion: receive up to 64, process, send everything that came of it. Between batches it lets timeouts
-//! that are due run, and takes orders. Functions appear in that order.
+//! each batch to completion: receive up to 64, process, send everything that came of it, hand over what is another
+//! thread's. Between batches it lets timeouts that are due run, and takes orders. Functions appear in that order. What
+//! others hand over to it ([`super::crossing`]) is one more source. Before it sleeps, it may poll for a moment
+//! ([`super::polling`]).
 //!
 //! Fairness: in each round every ready source gets one batch in turn, and at most [`BATCHES_PER_ROUND`] in all before the
 //! kernel is asked again who is ready; at most [`COMMANDS_PER_BATCH`] commands run between two batches. So no source, no
 //! timeout and no command waits for longer than the others' shares.
 
 use super::clock::Clock;
+use super::cpu::Placement;
+use super::crossing::Seat;
+use super::polling::{Polling, Rest};
+use super::portion::{MOST_MESSAGES, PORTION_BYTES};
 use super::tun::TunDevice;
 use super::udp::TransportSocket;
+use super::wake::Wake;
 use crate::model::{DeviceId, DropReason, Id, IdMap, Instant, Now, TransportId};
-use crate::wire::{self, Batch, Outbound};
-use rustix::event::{EventfdFlags, Timespec, epoll};
+use crate::wire::{self, Batch, Handover, Outbound};
+use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
@@ -26,8 +33,6 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-/// Receives a batch: enough to pay for the system call, little enough to stay in the cache and to answer soon.
-const BATCH_SLOTS: usize = 64;
 /// Batches a source gets in a round; a flood on one source keeps the others waiting for this many at most.
 const BATCHES_PER_ROUND: usize = 4;
 /// Commands between two batches: a query may walk a table, and packets are waiting.
@@ -60,6 +65,8 @@ pub trait DataPlane {
 pub enum Egress {
     Transport(TransportId),
     Device(DeviceId),
+    /// Another thread, by its seat.
+    Worker(u16),
 }
 
 /// Why the kernel did not take a packet.
@@ -88,6 +95,9 @@ impl Dropped {
     /// The reason it is counted under.
     pub fn reason(self) -> DropReason {
         match self.fault {
+            Fault::QueueFull | Fault::Gone if matches!(self.egress, Egress::Worker(_)) => {
+                DropReason::WorkerQueueFull
+            }
             Fault::QueueFull | Fault::Refused => DropReason::EgressQueueFull,
             Fault::Unreachable => DropReason::NoPath,
             Fault::TooBig => DropReason::TooBig,
@@ -107,9 +117,20 @@ pub enum Received {
     Gone,
 }
 
-/// Starts a worker's thread. `transports` and `devices` may be changed later.
+/// A thread's name, where it runs, and its place among the others.
+#[derive(Debug)]
+pub struct Post {
+    pub name: String,
+    pub placement: Placement,
+    pub seat: Seat,
+}
+
+/// Starts a thread. `transports` and `devices` may be changed later.
+///
+/// # Errors
+/// The process may have no more threads or open files.
 pub fn start<D>(
-    name: &str,
+    post: Post,
     plane: D,
     transports: Vec<TransportSocket>,
     devices: Vec<TunDevice>,
@@ -119,26 +140,26 @@ where
     D: DataPlane + Send + 'static,
     D::Command: Send,
 {
-    let wake = Arc::new(Wake {
-        event: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        stop: AtomicBool::new(false),
-    });
+    let Post { name, placement, seat } = post;
+    let attention = Arc::new(Attention { wake: Arc::clone(seat.wake()), stop: AtomicBool::new(false) });
     let (commands, commands_in) = sync_channel(COMMAND_QUEUE);
     let (changes, changes_in) = sync_channel(CHANGE_QUEUE);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&epoll, &wake.event, Source::Wake.into_data(), epoll::EventFlags::IN)?;
+    epoll::add(&epoll, &attention.wake, Source::Wake.into_data(), epoll::EventFlags::IN)?;
     let mut forwarder = Forwarder {
         plane,
         clock,
         epoll,
+        seat,
+        polling: Polling::default(),
         transports: IdMap::default(),
         devices: IdMap::default(),
-        batch: Batch::with_slots(BATCH_SLOTS),
+        batch: Batch::with_slots(MOST_MESSAGES),
         out: Outbound::default(),
         commands: commands_in,
         changes: changes_in,
         commands_waiting: false,
-        wake: wake.clone(),
+        attention: Arc::clone(&attention),
     };
     for socket in transports {
         forwarder.open_transport(socket)?;
@@ -146,16 +167,23 @@ where
     for device in devices {
         forwarder.open_device(device)?;
     }
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || forwarder.run())?;
-    let handle = ForwardHandle { commands, changes, wake: wake.clone() };
-    Ok((ForwardThread { thread: Some(thread), wake }, handle))
+    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+        match placement.take() {
+            Ok(()) => tracing::info!(thread = name, ?placement, "forwarding"),
+            // It forwards all the same.
+            Err(error) => tracing::warn!(thread = name, ?placement, %error, "the thread runs anywhere"),
+        }
+        forwarder.run()
+    })?;
+    let handle = ForwardHandle { commands, changes, attention: Arc::clone(&attention) };
+    Ok((ForwardThread { thread: Some(thread), attention }, handle))
 }
 
 /// The running thread; dropped, it stops.
 #[derive(Debug)]
 pub struct ForwardThread<D> {
     thread: Option<JoinHandle<D>>,
-    wake: Arc<Wake>,
+    attention: Arc<Attention>,
 }
 
 impl<D> ForwardThread<D> {
@@ -170,7 +198,7 @@ impl<D> ForwardThread<D> {
     /// # Errors
     /// What the thread panicked with.
     pub fn stop(mut self) -> std::thread::Result<D> {
-        self.wake.stop();
+        self.attention.stop();
         // `thread` is only ever taken here and in drop, which comes later.
         self.thread.take().expect("a thread not joined yet").join()
     }
@@ -179,7 +207,7 @@ impl<D> ForwardThread<D> {
 impl<D> Drop for ForwardThread<D> {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            self.wake.stop();
+            self.attention.stop();
             if thread.join().is_err() {
                 tracing::error!("a forwarding thread panicked");
             }
@@ -192,12 +220,16 @@ impl<D> Drop for ForwardThread<D> {
 pub struct ForwardHandle<C> {
     commands: SyncSender<C>,
     changes: SyncSender<Change>,
-    wake: Arc<Wake>,
+    attention: Arc<Attention>,
 }
 
 impl<C> Clone for ForwardHandle<C> {
     fn clone(&self) -> Self {
-        Self { commands: self.commands.clone(), changes: self.changes.clone(), wake: self.wake.clone() }
+        Self {
+            commands: self.commands.clone(),
+            changes: self.changes.clone(),
+            attention: Arc::clone(&self.attention),
+        }
     }
 }
 
@@ -240,7 +272,7 @@ impl<C> ForwardHandle<C> {
     /// The queue is full, or the thread has ended.
     pub fn send(&self, command: C) -> Result<(), Refused<C>> {
         self.commands.try_send(command).map_err(refused)?;
-        self.wake.wake();
+        self.attention.wake.wake();
         Ok(())
     }
 
@@ -272,7 +304,7 @@ impl<C> ForwardHandle<C> {
     fn change(&self, kind: ChangeKind) -> Result<oneshot::Receiver<()>, Refused<Change>> {
         let (done, receiver) = oneshot::channel();
         self.changes.try_send(Change { kind, done }).map_err(refused)?;
-        self.wake.wake();
+        self.attention.wake.wake();
         Ok(receiver)
     }
 }
@@ -284,34 +316,35 @@ fn refused<T>(error: TrySendError<T>) -> Refused<T> {
     }
 }
 
-/// How many packets on the wire a packet is.
-fn segments(packet: &[u8], segment: u16) -> u64 {
-    wire::parse_super(packet, segment).map_or(1, |parsed| parsed.on_the_wire(packet).0)
+/// How many packets on the wire a packet is that was to be handed over.
+fn on_the_wire(what: Handover, packet: &[u8]) -> u64 {
+    match what {
+        Handover::Datagram { .. } => 1,
+        Handover::Arrived { segment, .. } | Handover::Leaving { segment, .. } => {
+            wire::parse_super(packet, segment).map_or(1, |parsed| parsed.on_the_wire(packet).0)
+        }
+    }
 }
 
 /// How others get the thread's attention.
 #[derive(Debug)]
-struct Wake {
-    event: OwnedFd,
+struct Attention {
+    wake: Arc<Wake>,
     stop: AtomicBool,
 }
 
-impl Wake {
-    fn wake(&self) {
-        // EAGAIN: the counter is at its end, so the thread has been told already.
-        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
-    }
-
+impl Attention {
     fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        self.wake();
+        self.wake.wake();
     }
 }
 
-/// What epoll watches; as a number: the kind, then the id.
+/// Where something is to be done; as a number, by which epoll watches all but the mailbox: the kind, then the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Wake,
+    Mailbox,
     Transport(TransportId),
     Device(DeviceId),
 }
@@ -322,6 +355,7 @@ impl Source {
             Source::Wake => 0,
             Source::Transport(id) => (1 << 32) | id.index() as u64,
             Source::Device(id) => (2 << 32) | id.index() as u64,
+            Source::Mailbox => 3 << 32,
         })
     }
 
@@ -330,7 +364,8 @@ impl Source {
         match data.u64() >> 32 {
             0 => Source::Wake,
             1 => Source::Transport(TransportId::from_index(index)),
-            _ => Source::Device(DeviceId::from_index(index)),
+            2 => Source::Device(DeviceId::from_index(index)),
+            _ => Source::Mailbox,
         }
     }
 }
@@ -339,6 +374,8 @@ struct Forwarder<D: DataPlane> {
     plane: D,
     clock: Clock,
     epoll: OwnedFd,
+    seat: Seat,
+    polling: Polling,
     transports: IdMap<TransportId, TransportSocket>,
     devices: IdMap<DeviceId, TunDevice>,
     batch: Batch,
@@ -347,14 +384,14 @@ struct Forwarder<D: DataPlane> {
     changes: Receiver<Change>,
     /// More commands may be queued than have been taken: do not sleep.
     commands_waiting: bool,
-    wake: Arc<Wake>,
+    attention: Arc<Attention>,
 }
 
 impl<D: DataPlane> Forwarder<D> {
     fn run(mut self) -> D {
         let mut events = Vec::with_capacity(EVENTS);
-        let mut ready = Vec::with_capacity(EVENTS);
-        while !self.wake.stop.load(Ordering::Acquire) {
+        let mut ready = Vec::with_capacity(EVENTS + 2);
+        while !self.attention.stop.load(Ordering::Acquire) {
             self.expire();
             self.wait(&mut events, &mut ready);
             for _ in 0..BATCHES_PER_ROUND {
@@ -367,14 +404,50 @@ impl<D: DataPlane> Forwarder<D> {
         self.plane
     }
 
+    /// Until something is to be done, or a timeout may be due.
     fn wait(&mut self, events: &mut Vec<epoll::Event>, ready: &mut Vec<Source>) {
+        self.look(events, ready, Duration::ZERO);
+        if !ready.is_empty() {
+            return;
+        }
+        let now = self.clock.now().instant;
+        let longest = self.sleep_time(now);
+        let deadline = now + longest;
+        let mut rest = self.polling.rest(now);
+        while rest == Rest::Poll {
+            // If somebody else is to have this core, let it be now, and not when there are packets.
+            rustix::thread::sched_yield();
+            self.look(events, ready, Duration::ZERO);
+            let now = self.clock.now().instant;
+            if !ready.is_empty() {
+                return self.polling.found(now);
+            }
+            if now >= deadline {
+                return self.polling.interrupted();
+            }
+            rest = self.polling.found_nothing(now);
+        }
+        if self.seat.may_sleep() {
+            self.look(events, ready, longest);
+        } else {
+            ready.push(Source::Mailbox);
+        }
+        if ready.iter().any(|source| *source != Source::Wake) {
+            self.polling.found(self.clock.now().instant);
+        } else {
+            self.polling.interrupted();
+        }
+    }
+
+    /// Asks the kernel who is ready, waiting for `patience`, and looks what else is to be done.
+    fn look(&mut self, events: &mut Vec<epoll::Event>, ready: &mut Vec<Source>, patience: Duration) {
         events.clear();
         ready.clear();
-        let timeout = self.sleep_time().map(|time| Timespec {
-            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: time.subsec_nanos().into(),
-        });
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()) {
+        let patience = Timespec {
+            tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: patience.subsec_nanos().into(),
+        };
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&patience)) {
             Ok(_) => ready.extend(events.iter().map(|event| Source::from_data(event.data))),
             Err(Errno::INTR) => {}
             // Only a bad descriptor or pointer could do this, and both are ours.
@@ -383,19 +456,19 @@ impl<D: DataPlane> Forwarder<D> {
         if self.commands_waiting && !ready.contains(&Source::Wake) {
             ready.push(Source::Wake);
         }
+        if self.seat.has_mail() {
+            ready.push(Source::Mailbox);
+        }
     }
 
     /// How long nothing is due. At least a millisecond, epoll's unit: what is due now has just been done, and a data plane
     /// whose deadline stays in the past would have us spin.
-    fn sleep_time(&self) -> Option<Duration> {
+    fn sleep_time(&self, now: Instant) -> Duration {
         /// An hour: a deadline further off is looked at again then.
         const LONGEST: Duration = Duration::from_secs(3600);
         const SHORTEST: Duration = Duration::from_millis(1);
-        if self.commands_waiting {
-            return Some(Duration::ZERO);
-        }
-        let deadline = self.plane.poll_timeout()?;
-        Some(deadline.since(self.clock.now().instant).clamp(SHORTEST, LONGEST))
+        let deadline = self.plane.poll_timeout();
+        deadline.map_or(LONGEST, |deadline| deadline.since(now).clamp(SHORTEST, LONGEST))
     }
 
     /// One batch of one source, run to completion; then whatever else is due.
@@ -405,6 +478,10 @@ impl<D: DataPlane> Forwarder<D> {
                 self.obey();
                 Received::Drained
             }
+            Source::Mailbox => match self.seat.receive(&mut self.batch, PORTION_BYTES) {
+                true => Received::Full,
+                false => Received::Drained,
+            },
             // A source that a change has just closed has nothing more to say.
             Source::Transport(id) => self
                 .transports
@@ -439,7 +516,7 @@ impl<D: DataPlane> Forwarder<D> {
 
     /// Sends all of `out`, and tells the data plane what could not be sent.
     fn send_all(&mut self) {
-        let Self { plane, transports, devices, out, .. } = self;
+        let Self { plane, transports, devices, seat, out, .. } = self;
         let mut datagrams = out.datagrams().peekable();
         while let Some(&(id, _, _)) = datagrams.peek() {
             let run = std::iter::from_fn(|| datagrams.next_if(|next| next.0 == id).map(|d| (d.1, d.2)));
@@ -451,21 +528,25 @@ impl<D: DataPlane> Forwarder<D> {
                 None => dropped(Fault::Gone, run.count() as u64),
             }
         }
-        for (id, packet, segment) in out.packets() {
-            let sent = devices.get_mut(id).map_or(Err(Fault::Gone), |device| device.send(packet, segment));
+        for packet in out.packets() {
+            let id = packet.device();
+            let sent = devices.get_mut(id).map_or(Err(Fault::Gone), |device| device.send(&packet));
             if let Err(fault) = sent {
-                plane
-                    .egress_dropped(Dropped { egress: Egress::Device(id), fault }, segments(packet, segment));
+                plane.egress_dropped(Dropped { egress: Egress::Device(id), fault }, packet.count());
             }
         }
         drop(datagrams);
+        seat.hand_over(out, |worker, what, packet| {
+            let no_room = Dropped { egress: Egress::Worker(worker), fault: Fault::QueueFull };
+            plane.egress_dropped(no_room, on_the_wire(what, packet));
+        });
         out.clear();
     }
 
     /// Takes what has been ordered since the thread was last woken.
     fn obey(&mut self) {
-        // Read first: what is queued from here on wakes us again.
-        let _ = rustix::io::read(&self.wake.event, &mut [0; 8]);
+        // First: what is queued from here on wakes us again.
+        self.attention.wake.clear();
         while let Ok(change) = self.changes.try_recv() {
             self.apply(change);
         }

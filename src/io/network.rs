@@ -63,6 +63,8 @@ const BORN_THERE: [&str; 10] =
 pub struct Network {
     /// The box's own namespace.
     home: Namespace,
+    /// How many queues a device gets.
+    workers: u16,
     known: BTreeMap<DeviceId, Known>,
     /// Devices no longer wanted, of which something could not be taken away yet.
     leftovers: Vec<Known>,
@@ -78,8 +80,9 @@ struct Known {
 /// What [`Network::realise`] did.
 #[derive(Debug, Default)]
 pub struct Realised {
-    /// Devices just made, to be handed to the worker. Dropped, they are gone again, and the next run makes them anew.
-    pub opened: Vec<TunDevice>,
+    /// Devices just made, each with a queue for each worker, in the workers' order, to be handed to them. Dropped, they are
+    /// gone again, and the next run makes them anew.
+    pub opened: Vec<Vec<TunDevice>>,
     /// Devices that are no more.
     pub closed: Vec<DeviceId>,
     /// What was changed, in the words of `ip` and `sysctl`; nothing if all was as it should be.
@@ -131,9 +134,10 @@ impl Realised {
 }
 
 impl Network {
-    /// The network of the calling thread's namespace, which is from then on the box's own, with no devices known yet.
-    pub fn new() -> io::Result<Network> {
-        Ok(Network { home: Namespace::current()?, known: BTreeMap::new(), leftovers: Vec::new() })
+    /// The network of the calling thread's namespace, which is from then on the box's own, with no devices known yet. Those
+    /// it makes have a queue for each of `workers`.
+    pub fn new(workers: u16) -> io::Result<Network> {
+        Ok(Network { home: Namespace::current()?, workers, known: BTreeMap::new(), leftovers: Vec::new() })
     }
 
     /// Brings the kernel to `wanted`. Within a tokio runtime.
@@ -360,9 +364,9 @@ impl Network {
                     // Somebody deleted it.
                     realised.closed.push(id);
                 }
-                let device = create_device(id, &spec.name, namespace).await?;
+                let queues = create_device(id, &spec.name, namespace, self.workers).await?;
                 realised.changed(format!("{ip} tuntap add {} mode tun", spec.name));
-                realised.opened.push(device);
+                realised.opened.push(queues);
                 let link = find_link(netlink, &spec.name).await?;
                 link.ok_or_else(|| "was deleted as soon as it was made".to_owned())?
             }
@@ -405,13 +409,18 @@ fn same_namespace(one: &DeviceSpec, other: &DeviceSpec) -> bool {
 }
 
 /// A process that was just killed may not have let go of the name yet: tries for a second.
-async fn create_device(id: DeviceId, name: &str, namespace: &Namespace) -> Result<TunDevice, String> {
+async fn create_device(
+    id: DeviceId,
+    name: &str,
+    namespace: &Namespace,
+    workers: u16,
+) -> Result<Vec<TunDevice>, String> {
     const TRIES: usize = 10;
     const PAUSE: Duration = Duration::from_millis(100);
     let mut tries = 1;
     loop {
-        match TunDevice::create(id, name, namespace) {
-            Ok(device) => return Ok(device),
+        match TunDevice::create_queues(id, name, namespace, workers) {
+            Ok(queues) => return Ok(queues),
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy && tries < TRIES => {
                 tries += 1;
                 tokio::time::sleep(PAUSE).await;

@@ -1,20 +1,22 @@
 //! TUN devices: where the kernel hands IP packets to popgate and takes them back.
 //!
-//! A device is one queue here; a second worker attaches a second queue to the same device. Each packet has a virtio-net
+//! A device is one queue here, of several if there are several workers: the kernel sends a flow's packets to the queue that
+//! the flow was last written on, others to any. Each packet has a virtio-net
 //! header before it (VIRTIO 1.2 section 5.1.6), by which the kernel hands over 64 KB of a TCP or UDP flow at once and takes
 //! as much. A single packet whose checksum the kernel left open is finished here; what comes out of this file is either a
 //! packet as it is on the wire, or a super-packet.
 
 use super::forward::{Fault, Received};
 use super::namespace::Namespace;
+use super::portion::PORTION_BYTES;
 use super::tuntap;
 use crate::model::DeviceId;
-use crate::wire::{self, Batch};
+use crate::wire::{self, Batch, MAX_PIECES, Offload, ToDevice};
 use rustix::io::Errno;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// One queue of a TUN device. The device goes when its last queue is dropped.
+/// One queue of a TUN device. The device goes when its last queue is dropped; the queues of one have one id.
 #[derive(Debug)]
 pub struct TunDevice {
     id: DeviceId,
@@ -31,9 +33,19 @@ impl TunDevice {
         TunDevice::open(id, name, namespace, tuntap::EXCLUSIVE)
     }
 
-    /// Opens one more queue of a device that [`TunDevice::create`] made, for another worker.
-    pub fn attach(id: DeviceId, name: &str, namespace: &Namespace) -> io::Result<TunDevice> {
-        TunDevice::open(id, name, namespace, 0)
+    /// Makes the device with a queue for each of `workers`, in their order.
+    ///
+    /// # Errors
+    /// Those of [`TunDevice::create`].
+    pub fn create_queues(
+        id: DeviceId,
+        name: &str,
+        namespace: &Namespace,
+        workers: u16,
+    ) -> io::Result<Vec<TunDevice>> {
+        let first = TunDevice::create(id, name, namespace);
+        let others = (1..workers).map(|_| TunDevice::open(id, name, namespace, 0));
+        std::iter::once(first).chain(others).collect()
     }
 
     fn open(id: DeviceId, name: &str, namespace: &Namespace, flags: i32) -> io::Result<TunDevice> {
@@ -58,10 +70,14 @@ impl TunDevice {
         &self.name
     }
 
-    /// Reads packets into the free slots of `batch` until it is full or nothing is waiting.
+    /// Reads packets into the free slots of `batch` until it is full, holds a portion, or nothing is waiting.
     pub fn receive(&mut self, batch: &mut Batch) -> Received {
+        let mut bytes = 0;
         loop {
             let Some(room) = batch.free().next() else { return Received::Full };
+            if bytes >= PORTION_BYTES {
+                return Received::Full;
+            }
             let mut header = [0; HEADER_BYTES];
             match rustix::io::readv(&self.fd, &mut [IoSliceMut::new(&mut header), IoSliceMut::new(room)]) {
                 Ok(len) => {
@@ -69,6 +85,7 @@ impl TunDevice {
                     let header = Header::read(&header);
                     let segment = header.finish(&mut room[..len]);
                     batch.commit_packet(self.id, len, segment);
+                    bytes += len;
                 }
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => return Received::Drained,
@@ -78,14 +95,20 @@ impl TunDevice {
         }
     }
 
-    /// Writes one packet; a super-packet, if `segment` is not 0.
+    /// Writes one packet.
     ///
     /// # Errors
     /// Why the kernel did not take it.
-    pub fn send(&mut self, packet: &[u8], segment: u16) -> Result<(), Fault> {
-        let header = if segment > 0 { Header::of_super(packet, segment) } else { Header::default() }.write();
+    pub fn send(&mut self, packet: &ToDevice<'_>) -> Result<(), Fault> {
+        let header = packet.offload().map_or(Header::default(), Header::of_super).write();
+        let mut pieces = [IoSlice::new(&header); 1 + MAX_PIECES];
+        let mut used = 1;
+        for (to, from) in pieces[1..].iter_mut().zip(packet.pieces()) {
+            *to = IoSlice::new(from);
+            used += 1;
+        }
         loop {
-            return match rustix::io::writev(&self.fd, &[IoSlice::new(&header), IoSlice::new(packet)]) {
+            return match rustix::io::writev(&self.fd, &pieces[..used]) {
                 Ok(_) => Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Err(Fault::QueueFull),
@@ -150,22 +173,18 @@ impl Header {
         0
     }
 
-    /// The header of a TCP or UDP super-packet without IPv4 options or IPv6 extension headers, or with: the protocol is
-    /// all that matters here, and [`wire::parse`] found the rest sound.
-    fn of_super(packet: &[u8], segment: u16) -> Header {
-        let Ok(parsed) = wire::parse_super(packet, segment) else { return Header::default() };
-        let tcp = parsed.protocol == crate::model::Protocol::TCP;
+    fn of_super(offload: Offload) -> Header {
         Header {
             flags: NEEDS_CHECKSUM,
-            kind: match (tcp, parsed.source.is_ipv4()) {
+            kind: match (offload.tcp, offload.ipv4) {
                 (true, true) => KIND_TCP4,
                 (true, false) => KIND_TCP6,
                 (false, _) => KIND_UDP,
             },
-            header_len: parsed.payload_at(packet) as u16,
-            segment,
-            checksum_start: parsed.upper_at as u16,
-            checksum_offset: if tcp { 16 } else { 6 },
+            header_len: offload.headers,
+            segment: offload.segment,
+            checksum_start: offload.upper_at,
+            checksum_offset: if offload.tcp { 16 } else { 6 },
         }
     }
 }

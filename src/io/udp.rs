@@ -4,6 +4,9 @@
 //! datagrams a message where the kernel can (UDP_GRO, UDP_SEGMENT): a run of equal-sized datagrams to one peer crosses the
 //! kernel as one.
 //!
+//! **Several threads.** A transport is a group of sockets at one address, one a worker and one for the entrance, and the
+//! kernel itself gives each datagram to its owner ([`steering`]): nobody receives what is another's, and no lock is shared.
+//!
 //! **Outer fragmentation.** Sockets are set to IP_PMTUDISC_DONT, which is what WireGuard in the kernel does: the outer DF
 //! bit is clear and the kernel fragments what does not fit. The inner MTU is chosen so that this does not happen; where an
 //! underlay turns out to be smaller than configured, a fragmented tunnel packet is slow, but a dropped one is a black hole
@@ -17,9 +20,12 @@
 #![allow(unsafe_code)]
 
 use super::forward::{Fault, Received};
+use super::portion::Portion;
+use super::steering;
 use crate::model::TransportId;
 use crate::wire::{Batch, Ingress};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -45,8 +51,13 @@ pub struct Listen {
     pub address: SocketAddr,
     /// Sends and receives over this interface alone, whatever the routes say.
     pub interface: Option<String>,
-    /// Several workers bind the same address, a socket each. Off, a second popgate on the same port is refused.
-    pub shared: bool,
+}
+
+impl Listen {
+    fn failed(&self, error: io::Error) -> io::Error {
+        let on = self.interface.as_deref().map(|i| format!(" on interface {i}")).unwrap_or_default();
+        io::Error::new(error.kind(), format!("cannot listen at {}{on}: {error}", self.address))
+    }
 }
 
 /// A transport's UDP socket.
@@ -60,26 +71,71 @@ pub struct TransportSocket {
     gso_segment: usize,
     /// Counts down to another try.
     gso_retry: u32,
+    portion: Portion,
 }
 
 impl TransportSocket {
-    /// Opens and binds the socket in the calling thread's network namespace.
+    /// Opens and binds a socket for whoever is alone, in the calling thread's network namespace.
     ///
     /// # Errors
     /// With a text for the operator: an address the box does not have, a port in use, an interface that is not there.
     pub fn bind(id: TransportId, listen: &Listen) -> io::Result<TransportSocket> {
-        let failed = |e: io::Error| {
-            let on = listen.interface.as_deref().map(|i| format!(" on interface {i}")).unwrap_or_default();
-            io::Error::new(e.kind(), format!("cannot listen at {}{on}: {e}", listen.address))
+        let bound = || {
+            let socket = TransportSocket::open(id, listen)?;
+            rustix::net::bind(&socket.fd, &listen.address)?;
+            Ok(socket)
         };
-        let fd = open(listen).map_err(failed)?;
+        bound().map_err(|e| listen.failed(e))
+    }
+
+    /// Opens and binds a group of sockets: one for each of `workers`, in their order, and behind them the entrance's. Each
+    /// receives what [`steering`] says is its own.
+    ///
+    /// # Errors
+    /// Those of [`TransportSocket::bind`]; a second popgate at the same address is refused.
+    pub fn bind_group(id: TransportId, listen: &Listen, workers: u16) -> io::Result<Vec<TransportSocket>> {
+        let bound = || {
+            // The first binds as if it were alone, and so only where nobody is; it lets others in afterwards, which no
+            // other popgate's first will make use of.
+            let first = TransportSocket::open(id, listen)?;
+            rustix::net::bind(&first.fd, &listen.address)?;
+            sockopt::set_socket_reuseport(&first.fd, true)?;
+            let address = first.local_address()?;
+            let mut group = vec![first];
+            for _ in 0..workers {
+                // The kernel numbers the sockets of a group in the order in which they are bound.
+                let next = TransportSocket::open(id, listen)?;
+                sockopt::set_socket_reuseport(&next.fd, true)?;
+                rustix::net::bind(&next.fd, &address)?;
+                group.push(next);
+            }
+            steering::attach(&group[0].fd, workers)?;
+            // What came before was dealt out by chance: its senders are used to losing datagrams while a box starts.
+            group.iter_mut().for_each(TransportSocket::forget_received);
+            Ok(group)
+        };
+        bound().map_err(|e| listen.failed(e))
+    }
+
+    fn open(id: TransportId, listen: &Listen) -> io::Result<TransportSocket> {
         Ok(TransportSocket {
             id,
-            fd,
+            fd: open(listen)?,
             ipv6: listen.address.is_ipv6(),
             gso_segment: usize::MAX,
             gso_retry: GSO_RETRY_DATAGRAMS,
+            portion: Portion::default(),
         })
+    }
+
+    fn forget_received(&mut self) {
+        // As many as a socket's buffer can hold at the very most: one that is flooded is not emptied for ever.
+        for _ in 0..SOCKET_BUFFER_BYTES / 1024 {
+            // A pending error is taken out like a datagram.
+            if rustix::net::recv(&self.fd, &mut [0u8; 1], RecvFlags::DONTWAIT) == Err(Errno::AGAIN) {
+                return;
+            }
+        }
     }
 
     /// The number the data plane knows the transport by.
@@ -93,7 +149,7 @@ impl TransportSocket {
         SocketAddr::try_from(address).map_err(Into::into)
     }
 
-    /// Receives into the free slots of `batch`, at most [`MESSAGES`] of them.
+    /// Receives a [`Portion`] into the free slots of `batch`.
     pub fn receive(&mut self, batch: &mut Batch) -> Received {
         let mut names = [Name::EMPTY; MESSAGES];
         let mut controls = [Control::EMPTY; MESSAGES];
@@ -101,7 +157,7 @@ impl TransportSocket {
         let (mut rooms, mut headers): ([libc::iovec; MESSAGES], [libc::mmsghdr; MESSAGES]) =
             unsafe { (mem::zeroed(), mem::zeroed()) };
         let mut wanted = 0;
-        for (i, room) in batch.free().take(MESSAGES).enumerate() {
+        for (i, room) in batch.free().take(self.portion.messages().min(MESSAGES)).enumerate() {
             rooms[i] = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
             let header = &mut headers[i].msg_hdr;
             header.msg_name = (&raw mut names[i]).cast();
@@ -131,10 +187,13 @@ impl TransportSocket {
                     _ => continue,
                 }
             };
+            let mut bytes = 0;
             for (header, name) in headers.iter().zip(&names).take(got) {
                 let ingress = Ingress::Transport { transport: self.id, from: name.get() };
                 batch.commit(ingress, header.msg_len as usize, gro_segment(&header.msg_hdr));
+                bytes += header.msg_len as usize;
             }
+            self.portion.received(got, bytes);
             return if got == wanted { Received::Full } else { Received::Drained };
         }
         Received::Drained
@@ -293,9 +352,6 @@ fn open(listen: &Listen) -> io::Result<OwnedFd> {
         sockopt::set_ipv6_v6only(&fd, !listen.address.ip().is_unspecified())?;
         set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
     }
-    if listen.shared {
-        sockopt::set_socket_reuseport(&fd, true)?;
-    }
     if let Some(interface) = &listen.interface {
         bind_to_interface(&fd, interface)?;
     }
@@ -308,7 +364,6 @@ fn open(listen: &Listen) -> io::Result<OwnedFd> {
     }
     // Linux 5.0; without it each datagram comes on its own.
     let _ = set_option(&fd, libc::SOL_UDP, libc::UDP_GRO, 1);
-    rustix::net::bind(&fd, &listen.address)?;
     Ok(fd)
 }
 

@@ -75,6 +75,8 @@ pub enum DropReason {
     TunnelQueueFull,
     /// The kernel would not take it: its queue was full.
     EgressQueueFull,
+    /// Another worker has its session or its tunnel, and that worker's queue was full.
+    WorkerQueueFull,
     /// The handoff's device is not there.
     DeviceDown,
 }
@@ -116,6 +118,7 @@ impl DropReason {
             NoPath => "no-path",
             TunnelQueueFull => "tunnel-queue-full",
             EgressQueueFull => "egress-queue-full",
+            WorkerQueueFull => "worker-queue-full",
             DeviceDown => "device-down",
         }
     }

@@ -19,13 +19,13 @@ pub trait Id: Copy + Eq {
 }
 
 macro_rules! id {
-    ($($(#[$doc:meta])* $name:ident($repr:ty);)*) => {$(
+    ($($(#[$doc:meta])* $name:ident($repr:ty) $(below $limit:literal)?;)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub struct $name(pub $repr);
 
         impl Id for $name {
-            const LIMIT: usize = <$repr>::MAX as usize;
+            const LIMIT: usize = id!(@limit $repr $(, $limit)?);
             fn index(self) -> usize {
                 self.0 as usize
             }
@@ -40,13 +40,16 @@ macro_rules! id {
             }
         }
     )*};
+    (@limit $repr:ty) => { <$repr>::MAX as usize };
+    (@limit $repr:ty, $limit:literal) => { $limit };
 }
 
 id! {
     /// A customer.
     TenantId(u16);
-    /// A branch of one tenant, or (at a branch) a PoP: whatever is at the far end of tunnels.
-    SiteId(u32);
+    /// A branch of one tenant, or (at a branch) a PoP: whatever is at the far end of tunnels. The numbers from the
+    /// limit on stand for handoffs, devices and the LAN where a site and one of those share four bytes.
+    SiteId(u32) below 0xfffe_0000;
     /// A path: one WireGuard peer.
     PathId(u32);
     /// An underlay attachment of this box.

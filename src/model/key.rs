@@ -3,6 +3,7 @@
 use super::{DeviceId, HandoffId, SiteId, TenantId};
 use serde::{Serialize, Serializer};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// An IP protocol number (IANA "Assigned Internet Protocol Numbers").
@@ -14,6 +15,11 @@ impl Protocol {
     pub const TCP: Protocol = Protocol(6);
     pub const UDP: Protocol = Protocol(17);
     pub const ICMPV6: Protocol = Protocol(58);
+
+    /// Whether it has something that can be translated besides the address: ports, or ICMP's query identifier.
+    pub fn has_ports(self) -> bool {
+        matches!(self, Protocol::TCP | Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6)
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -103,7 +109,7 @@ pub enum NextHop {
 ///
 /// For ICMP echo the identifier is the source port of requests and the destination port of replies, so that turning a
 /// key round matches a request's reply (RFC 5508 section 3.1 calls this the query identifier). 40 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowKey {
     source: [u64; 2],
     destination: [u64; 2],
@@ -114,6 +120,16 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// No packet's key.
+    pub const NONE: FlowKey = FlowKey {
+        source: [0; 2],
+        destination: [0; 2],
+        source_port: 0,
+        destination_port: 0,
+        zone: Zone(u16::MAX),
+        protocol: Protocol(0),
+    };
+
     /// A key of the given addresses; both must be of one family.
     pub fn new(
         zone: Zone,
@@ -141,6 +157,16 @@ impl FlowKey {
         unpack(self.destination)
     }
 
+    /// Whether it comes from where packets with `answer` go: its source is not translated.
+    pub fn comes_from_where(&self, answer: &FlowKey) -> bool {
+        (self.source, self.source_port) == (answer.destination, answer.destination_port)
+    }
+
+    /// Whether it goes where packets with `answer` come from: its destination is not translated.
+    pub fn goes_where(&self, answer: &FlowKey) -> bool {
+        answer.comes_from_where(self)
+    }
+
     /// The key of the answer to this packet, were it seen in `zone` untranslated.
     pub fn turned_round(&self, zone: Zone) -> FlowKey {
         FlowKey {
@@ -151,6 +177,17 @@ impl FlowKey {
             zone,
             protocol: self.protocol,
         }
+    }
+}
+
+/// In five words: derived, it would feed the hasher field by field, and every packet is hashed.
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for word in [self.source[0], self.source[1], self.destination[0], self.destination[1]] {
+            state.write_u64(word);
+        }
+        let ports = u64::from(self.source_port) << 16 | u64::from(self.destination_port);
+        state.write_u64(ports << 32 | u64::from(self.zone.0) << 8 | u64::from(self.protocol.0));
     }
 }
 

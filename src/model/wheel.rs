@@ -9,6 +9,10 @@ use std::time::Duration;
 
 /// With ticks of 100 ms a deadline of more than 51 s comes up early once a turn and is put off.
 const SLOTS: usize = 512;
+/// Of the bits that tell which slots hold anything.
+const WORDS: usize = SLOTS / 64;
+/// Items a slot keeps room for when it is empty.
+const KEPT: usize = 64;
 
 /// Items by deadline.
 #[derive(Debug)]
@@ -16,7 +20,7 @@ pub struct Wheel<T> {
     tick_nanos: u64,
     slots: Vec<Vec<T>>,
     /// One bit a slot: whether it holds anything.
-    occupied: [u64; SLOTS / 64],
+    occupied: [u64; WORDS],
     /// The tick up to which everything has been given out.
     done: u64,
 }
@@ -26,7 +30,7 @@ impl<T> Wheel<T> {
     pub fn new(tick: Duration, now: Instant) -> Wheel<T> {
         let tick_nanos = u64::try_from(tick.as_nanos()).unwrap_or(u64::MAX).max(1);
         let slots = std::iter::repeat_with(Vec::new).take(SLOTS).collect();
-        Wheel { tick_nanos, slots, occupied: [0; SLOTS / 64], done: now.0 / tick_nanos }
+        Wheel { tick_nanos, slots, occupied: [0; WORDS], done: now.0 / tick_nanos }
     }
 
     /// Has `item` come up at `at`, or within a tick after it.
@@ -39,7 +43,17 @@ impl<T> Wheel<T> {
 
     /// When an item that is scheduled now for `at` comes up.
     pub fn comes_up(&self, at: Instant) -> Instant {
-        Instant(self.tick_of(at) * self.tick_nanos)
+        self.instant_of(self.tick_of(at))
+    }
+
+    /// [`Wheel::comes_up`] in ticks: smaller where there are many to keep.
+    pub fn tick_of(&self, at: Instant) -> u64 {
+        at.0.div_ceil(self.tick_nanos).clamp(self.done + 1, self.done + SLOTS as u64 - 1)
+    }
+
+    /// When `tick` is.
+    pub fn instant_of(&self, tick: u64) -> Instant {
+        Instant(tick.saturating_mul(self.tick_nanos))
     }
 
     /// Takes out what is due at `now`, into `due`.
@@ -52,6 +66,8 @@ impl<T> Wheel<T> {
             if self.occupied[slot / 64] & 1 << (slot % 64) != 0 {
                 self.occupied[slot / 64] &= !(1 << (slot % 64));
                 due.append(&mut self.slots[slot]);
+                // Or each slot would in time keep the room that the busiest of all ticks once needed.
+                self.slots[slot].shrink_to(KEPT);
             }
         }
         self.done = self.done.max(until);
@@ -59,19 +75,25 @@ impl<T> Wheel<T> {
 
     /// When the next item comes up.
     pub fn next(&self) -> Option<Instant> {
-        if self.occupied.iter().all(|word| *word == 0) {
-            return None;
-        }
-        (self.done + 1..self.done + SLOTS as u64)
-            .find(|tick| {
-                let slot = (tick % SLOTS as u64) as usize;
-                self.occupied[slot / 64] & 1 << (slot % 64) != 0
-            })
-            .map(|tick| Instant(tick * self.tick_nanos))
+        let first = self.done + 1;
+        let (word, bit) = ((first % SLOTS as u64) as usize / 64, first % 64);
+        // From `first`'s word on and round to it again, whose lower bits are a turn away.
+        (0..=WORDS).find_map(|step| {
+            let mut bits = self.occupied[(word + step) % WORDS];
+            if step == 0 {
+                bits &= u64::MAX << bit;
+            }
+            let ahead = step as u64 * 64 + u64::from(bits.trailing_zeros());
+            (bits != 0).then(|| self.instant_of(first - bit + ahead))
+        })
     }
 
-    fn tick_of(&self, at: Instant) -> u64 {
-        at.0.div_ceil(self.tick_nanos).clamp(self.done + 1, self.done + SLOTS as u64 - 1)
+    /// [`Wheel::next`]'s twin.
+    #[cfg(test)]
+    fn next_by_scan(&self) -> Option<Instant> {
+        (self.done + 1..self.done + SLOTS as u64)
+            .find(|tick| !self.slots[(tick % SLOTS as u64) as usize].is_empty())
+            .map(|tick| self.instant_of(tick))
     }
 
     /// How many items wait.
@@ -103,6 +125,7 @@ mod tests {
                 prop_assert!(now < 200_000);
                 let mut due = Vec::new();
                 wheel.expire(Instant(now * 1_000_000), &mut due);
+                prop_assert_eq!(wheel.next(), wheel.next_by_scan());
                 for ms in due {
                     if ms > now {
                         wheel.schedule(ms, Instant(ms * 1_000_000));

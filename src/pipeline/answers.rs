@@ -52,7 +52,8 @@ impl Worker {
         Totals {
             generation: self.generation.number,
             sessions: self.sessions.len() as u64,
-            max_sessions: self.sessions.max() as u64,
+            // The box's, told by one of its workers: answers are added up.
+            max_sessions: if self.id == 0 { self.generation.max_sessions as u64 } else { 0 },
             sessions_created: self.sessions.created(),
             paths: self.paths.iter().count() as u64,
             paths_up: up as u64,
@@ -93,7 +94,7 @@ impl Worker {
         let names = &self.generation.names;
         let (sessions, next) = self.sessions.some(scan.next, slots);
         for (at, session) in sessions {
-            let (tenant, class) = (names.tenant(session.tenant), names.class(session.plan.class));
+            let (tenant, class) = (names.tenant(session.tenant), names.class(session.class()));
             if matches(&scan.filter, tenant, class, &session.keys) {
                 scan.matching += 1;
                 scan.newest.push(Reverse((session.id, at)));
@@ -120,9 +121,11 @@ impl Worker {
     fn session_report(&self, session: &Session, now: Now) -> SessionReport {
         let names = &self.generation.names;
         let key = session.key(Direction::Forward);
-        let [forward, reverse] = &session.counters;
-        let path = |arrived: Option<PathId>, left: Option<PathId>| {
-            arrived.or(left).map(|id| names.path(id).to_owned())
+        let plan = session.plan();
+        let [forward, reverse] =
+            [Direction::Forward, Direction::Reverse].map(|direction| session.counters(direction));
+        let path = |first: Option<PathId>, second: Option<PathId>| {
+            first.or(second).map(|id| names.path(id).to_owned())
         };
         SessionReport {
             id: session.id,
@@ -134,15 +137,15 @@ impl Worker {
             destination_port: key.destination_port,
             nat_source: session.binding().map(|(address, _)| address),
             nat_source_port: session.binding().map(|(_, port)| port),
-            from: self.generation.describe_end(session.plan.ends[0]),
-            to: self.generation.describe_end(session.plan.ends[1]),
-            class: names.class(session.plan.class).to_owned(),
-            rule: names.rule(session.plan.rule).to_owned(),
-            forward_path: path(forward.arrived_on, forward.left_on),
-            reverse_path: path(reverse.left_on, reverse.arrived_on),
+            from: self.generation.describe_end(plan.ends[0]),
+            to: self.generation.describe_end(plan.ends[1]),
+            class: names.class(plan.class).to_owned(),
+            rule: names.rule(plan.rule).to_owned(),
+            forward_path: path(session.arrived_on(Direction::Forward), session.left_on(Direction::Forward)),
+            reverse_path: path(session.left_on(Direction::Reverse), session.arrived_on(Direction::Reverse)),
             tcp_state: session.tcp.map(|state: TcpState| state.name().to_owned()),
             age_secs: now.instant.since(session.created).as_secs_f64(),
-            idle_secs: now.instant.since(session.last_packet).as_secs_f64(),
+            idle_secs: now.instant.since(session.last_packet()).as_secs_f64(),
             forward_packets: forward.packets,
             forward_bytes: forward.bytes,
             reverse_packets: reverse.packets,

@@ -4,12 +4,18 @@
 mod answers;
 mod decide;
 mod drops;
+mod entrance;
 mod nat;
 mod paths;
 pub mod report;
+mod steering;
+mod team;
 mod worker;
 
 pub use answers::{SessionScan, describe_record};
 pub use decide::{Decision, decide};
 pub use drops::Drops;
+pub use entrance::Entrance;
+pub use steering::{Steered, steer};
+pub use team::Team;
 pub use worker::Worker;

@@ -7,7 +7,6 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 
 /// How many of a pool's addresses are tried before it is called exhausted: an address has 64,512 ports, so a pool with
 /// this many full ones has other troubles.
@@ -15,11 +14,11 @@ const MAX_ADDRESSES: u64 = 64;
 
 /// Takes a port for the session that begins with `key`, and gives the key its answers will have. The host's address
 /// decides which of the pool's addresses it gets ("paired", RFC 4787 REQ-2) until that one is full; the port is kept
-/// where it is free.
+/// where it is free. Only what is `worker`'s of `workers` is taken, so that the answers find it.
 pub fn allocate(
     ports: &mut Ports,
     pool: &Pool,
-    range: &RangeInclusive<u16>,
+    (worker, workers): (u16, u16),
     tenant: TenantId,
     key: &FlowKey,
     far_zone: Zone,
@@ -27,9 +26,14 @@ pub fn allocate(
 ) -> Option<FlowKey> {
     let first = foldhash::fast::FixedState::default().hash_one((tenant, key.source()));
     let hint = rng.random();
+    let range = pool.ports.of(worker, workers);
     (0..pool.len().min(MAX_ADDRESSES)).find_map(|step| {
         let address = IpAddr::V4(pool.address(first.wrapping_add(step) % pool.len())?);
-        let port = ports.take(address, key.protocol, range, key.source_port, hint)?;
+        // A whole address, where the protocol has no ports, is one worker's.
+        if !key.protocol.has_ports() && pool.ports.owner(address, key.protocol, 0, workers) != worker {
+            return None;
+        }
+        let port = ports.take(address, key.protocol, &range, key.source_port, hint)?;
         let answered_by = (key.destination(), key.destination_port);
         Some(FlowKey::new(far_zone, key.protocol, answered_by, (address, port)))
     })

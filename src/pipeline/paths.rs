@@ -1,12 +1,15 @@
-//! The worker's paths: for each a tunnel, a prober and its counters, brought in line with every new generation.
+//! The worker's paths: for each a tunnel, a prober and its counters, brought in line with every new generation. How each
+//! stands is told to the other workers whenever it may have changed.
 
+use super::team::{Standing, Team};
 use crate::model::{IdMap, Instant, Now, PathId, TransportId, Wheel};
 use crate::path::{Candidate, Prober, State};
 use crate::tables::{Generation, PathSpec};
-use crate::tunnel::{Endpoint, Gate, Keys, Tunnel, TunnelIndex};
+use crate::tunnel::{Endpoint, Keys, Tunnel, TunnelIndex};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Probes are due to 10 ms.
@@ -48,11 +51,9 @@ pub struct Traffic {
 /// All paths of one worker.
 pub struct Paths {
     paths: IdMap<PathId, Path>,
-    by_index: HashMap<TunnelIndex, PathId>,
-    /// By our own public key and the peer's.
-    by_keys: HashMap<([u8; 32], [u8; 32]), PathId>,
-    pub gate: Gate,
+    by_index: HashMap<TunnelIndex, PathId, foldhash::fast::FixedState>,
     wheel: Wheel<PathId>,
+    team: Arc<Team>,
     worker: u16,
 }
 
@@ -82,6 +83,13 @@ impl Path {
             (_, None) => Candidate::Unreachable,
             (true, Some(_)) => Candidate::Up,
             (false, Some(_)) => Candidate::Reachable,
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        match self.tunnel.endpoint() {
+            Some(endpoint) => Standing { fitness: self.fitness(), transport: endpoint.transport },
+            None => Standing::UNREACHABLE,
         }
     }
 
@@ -127,18 +135,18 @@ impl Path {
 
 impl Paths {
     /// No paths yet.
-    pub fn new(worker: u16, now: Now) -> Paths {
+    pub fn new(team: Arc<Team>, worker: u16, now: Now) -> Paths {
         Paths {
             paths: IdMap::default(),
-            by_index: HashMap::new(),
-            by_keys: HashMap::new(),
-            gate: Gate::new([], now.instant),
+            by_index: HashMap::default(),
             wheel: Wheel::new(TICK, now.instant),
+            team,
             worker,
         }
     }
 
-    /// Brings the paths in line with `generation`: a path whose keys stay keeps its sessions, endpoint and counters.
+    /// Brings the paths in line with `generation`, as far as they are this worker's: a path whose keys stay keeps its
+    /// sessions, endpoint and counters.
     pub fn adopt(&mut self, generation: &Generation, rng: &mut StdRng, now: Now) {
         // First all that go: a key that moves from one path to another must not be taken off the wrong one.
         let stays = |id: PathId, path: &Path| {
@@ -150,6 +158,9 @@ impl Paths {
             self.remove(id);
         }
         for (id, spec) in generation.paths.iter() {
+            if self.team.worker_of(spec.site) != self.worker {
+                continue;
+            }
             match self.paths.get_mut(id) {
                 Some(path) => {
                     let last_heard_on = path.tunnel.endpoint().map(|endpoint| endpoint.transport);
@@ -163,13 +174,8 @@ impl Paths {
                 }
                 None => self.insert(id, spec, generation, rng, now),
             }
+            self.publish(id);
         }
-        let keys = generation.paths.iter().map(|(_, spec)| spec.private_key.0);
-        // A PoP's paths share one key: told apart here, so that the gate is not asked a thousand times.
-        let mut distinct: Vec<[u8; 32]> = keys.collect();
-        distinct.sort_unstable();
-        distinct.dedup();
-        self.gate = Gate::new(distinct, now.instant);
     }
 
     /// The path at `id`.
@@ -192,9 +198,10 @@ impl Paths {
         self.by_index.get(&index).copied()
     }
 
-    /// The path between two public keys, ours and the peer's.
-    pub fn by_keys(&self, ours: [u8; 32], peer: [u8; 32]) -> Option<PathId> {
-        self.by_keys.get(&(ours, peer)).copied()
+    /// Tells the team how `id` stands now.
+    pub fn publish(&self, id: PathId) {
+        let standing = self.paths.get(id).map_or(Standing::UNREACHABLE, Path::standing);
+        self.team.publish(id, standing);
     }
 
     /// The paths that have something to do; each is to be scheduled again.
@@ -241,7 +248,6 @@ impl Paths {
         let mut tunnel = Tunnel::new(&keys, spec.persistent_keepalive, index);
         point(&mut tunnel, spec, generation);
         self.by_index.insert(index, id);
-        self.by_keys.insert((public(spec), spec.public_key.0), id);
         let path = Path {
             spec: spec.clone(),
             tunnel,
@@ -262,8 +268,8 @@ impl Paths {
     fn remove(&mut self, id: PathId) {
         if let Some(path) = self.paths.remove(id) {
             self.by_index.remove(&path.tunnel.index());
-            self.by_keys.remove(&(public(&path.spec), path.spec.public_key.0));
         }
+        self.publish(id);
     }
 }
 
@@ -277,10 +283,6 @@ fn same_peer(a: &PathSpec, b: &PathSpec) -> bool {
 /// Whether the policy lets the peer be where it was last heard.
 fn may_use(spec: &PathSpec, generation: &Generation, transport: TransportId) -> bool {
     spec.transport.is_none_or(|only| only == transport) && generation.transports.get(transport).is_some()
-}
-
-fn public(spec: &PathSpec) -> [u8; 32] {
-    crate::config::public_of(&spec.private_key).0
 }
 
 /// Policy says where the peer is: on the transport it names, or on any of the address's family.

@@ -3,14 +3,18 @@
 //! A packet's way, and the order of the functions: 1 from the underlay: handshake, or tunnel message; 2 out of a tunnel:
 //! probe, or tenant's packet; 3 forward: parse, look up, or take the slow path; 4 run the plan: choose the way out, count,
 //! translate; 5 leave: into a tunnel, or to a device. What goes no further is a [`Refusal`], settled in one place.
+//!
+//! On that way a packet may change workers twice: before the look-up, to the one that has its session, and at the end, to
+//! the one that has its tunnel. A handover goes on exactly where it left off.
 
 use super::decide::decide;
 use super::drops::Drops;
 use super::nat::allocate;
-use super::paths::{Path, Paths, Traffic};
+use super::paths::{Paths, Traffic};
+use super::team::{Team, session_share};
 use crate::flow::{
-    Counters, DatagramKey, EndReason, FlowRecord, Fragments, InsertError, Session, SessionRef, SessionTable,
-    TcpState,
+    DatagramKey, EndReason, FlowRecord, Fragments, InsertError, Session, SessionRef, SessionTable, TcpState,
+    Trail,
 };
 use crate::model::{
     ClassId, DeviceId, Direction, DropReason, FlowKey, Instant, NextHop, Now, PathId, Protocol, SiteId,
@@ -18,8 +22,8 @@ use crate::model::{
 };
 use crate::path::{self, Action, Message, PROBE_ADDRESS};
 use crate::tables::{Generation, NatVerdict};
-use crate::tunnel::{Admission, Endpoint, Opened, Sealed, buffer_for, receiver};
-use crate::wire::{self, Batch, IcmpError, Ingress, Outbound, Parsed, SLOT_BYTES, Side, Upper};
+use crate::tunnel::{Endpoint, Opened, Sealed, buffer_for, receiver};
+use crate::wire::{self, Batch, Handover, IcmpError, Ingress, Outbound, Parsed, SLOT_BYTES, Side, Upper};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::net::{IpAddr, SocketAddr};
@@ -33,13 +37,20 @@ const IPV6_MIN_MTU: u16 = 1_280;
 const ANSWERS_PER_SECOND: u64 = 1_000;
 const ANSWER_BURST: u64 = 50;
 
+/// Packets whose sessions are looked up together: what the table overlaps, and few enough to stay in the nearest cache
+/// until they are forwarded.
+const GROUP: usize = 16;
+/// Room for what is opened of a group: for the largest datagram, and some.
+const GROUP_BYTES: usize = 2 * SLOT_BYTES;
+
 /// The fragment header's own number (RFC 8200 section 4.5).
 const IPV6_FRAGMENT: Protocol = Protocol(44);
 
-/// One worker of the data plane. Owns everything a packet needs; shares nothing but the generation.
+/// One worker of the data plane. Owns everything a packet needs; shares nothing but the generation, and with the team how
+/// its paths stand.
 pub struct Worker {
-    id: u16,
-    workers: u16,
+    pub(super) id: u16,
+    team: Arc<Team>,
     pub(super) generation: Arc<Generation>,
     pub(super) paths: Paths,
     pub(super) sessions: SessionTable,
@@ -50,7 +61,6 @@ pub struct Worker {
     pub(super) records_lost: u64,
     answers: TokenBucket,
     rng: StdRng,
-    scratch: Vec<u8>,
     /// One segment of a super-packet.
     segment: Vec<u8>,
     due: Vec<PathId>,
@@ -63,6 +73,30 @@ struct Arrival {
     tenant: Option<TenantId>,
     hop: NextHop,
     path: Option<PathId>,
+    /// Another worker took it in and found it to be for this one.
+    handed_over: bool,
+}
+
+/// A packet that has come this far: where from, and the payload of its segments if it is a super-packet.
+struct Arrived<'a> {
+    arrival: Arrival,
+    packet: &'a mut [u8],
+    segment: u16,
+}
+
+/// One that has been looked at: what it holds, and what its session is to be looked up by, if it is a flow's.
+struct Packet<'a> {
+    arrival: Arrival,
+    packet: &'a mut [u8],
+    parsed: Parsed,
+    key: Option<FlowKey>,
+}
+
+/// What became of a packet that was not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Forwarded,
+    HandedOver,
 }
 
 /// Where it will leave.
@@ -82,17 +116,17 @@ struct Refusal {
 }
 
 impl Worker {
-    /// Worker `id` of `workers`, with nothing to do yet. `seed` must be unpredictable: indices, ports and hash seeds are
+    /// Worker `id` of `team`, with nothing to do yet. `seed` must be unpredictable: indices, ports and hash seeds are
     /// drawn from it.
-    pub fn new(id: u16, workers: u16, seed: [u8; 32], generation: Arc<Generation>, now: Now) -> Worker {
+    pub fn new(id: u16, team: &Arc<Team>, seed: [u8; 32], generation: Arc<Generation>, now: Now) -> Worker {
         use rand::Rng;
         let mut rng = StdRng::from_seed(seed);
         let sessions = SessionTable::new([rng.random(), rng.random()], now.instant);
         let mut worker = Worker {
             id,
-            workers,
+            team: Arc::clone(team),
             generation: Arc::clone(&generation),
-            paths: Paths::new(id, now),
+            paths: Paths::new(Arc::clone(team), id, now),
             sessions,
             fragments: Fragments::default(),
             drops: Drops::default(),
@@ -101,7 +135,6 @@ impl Worker {
             records_lost: 0,
             answers: TokenBucket { tokens: ANSWER_BURST, filled: now.instant },
             rng,
-            scratch: vec![0; buffer_for(SLOT_BYTES)],
             segment: Vec::new(),
             due: Vec::new(),
         };
@@ -113,8 +146,9 @@ impl Worker {
     /// packet comes.
     pub fn adopt(&mut self, generation: Arc<Generation>, now: Now) {
         self.paths.adopt(&generation, &mut self.rng, now);
-        self.sessions
-            .configure(generation.max_sessions / usize::from(self.workers.max(1)), generation.active_timeout);
+        let allowed = self.sessions.allowed();
+        self.sessions.configure(generation.max_sessions, generation.active_timeout);
+        self.team.return_sessions(allowed - self.sessions.allowed());
         let gone: Vec<SessionRef> = self
             .sessions
             .iter()
@@ -129,14 +163,25 @@ impl Worker {
 
     /// Takes the packets of `batch` and puts what is to be sent into `out`.
     pub fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
-        for (ingress, packet, segment) in batch.packets() {
-            match ingress {
-                Ingress::Transport { transport, from } => {
-                    self.take_underlay(transport, from, packet, now, out)
-                }
-                Ingress::Device(device) => self.take_device(device, packet, segment, now, out),
+        let mut packets = batch.packets().peekable();
+        while packets.peek().is_some() {
+            let mut landing = out.land(GROUP_BYTES);
+            let mut room = landing.room();
+            let mut group: [Option<Packet<'_>>; GROUP] = [const { None }; GROUP];
+            let mut filled = 0;
+            while filled < GROUP
+                && let Some((ingress, packet, segment)) =
+                    packets.next_if(|(_, packet, _)| buffer_for(packet.len()) <= room.len())
+            {
+                group[filled] = self
+                    .take(ingress, packet, segment, &mut room, now, out)
+                    .and_then(|arrived| self.look_at(arrived));
+                filled += usize::from(group[filled].is_some());
             }
+            self.forward_all(&mut group[..filled], now, out);
+            out.give_back(landing);
         }
+        out.finish();
     }
 
     /// When [`Worker::handle_timeout`] has something to do.
@@ -148,7 +193,7 @@ impl Worker {
     pub fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
         let Self { sessions, records, .. } = self;
         sessions.expire(now, |record| records.push(record));
-        self.paths.gate.tick(now.instant);
+        self.return_sessions();
         let mut due = std::mem::take(&mut self.due);
         self.paths.take_due(now.instant, &mut due);
         for id in due.drain(..) {
@@ -186,83 +231,139 @@ impl Worker {
         }
     }
 
+    /// What is to be forwarded of what came in by `ingress`. What is opened goes into `room`, which shrinks by it.
+    fn take<'a>(
+        &mut self,
+        ingress: Ingress,
+        packet: &'a mut [u8],
+        segment: u16,
+        room: &mut &'a mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<Arrived<'a>> {
+        match ingress {
+            Ingress::Transport { transport, from } => {
+                self.take_underlay(transport, from, packet, room, now, out)
+            }
+            Ingress::Device(device) => self.take_device(device, packet, segment),
+            Ingress::Worker(what) => self.take_handover(what, packet, room, now, out),
+        }
+    }
+
     // 1 From the underlay.
 
-    fn take_underlay(
+    fn take_underlay<'a>(
         &mut self,
         transport: TransportId,
         from: SocketAddr,
         datagram: &[u8],
+        room: &mut &'a mut [u8],
         now: Now,
         out: &mut Outbound,
-    ) {
-        // The type, and three zero bytes (whitepaper section 5.4).
-        match datagram {
-            [1, 0, 0, 0, ..] => self.handshake(transport, from, datagram, now, out),
-            [2..=4, 0, 0, 0, ..] => match receiver(datagram).and_then(|index| self.paths.by_index(index)) {
-                Some(path) => self.tunnel_message(path, transport, from, datagram, now, out),
-                None => self.drops.count(None, DropReason::ReceiverIndexUnknown, 1),
-            },
-            _ => self.drops.count(None, DropReason::NotWireGuard, 1),
-        }
-    }
-
-    fn handshake(
-        &mut self,
-        transport: TransportId,
-        from: SocketAddr,
-        datagram: &[u8],
-        now: Now,
-        out: &mut Outbound,
-    ) {
-        let mut cookie = [0; 64];
-        match self.paths.gate.admit(from.ip(), datagram, &mut cookie) {
-            Ok(Admission::Peer { ours, peer }) => match self.paths.by_keys(ours, peer) {
-                Some(path) => self.tunnel_message(path, transport, from, datagram, now, out),
-                None => self.drops.count(None, DropReason::PeerUnknown, 1),
-            },
-            Ok(Admission::Cookie(len)) => {
-                self.drops.count(None, DropReason::CookieRequired, 1);
-                out.push_datagram(transport, from, &cookie[..len]);
+    ) -> Option<Arrived<'a>> {
+        // The type, and three zero bytes (whitepaper section 5.4). Initiations come by way of the entrance.
+        let path = match datagram {
+            [2..=4, 0, 0, 0, ..] => receiver(datagram)
+                .and_then(|index| self.paths.by_index(index))
+                .ok_or(DropReason::ReceiverIndexUnknown),
+            _ => Err(DropReason::NotWireGuard),
+        };
+        match path {
+            Ok(path) => self.tunnel_message(path, transport, from, datagram, room, now, out),
+            Err(reason) => {
+                self.drops.count(None, reason, 1);
+                None
             }
-            Err(reason) => self.drops.count(None, reason, 1),
         }
     }
 
-    fn tunnel_message(
+    fn take_handover<'a>(
         &mut self,
-        id: PathId,
-        transport: TransportId,
-        from: SocketAddr,
-        datagram: &[u8],
+        what: Handover,
+        packet: &'a mut [u8],
+        room: &mut &'a mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<Arrived<'a>> {
+        match what {
+            Handover::Datagram { path, transport, from } if self.paths.get(path).is_some() => {
+                self.tunnel_message(path, transport, from, packet, room, now, out)
+            }
+            // A commit has taken the path away meanwhile.
+            Handover::Datagram { .. } => {
+                self.drops.count(None, DropReason::PeerUnknown, 1);
+                None
+            }
+            Handover::Arrived { zone, hop, path, segment } => {
+                let arrival = Arrival { zone, tenant: zone.as_tenant(), hop, path, handed_over: true };
+                Some(Arrived { arrival, packet, segment })
+            }
+            Handover::Leaving { path, mtu, segment } => {
+                self.take_leaving(path, packet, segment, mtu, now, out);
+                None
+            }
+        }
+    }
+
+    fn take_leaving(
+        &mut self,
+        path: PathId,
+        packet: &mut [u8],
+        segment: u16,
+        mtu: u16,
         now: Now,
         out: &mut Outbound,
     ) {
-        let mut buffer = std::mem::take(&mut self.scratch);
-        if let Some(packet) = self.open(id, transport, from, datagram, &mut buffer, now, out) {
-            self.out_of_tunnel(id, packet, now, out);
+        let tenant = self.paths.get(path).map(|path| path.spec.tenant);
+        let (outcome, packets) = match wire::parse_super(packet, segment) {
+            _ if tenant.is_none() => (Err(DropReason::NoPath), 1),
+            Ok(parsed) => {
+                (self.leave(Exit::Path(path), packet, &parsed, mtu, now, out), parsed.on_the_wire(packet).0)
+            }
+            Err(reason) => (Err(reason), 1),
+        };
+        if let Err(reason) = outcome {
+            self.drops.count(tenant, reason, packets);
         }
-        self.scratch = buffer;
     }
 
-    /// Lets the tunnel have its message; gives the packet that was in it, if any.
     #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
-    fn open<'a>(
+    fn tunnel_message<'a>(
         &mut self,
         id: PathId,
         transport: TransportId,
         from: SocketAddr,
         datagram: &[u8],
-        buffer: &'a mut [u8],
+        room: &mut &'a mut [u8],
         now: Now,
         out: &mut Outbound,
-    ) -> Option<&'a mut [u8]> {
+    ) -> Option<Arrived<'a>> {
+        let len = self.open(id, transport, from, datagram, room, now, out)?;
+        let (packet, rest) = std::mem::take(room).split_at_mut(len);
+        *room = rest;
+        let arrival = self.out_of_tunnel(id, packet, now, out)?;
+        Some(Arrived { arrival, packet, segment: 0 })
+    }
+
+    /// Lets the tunnel have its message; gives the length of the packet that was in it, if any, and is now in `buffer`.
+    #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
+    fn open(
+        &mut self,
+        id: PathId,
+        transport: TransportId,
+        from: SocketAddr,
+        datagram: &[u8],
+        buffer: &mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<usize> {
         let path = self.paths.get_mut(id)?;
         let tenant = path.spec.tenant;
         if path.spec.transport.is_some_and(|only| only != transport) {
             self.drops.count(Some(tenant), DropReason::WrongTransport, 1);
             return None;
         }
+        let had_session = path.tunnel.has_session();
         let opened = match path.tunnel.open(from.ip(), datagram, buffer) {
             Ok(opened) => opened,
             Err(reason) => {
@@ -270,6 +371,7 @@ impl Worker {
                 return None;
             }
         };
+        let has_begun = path.tunnel.has_session() != had_session;
         let endpoint = Endpoint { transport, address: from };
         // A cookie reply authenticates nobody.
         if datagram[0] != 3 && path.tunnel.endpoint() != Some(endpoint) {
@@ -277,6 +379,10 @@ impl Worker {
             if path.tell_of_move(now.instant) {
                 tracing::info!(path = self.generation.names.site_and_path(id), %from, "peer is at a new endpoint");
             }
+            self.paths.publish(id);
+        }
+        if has_begun {
+            self.paths.publish(id);
         }
         let packet = match opened {
             Opened::Packet(len) => Some(len),
@@ -284,14 +390,16 @@ impl Worker {
             Opened::Reply(len) => {
                 out.push_datagram(transport, from, &buffer[..len]);
                 if datagram[0] == 2 {
-                    path.prober.hurry(now.instant);
+                    if let Some(path) = self.paths.get_mut(id) {
+                        path.prober.hurry(now.instant);
+                    }
                     self.paths.schedule(id);
                 }
                 None
             }
         };
         self.flush_waiting(id, out);
-        packet.map(|len| &mut buffer[..len])
+        packet
     }
 
     /// There may be a session now: what waited for it goes.
@@ -308,11 +416,12 @@ impl Worker {
 
     // 2 Out of a tunnel.
 
-    fn out_of_tunnel(&mut self, id: PathId, packet: &mut [u8], now: Now, out: &mut Outbound) {
-        let Some(path) = self.paths.get_mut(id) else { return };
+    fn out_of_tunnel(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) -> Option<Arrival> {
+        let path = self.paths.get_mut(id)?;
         path.received.count(packet.len());
         if is_probe(packet) {
-            return self.probe(id, packet, now, out);
+            self.probe(id, packet, now, out);
+            return None;
         }
         let tenant = path.spec.tenant;
         let arrival = Arrival {
@@ -320,11 +429,12 @@ impl Worker {
             tenant: Some(tenant),
             hop: NextHop::Tunnel(path.spec.site),
             path: Some(id),
+            handed_over: false,
         };
         if path.prober.traffic(now.instant) {
             self.paths.schedule(id);
         }
-        self.forward(arrival, packet, 0, now, out);
+        Some(arrival)
     }
 
     fn probe(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) {
@@ -345,6 +455,7 @@ impl Worker {
             Some((Message::Reply { sequence }, _)) => {
                 if let Some(action) = path.prober.answer(sequence, now.instant) {
                     self.log_change(id, action);
+                    self.paths.publish(id);
                 }
             }
             None => {
@@ -354,43 +465,73 @@ impl Worker {
         }
     }
 
-    fn take_device(
+    fn take_device<'a>(
         &mut self,
         device: DeviceId,
-        packet: &mut [u8],
+        packet: &'a mut [u8],
         segment: u16,
-        now: Now,
-        out: &mut Outbound,
-    ) {
+    ) -> Option<Arrived<'a>> {
         let Some(zone) = self.generation.device_zones.get(device).copied() else {
-            return self.drops.count(None, DropReason::DeviceDown, 1);
+            self.drops.count(None, DropReason::DeviceDown, 1);
+            return None;
         };
-        let tenant = zone.as_tenant();
-        self.forward(
-            Arrival { zone, tenant, hop: NextHop::Device(device), path: None },
-            packet,
-            segment,
-            now,
-            out,
-        );
+        let (tenant, hop) = (zone.as_tenant(), NextHop::Device(device));
+        let arrival = Arrival { zone, tenant, hop, path: None, handed_over: false };
+        Some(Arrived { arrival, packet, segment })
     }
 
     // 3 Forward.
 
-    /// A packet on its way; a super-packet, if its segments' payload is not 0.
-    fn forward(&mut self, arrival: Arrival, packet: &mut [u8], segment: u16, now: Now, out: &mut Outbound) {
-        let mut parsed = match wire::parse_super(packet, segment) {
-            Ok(parsed) => parsed,
-            Err(reason) => return self.drops.count(arrival.tenant, reason, 1),
-        };
-        let packet = &mut packet[..parsed.len];
+    fn look_at<'a>(&mut self, arrived: Arrived<'a>) -> Option<Packet<'a>> {
+        let Arrived { arrival, packet, segment } = arrived;
+        match wire::parse_super(packet, segment) {
+            Ok(parsed) => {
+                let packet = &mut packet[..parsed.len];
+                Some(Packet { arrival, packet, parsed, key: parsed.key(arrival.zone) })
+            }
+            Err(reason) => {
+                self.drops.count(arrival.tenant, reason, 1);
+                None
+            }
+        }
+    }
+
+    /// Forwards a group of packets: their sessions are looked up together, so that they are fetched from memory together.
+    fn forward_all(&mut self, group: &mut [Option<Packet<'_>>], now: Now, out: &mut Outbound) {
+        let mut keys = [FlowKey::NONE; GROUP];
+        let mut found = [None; GROUP];
+        for (key, packet) in keys.iter_mut().zip(&*group) {
+            *key = packet.as_ref().and_then(|packet| packet.key).unwrap_or(FlowKey::NONE);
+        }
+        self.sessions.lookup_batch(&keys[..group.len()], &mut found[..group.len()]);
+        for (packet, found) in group.iter_mut().zip(found) {
+            if let Some(packet) = packet.take() {
+                self.forward(packet, found, now, out);
+            }
+        }
+    }
+
+    /// A packet on its way, and what was found under its key, which what came before it may have changed.
+    fn forward(
+        &mut self,
+        packet: Packet<'_>,
+        found: Option<(SessionRef, Direction)>,
+        now: Now,
+        out: &mut Outbound,
+    ) {
+        let Packet { arrival, packet, mut parsed, key } = packet;
         let outcome = match parsed.upper {
             Upper::IcmpError(_) => self.forward_error(arrival, packet, &mut parsed, now, out),
             Upper::LaterFragment => self.forward_fragment(arrival, packet, &mut parsed, now, out),
-            _ => self.forward_flow(arrival, packet, &mut parsed, now, out),
+            _ => match key {
+                Some(key) => self.forward_flow(arrival, packet, &mut parsed, (key, found), now, out),
+                None => Err(Refusal::new(arrival.tenant, DropReason::NoSession)),
+            },
         };
         match outcome {
-            Ok(()) => self.forwarded.add(parsed.on_the_wire(packet)),
+            Ok(Fate::Forwarded) => self.forwarded.add(parsed.on_the_wire(packet)),
+            // Whoever has it now counts it.
+            Ok(Fate::HandedOver) => {}
             Err(refusal) => self.settle(refusal, arrival, packet, &parsed, now, out),
         }
     }
@@ -400,23 +541,29 @@ impl Worker {
         arrival: Arrival,
         packet: &mut [u8],
         parsed: &mut Parsed,
+        (key, found): (FlowKey, Option<(SessionRef, Direction)>),
         now: Now,
         out: &mut Outbound,
-    ) -> Result<(), Refusal> {
-        let Some(key) = parsed.key(arrival.zone) else {
-            return Err(Refusal::new(arrival.tenant, DropReason::NoSession));
-        };
-        let (at, direction, is_new) = match self.find(&key, parsed, now)? {
-            Some((at, direction)) => (at, direction, false),
-            None => (self.admit(arrival, &key, parsed, now)?, Direction::Forward, true),
-        };
+    ) -> Result<Fate, Refusal> {
         let datagram = parsed.fragment.map(|fragment| datagram_key(arrival.zone, parsed, fragment.id));
+        let (at, direction, is_new) = match self.find(&key, found, parsed, now)? {
+            Some((at, direction)) => (at, direction, false),
+            None => {
+                if let Some(owner) = self.elsewhere(arrival, &key) {
+                    if let Some(datagram) = datagram {
+                        self.fragments.insert(datagram, Trail::Worker(owner), now.instant);
+                    }
+                    return Ok(hand_over(owner, arrival, packet, parsed, out));
+                }
+                (self.admit(arrival, &key, parsed, now)?, Direction::Forward, true)
+            }
+        };
         let outcome = self.run_plan(at, direction, arrival, packet, parsed, now, out);
         match (&outcome, datagram) {
             // Where the first fragment did not pass, nothing is to follow it.
             (Ok(()), Some(datagram)) => {
                 let id = self.sessions.get(at).map_or(0, |session| session.id);
-                self.fragments.insert(datagram, at, id, direction, now.instant);
+                self.fragments.insert(datagram, Trail::Session { at, id, direction }, now.instant);
             }
             // A session begins with a packet that goes somewhere: this one is as if it had never been.
             (Err(_), _) if is_new => {
@@ -424,17 +571,32 @@ impl Worker {
             }
             _ => {}
         }
-        outcome
+        outcome.map(|()| Fate::Forwarded)
+    }
+
+    /// The worker that has the session of a packet this one has none for, if it is another. What was handed over stays: two
+    /// workers that run different generations for a moment must not play ball with it.
+    fn elsewhere(&self, arrival: Arrival, key: &FlowKey) -> Option<u16> {
+        if arrival.handed_over {
+            return None;
+        }
+        self.team.owner(key, &self.generation).filter(|owner| *owner != self.id)
     }
 
     /// The session of `key`, brought up to date with the generation; `None` if there is none (any more).
     fn find(
         &mut self,
         key: &FlowKey,
+        found: Option<(SessionRef, Direction)>,
         parsed: &Parsed,
         now: Now,
     ) -> Result<Option<(SessionRef, Direction)>, Refusal> {
-        let Some((at, direction)) = self.sessions.lookup(key) else { return Ok(None) };
+        let still_there = found.filter(|(at, direction)| {
+            self.sessions.get(*at).is_some_and(|session| session.key(*direction) == key)
+        });
+        let Some((at, direction)) = still_there.or_else(|| self.sessions.lookup(key)) else {
+            return Ok(None);
+        };
         let Some(session) = self.sessions.get(at) else { return Ok(None) };
         let flags = parsed.tcp_flags();
         let begins_anew =
@@ -452,7 +614,7 @@ impl Worker {
     /// that is still permitted. Where it is not, the session ends.
     fn bring_up_to_date(&mut self, at: SessionRef, now: Now) -> Result<(), Refusal> {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
-        if session.plan.generation == self.generation.number {
+        if session.generation() == self.generation.number {
             return Ok(());
         }
         let (tenant_id, binding) = (session.tenant, session.binding());
@@ -464,7 +626,7 @@ impl Worker {
                 tenant,
                 session.key(Direction::Forward),
                 session.dscp,
-                session.plan.hops[0],
+                session.from(Direction::Forward),
             )
             .and_then(|decision| match (binding, &decision.nat) {
                 // The answers will come from another zone than the one they are known in.
@@ -481,7 +643,7 @@ impl Worker {
         match outcome {
             Ok(plan) => {
                 if let Some(session) = self.sessions.get_mut(at) {
-                    session.plan = plan;
+                    session.set_plan(&plan);
                 }
                 Ok(())
             }
@@ -527,30 +689,34 @@ impl Worker {
         let far_zone = far_zone.ok_or_else(|| refuse(DropReason::DeviceDown))?;
         let reverse = match &decision.nat {
             NatVerdict::Translate(pool) => {
-                let range = pool.ports_of(self.id, self.workers);
-                allocate(self.sessions.ports(), pool, &range, tenant_id, key, far_zone, &mut self.rng)
+                let seat = (self.id, self.team.size());
+                allocate(self.sessions.ports(), pool, seat, tenant_id, key, far_zone, &mut self.rng)
                     .ok_or_else(|| refuse(DropReason::NatPoolExhausted(pool.handoff)))?
             }
             _ => key.turned_round(far_zone),
         };
-        let session = Session {
-            id: 0,
-            keys: [*key, reverse],
-            plan: decision.plan,
-            tenant: tenant_id,
-            translated: matches!(decision.nat, NatVerdict::Translate(_)),
-            tcp,
-            dscp: parsed.dscp,
-            counters: [Counters::default(); 2],
-            created: now.instant,
-            last_packet: now.instant,
-            last_report: now.instant,
-        };
+        let translated = matches!(decision.nat, NatVerdict::Translate(_));
+        let keys = [*key, reverse];
+        let session = Session::new(tenant_id, keys, decision.plan, translated, tcp, parsed.dscp, now.instant);
+        if self.sessions.len() >= self.sessions.allowed() {
+            let granted = self.team.grant_sessions(self.generation.max_sessions);
+            self.sessions.allow(self.sessions.allowed() + granted);
+        }
         self.sessions.insert(session).map_err(|error| match error {
             InsertError::Full => refuse(DropReason::SessionTableFull),
             // Its answers are another session's already.
             InsertError::Taken => refuse(DropReason::SessionConflict),
         })
+    }
+
+    /// Gives back what it may have and does not need, for others.
+    fn return_sessions(&mut self) {
+        let spare = self.sessions.allowed().saturating_sub(self.sessions.len());
+        let keep = session_share(self.generation.max_sessions);
+        if spare > keep {
+            self.sessions.allow(self.sessions.len() + keep);
+            self.team.return_sessions(spare - keep);
+        }
     }
 
     /// The zone that a tenant's packets are in when they come from `hop`.
@@ -570,17 +736,19 @@ impl Worker {
         parsed: &mut Parsed,
         now: Now,
         out: &mut Outbound,
-    ) -> Result<(), Refusal> {
-        let Upper::IcmpError(embedded) = parsed.upper else { return Ok(()) };
+    ) -> Result<Fate, Refusal> {
+        let lost = Refusal::new(arrival.tenant, DropReason::NoSession);
+        let Upper::IcmpError(embedded) = parsed.upper else { return Err(lost) };
         let key = embedded.answering_key(arrival.zone);
         let Some((at, direction)) = self.sessions.lookup(&key) else {
-            return Err(Refusal::new(arrival.tenant, DropReason::NoSession));
+            let owner = self.elsewhere(arrival, &key).ok_or(lost)?;
+            return Ok(hand_over(owner, arrival, packet, parsed, out));
         };
         self.bring_up_to_date(at, now)?;
-        let Some(session) = self.sessions.get(at) else { return Ok(()) };
+        let session = self.sessions.get(at).ok_or(lost)?;
         let refuse = |reason| Refusal::new(Some(session.tenant), reason);
         // Whoever reports it, a host or a router on the way, must be on the side the packet went to.
-        if session.plan.from(direction) != arrival.hop
+        if session.from(direction) != arrival.hop
             || !self.may_report(session.tenant, parsed.source, arrival.hop)
         {
             return Err(refuse(DropReason::SourceNotAllowed));
@@ -607,7 +775,9 @@ impl Worker {
         wire::translate(packet, parsed, Side::Destination, destination.0, 0);
         wire::decrement_ttl(packet, parsed);
         let tenant = session.tenant;
-        self.leave(exit, packet, parsed, mtu, now, out).map_err(|reason| Refusal::new(Some(tenant), reason))
+        self.leave(exit, packet, parsed, mtu, now, out)
+            .map_err(|reason| Refusal::new(Some(tenant), reason))
+            .map(|()| Fate::Forwarded)
     }
 
     fn may_report(&self, tenant: TenantId, source: IpAddr, hop: NextHop) -> bool {
@@ -632,16 +802,21 @@ impl Worker {
         parsed: &mut Parsed,
         now: Now,
         out: &mut Outbound,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Fate, Refusal> {
         let datagram = datagram_key(arrival.zone, parsed, parsed.fragment.map_or(0, |fragment| fragment.id));
-        let known = self.fragments.lookup(&datagram, now.instant);
-        let found =
-            known.filter(|(at, id, _)| self.sessions.get(*at).is_some_and(|session| session.id == *id));
-        let Some((at, _, direction)) = found else {
-            return Err(Refusal::new(arrival.tenant, DropReason::FragmentUnknown));
+        let (at, direction) = match self.fragments.lookup(&datagram, now.instant) {
+            Some(Trail::Session { at, id, direction })
+                if self.sessions.get(at).is_some_and(|session| session.id == id) =>
+            {
+                (at, direction)
+            }
+            Some(Trail::Worker(owner)) if !arrival.handed_over => {
+                return Ok(hand_over(owner, arrival, packet, parsed, out));
+            }
+            _ => return Err(Refusal::new(arrival.tenant, DropReason::FragmentUnknown)),
         };
         self.bring_up_to_date(at, now)?;
-        self.run_plan(at, direction, arrival, packet, parsed, now, out)
+        self.run_plan(at, direction, arrival, packet, parsed, now, out).map(|()| Fate::Forwarded)
     }
 
     // 4 Run the plan.
@@ -660,7 +835,7 @@ impl Worker {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
         let tenant = session.tenant;
         let refuse = |reason| Refusal::new(Some(tenant), reason);
-        if session.plan.from(direction) != arrival.hop {
+        if session.from(direction) != arrival.hop {
             return Err(refuse(DropReason::SourceNotAllowed));
         }
         if parsed.ttl <= 1 {
@@ -677,15 +852,15 @@ impl Worker {
         let was = session.tcp;
         session.count(direction, parsed.on_the_wire(packet), parsed.tcp_flags(), arrival.path, now);
         if let Exit::Path(path) = exit {
-            session.counters[direction as usize].left_on = Some(path);
+            session.leaves_on(direction, path);
         }
         let hasten = session.tcp != was && session.tcp.is_some_and(TcpState::is_over);
-        let (source, destination) = session.leaving(direction);
-        if (parsed.source, source_port(parsed)) != source {
-            wire::translate(packet, parsed, Side::Source, source.0, source.1);
+        let (key, answer) = (*session.key(direction), *session.key(direction.opposite()));
+        if !key.comes_from_where(&answer) {
+            wire::translate(packet, parsed, Side::Source, answer.destination(), answer.destination_port);
         }
-        if (parsed.destination, destination_port(parsed)) != destination {
-            wire::translate(packet, parsed, Side::Destination, destination.0, destination.1);
+        if !key.goes_where(&answer) {
+            wire::translate(packet, parsed, Side::Destination, answer.source(), answer.source_port);
         }
         if hasten {
             self.sessions.hasten(at);
@@ -697,14 +872,14 @@ impl Worker {
 
     /// Which way out: answers take the path the flow last arrived on, everything else the class's order of paths.
     fn choose_exit(&self, session: &Session, direction: Direction) -> Result<Exit, DropReason> {
-        match session.plan.to(direction) {
+        match session.to(direction) {
             NextHop::Device(device) => Ok(Exit::Device(device)),
             NextHop::Tunnel(site) => {
                 let arrived_on = match direction {
                     Direction::Forward => None,
-                    Direction::Reverse => session.counters[Direction::Forward as usize].arrived_on,
+                    Direction::Reverse => session.arrived_on(Direction::Forward),
                 };
-                self.choose_path(session.tenant, site, session.plan.class, arrived_on)
+                self.choose_path(session.tenant, site, session.class(), arrived_on)
                     .map(Exit::Path)
                     .ok_or(DropReason::NoPath)
             }
@@ -719,8 +894,7 @@ impl Worker {
         arrived_on: Option<PathId>,
     ) -> Option<PathId> {
         let order = self.generation.tenants.get(tenant)?.sites.get(site)?.order(class);
-        let fitness = |id| self.paths.get(id).map_or(path::Candidate::Unreachable, Path::fitness);
-        path::select(order, arrived_on, fitness)
+        path::select(order, arrived_on, |id| self.team.standing(id).fitness)
     }
 
     /// The largest packet of this one's family that goes through. IPv6 must find 1,280 bytes everywhere (RFC 8200
@@ -729,10 +903,9 @@ impl Worker {
         let mtu = match exit {
             Exit::Device(device) => self.generation.devices.get(device).map_or(u16::MAX, |spec| spec.mtu),
             Exit::Path(id) => self
-                .paths
-                .get(id)
-                .and_then(|path| path.tunnel.endpoint())
-                .and_then(|endpoint| self.generation.transports.get(endpoint.transport))
+                .generation
+                .transports
+                .get(self.team.standing(id).transport)
                 .map_or(DEFAULT_INNER_MTU, |transport| transport.inner_mtu),
         };
         if parsed.source.is_ipv6() { mtu.max(IPV6_MIN_MTU) } else { mtu }
@@ -750,16 +923,19 @@ impl Worker {
         now: Now,
         out: &mut Outbound,
     ) -> Result<(), DropReason> {
-        if let Exit::Path(id) = exit
-            && self.paths.get_mut(id).is_some_and(|path| path.prober.traffic(now.instant))
-        {
-            self.paths.schedule(id);
+        if let Exit::Path(id) = exit {
+            let Some(path) = self.paths.get_mut(id) else {
+                return self.leave_elsewhere(id, packet, parsed.segment, mtu, out);
+            };
+            if path.prober.traffic(now.instant) {
+                self.paths.schedule(id);
+            }
         }
         let mut outcome = Ok(());
         match exit {
             Exit::Device(device) if parsed.segment > 0 => {
                 wire::prepare(packet, parsed);
-                out.push_packet(device, packet, parsed.segment);
+                out.push_super(device, packet, parsed);
             }
             Exit::Path(path) if parsed.segment > 0 => {
                 let mut segment = std::mem::take(&mut self.segment);
@@ -774,17 +950,38 @@ impl Worker {
                     outcome = outcome.and_then(|()| self.put(exit, fragment, out));
                 });
             }
-            Exit::Device(device) => out.coalesce_packet(device, packet, parsed),
+            Exit::Device(device) => out.push_segment(device, packet, parsed),
             Exit::Path(path) => return self.seal_fitting(path, packet, mtu, out),
         }
         outcome
     }
 
+    /// The path is another worker's: that one does the rest.
+    fn leave_elsewhere(
+        &self,
+        path: PathId,
+        packet: &[u8],
+        segment: u16,
+        mtu: u16,
+        out: &mut Outbound,
+    ) -> Result<(), DropReason> {
+        let spec = self.generation.paths.get(path).ok_or(DropReason::NoPath)?;
+        let owner = self.team.worker_of(spec.site);
+        if owner == self.id {
+            return Err(DropReason::NoPath);
+        }
+        out.hand_over(owner, Handover::Leaving { path, mtu, segment }, packet);
+        Ok(())
+    }
+
     fn put(&mut self, exit: Exit, packet: &[u8], out: &mut Outbound) -> Result<(), DropReason> {
         match exit {
             Exit::Device(device) => {
-                out.push_packet(device, packet, 0);
+                out.push_packet(device, packet);
                 Ok(())
+            }
+            Exit::Path(path) if self.paths.get(path).is_none() => {
+                self.leave_elsewhere(path, packet, 0, u16::MAX, out)
             }
             Exit::Path(path) => self.seal_into(path, packet, out),
         }
@@ -902,6 +1099,7 @@ impl Worker {
         if probed {
             self.work_prober(id, now, out);
         }
+        self.paths.publish(id);
     }
 
     fn work_prober(&mut self, id: PathId, now: Now, out: &mut Outbound) {
@@ -976,11 +1174,9 @@ fn datagram_key(zone: Zone, parsed: &Parsed, id: u32) -> DatagramKey {
     DatagramKey { zone, source: parsed.source, destination: parsed.destination, protocol, id }
 }
 
-/// The port a plan compares with; a later fragment has none, and only its addresses are compared.
-fn source_port(parsed: &Parsed) -> u16 {
-    parsed.key(Zone::INTERNET).map_or(0, |key| key.source_port)
-}
-
-fn destination_port(parsed: &Parsed) -> u16 {
-    parsed.key(Zone::INTERNET).map_or(0, |key| key.destination_port)
+/// Lets `owner` go on with a packet that has come here.
+fn hand_over(owner: u16, arrival: Arrival, packet: &[u8], parsed: &Parsed, out: &mut Outbound) -> Fate {
+    let Arrival { zone, hop, path, .. } = arrival;
+    out.hand_over(owner, Handover::Arrived { zone, hop, path, segment: parsed.segment }, packet);
+    Fate::HandedOver
 }

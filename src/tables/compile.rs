@@ -6,8 +6,8 @@
 use super::device::{DeviceKind, DeviceSpec};
 use super::generation::{Generation, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec};
 use super::names::Names;
-use super::nat::{NatPolicy, NatVerdict, Pool};
-use super::rules::{Acl, Classifier, Matcher};
+use super::nat::{NatPolicy, NatVerdict, Pool, PoolPorts};
+use super::rules::{Acl, AclRule, Classifier, Matcher};
 use crate::config::{
     self, Appliance, Branch, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind, NatAction, Place, Pop, Role,
 };
@@ -100,11 +100,12 @@ impl Compiler {
             for handoff in &config.handoffs {
                 let id = self.names.handoff_id(tenant, &handoff.name);
                 let device = match &handoff.kind {
-                    HandoffKind::Internet { nat_pool, routed, .. } => {
+                    HandoffKind::Internet { nat_pool, routed, nat_ports } => {
+                        let ports = PoolPorts::new(nat_ports);
                         for (prefixes, routed) in [(nat_pool, false), (routed, true)] {
                             internet_routes.extend_from_slice(prefixes);
                             for prefix in prefixes {
-                                let owner = InternetPrefix { tenant, handoff: id, routed };
+                                let owner = InternetPrefix { tenant, handoff: id, routed, ports };
                                 generation.internet.insert(*prefix, owner);
                             }
                         }
@@ -230,44 +231,46 @@ impl Compiler {
     ) -> Tenant {
         let names = &mut self.names;
         let default = names.class_id(tenant, DEFAULT_CLASS);
-        let mut compiled = Tenant::new(Classifier::new(default), next_hops);
+        let mut owners = super::Routes::default();
         for branch in &config.branches {
             let owner = end(names, &Place::Branch(branch.name.clone()));
             for prefix in &branch.prefixes {
-                compiled.owners.insert(*prefix, owner);
+                owners.insert(*prefix, owner);
             }
         }
         for handoff in &config.handoffs {
             let owner = end(names, &Place::Handoff(handoff.name.clone()));
             for prefix in &handoff.prefixes {
-                compiled.owners.insert(*prefix, owner);
+                owners.insert(*prefix, owner);
             }
         }
+        let mut classes = Vec::new();
         for class in &config.classes {
             let id = names.class_id(tenant, &class.name);
-            for matches in &class.matches {
-                let matcher = compile_matcher(names, tenant, matches, &end);
-                compiled.classifier.push(id, matcher);
-            }
+            let matchers = class.matches.iter().map(|matches| compile_matcher(names, tenant, matches, &end));
+            classes.extend(matchers.map(|matcher| (id, matcher)));
         }
-        compiled.acl = config.acl.iter().fold(Acl::default(), |mut acl, rule| {
+        let rules = config.acl.iter().map(|rule| {
             let matcher = compile_matcher(names, tenant, &rule.matches, &end);
-            acl.push(names.rule_id(tenant, &rule.name), rule.action, matcher);
-            acl
+            (AclRule { id: names.rule_id(tenant, &rule.name), action: rule.action }, matcher)
         });
+        let acl = Acl::new(rules.collect());
+        let mut compiled = Tenant::new(Classifier::new(classes, default), acl, next_hops);
+        compiled.owners = owners;
         for handoff in &config.handoffs {
             if let HandoffKind::Internet { nat_pool, nat_ports, routed } = &handoff.kind {
                 let id = names.handoff_id(tenant, &handoff.name);
                 let pool = |networks: &[IpNetwork]| Pool::new(id, networks, nat_ports.clone());
-                let mut policy = NatPolicy::new(id, pool(nat_pool), routed.clone().into());
+                let mut rules = Vec::new();
                 for rule in &config.nat {
                     let verdict = match &rule.action {
                         NatAction::Pool(networks) if !within(networks, nat_pool) => continue,
                         NatAction::Pool(networks) => NatVerdict::Translate(Arc::new(pool(networks))),
                         NatAction::NoNat => NatVerdict::Untranslated,
                     };
-                    policy.push(compile_matcher(names, tenant, &rule.matches, &end), verdict);
+                    rules.push((verdict, compile_matcher(names, tenant, &rule.matches, &end)));
                 }
+                let policy = NatPolicy::new(id, pool(nat_pool), routed.clone().into(), rules);
                 compiled.nat.insert(id, policy);
             }
         }

@@ -2,7 +2,7 @@
 
 use super::device::DeviceSpec;
 use super::names::Names;
-use super::nat::NatPolicy;
+use super::nat::{NatPolicy, PoolPorts};
 use super::routes::Routes;
 use super::rules::{Acl, Classifier};
 use crate::config::{IcmpSource, PresharedKey, PrivateKey, PublicKey};
@@ -40,6 +40,8 @@ pub struct InternetPrefix {
     /// Hosts of the tenant's have these addresses themselves, so the internet may begin sessions to them, ACL
     /// permitting; otherwise they are a NAT pool's.
     pub routed: bool,
+    /// The pool's.
+    pub ports: PoolPorts,
 }
 
 /// One customer's tables.
@@ -103,11 +105,11 @@ pub struct TransportSpec {
 }
 
 impl Tenant {
-    pub(super) fn new(classifier: Classifier, next_hops: NextHops) -> Tenant {
+    pub(super) fn new(classifier: Classifier, acl: Acl, next_hops: NextHops) -> Tenant {
         Tenant {
             owners: Routes::default(),
             classifier,
-            acl: Acl::default(),
+            acl,
             nat: IdMap::default(),
             sites: IdMap::default(),
             next_hops,

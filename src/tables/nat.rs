@@ -1,8 +1,8 @@
 //! Which address pool a session's source is translated to. Which address and port of it, the worker decides
 //! (`flow::nat`): that is state, this is policy.
 
-use super::rules::{Matcher, Subject};
-use crate::model::{ClassId, HandoffId};
+use super::rules::{FirstMatch, Matcher, Subject};
+use crate::model::{ClassId, HandoffId, Protocol};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -13,14 +13,63 @@ use std::sync::Arc;
 pub struct Pool {
     pub handoff: HandoffId,
     networks: Box<[Ipv4Network]>,
-    ports: RangeInclusive<u16>,
+    pub ports: PoolPorts,
+}
+
+/// The ports a pool has, in disjoint blocks for the workers: so that an answer's port names its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolPorts {
+    first: u16,
+    last: u16,
+}
+
+impl PoolPorts {
+    /// All of `ports`.
+    pub fn new(ports: &RangeInclusive<u16>) -> PoolPorts {
+        PoolPorts { first: *ports.start(), last: *ports.end() }
+    }
+
+    /// Those that `worker` of `workers` may give out.
+    pub fn of(self, worker: u16, workers: u16) -> RangeInclusive<u16> {
+        let (first, last) = (u32::from(self.first), u32::from(self.last));
+        let share = self.share(workers);
+        let begin = first + share * u32::from(worker);
+        if begin > last {
+            // More workers than ports: this one has none to give.
+            return RangeInclusive::new(1, 0);
+        }
+        let end = if worker + 1 >= workers { last } else { last.min(begin + share - 1) };
+        begin as u16..=end as u16
+    }
+
+    /// Which of `workers` may give out `port` of `address`. A protocol without ports takes whole addresses, and each of
+    /// those is one worker's.
+    pub fn owner(self, address: IpAddr, protocol: Protocol, port: u16, workers: u16) -> u16 {
+        let workers = workers.max(1);
+        if protocol.has_ports() {
+            let block = u32::from(port.saturating_sub(self.first)) / self.share(workers);
+            return block.min(u32::from(workers) - 1) as u16;
+        }
+        match address {
+            IpAddr::V4(v4) => (v4.to_bits() % u32::from(workers)) as u16,
+            IpAddr::V6(v6) => (v6.to_bits() % u128::from(workers)) as u16,
+        }
+    }
+
+    fn share(self, workers: u16) -> u32 {
+        ((u32::from(self.last) - u32::from(self.first) + 1) / u32::from(workers.max(1))).max(1)
+    }
+
+    fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
 }
 
 impl Pool {
     /// A pool of all addresses of `networks` (network and broadcast addresses too: a pool is routed, not on a link).
     pub fn new(handoff: HandoffId, networks: &[IpNetwork], ports: RangeInclusive<u16>) -> Pool {
         let v4 = |network: &IpNetwork| if let IpNetwork::V4(v4) = network { Some(*v4) } else { None };
-        Pool { handoff, networks: networks.iter().filter_map(v4).collect(), ports }
+        Pool { handoff, networks: networks.iter().filter_map(v4).collect(), ports: PoolPorts::new(&ports) }
     }
 
     /// How many addresses there are.
@@ -49,21 +98,8 @@ impl Pool {
     /// session of a protocol without ports; no pool has it as a port.
     pub fn permits(&self, address: IpAddr, port: u16) -> bool {
         let IpAddr::V4(address) = address else { return false };
-        (port == 0 || self.ports.contains(&port))
+        (port == 0 || self.ports.contains(port))
             && self.networks.iter().any(|network| network.contains(address))
-    }
-
-    /// The ports that `worker` of `workers` may give out: disjoint blocks, so that a reply's port names its worker.
-    pub fn ports_of(&self, worker: u16, workers: u16) -> RangeInclusive<u16> {
-        let (first, last) = (u32::from(*self.ports.start()), u32::from(*self.ports.end()));
-        let share = ((last - first + 1) / u32::from(workers.max(1))).max(1);
-        let begin = first + share * u32::from(worker);
-        if begin > last {
-            // More workers than ports: this one has none to give.
-            return RangeInclusive::new(1, 0);
-        }
-        let end = if worker + 1 >= workers { last } else { begin + share - 1 };
-        begin as u16..=end as u16
     }
 }
 
@@ -71,7 +107,8 @@ impl Pool {
 #[derive(Clone, Debug)]
 pub struct NatPolicy {
     handoff: HandoffId,
-    rules: Vec<(Matcher, NatVerdict)>,
+    verdicts: Box<[NatVerdict]>,
+    first_match: FirstMatch,
     pool: Arc<Pool>,
     routed: Box<[IpNetwork]>,
 }
@@ -86,21 +123,24 @@ pub enum NatVerdict {
 }
 
 impl NatPolicy {
-    pub(super) fn new(handoff: HandoffId, pool: Pool, routed: Box<[IpNetwork]>) -> NatPolicy {
-        NatPolicy { handoff, rules: Vec::new(), pool: Arc::new(pool), routed }
-    }
-
-    pub(super) fn push(&mut self, matcher: Matcher, verdict: NatVerdict) {
-        self.rules.push((matcher, verdict));
+    pub(super) fn new(
+        handoff: HandoffId,
+        pool: Pool,
+        routed: Box<[IpNetwork]>,
+        rules: Vec<(NatVerdict, Matcher)>,
+    ) -> NatPolicy {
+        let (verdicts, matchers): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
+        let first_match = FirstMatch::new(matchers);
+        NatPolicy { handoff, verdicts: verdicts.into(), first_match, pool: Arc::new(pool), routed }
     }
 
     /// What becomes of a session that leaves by this handoff. Prefixes the tenant may show to the internet go
     /// untranslated; the rest takes the first rule's pool, or the handoff's. IPv6 is never translated.
     pub fn outbound(&self, subject: &Subject, class: ClassId) -> NatVerdict {
         let routed = self.routed.iter().any(|prefix| prefix.contains(subject.source));
-        let rule = self.rules.iter().find(|(matcher, _)| matcher.matches(subject, Some(class)));
+        let rule = self.first_match.find(subject, Some(class)).map(|rule| &self.verdicts[rule]);
         // A rule not to translate changes nothing: it can show to the internet only what may be shown anyway.
-        if let Some((_, NatVerdict::Translate(pool))) = rule
+        if let Some(NatVerdict::Translate(pool)) = rule
             && subject.source.is_ipv4()
         {
             return NatVerdict::Translate(Arc::clone(pool));
@@ -120,16 +160,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_workers_port_blocks_are_disjoint_and_leave_no_port_out() {
-        let pool = Pool::new(HandoffId(0), &[], 1_024..=65_535);
-        for workers in [1, 2, 3, 4, 7, 64] {
-            let mut next = 1_024u32;
-            for worker in 0..workers {
-                let block = pool.ports_of(worker, workers);
-                assert_eq!(u32::from(*block.start()), next);
-                next = u32::from(*block.end()) + 1;
+    fn the_workers_port_blocks_are_disjoint_leave_no_port_out_and_are_known_by_any_port() {
+        for (first, last) in [(1_024, 65_535), (5_000, 5_003), (7, 7)] {
+            let ports = PoolPorts::new(&(first..=last));
+            for workers in [1, 2, 3, 4, 7, 64] {
+                let mut next = u32::from(first);
+                for worker in 0..workers {
+                    for port in ports.of(worker, workers) {
+                        assert_eq!(u32::from(port), next);
+                        assert_eq!(ports.owner(IpAddr::from([0; 4]), Protocol::TCP, port, workers), worker);
+                        next += 1;
+                    }
+                }
+                assert_eq!(next, u32::from(last) + 1);
             }
-            assert_eq!(next, 65_536);
         }
     }
 }

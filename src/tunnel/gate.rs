@@ -48,18 +48,29 @@ struct LocalKey {
 }
 
 impl Gate {
-    /// A gate for the given private keys: a PoP has one, a branch one per path.
-    pub fn new(private_keys: impl IntoIterator<Item = [u8; 32]>, now: Instant) -> Gate {
-        let mut gate = Gate { keys: Vec::new(), sources: HashMap::new(), last_reset: now };
+    /// A gate without keys: nobody gets in.
+    pub fn new(now: Instant) -> Gate {
+        Gate { keys: Vec::new(), sources: HashMap::new(), last_reset: now }
+    }
+
+    /// From now on the box has these private keys: a PoP one, a branch one per path. What is known of those it had before
+    /// stays, so that a commit in the middle of a flood does not void the cookies that are under way.
+    pub fn keep(&mut self, private_keys: impl IntoIterator<Item = [u8; 32]>) {
+        let mut before = std::mem::take(&mut self.keys);
         for secret in private_keys {
             let secret = StaticSecret::from(secret);
             let public = PublicKey::from(&secret);
-            if gate.keys.iter().all(|key| key.public != public) {
-                let limiter = RateLimiter::new(&public, HANDSHAKES_PER_SECOND);
-                gate.keys.push(LocalKey { secret, public, limiter, asked: 0 });
+            if self.keys.iter().any(|key| key.public == public) {
+                continue;
             }
+            self.keys.push(match before.iter().position(|key| key.public == public) {
+                Some(at) => before.swap_remove(at),
+                None => {
+                    let limiter = RateLimiter::new(&public, HANDSHAKES_PER_SECOND);
+                    LocalKey { secret, public, limiter, asked: 0 }
+                }
+            });
         }
-        gate
     }
 
     /// Judges an initiation; `reply` has room for a cookie (64 bytes).

@@ -18,6 +18,11 @@ impl TunnelIndex {
         TunnelIndex((random << WORKER_BITS | worker) & 0x00ff_ffff)
     }
 
+    /// Whose tunnel it is.
+    pub fn worker(self) -> u16 {
+        (self.0 % u32::from(MAX_WORKERS)) as u16
+    }
+
     pub(super) fn bits(self) -> u32 {
         self.0
     }

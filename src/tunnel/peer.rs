@@ -18,6 +18,8 @@ use std::time::Duration;
 pub const OVERHEAD: usize = 32;
 /// The longest handshake message.
 const HANDSHAKE_BYTES: usize = 148;
+/// The type of a data message (whitepaper section 5.4.6).
+const DATA: u8 = 4;
 /// Packets that wait for a session; boringtun's own measure. What comes after is lost.
 const QUEUE: usize = 256;
 
@@ -69,6 +71,9 @@ pub struct Tunnel {
     index: TunnelIndex,
     endpoint: Option<Endpoint>,
     waiting: VecDeque<Vec<u8>>,
+    /// Whether there is a session. It comes with a handshake or its first packet and goes with a tick; asking `noise`
+    /// means reading the clock.
+    live: bool,
 }
 
 impl Tunnel {
@@ -79,7 +84,7 @@ impl Tunnel {
         let limiter = Arc::new(RateLimiter::new(&PublicKey::from(&private), u64::MAX));
         let peer = PublicKey::from(keys.peer);
         let noise = Tunn::new(private, peer, keys.preshared, keepalive, index.bits(), Some(limiter));
-        Tunnel { noise, index, endpoint: None, waiting: VecDeque::new() }
+        Tunnel { noise, index, endpoint: None, waiting: VecDeque::new(), live: false }
     }
 
     /// What peers address this tunnel by.
@@ -105,14 +110,18 @@ impl Tunnel {
         if buffer.len() < buffer_for(datagram.len()) || datagram.is_empty() {
             return Err(DropReason::NotWireGuard);
         }
-        match self.noise.decapsulate(Some(from), datagram, buffer) {
+        let opened = match self.noise.decapsulate(Some(from), datagram, buffer) {
             TunnResult::Done => Ok(Opened::Nothing),
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                 Ok(Opened::Packet(packet.len()))
             }
             TunnResult::WriteToNetwork(message) => Ok(Opened::Reply(message.len())),
             TunnResult::Err(error) => Err(reason(&error, datagram[0])),
+        };
+        if !self.live || datagram[0] != DATA {
+            self.look();
         }
+        opened
     }
 
     /// Seals `packet` into `buffer`, which must be [`buffer_for`] its length.
@@ -120,7 +129,7 @@ impl Tunnel {
         if buffer.len() < buffer_for(packet.len()) {
             return Sealed::QueueFull;
         }
-        if self.has_session() {
+        if self.live {
             return self.encapsulate(packet, buffer).map_or(Sealed::QueueFull, Sealed::Datagram);
         }
         if self.waiting.len() >= QUEUE {
@@ -150,7 +159,7 @@ impl Tunnel {
 
     fn encapsulate(&mut self, packet: &[u8], buffer: &mut [u8]) -> Option<usize> {
         match self.noise.encapsulate(packet, buffer) {
-            TunnResult::WriteToNetwork(message) if message[0] == 4 => Some(message.len()),
+            TunnResult::WriteToNetwork(message) if message[0] == DATA => Some(message.len()),
             _ => None,
         }
     }
@@ -158,11 +167,13 @@ impl Tunnel {
     /// WireGuard's own timers (whitepaper section 6.1): call a few times a second. A handshake or keepalive message may
     /// be in `buffer` afterwards; packets that waited in vain are counted.
     pub fn tick(&mut self, buffer: &mut [u8]) -> (Option<usize>, usize) {
-        match self.noise.update_timers(buffer) {
+        let outcome = match self.noise.update_timers(buffer) {
             TunnResult::WriteToNetwork(message) => (Some(message.len()), 0),
             TunnResult::Err(_) => (None, std::mem::take(&mut self.waiting).len()),
             _ => (None, 0),
-        }
+        };
+        self.look();
+        outcome
     }
 
     /// Policy forbids where the peer was last heard: nothing is sent until it is heard elsewhere.
@@ -180,7 +191,11 @@ impl Tunnel {
 
     /// Whether packets can be sealed without waiting.
     pub fn has_session(&self) -> bool {
-        self.since_handshake().is_some()
+        self.live
+    }
+
+    fn look(&mut self) {
+        self.live = self.since_handshake().is_some();
     }
 
     /// How long ago the session in use was agreed on.

@@ -12,13 +12,19 @@ fn public(private: [u8; 32]) -> [u8; 32] {
     PublicKey::from(&StaticSecret::from(private)).to_bytes()
 }
 
+fn gate_of(keys: impl IntoIterator<Item = [u8; 32]>) -> Gate {
+    let mut gate = Gate::new(Instant(0));
+    gate.keep(keys);
+    gate
+}
+
 fn pair() -> (Tunnel, Tunnel, Gate) {
     let (branch, pop) = ([1; 32], [2; 32]);
     let keys = |private, peer| Keys { private, peer: public(peer), preshared: None };
     (
         Tunnel::new(&keys(branch, pop), None, TunnelIndex::new(7, 0)),
         Tunnel::new(&keys(pop, branch), None, TunnelIndex::new(9, 3)),
-        Gate::new([pop], Instant(0)),
+        gate_of([pop]),
     )
 }
 
@@ -127,8 +133,18 @@ fn calls_in_somebody_elses_name_do_not_keep_him_out() {
 #[test]
 fn an_initiation_for_another_key_is_not_ours() {
     let (mut branch, ..) = pair();
-    let mut gate = Gate::new([[3; 32], [4; 32]], Instant(0));
+    let mut gate = gate_of([[3; 32], [4; 32]]);
     let mut buffer = [0; 2_048];
     let len = branch.call(&mut buffer).expect("an initiation");
     assert_eq!(gate.admit(HERE, &buffer[..len], &mut [0; 64]), Err(DropReason::HandshakeMacInvalid));
+}
+
+#[test]
+fn a_commit_in_the_middle_of_a_flood_leaves_cookies_good() {
+    let (mut branch, mut gate) = loaded();
+    let mut reply = [0; 2_048];
+    assert_eq!(call(&mut branch, &mut gate, &mut reply), Ok(Admission::Cookie(64)));
+    assert_eq!(branch.open(HERE, &reply[..64], &mut [0; 2_048]), Ok(Opened::Nothing));
+    gate.keep([[3; 32], [2; 32]]);
+    assert!(matches!(call(&mut branch, &mut gate, &mut reply), Ok(Admission::Peer { .. })));
 }

@@ -1,11 +1,8 @@
-//! What `io` hands to a worker and gets back: packets received, packets to send. Plain memory, reused from batch to
-//! batch, so that the packet path allocates nothing.
+//! What `io` hands to a worker: packets received. Plain memory, reused from batch to batch, so that the packet path
+//! allocates nothing.
 
-use super::offload::Coalescer;
-use super::parse::Parsed;
-use crate::model::{DeviceId, TransportId};
+use crate::model::{DeviceId, NextHop, PathId, TransportId, Zone};
 use std::net::SocketAddr;
-use std::ops::Range;
 
 /// The most bytes one receive can deliver: a full UDP GRO or TUN super-packet.
 pub const SLOT_BYTES: usize = 65_536;
@@ -17,13 +14,33 @@ pub enum Ingress {
     Transport { transport: TransportId, from: SocketAddr },
     /// An IP packet from a TUN device.
     Device(DeviceId),
+    /// From another worker, or from the entrance.
+    Worker(Handover),
+}
+
+/// What one worker passes to another, beside the packet's bytes: a site's tunnels are one worker's alone, and so is a
+/// session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// A handshake initiation for this path, which the entrance has admitted.
+    Datagram { path: PathId, transport: TransportId, from: SocketAddr },
+    /// An IP packet whose session the other has, as it arrived; a super-packet, if `segment` is not 0.
+    Arrived { zone: Zone, hop: NextHop, path: Option<PathId>, segment: u16 },
+    /// An IP packet that is ready to leave by a path of the other's, in fragments if it is larger than `mtu`.
+    Leaving { path: PathId, mtu: u16, segment: u16 },
 }
 
 /// Packets received, in order of arrival.
 pub struct Batch {
     slots: Vec<Slot>,
+    /// [`STRIDE`] bytes a slot.
+    memory: Box<[u8]>,
     filled: usize,
 }
+
+/// From slot to slot. 64 KB apart, the heads of all packets would compete for the same few lines of the cache: 23 lines
+/// more, and each has its own.
+const STRIDE: usize = SLOT_BYTES + 23 * 64;
 
 struct Slot {
     ingress: Ingress,
@@ -32,25 +49,19 @@ struct Slot {
     datagram: usize,
     /// Payload bytes of each segment, if it is a super-packet.
     segment: u16,
-    buffer: Box<[u8]>,
 }
 
 impl Batch {
     /// Room for `slots` receives of up to [`SLOT_BYTES`]; pages that nothing is received into are never touched.
     pub fn with_slots(slots: usize) -> Batch {
-        let slot = || Slot {
-            ingress: Ingress::Device(DeviceId(0)),
-            len: 0,
-            datagram: 0,
-            segment: 0,
-            buffer: vec![0; SLOT_BYTES].into_boxed_slice(),
-        };
-        Batch { slots: std::iter::repeat_with(slot).take(slots).collect(), filled: 0 }
+        let slot = || Slot { ingress: Ingress::Device(DeviceId(0)), len: 0, datagram: 0, segment: 0 };
+        let memory = vec![0; slots * STRIDE].into_boxed_slice();
+        Batch { slots: std::iter::repeat_with(slot).take(slots).collect(), memory, filled: 0 }
     }
 
     /// The buffers of the free slots, to be received into from the first on; [`Batch::commit`] them in that order.
     pub fn free(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        self.slots[self.filled..].iter_mut().map(|slot| &mut *slot.buffer)
+        self.memory[self.filled * STRIDE..].chunks_mut(STRIDE).map(|room| &mut room[..SLOT_BYTES])
     }
 
     /// How many slots are free.
@@ -63,7 +74,7 @@ impl Batch {
     pub fn commit(&mut self, ingress: Ingress, len: usize, segment: usize) {
         let Some(slot) = self.slots.get_mut(self.filled) else { return };
         slot.ingress = ingress;
-        slot.len = len.min(slot.buffer.len());
+        slot.len = len.min(SLOT_BYTES);
         slot.datagram = if segment == 0 { slot.len } else { segment };
         slot.segment = 0;
         self.filled += 1;
@@ -100,8 +111,8 @@ impl Batch {
     /// The packets received, each on its own, to be changed in place; a super-packet is one, and comes with the payload
     /// bytes of its segments (others: 0).
     pub fn packets(&mut self) -> impl Iterator<Item = (Ingress, &mut [u8], u16)> {
-        self.slots[..self.filled].iter_mut().flat_map(|slot| {
-            let Slot { ingress, len, datagram, segment, buffer } = slot;
+        self.slots[..self.filled].iter().zip(self.memory.chunks_mut(STRIDE)).flat_map(|(slot, buffer)| {
+            let Slot { ingress, len, datagram, segment } = slot;
             // An empty datagram is still one that arrived: it is counted like any other.
             let empty = (*len == 0).then_some(&mut [][..]);
             let whole = buffer[..*len].chunks_mut((*datagram).max(1));
@@ -117,118 +128,5 @@ impl Batch {
     /// Forgets what was received; the memory stays.
     pub fn clear(&mut self) {
         self.filled = 0;
-    }
-}
-
-/// A UDP datagram to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Datagram {
-    transport: TransportId,
-    to: SocketAddr,
-    bytes: Range<usize>,
-}
-
-/// An IP packet to write to a TUN device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct DevicePacket {
-    device: DeviceId,
-    at: Place,
-}
-
-/// Where a packet's bytes are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
-    Arena { bytes: Range<usize>, segment: u16 },
-    Coalescer(usize),
-}
-
-/// Packets to send, in order; the order within a flow is the order here.
-#[derive(Default)]
-pub struct Outbound {
-    /// Grows to what the largest batch needed; `used` of it is this batch's.
-    arena: Vec<u8>,
-    used: usize,
-    datagrams: Vec<Datagram>,
-    packets: Vec<DevicePacket>,
-    coalescer: Coalescer,
-}
-
-impl Outbound {
-    /// Adds a datagram that `write` puts into the room it is given, of `room` bytes; it says how many it used, or `None`
-    /// if there is nothing to send after all. What is in the room beforehand means nothing.
-    pub fn write_datagram<R>(
-        &mut self,
-        transport: TransportId,
-        to: SocketAddr,
-        room: usize,
-        write: impl FnOnce(&mut [u8]) -> (Option<usize>, R),
-    ) -> R {
-        let start = self.used;
-        let (written, result) = write(self.room(room));
-        if let Some(len) = written {
-            self.used = start + len.min(room);
-            self.datagrams.push(Datagram { transport, to, bytes: start..self.used });
-        }
-        result
-    }
-
-    /// Adds a datagram that is ready.
-    pub fn push_datagram(&mut self, transport: TransportId, to: SocketAddr, datagram: &[u8]) {
-        let bytes = self.copy(datagram);
-        self.datagrams.push(Datagram { transport, to, bytes });
-    }
-
-    /// Adds an IP packet for `device`; a super-packet, if `segment` is not 0 (see [`super::prepare`]).
-    pub fn push_packet(&mut self, device: DeviceId, packet: &[u8], segment: u16) {
-        let bytes = self.copy(packet);
-        self.packets.push(DevicePacket { device, at: Place::Arena { bytes, segment } });
-    }
-
-    /// Adds an IP packet for `device`, to an earlier one of its flow where the two make a super-packet.
-    pub fn coalesce_packet(&mut self, device: DeviceId, packet: &[u8], parsed: &Parsed) {
-        match self.coalescer.push(device, packet, parsed) {
-            Ok(None) => {}
-            Ok(Some(at)) => self.packets.push(DevicePacket { device, at: Place::Coalescer(at) }),
-            Err(()) => self.push_packet(device, packet, 0),
-        }
-    }
-
-    /// The datagrams to send.
-    pub fn datagrams(&self) -> impl ExactSizeIterator<Item = (TransportId, SocketAddr, &[u8])> {
-        self.datagrams.iter().map(|d| (d.transport, d.to, &self.arena[d.bytes.clone()]))
-    }
-
-    /// The IP packets to write; a super-packet comes with the payload bytes of its segments (others: 0).
-    pub fn packets(&self) -> impl ExactSizeIterator<Item = (DeviceId, &[u8], u16)> {
-        self.packets.iter().map(|packet| {
-            let (bytes, segment) = match &packet.at {
-                Place::Arena { bytes, segment } => (&self.arena[bytes.clone()], *segment),
-                Place::Coalescer(at) => self.coalescer.get(*at),
-            };
-            (packet.device, bytes, segment)
-        })
-    }
-
-    /// Forgets what was sent; the memory stays.
-    pub fn clear(&mut self) {
-        self.used = 0;
-        self.datagrams.clear();
-        self.packets.clear();
-        self.coalescer.clear();
-    }
-
-    fn room(&mut self, room: usize) -> &mut [u8] {
-        let end = self.used + room;
-        if end > self.arena.len() {
-            self.arena.resize(end.next_power_of_two(), 0);
-        }
-        &mut self.arena[self.used..end]
-    }
-
-    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
-        let start = self.used;
-        self.room(bytes.len()).copy_from_slice(bytes);
-        self.used += bytes.len();
-        start..self.used
     }
 }

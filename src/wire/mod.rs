@@ -6,15 +6,18 @@
 mod answer;
 mod batch;
 mod checksum;
+mod coalesce;
 mod offload;
+mod outbound;
 mod parse;
 mod rewrite;
 #[cfg(test)]
 mod tests;
 
 pub use answer::{IcmpError, fragment_v4, icmp_error, may_answer, tcp_reset, udp_v6};
-pub use batch::{Batch, Ingress, Outbound, SLOT_BYTES};
+pub use batch::{Batch, Handover, Ingress, SLOT_BYTES};
 pub use checksum::{add as add_sums, pseudo_header, sum as checksum};
 pub use offload::{complete, prepare, split};
+pub use outbound::{Landing, MAX_PIECES, Offload, Outbound, ToDevice};
 pub use parse::{Embedded, Fragment, Parsed, Upper, parse, parse_ip, parse_super, tcp_flags};
 pub use rewrite::{Side, clamp_mss, decrement_ttl, translate, translate_embedded};

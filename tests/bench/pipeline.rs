@@ -4,6 +4,8 @@
 //! what is timed is [`Worker::process`] over batches of 64. The peers are timed in turns with it, so that a noisy machine is
 //! noisy for all three; each figure is the median of the rounds. Writes `target/bench/pipeline.json` and prints a table.
 
+mod tables;
+
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use ipnetwork::IpNetwork;
@@ -13,7 +15,7 @@ use popgate::config::{
     Transport, public_of,
 };
 use popgate::model::{DeviceId, Now, Protocol, TransportId};
-use popgate::pipeline::Worker;
+use popgate::pipeline::{Entrance, Team, Worker};
 use popgate::tables::Compiler;
 use popgate::wire::{Batch, Ingress, Outbound};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -110,7 +112,11 @@ fn main() {
             });
         }
     }
-    rows.extend(new_sessions());
+    if wanted.is_empty() || wanted.iter().any(|w| "new sessions".contains(w.as_str())) {
+        rows.extend(new_sessions());
+    }
+    let rows = rows.iter().map(|row| serde_json::to_value(row).expect("a row is JSON"));
+    let rows: Vec<serde_json::Value> = rows.chain(tables::rows(&wanted)).collect();
     std::fs::create_dir_all("target/bench").expect("target/bench can be made");
     let json = serde_json::to_string_pretty(&rows).expect("rows are JSON");
     std::fs::write("target/bench/pipeline.json", json).expect("target/bench can be written");
@@ -120,6 +126,7 @@ fn main() {
 struct Bench {
     case: Case,
     worker: Worker,
+    entrance: Entrance,
     now: Now,
     clients: Vec<Tunn>,
     bare: (Tunn, Tunn),
@@ -137,13 +144,16 @@ impl Bench {
         let generation = Arc::new(Compiler::new("bench-").compile(&candidate).expect("few names"));
         let internet = generation.devices.iter().next().expect("the internet's device").0;
         let now = Now { unix_nanos: 1_790_000_000_000_000_000, ..Now::default() };
-        let worker = Worker::new(0, 1, [7; 32], generation, now);
+        let team = Team::new(1);
+        let entrance = Entrance::new(&team, Arc::clone(&generation), now);
+        let worker = Worker::new(0, &team, [7; 32], generation, now);
         let pop = PublicKey::from(public_of(&pop_key()).0);
         let clients = (0..case.tunnels)
             .map(|n| Tunn::new(StaticSecret::from(client_key(n).0), pop, None, None, n as u32, None));
         let mut bench = Bench {
             case,
             worker,
+            entrance,
             now,
             clients: clients.collect(),
             bare: bare_pair(),
@@ -174,9 +184,14 @@ impl Bench {
         let TunnResult::WriteToNetwork(init) = client.format_handshake_initiation(&mut buffer, true) else {
             panic!("no initiation")
         };
-        let mut out = Outbound::default();
-        process(&mut self.worker, &[(from_client(n), init.to_vec())], self.now, &mut out);
-        let reply = out.datagrams().next().expect("a reply").2.to_vec();
+        let (mut admitted, mut out) = (Outbound::default(), Outbound::default());
+        let mut batch = Batch::with_slots(1);
+        batch.push(from_client(n), init);
+        self.entrance.process(&mut batch, self.now, &mut admitted);
+        for (_, what, initiation) in admitted.handovers() {
+            process(&mut self.worker, &[(Ingress::Worker(what), initiation.to_vec())], self.now, &mut out);
+        }
+        let reply = admitted.datagrams().chain(out.datagrams()).next().expect("a reply").2.to_vec();
         match self.clients[n].decapsulate(None, &reply, &mut buffer) {
             TunnResult::Done => false,
             TunnResult::WriteToNetwork(keepalive) => {
@@ -202,8 +217,8 @@ impl Bench {
             };
             let mut out = Outbound::default();
             process(&mut self.worker, &[(from_client(tunnel), sealed.to_vec())], self.now, &mut out);
-            let left = out.packets().next().expect("forwarded").1;
-            self.inward.push(udp((SERVER, 4_500), source_of(left), left.len()));
+            let left = out.packets().next().expect("forwarded").to_vec();
+            self.inward.push(udp((SERVER, 4_500), source_of(&left), left.len()));
             self.outward.push((tunnel, packet));
         }
     }
@@ -286,13 +301,7 @@ impl Bench {
             self.worker.process(&mut batch, self.now, &mut out);
             spent += begin.elapsed();
             // Coalesced or not: what is counted is packets on the wire.
-            forwarded += out
-                .packets()
-                .map(|(_, packet, segment)| {
-                    let parsed = popgate::wire::parse_super(packet, segment).expect("sound");
-                    parsed.on_the_wire(packet).0 as usize
-                })
-                .sum::<usize>();
+            forwarded += out.packets().map(|packet| packet.count() as usize).sum::<usize>();
             sealed += out.datagrams().len();
         }
         (spent, forwarded, sealed)
@@ -554,6 +563,7 @@ fn candidate(tunnels: usize, rules: usize) -> Candidate {
             v6: "fd00::1".parse().expect("an address"),
         },
         max_sessions: 2_000_000,
+        workers: None,
         admin: Admin { listen: "127.0.0.1:0".parse().expect("an address") },
         export: Export { active_timeout: Duration::from_secs(60), collectors: Vec::new() },
     };

@@ -11,6 +11,7 @@ mod hosts;
 mod ipfix;
 mod isolation;
 mod nat;
+mod reload;
 mod restart;
 mod rubbish;
 mod stock;

@@ -1,7 +1,7 @@
 //! A lab with what a test needs of `lab/topology.toml`, and the questions tests ask of it.
 
 use popgate::control::{FlowPage, Status};
-use popgate::lab::topology::Node;
+use popgate::lab::topology::{Node, NodeKind};
 use popgate::lab::{Lab, LabOptions, Topology, netns, prefix};
 use popgate::pipeline::report::{DropRow, PathReport, SessionPage, SessionReport};
 use serde::Deserialize;
@@ -26,6 +26,9 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("wg", "wireguard-tools"),
     ("wireguard-go", "wireguard-go"),
 ];
+
+/// How many workers every box gets, whatever it would choose: the same must hold for any number.
+const WORKERS: &str = "POPGATE_TEST_WORKERS";
 
 /// Shared by all labs but one that measures times of less than a second: two cores are not enough for both.
 static QUIET: RwLock<()> = RwLock::new(());
@@ -84,8 +87,11 @@ impl World {
         World::start(topology, company)
     }
 
-    fn start(topology: Topology, company: Company) -> World {
+    fn start(mut topology: Topology, company: Company) -> World {
         need_root_and_programs();
+        if let Ok(workers) = std::env::var(WORKERS) {
+            topology.nodes.iter_mut().for_each(|node| set_workers(node, &workers));
+        }
         let name = topology.name.clone();
         let directory = tempfile::tempdir().expect("a directory");
         let mut options = LabOptions::new(directory.path().join("work"), POPGATE);
@@ -212,6 +218,16 @@ impl Drop for World {
 /// A node of a topology that is about to come up.
 pub fn node<'a>(topology: &'a mut Topology, name: &str) -> &'a mut Node {
     topology.nodes.iter_mut().find(|node| node.name == name).expect("the topology has it")
+}
+
+/// Writes `workers` into an appliance's configuration; first, since tables follow.
+fn set_workers(node: &mut Node, workers: &str) {
+    let NodeKind::Appliance { config, .. } = &node.kind else { return };
+    let text = node.files.remove("popgate.toml").unwrap_or_else(|| {
+        let path = config.as_ref().expect("an appliance has one or the other").join("popgate.toml");
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    });
+    node.files.insert("popgate.toml".to_owned(), format!("workers = {workers}\n{text}"));
 }
 
 /// A file of the lab's templates.

@@ -2,6 +2,7 @@
 
 use crate::net::{ACME, Sim};
 use crate::packets::{addr, answer, ping, read, tcp, udp};
+use crate::plane::workers;
 use popgate::model::TransportId;
 use popgate::wire::Ingress;
 use popgate::wire::tcp_flags::{ACK, RST, SYN};
@@ -176,12 +177,14 @@ fn nat_required_without_a_pool() {
 #[test]
 fn nat_pool_exhausted_hits_its_own_tenant_alone() {
     let mut sim = Sim::up();
-    // Four addresses of four ports each.
+    // Four addresses of four ports each, of which the site's worker has its share.
+    assert!([1, 2, 4].contains(&workers()), "the ports can be shared evenly");
+    let ports = 16 / u64::from(workers());
     for port in 1..=20u16 {
         sim.from_lan("site1", &udp(&format!("10.1.0.5:{port}"), "203.0.113.80:53", b"").bytes());
     }
-    assert_dropped(&mut sim, Some("globex"), "nat-pool-exhausted", 4);
-    assert_eq!(sim.sessions("fra1").len(), 16);
+    assert_dropped(&mut sim, Some("globex"), "nat-pool-exhausted", 20 - ports);
+    assert_eq!(sim.sessions("fra1").len() as u64, ports);
     assert_eq!(sim.from_lan("berlin", &udp("10.1.0.5:1", "203.0.113.80:53", b"").bytes()).len(), 1);
 }
 
@@ -351,8 +354,10 @@ fn tunnel_messages_replayed_or_forged_or_too_old() {
 #[test]
 fn what_io_could_not_send_is_counted() {
     let mut sim = Sim::up();
-    sim.node("fra1").worker.egress_dropped(popgate::model::DropReason::EgressQueueFull, 3);
+    sim.node("fra1").plane.egress_dropped(popgate::model::DropReason::EgressQueueFull, 3);
+    sim.node("fra1").plane.egress_dropped(popgate::model::DropReason::WorkerQueueFull, 2);
     assert_dropped(&mut sim, None, "egress-queue-full", 3);
+    assert_dropped(&mut sim, None, "worker-queue-full", 2);
 }
 
 /// Reads the enum's own source: a variant without a test in this file fails here.

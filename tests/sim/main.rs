@@ -15,5 +15,6 @@ mod nat;
 mod net;
 mod oracle;
 mod packets;
+mod plane;
 mod policy;
 mod rubbish;

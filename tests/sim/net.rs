@@ -1,13 +1,13 @@
 //! A PoP `fra1` and popgate branches, their workers wired together in memory.
 
+use crate::plane::{Plane, workers};
 use popgate::config;
 use popgate::flow::FlowRecord;
 use popgate::model::{DeviceId, Now, TransportId};
-use popgate::pipeline::Worker;
 use popgate::pipeline::report::{Answer, DropRow, FlowFilter, PathReport, Query, SessionReport};
 use popgate::tables::{Compiler, Generation};
 use popgate::tunnel::{Keys, Opened, Sealed, Tunnel, TunnelIndex};
-use popgate::wire::{Batch, Ingress, Outbound};
+use popgate::wire::{Ingress, Outbound};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -166,7 +166,8 @@ const BRANCHES: [(&str, &str, &[PathRow]); 3] = [
 
 /// One box.
 pub struct Node {
-    pub worker: Worker,
+    pub plane: Plane,
+    workers: u16,
     compiler: Compiler,
     generation: Arc<Generation>,
     directory: tempfile::TempDir,
@@ -247,9 +248,17 @@ impl Sim {
         }
         let mut seed = [7; 32];
         seed[..name.len()].copy_from_slice(name.as_bytes());
-        let worker = Worker::new(0, 1, seed, Arc::clone(&generation), self.now);
-        let node =
-            Node { worker, compiler, generation, directory, delivered: Vec::new(), records: Vec::new() };
+        let workers = if name == "fra1" { workers() } else { 1 };
+        let plane = Plane::new(workers, seed, &generation, self.now);
+        let node = Node {
+            plane,
+            workers,
+            compiler,
+            generation,
+            directory,
+            delivered: Vec::new(),
+            records: Vec::new(),
+        };
         self.nodes.insert(name.to_owned(), node);
     }
 
@@ -257,7 +266,7 @@ impl Sim {
     pub fn advance(&mut self, ms: u64) {
         let end = self.now + Duration::from_millis(ms);
         while self.now.instant < end.instant {
-            let due = self.nodes.values().filter_map(|node| node.worker.poll_timeout()).min();
+            let due = self.nodes.values().filter_map(|node| node.plane.poll_timeout()).min();
             let next =
                 due.unwrap_or(end.instant).clamp(self.now.instant + Duration::from_millis(1), end.instant);
             let step = next.since(self.now.instant);
@@ -268,8 +277,8 @@ impl Sim {
                 let now = self.now;
                 let mut out = Outbound::default();
                 let node = self.node(&name);
-                if node.worker.poll_timeout().is_some_and(|at| at <= now.instant) {
-                    node.worker.handle_timeout(now, &mut out);
+                if node.plane.poll_timeout().is_some_and(|at| at <= now.instant) {
+                    node.plane.handle_timeout(now, &mut out);
                 }
                 self.settle(&name, &out);
             }
@@ -297,11 +306,9 @@ impl Sim {
     /// A datagram from anywhere to one of `node`'s transports.
     pub fn inject(&mut self, node: &str, ingress: Ingress, packet: &[u8]) {
         let now = self.now;
-        let mut batch = Batch::with_slots(1);
         let mut out = Outbound::default();
-        assert!(batch.push(ingress, packet), "the packet fits");
         let before = self.node(node).taken_in();
-        self.node(node).worker.process(&mut batch, now, &mut out);
+        self.node(node).plane.process(ingress, packet, 0, now, &mut out);
         let counted = self.node(node).taken_in() - before;
         // Of what comes out of a tunnel only the tunnel knows whether it is a packet. An answer of ours that could not be
         // sent is counted as well.
@@ -313,10 +320,8 @@ impl Sim {
     /// A super-packet out of a device of `node`'s.
     pub fn inject_super(&mut self, node: &str, device: DeviceId, packet: &[u8], segment: u16) {
         let now = self.now;
-        let mut batch = Batch::with_slots(1);
         let mut out = Outbound::default();
-        assert!(batch.push_super(device, packet, segment), "the packet fits");
-        self.node(node).worker.process(&mut batch, now, &mut out);
+        self.node(node).plane.process(Ingress::Device(device), packet, segment, now, &mut out);
         self.settle(node, &out);
     }
 
@@ -418,7 +423,7 @@ impl Sim {
         let node = self.node("fra1");
         let candidate = write_and_load(node.directory.path(), &pop, tenants);
         node.generation = Arc::new(node.compiler.compile(&candidate).expect("few names"));
-        node.worker.adopt(Arc::clone(&node.generation), now);
+        node.plane.adopt(&node.generation, now);
         node.collect();
     }
 
@@ -426,12 +431,12 @@ impl Sim {
     pub fn restart(&mut self, name: &str) {
         let now = self.now;
         let node = self.node(name);
-        node.worker = Worker::new(0, 1, [99; 32], Arc::clone(&node.generation), now);
+        node.plane = Plane::new(node.workers, [99; 32], &node.generation, now);
     }
 
     pub fn drops(&mut self, node: &str) -> Vec<DropRow> {
         let now = self.now;
-        match self.node(node).worker.answer(&Query::Drops, now) {
+        match self.node(node).plane.answer(&Query::Drops, now) {
             Answer::Drops(rows) => rows,
             other => panic!("{other:?}"),
         }
@@ -449,7 +454,7 @@ impl Sim {
     pub fn sessions(&mut self, node: &str) -> Vec<SessionReport> {
         let now = self.now;
         let query = Query::Sessions { filter: FlowFilter::default(), limit: usize::MAX };
-        match self.node(node).worker.answer(&query, now) {
+        match self.node(node).plane.answer(&query, now) {
             Answer::Sessions(page) => page.sessions,
             other => panic!("{other:?}"),
         }
@@ -457,7 +462,7 @@ impl Sim {
 
     pub fn paths(&mut self, node: &str) -> Vec<PathReport> {
         let now = self.now;
-        match self.node(node).worker.answer(&Query::Paths, now) {
+        match self.node(node).plane.answer(&Query::Paths, now) {
             Answer::Paths(paths) => paths,
             other => panic!("{other:?}"),
         }
@@ -486,9 +491,10 @@ impl Sim {
     fn settle(&mut self, from: &str, out: &Outbound) {
         let node = self.node(from);
         node.collect();
-        for (device, packet, segment) in out.packets() {
-            assert_eq!(segment, 0, "one packet in, none to coalesce with");
-            let name = node.generation.devices.get(device).map(|spec| spec.name.clone()).unwrap_or_default();
+        for packet in out.packets() {
+            assert!(packet.offload().is_none(), "one packet in, none to coalesce with");
+            let spec = node.generation.devices.get(packet.device());
+            let name = spec.map(|spec| spec.name.clone()).unwrap_or_default();
             node.delivered.push((name, packet.to_vec()));
         }
         for (transport, to, datagram) in out.datagrams() {
@@ -512,14 +518,14 @@ impl Sim {
 impl Node {
     /// Packets passed on and packets dropped: what the box has accounted for.
     pub fn taken_in(&self) -> u64 {
-        match self.worker.answer(&Query::Totals, Now::default()) {
+        match self.plane.answer(&Query::Totals, Now::default()) {
             Answer::Totals(totals) => totals.forwarded_packets + totals.dropped_packets,
             other => panic!("{other:?}"),
         }
     }
 
     fn collect(&mut self) {
-        self.records.extend(self.worker.take_records());
+        self.records.extend(self.plane.take_records());
     }
 }
 

@@ -33,6 +33,7 @@ export const REASONS: Record<string, string> = {
   'no-path': 'Far site has no path that is up',
   'tunnel-queue-full': 'Waited for a handshake; the queue is full',
   'egress-queue-full': "The kernel's queue was full",
+  'worker-queue-full': "Another worker's queue was full",
   'device-down': "The handoff's device is not there",
 };
 
@@ -44,5 +45,6 @@ export const ALARMING: Record<string, string> = {
   'no-path': "See the site's paths below.",
   'device-down': "See the box's log for the device.",
   'egress-queue-full': 'The box cannot send as fast as it takes in.',
+  'worker-queue-full': 'A worker cannot keep up: see the load of its core.',
   'source-not-allowed': 'A peer sends from addresses it does not own.',
 };

@@ -1,6 +1,11 @@
 //! Rules: app classes, the ACL and NAT rules, tried in the order they were written.
 //!
-//! They share one matcher. First match is by scan for now; whatever replaces the scan has to agree with it.
+//! They share one matcher, and one way to find the first that matches: [`first_match`]. [`Matcher::matches`] says what a
+//! match is.
+
+mod first_match;
+
+pub use first_match::FirstMatch;
 
 use crate::config::{self, AclAction, Place};
 use crate::model::{ClassId, End, Protocol, RuleId};
@@ -45,48 +50,44 @@ struct Places {
 pub struct AclRule {
     pub id: RuleId,
     pub action: AclAction,
-    matcher: Matcher,
 }
 
 /// A tenant's ordered ACL.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Acl {
-    rules: Vec<AclRule>,
+    rules: Box<[AclRule]>,
+    first_match: FirstMatch,
 }
 
 /// A tenant's ordered app classes.
 #[derive(Clone, Debug)]
 pub struct Classifier {
-    rules: Vec<(ClassId, Matcher)>,
+    classes: Box<[ClassId]>,
+    first_match: FirstMatch,
     default: ClassId,
 }
 
 impl Acl {
-    pub(super) fn push(&mut self, id: RuleId, action: AclAction, matcher: Matcher) {
-        self.rules.push(AclRule { id, action, matcher });
+    pub(super) fn new(rules: Vec<(AclRule, Matcher)>) -> Acl {
+        let (rules, matchers): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
+        Acl { rules: rules.into(), first_match: FirstMatch::new(matchers) }
     }
 
     /// The first rule that matches; `None` is the default: deny.
     pub fn first_match(&self, subject: &Subject, class: ClassId) -> Option<&AclRule> {
-        self.rules.iter().find(|rule| rule.matcher.matches(subject, Some(class)))
+        Some(&self.rules[self.first_match.find(subject, Some(class))?])
     }
 }
 
 impl Classifier {
-    pub(super) fn new(default: ClassId) -> Classifier {
-        Classifier { rules: Vec::new(), default }
-    }
-
-    pub(super) fn push(&mut self, class: ClassId, matcher: Matcher) {
-        self.rules.push((class, matcher));
+    pub(super) fn new(rules: Vec<(ClassId, Matcher)>, default: ClassId) -> Classifier {
+        let (classes, matchers): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
+        Classifier { classes: classes.into(), first_match: FirstMatch::new(matchers), default }
     }
 
     /// The class of the first match, or `default`.
     pub fn classify(&self, subject: &Subject) -> ClassId {
-        self.rules
-            .iter()
-            .find(|(_, matcher)| matcher.matches(subject, None))
-            .map_or(self.default, |(class, _)| *class)
+        self.first_match.find(subject, None).map_or(self.default, |rule| self.classes[rule])
     }
 }
 

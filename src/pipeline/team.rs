@@ -1,0 +1,176 @@
+//! The workers of one box: who owns what, and what each must know of the others' paths.
+//!
+//! A site belongs to one worker, with all its tunnels. A session belongs to the worker of its site; of its two sites, if
+//! it has two, to the first's. Both directions' packets lead to the same worker, whoever they reach first.
+
+use crate::model::{FlowKey, NextHop, PathId, SiteId, TransportId};
+use crate::path::Candidate;
+use crate::tables::{Generation, InternetPrefix, Tenant};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// The workers of a box.
+pub struct Team {
+    size: u16,
+    board: Board,
+    /// How many sessions workers have been allowed to have.
+    granted: AtomicUsize,
+}
+
+/// What is known of a path, whoever works it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub fitness: Candidate,
+    /// Where the peer was last heard; means nothing for an unreachable one.
+    pub transport: TransportId,
+}
+
+impl Team {
+    /// A team of `size` workers, numbered from 0; at least one.
+    pub fn new(size: u16) -> Arc<Team> {
+        Arc::new(Team { size: size.max(1), board: Board::default(), granted: AtomicUsize::new(0) })
+    }
+
+    /// How many they are.
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Who works a site's tunnels.
+    pub fn worker_of(&self, site: SiteId) -> u16 {
+        (site.0 % u32::from(self.size)) as u16
+    }
+
+    /// Who has the session of packets that arrive with `key`; `None` if anyone may, for nobody can have one.
+    pub fn owner(&self, key: &FlowKey, generation: &Generation) -> Option<u16> {
+        if self.size == 1 {
+            return Some(0);
+        }
+        let tenant = match key.zone.as_tenant() {
+            Some(tenant) => tenant,
+            None => match generation.internet.lookup(key.destination())? {
+                InternetPrefix { routed: true, tenant, .. } => tenant,
+                InternetPrefix { ports, .. } => {
+                    let address = key.destination();
+                    return Some(ports.owner(address, key.protocol, key.destination_port, self.size));
+                }
+            },
+        };
+        let tenant = generation.tenants.get(tenant)?;
+        let (source, destination) = (site_of(tenant, key.source()), site_of(tenant, key.destination()));
+        let first = source.into_iter().chain(destination).min()?;
+        Some(self.worker_of(first))
+    }
+
+    /// Allows a worker some more sessions of the box's `max`; none, if all are given away. A worker that knows how many it
+    /// may have need not ask the others about each.
+    pub(super) fn grant_sessions(&self, max: usize) -> usize {
+        let share = session_share(max);
+        let granted = self.granted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |granted| {
+            (granted < max).then(|| granted + share.min(max - granted))
+        });
+        granted.map_or(0, |granted| share.min(max - granted))
+    }
+
+    /// A worker needs so many no longer.
+    pub(super) fn return_sessions(&self, count: usize) {
+        self.granted.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// How a path stands.
+    pub(super) fn standing(&self, path: PathId) -> Standing {
+        Standing::unpack(self.board.of(path).load(Ordering::Relaxed))
+    }
+
+    /// Tells the others how a path of one's own stands.
+    pub(super) fn publish(&self, path: PathId, standing: Standing) {
+        let cell = self.board.of(path);
+        let packed = standing.pack();
+        // Written only when it changes: whoever reads it keeps the cache line.
+        if cell.load(Ordering::Relaxed) != packed {
+            cell.store(packed, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How many sessions are granted at a time: one by one in a small table, so that none goes unused; in a large one a few,
+/// so that asking costs nothing.
+pub(super) fn session_share(max: usize) -> usize {
+    (max / 65_536).clamp(1, 1_024)
+}
+
+fn site_of(tenant: &Tenant, address: IpAddr) -> Option<SiteId> {
+    match tenant.next_hop(tenant.owners.lookup(address)?)? {
+        NextHop::Tunnel(site) => Some(site),
+        NextHop::Device(_) => None,
+    }
+}
+
+impl Standing {
+    pub(super) const UNREACHABLE: Standing =
+        Standing { fitness: Candidate::Unreachable, transport: TransportId(0) };
+
+    fn pack(self) -> u32 {
+        let fitness = match self.fitness {
+            Candidate::Unreachable => return 0,
+            Candidate::Reachable => 1,
+            Candidate::Up => 2,
+        };
+        fitness << 16 | u32::from(self.transport.0)
+    }
+
+    fn unpack(packed: u32) -> Standing {
+        let fitness = match packed >> 16 {
+            0 => return Standing::UNREACHABLE,
+            1 => Candidate::Reachable,
+            _ => Candidate::Up,
+        };
+        Standing { fitness, transport: TransportId(packed as u16) }
+    }
+}
+
+/// One word a path, in chunks that double, so that none ever moves: chunk `n` has 1,024 << `n` of them.
+#[derive(Default)]
+struct Board {
+    chunks: [OnceLock<Box<[AtomicU32]>>; CHUNKS],
+}
+
+const FIRST_CHUNK: u64 = 1_024;
+/// Enough for every number a path can have.
+const CHUNKS: usize = 23;
+
+impl Board {
+    fn of(&self, path: PathId) -> &AtomicU32 {
+        let at = u64::from(path.0) + FIRST_CHUNK;
+        let chunk = (at.ilog2() - FIRST_CHUNK.ilog2()) as usize;
+        let size = FIRST_CHUNK << chunk;
+        let cells = self.chunks[chunk]
+            .get_or_init(|| std::iter::repeat_with(AtomicU32::default).take(size as usize).collect());
+        &cells[(at - size) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_has_a_place_of_its_own_on_the_board() {
+        let team = Team::new(2);
+        let paths = [0, 1, 1_023, 1_024, 1_025, 3_071, 3_072, 70_000];
+        let standing = |n: usize| Standing {
+            fitness: if n.is_multiple_of(2) { Candidate::Up } else { Candidate::Reachable },
+            transport: TransportId(n as u16),
+        };
+        for (n, path) in paths.into_iter().enumerate() {
+            assert_eq!(team.standing(PathId(path)), Standing::UNREACHABLE);
+            team.publish(PathId(path), standing(n));
+        }
+        for (n, path) in paths.into_iter().enumerate() {
+            assert_eq!(team.standing(PathId(path)), standing(n));
+        }
+        team.publish(PathId(1_024), Standing::UNREACHABLE);
+        assert_eq!(team.standing(PathId(1_024)), Standing::UNREACHABLE);
+    }
+}

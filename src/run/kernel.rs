@@ -1,0 +1,78 @@
+//! What a generation wants of the kernel, and which thread gets it.
+
+use super::crew::Crew;
+use crate::io::network::Network;
+use crate::io::udp::{Listen, TransportSocket};
+use crate::model::TransportId;
+use crate::tables::Generation;
+use std::io;
+
+/// The kernel's devices and sockets, brought in line with a generation.
+pub(super) struct Kernel {
+    network: Network,
+    crew: Crew,
+    bound: Vec<(TransportId, Listen)>,
+    /// Nothing is missing.
+    complete: bool,
+}
+
+impl Kernel {
+    /// With nothing opened yet; what will be goes to `crew`.
+    pub(super) fn new(crew: Crew) -> io::Result<Kernel> {
+        Ok(Kernel { network: Network::new(crew.workers())?, crew, bound: Vec::new(), complete: false })
+    }
+
+    /// Whether everything the last generation wanted is there.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether nobody can reach the box.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.bound.is_empty()
+    }
+
+    /// Opens what `generation` wants and is not there, and closes what it does not want.
+    pub(super) async fn bring_to(&mut self, generation: &Generation) {
+        let transports = self.bring_transports_to(generation).await;
+        let devices = self.bring_devices_to(generation).await;
+        self.complete = transports && devices;
+    }
+
+    async fn bring_transports_to(&mut self, generation: &Generation) -> bool {
+        let wanted: Vec<(TransportId, Listen)> = generation
+            .transports
+            .iter()
+            .map(|(id, spec)| (id, Listen { address: spec.listen, interface: spec.interface.clone() }))
+            .collect();
+        let close: Vec<TransportId> =
+            self.bound.iter().filter(|bound| !wanted.contains(bound)).map(|(id, _)| *id).collect();
+        // Closed first, by everybody: an address can be bound once.
+        if !close.is_empty() {
+            self.crew.close_transports(close).await;
+            self.bound.retain(|bound| wanted.contains(bound));
+        }
+        for (id, listen) in &wanted {
+            if self.bound.iter().any(|(bound, _)| bound == id) {
+                continue;
+            }
+            match TransportSocket::bind_group(*id, listen, self.crew.workers()) {
+                Ok(group) => {
+                    if self.crew.open_transport(group).await {
+                        self.bound.push((*id, listen.clone()));
+                    }
+                }
+                Err(error) => tracing::warn!("{error}; will try again"),
+            }
+        }
+        self.bound.len() == wanted.len()
+    }
+
+    async fn bring_devices_to(&mut self, generation: &Generation) -> bool {
+        let wanted: Vec<_> = generation.devices.iter().map(|(id, spec)| (id, spec.clone())).collect();
+        let realised = self.network.realise(&wanted).await;
+        let unchanged = realised.opened.is_empty() && realised.closed.is_empty();
+        let handed_over = unchanged || self.crew.replace_devices(realised.closed, realised.opened).await;
+        realised.problems.is_empty() && handed_over
+    }
+}

@@ -1,0 +1,156 @@
+//! The data planes as `io` drives them: a worker, whose records go on to the exporter, and the entrance. Both take the
+//! same commands.
+
+use crate::control::{WorkerGone, WorkerPort};
+use crate::io::exporting::Order;
+use crate::io::forward::{DataPlane, Dropped, ForwardHandle};
+use crate::model::{Instant, Now};
+use crate::pipeline::report::{Answer, Query};
+use crate::pipeline::{Entrance, SessionScan, Worker};
+use crate::tables::Generation;
+use crate::wire::{Batch, Outbound};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+/// Slots of the session table that are looked at between packets: well under a millisecond.
+const SCAN_SLOTS: usize = 10_000;
+/// Questions under way at once.
+const MAX_SCANS: usize = 64;
+/// Between two such looks, so that packets get nine tenths of the time: a million sessions take half a second.
+const SCAN_PAUSE: Duration = Duration::from_millis(5);
+
+/// What a forwarding thread is told.
+pub(super) enum Command {
+    Adopt(Arc<Generation>),
+    Ask(Query, Reply),
+}
+
+pub(super) type Reply = Box<dyn FnOnce(Answer) + Send>;
+
+/// A worker.
+pub(super) struct WorkerPlane {
+    worker: Worker,
+    orders: SyncSender<Order>,
+    /// Questions about sessions that are being answered, a part of the table at a time.
+    scans: VecDeque<(SessionScan, Reply)>,
+    next_scan: Instant,
+}
+
+impl WorkerPlane {
+    pub(super) fn new(worker: Worker, orders: SyncSender<Order>, now: Now) -> WorkerPlane {
+        WorkerPlane { worker, orders, scans: VecDeque::new(), next_scan: now.instant }
+    }
+
+    /// Ends all sessions. Packets wait no more, so the exporter gets the records of all of them, however many there are.
+    pub(super) fn end(mut self, now: Now) {
+        self.worker.end_all(now);
+        for record in self.worker.take_records() {
+            if self.orders.send(Order::Record(record)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn pass_on_records(&mut self) {
+        let mut lost = 0;
+        for record in self.worker.take_records() {
+            lost += u64::from(self.orders.try_send(Order::Record(record)).is_err());
+        }
+        self.worker.records_lost(lost);
+    }
+
+    /// One look at the table for the question that has waited longest; those that come after wait their turn.
+    fn go_on_scanning(&mut self, now: Now) {
+        if now.instant < self.next_scan {
+            return;
+        }
+        if let Some((mut scan, reply)) = self.scans.pop_front() {
+            self.next_scan = now.instant + SCAN_PAUSE;
+            if self.worker.scan(&mut scan, SCAN_SLOTS) {
+                reply(Answer::Sessions(self.worker.page(scan, now)));
+            } else {
+                self.scans.push_back((scan, reply));
+            }
+        }
+    }
+}
+
+impl DataPlane for WorkerPlane {
+    type Command = Command;
+
+    fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
+        self.worker.process(batch, now, out);
+        self.pass_on_records();
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let scan = (!self.scans.is_empty()).then_some(self.next_scan);
+        [self.worker.poll_timeout(), scan].into_iter().flatten().min()
+    }
+
+    fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
+        self.worker.handle_timeout(now, out);
+        self.pass_on_records();
+        self.go_on_scanning(now);
+    }
+
+    fn egress_dropped(&mut self, what: Dropped, count: u64) {
+        self.worker.egress_dropped(what.reason(), count);
+    }
+
+    fn command(&mut self, command: Command, now: Now, _out: &mut Outbound) {
+        match command {
+            Command::Adopt(generation) => {
+                self.worker.adopt(generation, now);
+                self.pass_on_records();
+            }
+            Command::Ask(Query::Sessions { filter, limit }, reply) => {
+                // One that finds no room is dropped unanswered, and whoever asked is told that nobody answers.
+                if self.scans.len() < MAX_SCANS {
+                    self.scans.push_back((SessionScan::new(filter, limit), reply));
+                }
+                self.go_on_scanning(now);
+            }
+            Command::Ask(query, reply) => reply(self.worker.answer(&query, now)),
+        }
+    }
+}
+
+/// The entrance.
+pub(super) struct EntrancePlane(pub(super) Entrance);
+
+impl DataPlane for EntrancePlane {
+    type Command = Command;
+
+    fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
+        self.0.process(batch, now, out);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.0.poll_timeout()
+    }
+
+    fn handle_timeout(&mut self, _: Now, _: &mut Outbound) {}
+
+    fn egress_dropped(&mut self, what: Dropped, count: u64) {
+        self.0.egress_dropped(what.reason(), count);
+    }
+
+    fn command(&mut self, command: Command, now: Now, _: &mut Outbound) {
+        match command {
+            Command::Adopt(generation) => self.0.adopt(generation, now),
+            Command::Ask(query, reply) => reply(self.0.answer(&query)),
+        }
+    }
+}
+
+/// A forwarding thread, as `control` asks it.
+pub(super) struct Port(pub(super) ForwardHandle<Command>);
+
+impl WorkerPort for Port {
+    fn ask(&self, query: Query, reply: Reply) -> Result<(), WorkerGone> {
+        self.0.send(Command::Ask(query, reply)).map_err(|_| WorkerGone)
+    }
+}

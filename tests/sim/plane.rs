@@ -1,0 +1,200 @@
+//! A box's data plane in one thread: entrance and workers, and the handovers between them, as `io` wires them.
+//!
+//! `POPGATE_TEST_WORKERS` says how many workers a PoP has; what the tests say must hold for any number. A branch has one:
+//! all its tunnels end at one site.
+
+use popgate::flow::FlowRecord;
+use popgate::model::{DropReason, Instant, Now};
+use popgate::pipeline::report::{Answer, Query, SessionPage, Totals};
+use popgate::pipeline::{Entrance, Steered, Team, Worker, steer};
+use popgate::tables::Generation;
+use popgate::wire::{Batch, Handover, Ingress, Outbound};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Far more than one packet may cause: a loop shows.
+const MAX_HANDOVERS: usize = 1_000;
+
+pub fn workers() -> u16 {
+    std::env::var("POPGATE_TEST_WORKERS").map_or(1, |text| text.parse().expect("a number of workers"))
+}
+
+pub struct Plane {
+    workers: Vec<Worker>,
+    entrance: Entrance,
+}
+
+impl Plane {
+    pub fn new(workers: u16, seed: [u8; 32], generation: &Arc<Generation>, now: Now) -> Plane {
+        let team = Team::new(workers);
+        let worker = |id: u16| {
+            let mut seed = seed;
+            seed[31] ^= id as u8;
+            Worker::new(id, &team, seed, Arc::clone(generation), now)
+        };
+        Plane {
+            workers: (0..workers).map(worker).collect(),
+            entrance: Entrance::new(&team, Arc::clone(generation), now),
+        }
+    }
+
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.iter()
+    }
+
+    pub fn adopt(&mut self, generation: &Arc<Generation>, now: Now) {
+        self.entrance.adopt(Arc::clone(generation), now);
+        for worker in &mut self.workers {
+            worker.adopt(Arc::clone(generation), now);
+        }
+    }
+
+    /// Takes one packet, or a super-packet if `segment` is not 0.
+    pub fn process(&mut self, ingress: Ingress, packet: &[u8], segment: u16, now: Now, out: &mut Outbound) {
+        let mut batch = Batch::with_slots(1);
+        let pushed = match ingress {
+            Ingress::Device(device) if segment > 0 => batch.push_super(device, packet, segment),
+            _ => batch.push(ingress, packet),
+        };
+        assert!(pushed, "the packet fits");
+        let mut sent = Outbound::default();
+        match ingress {
+            Ingress::Transport { .. } => match steer(packet, self.workers.len() as u16) {
+                Steered::Worker(worker) => {
+                    self.workers[usize::from(worker)].process(&mut batch, now, &mut sent)
+                }
+                Steered::Entrance => self.entrance.process(&mut batch, now, &mut sent),
+            },
+            Ingress::Device(_) => {
+                let queue = queue_of(packet) % self.workers.len();
+                self.workers[queue].process(&mut batch, now, &mut sent);
+            }
+            Ingress::Worker(_) => panic!("what workers pass to each other stays in here"),
+        }
+        self.pass_on(sent, now, out);
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.workers.iter().filter_map(Worker::poll_timeout).min()
+    }
+
+    pub fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
+        for at in 0..self.workers.len() {
+            if self.workers[at].poll_timeout().is_some_and(|due| due <= now.instant) {
+                let mut sent = Outbound::default();
+                self.workers[at].handle_timeout(now, &mut sent);
+                self.pass_on(sent, now, out);
+            }
+        }
+    }
+
+    /// Delivers handovers until there are none; everything else goes to `out`.
+    fn pass_on(&mut self, sent: Outbound, now: Now, out: &mut Outbound) {
+        let mut waiting: VecDeque<(u16, Handover, Vec<u8>)> = VecDeque::new();
+        let mut next = Some(sent);
+        let mut steps = 0;
+        while let Some(sent) = next.take() {
+            waiting.extend(sent.handovers().map(|(worker, what, packet)| (worker, what, packet.to_vec())));
+            for (transport, to, datagram) in sent.datagrams() {
+                out.push_datagram(transport, to, datagram);
+            }
+            for packet in sent.packets() {
+                assert!(packet.offload().is_none(), "one packet in, none to coalesce with");
+                out.push_packet(packet.device(), &packet.to_vec());
+            }
+            if let Some((worker, what, packet)) = waiting.pop_front() {
+                let (mut batch, mut sent) = (Batch::with_slots(1), Outbound::default());
+                assert!(batch.push(Ingress::Worker(what), &packet), "the packet fits");
+                self.workers[usize::from(worker)].process(&mut batch, now, &mut sent);
+                steps += 1;
+                assert!(steps < MAX_HANDOVERS, "workers play ball with {what:?}");
+                next = Some(sent);
+            }
+        }
+    }
+
+    /// All answers as one.
+    pub fn answer(&self, query: &Query, now: Now) -> Answer {
+        let answers = self.workers.iter().map(|worker| worker.answer(query, now));
+        let answers: Vec<Answer> = answers.chain([self.entrance.answer(query)]).collect();
+        match query {
+            Query::Totals => Answer::Totals(answers.into_iter().fold(Totals::default(), add)),
+            Query::Paths => {
+                let mut paths: Vec<_> = answers
+                    .into_iter()
+                    .flat_map(|a| if let Answer::Paths(p) = a { p } else { Vec::new() })
+                    .collect();
+                paths.sort_by(|a, b| (&a.tenant, &a.site, &a.path).cmp(&(&b.tenant, &b.site, &b.path)));
+                Answer::Paths(paths)
+            }
+            Query::Sessions { .. } => {
+                let mut page = SessionPage::default();
+                for answer in answers {
+                    let Answer::Sessions(part) = answer else { panic!("{answer:?}") };
+                    page.matching += part.matching;
+                    page.sessions.extend(part.sessions);
+                }
+                page.sessions.sort_by(|a, b| a.age_secs.total_cmp(&b.age_secs).then(b.id.cmp(&a.id)));
+                Answer::Sessions(page)
+            }
+            Query::Drops => {
+                let mut sums = BTreeMap::new();
+                for answer in answers {
+                    let Answer::Drops(rows) = answer else { panic!("{answer:?}") };
+                    for row in rows {
+                        *sums.entry((row.tenant, row.reason, row.detail)).or_insert(0) += row.packets;
+                    }
+                }
+                let row = |((tenant, reason, detail), packets)| popgate::pipeline::report::DropRow {
+                    tenant,
+                    reason,
+                    detail,
+                    packets,
+                };
+                Answer::Drops(sums.into_iter().map(row).collect())
+            }
+        }
+    }
+
+    pub fn ports_in_use(&self) -> u64 {
+        self.workers.iter().map(Worker::ports_in_use).sum()
+    }
+
+    pub fn egress_dropped(&mut self, reason: DropReason, count: u64) {
+        self.workers[0].egress_dropped(reason, count);
+    }
+
+    pub fn end_all(&mut self, now: Now) {
+        self.workers.iter_mut().for_each(|worker| worker.end_all(now));
+    }
+
+    pub fn take_records(&mut self) -> Vec<FlowRecord> {
+        self.workers.iter_mut().flat_map(|worker| worker.take_records().collect::<Vec<_>>()).collect()
+    }
+}
+
+/// The queue of a device that a packet comes in by: a flow's always the same, a datagram's fragments' too, and as often as
+/// not the wrong one.
+fn queue_of(packet: &[u8]) -> usize {
+    let addresses = match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.get(12..20),
+        _ => packet.get(8..40),
+    };
+    addresses.unwrap_or_default().iter().map(|byte| usize::from(*byte)).sum()
+}
+
+fn add(sum: Totals, answer: Answer) -> Totals {
+    let Answer::Totals(part) = answer else { panic!("{answer:?}") };
+    Totals {
+        generation: part.generation,
+        sessions: sum.sessions + part.sessions,
+        max_sessions: sum.max_sessions + part.max_sessions,
+        sessions_created: sum.sessions_created + part.sessions_created,
+        paths: sum.paths + part.paths,
+        paths_up: sum.paths_up + part.paths_up,
+        forwarded_packets: sum.forwarded_packets + part.forwarded_packets,
+        forwarded_bytes: sum.forwarded_bytes + part.forwarded_bytes,
+        dropped_packets: sum.dropped_packets + part.dropped_packets,
+        records_lost: sum.records_lost + part.records_lost,
+    }
+}
