@@ -665,7 +665,7 @@ fn inner(index: usize) -> SocketAddrV4 {
 }
 
 fn bind(address: std::net::Ipv4Addr, port: u16) -> Result<TransportSocket, Failure> {
-    let listen = Listen { address: SocketAddr::from((address, port)), interface: None, shared: false };
+    let listen = Listen { address: SocketAddr::from((address, port)), interface: None };
     Ok(TransportSocket::bind(TransportId(0), &listen)?)
 }
 
