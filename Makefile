@@ -21,6 +21,9 @@ PACKAGES := \
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := target/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
+# What `make bench-net` compares with, besides Debian's wireguard-go.
+BORINGTUN_VERSION := 0.7.1
+
 # Network namespaces need root: the lab is started as root, and so is every test, since one cannot tell beforehand which
 # will make some.
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
@@ -33,6 +36,7 @@ help:
 	echo 'make test   everything CI runs'
 	echo 'make check  the quick part of it: format, lints, licences, unit tests'
 	echo 'make bench  the data plane without I/O, beside its peers; target/bench/pipeline.json'
+	echo 'make bench-net  the release binary between WireGuard peers and a server, beside its peers; target/bench/net.json'
 	echo 'make build  popgate and popgate-lab with the console in them, in target/debug'
 	echo 'make setup  only install what the others need'
 
@@ -60,6 +64,17 @@ check: setup fmt clippy deny
 .PHONY: bench
 bench: setup
 	@cargo bench --locked --bench pipeline -- $(CASE)
+
+# CASE=text and DUT=text choose, RUNS=n repeats, BORINGTUN_CLI names another boringtun-cli; tests/bench/net has the rest.
+.PHONY: bench-net
+bench-net: setup
+	@cli=$${BORINGTUN_CLI:-$(CURDIR)/target/tools/bin/boringtun-cli}
+	if [[ ! -x $$cli ]]; then
+		echo 'bench-net: installing boringtun-cli $(BORINGTUN_VERSION) from crates.io into target/tools'
+		cargo install --quiet --locked --root target/tools boringtun-cli --version $(BORINGTUN_VERSION) ||
+			echo 'bench-net: it cannot be installed: going on without'
+	fi
+	BORINGTUN_CLI=$$cli cargo bench --locked $(AS_ROOT) --bench net
 
 .PHONY: build
 build: web
