@@ -15,6 +15,7 @@ use super::cpu::Placement;
 use super::crossing::Seat;
 use super::polling::{Polling, Rest};
 use super::portion::{MOST_MESSAGES, PORTION_BYTES};
+use super::standing::Standing;
 use super::tun::TunDevice;
 use super::udp::TransportSocket;
 use super::wake::Wake;
@@ -492,7 +493,11 @@ impl<D: DataPlane> Forwarder<D> {
             }
         };
         if !self.batch.is_empty() {
-            self.plane.process(&mut self.batch, self.clock.now(), &mut self.out);
+            let now = self.clock.now();
+            if self.queue(source).is_some_and(|queue| queue.sheds(received != Received::Full, now.instant)) {
+                self.batch.shed_one();
+            }
+            self.plane.process(&mut self.batch, now, &mut self.out);
             self.batch.clear();
             self.send_all();
         }
@@ -504,6 +509,15 @@ impl<D: DataPlane> Forwarder<D> {
         }
         self.expire();
         received
+    }
+
+    /// The kernel's queue behind a source.
+    fn queue(&mut self, source: Source) -> Option<&mut Standing> {
+        match source {
+            Source::Transport(id) => self.transports.get_mut(id).map(|transport| &mut transport.queue),
+            Source::Device(id) => self.devices.get_mut(id).map(|device| &mut device.queue),
+            Source::Wake | Source::Mailbox => None,
+        }
     }
 
     fn expire(&mut self) {

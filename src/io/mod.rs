@@ -16,6 +16,7 @@ mod netlink;
 pub mod network;
 mod polling;
 mod portion;
+mod standing;
 mod steering;
 pub mod tap;
 pub mod tun;

@@ -9,6 +9,7 @@
 use super::forward::{Fault, Received};
 use super::namespace::Namespace;
 use super::portion::PORTION_BYTES;
+use super::standing::Standing;
 use super::tuntap;
 use crate::model::DeviceId;
 use crate::wire::{self, Batch, MAX_PIECES, Offload, ToDevice};
@@ -22,6 +23,8 @@ pub struct TunDevice {
     id: DeviceId,
     name: String,
     fd: OwnedFd,
+    /// Whether what the kernel has for us keeps us from ever catching up.
+    pub(super) queue: Standing,
 }
 
 impl TunDevice {
@@ -57,7 +60,7 @@ impl TunDevice {
                 "this kernel has no UDP segmentation on TUN: UDP goes packet by packet"
             );
         }
-        Ok(TunDevice { id, name: name.to_owned(), fd })
+        Ok(TunDevice { id, name: name.to_owned(), fd, queue: Standing::default() })
     }
 
     /// The number the data plane knows the device by.

@@ -21,6 +21,7 @@
 
 use super::forward::{Fault, Received};
 use super::portion::Portion;
+use super::standing::Standing;
 use super::steering;
 use crate::model::TransportId;
 use crate::wire::{Batch, Ingress};
@@ -72,6 +73,8 @@ pub struct TransportSocket {
     /// Counts down to another try.
     gso_retry: u32,
     portion: Portion,
+    /// Whether what the kernel has for us keeps us from ever catching up.
+    pub(super) queue: Standing,
 }
 
 impl TransportSocket {
@@ -125,6 +128,7 @@ impl TransportSocket {
             gso_segment: usize::MAX,
             gso_retry: GSO_RETRY_DATAGRAMS,
             portion: Portion::default(),
+            queue: Standing::default(),
         })
     }
 

@@ -75,6 +75,8 @@ pub enum DropReason {
     TunnelQueueFull,
     /// The kernel would not take it: its queue was full.
     EgressQueueFull,
+    /// The queue it came in by had not been empty for too long: senders are to slow down.
+    QueueStanding,
     /// Another worker has its session or its tunnel, and that worker's queue was full.
     WorkerQueueFull,
     /// The handoff's device is not there.
@@ -118,6 +120,7 @@ impl DropReason {
             NoPath => "no-path",
             TunnelQueueFull => "tunnel-queue-full",
             EgressQueueFull => "egress-queue-full",
+            QueueStanding => "queue-standing",
             WorkerQueueFull => "worker-queue-full",
             DeviceDown => "device-down",
         }

@@ -44,6 +44,9 @@ const GROUP: usize = 16;
 /// Room for what is opened of a group: for the largest datagram, and some.
 const GROUP_BYTES: usize = 2 * SLOT_BYTES;
 
+/// Smaller packets are not shed.
+const SHED_BYTES: usize = 512;
+
 /// The fragment header's own number (RFC 8200 section 4.5).
 const IPV6_FRAGMENT: Protocol = Protocol(44);
 
@@ -65,6 +68,8 @@ pub struct Worker {
     /// One segment of a super-packet.
     segment: Vec<u8>,
     due: Vec<PathId>,
+    /// A packet is to be shed: the next one that will do.
+    shed: bool,
 }
 
 /// Where a packet came from.
@@ -138,6 +143,7 @@ impl Worker {
             rng,
             segment: Vec::new(),
             due: Vec::new(),
+            shed: false,
         };
         worker.adopt(generation, now);
         worker
@@ -164,6 +170,7 @@ impl Worker {
 
     /// Takes the packets of `batch` and puts what is to be sent into `out`.
     pub fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
+        self.shed = batch.sheds();
         let mut packets = batch.packets().peekable();
         while packets.peek().is_some() {
             let mut landing = out.land(GROUP_BYTES);
@@ -855,6 +862,7 @@ impl Worker {
             return Err(refuse(DropReason::TtlExpired));
         }
         let exit = self.choose_exit(session, direction).map_err(refuse)?;
+        let packet = self.shed_from(packet, parsed, tenant).ok_or_else(|| refuse(DropReason::QueueStanding))?;
         let mtu = self.mtu(exit, parsed);
         // Whoever made a super-packet knows nothing of this path's MTU: a segment can be too big like any packet.
         if parsed.largest(packet) > usize::from(mtu) && parsed.dont_fragment {
@@ -881,6 +889,29 @@ impl Worker {
         wire::decrement_ttl(packet, parsed);
         wire::clamp_mss(packet, parsed, segment_mtu);
         self.leave(exit, packet, parsed, mtu, now, out).map_err(|reason| Refusal::new(Some(tenant), reason))
+    }
+
+    /// Where a packet is to be shed, it is a large one: calls and acknowledgements are not what the queue is made of. Its
+    /// mark or loss tells its sender; of a super-packet one segment is enough. `None` if it is the packet that is lost.
+    fn shed_from<'a>(
+        &mut self,
+        packet: &'a mut [u8],
+        parsed: &mut Parsed,
+        tenant: TenantId,
+    ) -> Option<&'a mut [u8]> {
+        if !self.shed || parsed.len < SHED_BYTES {
+            return Some(packet);
+        }
+        self.shed = false;
+        if wire::mark_congested(packet, parsed) {
+            return Some(packet);
+        }
+        if parsed.on_the_wire(packet).0 < 2 {
+            return None;
+        }
+        self.drops.count(Some(tenant), DropReason::QueueStanding, 1);
+        wire::lose_last(packet, parsed);
+        Some(&mut packet[..parsed.len])
     }
 
     /// Which way out: answers take the path the flow last arrived on, everything else the class's order of paths.

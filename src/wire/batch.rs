@@ -37,6 +37,7 @@ pub struct Batch {
     /// [`STRIDE`] bytes a slot.
     memory: Box<[u8]>,
     filled: usize,
+    shed: bool,
 }
 
 /// From slot to slot. 64 KB apart, the heads of all packets would compete for the same few lines of the cache: 23 lines
@@ -57,7 +58,7 @@ impl Batch {
     pub fn with_slots(slots: usize) -> Batch {
         let slot = || Slot { ingress: Ingress::Device(DeviceId(0)), len: 0, datagram: 0, segment: 0 };
         let memory = vec![0; slots * STRIDE].into_boxed_slice();
-        Batch { slots: std::iter::repeat_with(slot).take(slots).collect(), memory, filled: 0 }
+        Batch { slots: std::iter::repeat_with(slot).take(slots).collect(), memory, filled: 0, shed: false }
     }
 
     /// The buffers of the free slots, to be received into from the first on; [`Batch::commit`] them in that order.
@@ -121,6 +122,16 @@ impl Batch {
         })
     }
 
+    /// The queue these came from has been standing for too long: one packet of them is to be marked or dropped.
+    pub fn shed_one(&mut self) {
+        self.shed = true;
+    }
+
+    /// Whether one packet is to be marked or dropped.
+    pub fn sheds(&self) -> bool {
+        self.shed
+    }
+
     /// Whether nothing was received.
     pub fn is_empty(&self) -> bool {
         self.filled == 0
@@ -129,5 +140,6 @@ impl Batch {
     /// Forgets what was received; the memory stays.
     pub fn clear(&mut self) {
         self.filled = 0;
+        self.shed = false;
     }
 }

@@ -49,6 +49,30 @@ pub fn split(packet: &[u8], parsed: &Parsed, scratch: &mut Vec<u8>, mut emit: im
     }
 }
 
+/// Takes the last segment off a super-packet of several, as if the network had lost it; its checksum is not kept.
+pub fn lose_last(packet: &mut [u8], parsed: &mut Parsed) {
+    let headers = parsed.payload_at(packet);
+    let whole = parsed.len.saturating_sub(headers);
+    let segment = usize::from(parsed.segment).max(1);
+    let kept = (whole.div_ceil(segment).saturating_sub(1)) * segment;
+    if kept == 0 {
+        return;
+    }
+    parsed.len = headers + kept;
+    set_ip_len(packet, parsed.source.is_ipv4(), parsed.len);
+    if parsed.source.is_ipv4() {
+        finish_v4(packet, parsed.upper_at);
+    }
+    match parsed.protocol {
+        // What ended the data ended it in the segment that is gone.
+        Protocol::TCP => packet[parsed.upper_at + 13] &= !(tcp_flags::FIN | tcp_flags::PSH),
+        _ => {
+            let len = (parsed.len - parsed.upper_at) as u16;
+            packet[parsed.upper_at + 4..parsed.upper_at + 6].copy_from_slice(&len.to_be_bytes());
+        }
+    }
+}
+
 /// Makes a super-packet's checksum what the kernel expects of one: the pseudo header's sum.
 pub fn prepare(packet: &mut [u8], parsed: &Parsed) {
     let checksum_at = parsed.upper_at + if parsed.protocol == Protocol::TCP { 16 } else { 6 };

@@ -124,6 +124,27 @@ pub fn decrement_ttl(packet: &mut [u8], parsed: &mut Parsed) {
     }
 }
 
+/// Marks a packet whose ends can take a mark for a loss (RFC 3168 section 5: ECT becomes CE); false if they cannot.
+pub fn mark_congested(packet: &mut [u8], parsed: &Parsed) -> bool {
+    const CE: u8 = 0b11;
+    if parsed.source.is_ipv4() {
+        if packet[1] & CE == 0 {
+            return false;
+        }
+        let old = be16(packet, 0);
+        packet[1] |= CE;
+        let new = be16(packet, 0);
+        update_at(packet, 10, old, new);
+    } else {
+        // The traffic class lies across two bytes (RFC 8200 section 3).
+        if packet[1] >> 4 & CE == 0 {
+            return false;
+        }
+        packet[1] |= CE << 4;
+    }
+    true
+}
+
 /// Lowers the MSS option of a SYN to what fits `mtu` (RFC 6691: MTU less the fixed headers); never raises it.
 pub fn clamp_mss(packet: &mut [u8], parsed: &Parsed, mtu: u16) {
     let Upper::Tcp { flags, .. } = parsed.upper else { return };

@@ -360,6 +360,40 @@ fn what_io_could_not_send_is_counted() {
     assert_dropped(&mut sim, None, "worker-queue-full", 2);
 }
 
+#[test]
+fn queue_standing_costs_a_large_packet_or_one_segment_and_a_mark_where_marks_are_heeded() {
+    let mut sim = Sim::up();
+    let large = [7; 1_000];
+    let out = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+    let mut shed = |sim: &mut Sim, packet: &[u8]| {
+        sim.node("fra1").plane.shed = true;
+        sim.from_internet(packet)
+    };
+    assert_eq!(shed(&mut sim, &answer(&out[0], b"a call")).len(), 1, "small ones pass");
+    assert!(shed(&mut sim, &answer(&out[0], &large)).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "queue-standing", 1);
+    // ECN-capable: marked, and not lost (RFC 3168).
+    let mut capable = answer(&out[0], &large);
+    capable[1] |= 0b10;
+    mend_ipv4(&mut capable);
+    let marked = shed(&mut sim, &capable);
+    assert_eq!(marked[0][1] & 0b11, 0b11);
+    assert_eq!(read(&marked[0]).destination.to_string(), "10.1.0.5");
+    assert_dropped(&mut sim, Some("acme"), "queue-standing", 1);
+    // Of a super-packet of ten segments nine arrive.
+    let device = sim.device("fra1", "internet");
+    sim.node("fra1").plane.shed = true;
+    sim.inject_super("fra1", device, &answer(&out[0], &[7; 10_000]), 1_000);
+    assert_eq!(sim.take_delivered().len(), 9);
+    assert_dropped(&mut sim, Some("acme"), "queue-standing", 2);
+}
+
+fn mend_ipv4(packet: &mut [u8]) {
+    packet[10..12].copy_from_slice(&[0, 0]);
+    let sum = !popgate::wire::checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// Reads the enum's own source: a variant without a test in this file fails here.
 #[test]
 fn every_reason_there_is_has_a_test_in_this_file() {

@@ -23,6 +23,8 @@ pub struct Plane {
     workers: Vec<Worker>,
     entrance: Entrance,
     datagrams: u64,
+    /// The next packet comes from a queue that has been standing for too long.
+    pub shed: bool,
 }
 
 impl Plane {
@@ -37,6 +39,7 @@ impl Plane {
             workers: (0..workers).map(worker).collect(),
             entrance: Entrance::new(&team, Arc::clone(generation), now),
             datagrams: 0,
+            shed: false,
         }
     }
 
@@ -59,6 +62,9 @@ impl Plane {
             _ => batch.push(ingress, packet),
         };
         assert!(pushed, "the packet fits");
+        if std::mem::take(&mut self.shed) {
+            batch.shed_one();
+        }
         let mut sent = Outbound::default();
         match ingress {
             Ingress::Transport { .. } => {

@@ -33,6 +33,7 @@ export const REASONS: Record<string, string> = {
   'no-path': 'Far site has no path that is up',
   'tunnel-queue-full': 'Waited for a handshake; the queue is full',
   'egress-queue-full': "The kernel's queue was full",
+  'queue-standing': 'The box is at its limit: dropped so that senders slow down',
   'worker-queue-full': "Another worker's queue was full",
   'device-down': "The handoff's device is not there",
 };
