@@ -21,6 +21,9 @@ const NEVER: u32 = u32::MAX;
 const CHUNK: usize = 4_096;
 /// Lines of the index that are moved each time, when it was left growing: as many as a few new sessions move.
 const MOVED: usize = 64;
+/// Sessions that one call of [`SessionTable::expire`] looks at: four times as many as a batch of packets can bring, so that
+/// it gets ahead of them, and a tenth of a millisecond at most, which packets can wait.
+const LOOKS: usize = 256;
 /// Keys whose look-ups overlap: about as many lines as a core fetches at once, and more gain nothing.
 const GROUP: usize = 16;
 
@@ -33,6 +36,7 @@ pub struct SessionTable {
     index: Index,
     hasher: SeedableRandomState,
     wheel: Wheel<SessionRef>,
+    /// What has come up and was not looked at yet, the first at the end.
     due: Vec<SessionRef>,
     /// Bindings live and die with their sessions.
     ports: Ports,
@@ -241,13 +245,16 @@ impl SessionTable {
     }
 
     /// Ends what has been idle too long, and reports what has lasted longer than the active timeout since its last
-    /// record.
+    /// record; the first [`LOOKS`] of them, and [`SessionTable::poll_timeout`] says so if there are more.
     pub fn expire(&mut self, now: Now, mut emit: impl FnMut(FlowRecord)) {
         self.index.move_lines(MOVED);
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.expire(now.instant, &mut due);
+        if due.is_empty() {
+            self.wheel.expire(now.instant, &mut due);
+            due.reverse();
+        }
         let active_timeout = self.active_timeout;
-        for at in due.drain(..) {
+        for at in due.drain(due.len().saturating_sub(LOOKS)..).rev() {
             let (chunk, slot) = at.place();
             let look = &mut self.chunks[chunk].looks[slot];
             if *look == NEVER || self.wheel.instant_of(u64::from(*look)) > now.instant {
@@ -284,7 +291,7 @@ impl SessionTable {
 
     /// When [`SessionTable::expire`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wheel.next()
+        if self.due.is_empty() { self.wheel.next() } else { Some(Instant::default()) }
     }
 
     fn next_look(&self, session: &Session) -> Instant {

@@ -243,3 +243,28 @@ fn sessions_that_come_and_go_leave_no_trail_in_the_wheel() {
     table.expire(at(320), |_| {});
     assert!(table.is_empty());
 }
+
+#[test]
+fn what_ends_at_once_is_ended_by_parts_each_session_once_and_in_order() {
+    const SESSIONS: u16 = 1_000;
+    let mut table = table(SESSIONS.into());
+    for n in 0..SESSIONS {
+        table.insert(session(1, 1_000 + n, None, at(0))).expect("room");
+    }
+    let now = at(2 * 60 * 60);
+    let mut ended = Vec::new();
+    let mut calls = 0;
+    while table.poll_timeout().is_some_and(|due| due <= now.instant) {
+        let before = ended.len();
+        table.expire(now, |record| ended.push(record.session));
+        assert!(ended.len() - before <= 256, "{} in one call", ended.len() - before);
+        calls += 1;
+        if calls == 1 {
+            // One that comes in between takes a slot over, not its predecessor's end.
+            table.insert(session(2, 1_000, None, now)).expect("room");
+        }
+    }
+    assert_eq!(ended, (1..=SESSIONS.into()).collect::<Vec<u64>>());
+    assert_eq!(table.len(), 1);
+    assert!(calls < 20, "{calls} calls");
+}

@@ -51,7 +51,7 @@ pub trait DataPlane {
     fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound);
     /// The next instant at which [`DataPlane::handle_timeout`] wants to be called.
     fn poll_timeout(&self) -> Option<Instant>;
-    /// Does whatever is due at `now`; afterwards [`DataPlane::poll_timeout`] is later than `now`.
+    /// Does what is due at `now`, or a part of it where that is much; then [`DataPlane::poll_timeout`] is not later than `now`.
     fn handle_timeout(&mut self, now: Now, out: &mut Outbound);
     /// `count` packets of `out` could not be sent: to be counted.
     fn egress_dropped(&mut self, what: Dropped, count: u64);

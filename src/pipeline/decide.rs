@@ -8,23 +8,23 @@ use crate::tables::{Generation, NatVerdict, Subject, Tenant};
 
 /// A session that policy accepts.
 #[derive(Clone, Debug)]
-pub struct Decision {
+pub struct Decision<'a> {
     pub plan: Plan,
     /// What becomes of the source.
-    pub nat: NatVerdict,
+    pub nat: NatVerdict<'a>,
 }
 
 /// Decides on a session whose first packet carries `key` and arrives from `arrived_from`.
 ///
 /// # Errors
 /// Why the session may not be.
-pub fn decide(
+pub fn decide<'a>(
     generation: &Generation,
-    tenant: &Tenant,
+    tenant: &'a Tenant,
     key: &FlowKey,
     dscp: u8,
     arrived_from: NextHop,
-) -> Result<Decision, DropReason> {
+) -> Result<Decision<'a>, DropReason> {
     let source_end = tenant.owners.lookup(key.source()).ok_or(DropReason::SourceNotAllowed)?;
     if tenant.next_hop(source_end) != Some(arrived_from) {
         return Err(DropReason::SourceNotAllowed);

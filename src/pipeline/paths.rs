@@ -17,8 +17,10 @@ const TICK: Duration = Duration::from_millis(10);
 const NEVER: Instant = Instant(u64::MAX);
 /// A peer that moves all the time (two boxes with one key) is not told of with every packet.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
-/// WireGuard's timers are of seconds; a quarter of one is what boringtun's own device uses.
-const TUNNEL_TICK: Duration = Duration::from_millis(250);
+/// WireGuard's timers are of seconds, and looking at ten thousand tunnels' is not for nothing; but while a handshake is
+/// under way people wait: then a quarter of one, which is what boringtun's own device uses.
+const TUNNEL_TICK: Duration = Duration::from_secs(1);
+const HANDSHAKE_TICK: Duration = Duration::from_millis(250);
 /// Between calls to a far end that does not answer: quick at first, for it may only be restarting, then at the pace of
 /// WireGuard's own retries (REKEY_TIMEOUT, whitepaper section 6.1).
 const CALL_INTERVALS_MS: [u64; 8] = [1_000, 1_000, 1_000, 1_000, 1_000, 2_000, 3_000, 5_000];
@@ -93,13 +95,14 @@ impl Path {
         }
     }
 
-    /// Whether WireGuard's timers are to be looked at now.
-    pub fn tunnel_tick_due(&mut self, now: Instant) -> bool {
-        let due = self.next_tunnel_tick <= now;
-        if due {
-            self.next_tunnel_tick = now + TUNNEL_TICK;
+    /// Looks at WireGuard's timers if it is time to: [`Tunnel::tick`].
+    pub fn tick_tunnel(&mut self, now: Instant, buffer: &mut [u8]) -> Option<(Option<usize>, usize)> {
+        if now < self.next_tunnel_tick {
+            return None;
         }
-        due
+        let outcome = self.tunnel.tick(buffer);
+        self.next_tunnel_tick = now + if self.tunnel.is_calling() { HANDSHAKE_TICK } else { TUNNEL_TICK };
+        Some(outcome)
     }
 
     /// Whether it is time to call a far end that does not answer.
@@ -128,8 +131,12 @@ impl Path {
     }
 
     fn poll_timeout(&self) -> Instant {
-        let tunnel = self.next_tunnel_tick;
-        if self.probed && self.tunnel.has_session() { tunnel.min(self.prober.poll_timeout()) } else { tunnel }
+        let probes = self.probed && self.tunnel.has_session();
+        let calls = self.spec.calls && self.fitness() != Candidate::Up;
+        [probes.then(|| self.prober.poll_timeout()), calls.then_some(self.next_call)]
+            .into_iter()
+            .flatten()
+            .fold(self.next_tunnel_tick, Instant::min)
     }
 }
 
@@ -171,6 +178,7 @@ impl Paths {
                         point(&mut path.tunnel, spec, generation);
                     }
                     path.spec = spec.clone();
+                    self.schedule(id);
                 }
                 None => self.insert(id, spec, generation, rng, now),
             }
@@ -255,7 +263,8 @@ impl Paths {
             probed: spec.probes,
             received: Traffic::default(),
             sent: Traffic::default(),
-            next_tunnel_tick: now.instant,
+            // Spread, or the tunnels of a generation would all be looked at in one go, every second.
+            next_tunnel_tick: now.instant + TUNNEL_TICK.mul_f64(rng.random()),
             next_call: now.instant,
             calls: 0,
             scheduled: NEVER,

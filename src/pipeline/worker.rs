@@ -682,7 +682,7 @@ impl Worker {
         parsed: &Parsed,
         now: Now,
     ) -> Result<SessionRef, Refusal> {
-        let generation = Arc::clone(&self.generation);
+        let generation = &self.generation;
         let (tenant_id, may_begin) = match arrival.tenant {
             Some(tenant) => (tenant, true),
             // From the internet: only a tenant's own prefixes can be called; a pool's addresses only answer.
@@ -704,7 +704,7 @@ impl Worker {
         if !may_begin {
             return Err(refuse(DropReason::NoSession));
         }
-        let decision = decide(&generation, tenant, key, parsed.dscp, arrival.hop).map_err(refuse)?;
+        let decision = decide(generation, tenant, key, parsed.dscp, arrival.hop).map_err(refuse)?;
         let far_zone = self.zone_of(decision.plan.hops[1], tenant_id);
         let far_zone = far_zone.ok_or_else(|| refuse(DropReason::DeviceDown))?;
         let reverse = match &decision.nat {
@@ -1128,8 +1128,7 @@ impl Worker {
             }
         };
         let mut lost = 0;
-        if path.tunnel_tick_due(now.instant) {
-            let (len, waited_in_vain) = path.tunnel.tick(&mut message);
+        if let Some((len, waited_in_vain)) = path.tick_tunnel(now.instant, &mut message) {
             send(len, &message);
             lost = waited_in_vain as u64;
         }

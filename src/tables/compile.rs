@@ -6,7 +6,7 @@
 use super::device::{DeviceKind, DeviceSpec};
 use super::generation::{Generation, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec};
 use super::names::Names;
-use super::nat::{NatPolicy, NatVerdict, Pool, PoolPorts};
+use super::nat::{NatPolicy, Pool, PoolPorts};
 use super::rules::{Acl, AclRule, Classifier, Matcher};
 use crate::config::{
     self, Appliance, Branch, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind, NatAction, Place, Pop, Role,
@@ -263,12 +263,12 @@ impl Compiler {
                 let pool = |networks: &[IpNetwork]| Pool::new(id, networks, nat_ports.clone());
                 let mut rules = Vec::new();
                 for rule in &config.nat {
-                    let verdict = match &rule.action {
+                    let translates_to = match &rule.action {
                         NatAction::Pool(networks) if !within(networks, nat_pool) => continue,
-                        NatAction::Pool(networks) => NatVerdict::Translate(Arc::new(pool(networks))),
-                        NatAction::NoNat => NatVerdict::Untranslated,
+                        NatAction::Pool(networks) => Some(pool(networks)),
+                        NatAction::NoNat => None,
                     };
-                    rules.push((verdict, compile_matcher(names, tenant, &rule.matches, &end)));
+                    rules.push((translates_to, compile_matcher(names, tenant, &rule.matches, &end)));
                 }
                 let policy = NatPolicy::new(id, pool(nat_pool), routed.clone().into(), rules);
                 compiled.nat.insert(id, policy);

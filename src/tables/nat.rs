@@ -6,7 +6,6 @@ use crate::model::{ClassId, HandoffId, Protocol};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
 /// Addresses and ports that may be given out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,16 +106,17 @@ impl Pool {
 #[derive(Clone, Debug)]
 pub struct NatPolicy {
     handoff: HandoffId,
-    verdicts: Box<[NatVerdict]>,
+    /// By rule: what it translates to, if it is not one that says not to.
+    pools: Box<[Option<Pool>]>,
     first_match: FirstMatch,
-    pool: Arc<Pool>,
+    pool: Pool,
     routed: Box<[IpNetwork]>,
 }
 
 /// What becomes of a session's source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NatVerdict {
-    Translate(Arc<Pool>),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NatVerdict<'a> {
+    Translate(&'a Pool),
     Untranslated,
     /// It would have to be translated, and there is nothing to translate it to.
     Impossible(HandoffId),
@@ -127,30 +127,30 @@ impl NatPolicy {
         handoff: HandoffId,
         pool: Pool,
         routed: Box<[IpNetwork]>,
-        rules: Vec<(NatVerdict, Matcher)>,
+        rules: Vec<(Option<Pool>, Matcher)>,
     ) -> NatPolicy {
-        let (verdicts, matchers): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
+        let (pools, matchers): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
         let first_match = FirstMatch::new(matchers);
-        NatPolicy { handoff, verdicts: verdicts.into(), first_match, pool: Arc::new(pool), routed }
+        NatPolicy { handoff, pools: pools.into(), first_match, pool, routed }
     }
 
     /// What becomes of a session that leaves by this handoff. Prefixes the tenant may show to the internet go
     /// untranslated; the rest takes the first rule's pool, or the handoff's. IPv6 is never translated.
-    pub fn outbound(&self, subject: &Subject, class: ClassId) -> NatVerdict {
+    pub fn outbound(&self, subject: &Subject, class: ClassId) -> NatVerdict<'_> {
         let routed = self.routed.iter().any(|prefix| prefix.contains(subject.source));
-        let rule = self.first_match.find(subject, Some(class)).map(|rule| &self.verdicts[rule]);
+        let rule = self.first_match.find(subject, Some(class));
         // A rule not to translate changes nothing: it can show to the internet only what may be shown anyway.
-        if let Some(NatVerdict::Translate(pool)) = rule
+        if let Some(pool) = rule.and_then(|rule| self.pools[rule].as_ref())
             && subject.source.is_ipv4()
         {
-            return NatVerdict::Translate(Arc::clone(pool));
+            return NatVerdict::Translate(pool);
         }
         if routed {
             NatVerdict::Untranslated
         } else if subject.source.is_ipv6() || self.pool.is_empty() {
             NatVerdict::Impossible(self.handoff)
         } else {
-            NatVerdict::Translate(Arc::clone(&self.pool))
+            NatVerdict::Translate(&self.pool)
         }
     }
 }

@@ -18,7 +18,9 @@ use std::time::Duration;
 pub const OVERHEAD: usize = 32;
 /// The longest handshake message.
 const HANDSHAKE_BYTES: usize = 148;
-/// The type of a data message (whitepaper section 5.4.6).
+/// The types of messages (whitepaper section 5.4).
+const INITIATION: u8 = 1;
+const RESPONSE: u8 = 2;
 const DATA: u8 = 4;
 /// Packets that wait for a session; boringtun's own measure. What comes after is lost.
 const QUEUE: usize = 256;
@@ -74,6 +76,8 @@ pub struct Tunnel {
     /// Whether there is a session. It comes with a handshake or its first packet and goes with a tick; asking `noise`
     /// means reading the clock.
     live: bool,
+    /// We have begun a handshake, and no session has come of it yet.
+    calling: bool,
 }
 
 impl Tunnel {
@@ -84,7 +88,7 @@ impl Tunnel {
         let limiter = Arc::new(RateLimiter::new(&PublicKey::from(&private), u64::MAX));
         let peer = PublicKey::from(keys.peer);
         let noise = Tunn::new(private, peer, keys.preshared, keepalive, index.bits(), Some(limiter));
-        Tunnel { noise, index, endpoint: None, waiting: VecDeque::new(), live: false }
+        Tunnel { noise, index, endpoint: None, waiting: VecDeque::new(), live: false, calling: false }
     }
 
     /// What peers address this tunnel by.
@@ -121,6 +125,9 @@ impl Tunnel {
         if !self.live || datagram[0] != DATA {
             self.look();
         }
+        if opened.is_ok() && matches!(datagram[0], INITIATION | RESPONSE) {
+            self.calling = false;
+        }
         opened
     }
 
@@ -137,7 +144,10 @@ impl Tunnel {
         }
         self.waiting.push_back(packet.to_vec());
         match self.noise.format_handshake_initiation(buffer, false) {
-            TunnResult::WriteToNetwork(message) => Sealed::Waiting(Some(message.len())),
+            TunnResult::WriteToNetwork(message) => {
+                self.calling = true;
+                Sealed::Waiting(Some(message.len()))
+            }
             _ => Sealed::Waiting(None),
         }
     }
@@ -164,12 +174,19 @@ impl Tunnel {
         }
     }
 
-    /// WireGuard's own timers (whitepaper section 6.1): call a few times a second. A handshake or keepalive message may
-    /// be in `buffer` afterwards; packets that waited in vain are counted.
+    /// WireGuard's own timers (whitepaper section 6.1): call once a second, and a few times while [`Tunnel::is_calling`].
+    /// It is also what tells boringtun the time: what comes and goes until the next call has come and gone now. A handshake
+    /// or keepalive message may be in `buffer` afterwards; packets that waited in vain are counted.
     pub fn tick(&mut self, buffer: &mut [u8]) -> (Option<usize>, usize) {
         let outcome = match self.noise.update_timers(buffer) {
-            TunnResult::WriteToNetwork(message) => (Some(message.len()), 0),
-            TunnResult::Err(_) => (None, std::mem::take(&mut self.waiting).len()),
+            TunnResult::WriteToNetwork(message) => {
+                self.calling |= message[0] == INITIATION;
+                (Some(message.len()), 0)
+            }
+            TunnResult::Err(_) => {
+                self.calling = false;
+                (None, std::mem::take(&mut self.waiting).len())
+            }
             _ => (None, 0),
         };
         self.look();
@@ -184,9 +201,17 @@ impl Tunnel {
     /// Begins a handshake, whatever is under way.
     pub fn call(&mut self, buffer: &mut [u8]) -> Option<usize> {
         match self.noise.format_handshake_initiation(buffer, true) {
-            TunnResult::WriteToNetwork(message) => Some(message.len()),
+            TunnResult::WriteToNetwork(message) => {
+                self.calling = true;
+                Some(message.len())
+            }
             _ => None,
         }
+    }
+
+    /// Whether a handshake of ours is under way.
+    pub fn is_calling(&self) -> bool {
+        self.calling
     }
 
     /// Whether packets can be sealed without waiting.

@@ -148,3 +148,18 @@ fn a_commit_in_the_middle_of_a_flood_leaves_cookies_good() {
     gate.keep([[3; 32], [2; 32]]);
     assert!(matches!(call(&mut branch, &mut gate, &mut reply), Ok(Admission::Peer { .. })));
 }
+
+#[test]
+fn a_tunnel_is_calling_from_its_initiation_to_its_session() {
+    let (mut branch, mut pop, _) = pair();
+    let (mut a, mut b) = ([0; 2_048], [0; 2_048]);
+    assert!(!branch.is_calling());
+    let len = branch.call(&mut a).expect("an initiation");
+    assert!(branch.is_calling());
+    let Ok(Opened::Reply(len)) = pop.open(HERE, &a[..len], &mut b) else { panic!("no response") };
+    assert!(!pop.is_calling(), "who answers does not call");
+    assert!(branch.open(HERE, &[2; 92], &mut a).is_err());
+    assert!(branch.is_calling(), "rubbish is no answer");
+    assert!(matches!(branch.open(HERE, &b[..len], &mut a), Ok(Opened::Reply(_))));
+    assert!(!branch.is_calling());
+}

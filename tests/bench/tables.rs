@@ -3,8 +3,10 @@
 //! Decisions beside a scan of the same rules; sessions looked up one at a time beside many at once. What grows is watched
 //! for the one insertion that all others behind it would wait for.
 
-use super::{Bench, Case, SERVER, candidate, from_client, host_of, median, process, udp};
-use boringtun::noise::TunnResult;
+use crate::cases::{Bench, Case};
+use crate::measure::{cpu_time, median, rss, since};
+use crate::pop::{candidate, from_client, host_of, process, seal, udp};
+use crate::{SERVER, Wanted};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use popgate::config::{AclRule, Candidate, FlowMatch, Place};
 use popgate::flow::{Plan, Session, SessionTable};
@@ -22,9 +24,9 @@ use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 15;
 
-/// Runs the cases whose name holds one of `wanted`; their rows.
-pub fn rows(wanted: &[String]) -> Vec<Value> {
-    let matches = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
+/// Runs the cases that are `wanted`; their rows.
+pub fn rows(wanted: &Wanted) -> Vec<Value> {
+    let matches = |name: &str| wanted.has(name);
     let mut rows = Vec::new();
     for rules in [4, 10, 100, 1_000, 10_000] {
         if matches(&format!("decision, {rules} rules")) {
@@ -334,16 +336,13 @@ fn memory_of_sessions() -> Value {
     const SESSIONS: u32 = 2_000_000;
     let mut bench = Bench::new(Case { bytes: 64, sessions: 1, rules: 100, tunnels: 1 });
     let before = rss();
-    let mut buffer = vec![0; 256];
     let mut out = Outbound::default();
     for n in 1..SESSIONS {
         let host = host_of(0, (n / 50_000) as usize);
         let packet = udp((host, 1_024 + (n % 50_000) as u16), (SERVER, 4_500), 64);
-        let TunnResult::WriteToNetwork(sealed) = bench.clients[0].encapsulate(&packet, &mut buffer) else {
-            panic!("no session")
-        };
+        let sealed = seal(&mut bench.pop.clients[0], &packet);
         out.clear();
-        process(&mut bench.worker, &[(from_client(0), sealed.to_vec())], bench.now, &mut out);
+        process(&mut bench.pop.workers[0], &[(from_client(0), sealed)], bench.pop.now, &mut out);
         assert_eq!(out.packets().count(), 1, "session {n} was opened");
     }
     let after = rss();
@@ -365,21 +364,4 @@ fn memory_of_sessions() -> Value {
         "rss_before_bytes": before,
         "rss_bytes": after,
     })
-}
-
-/// What this thread has had of a processor: a busy machine takes turns, and a turn is no part of what is timed.
-fn cpu_time() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-}
-
-/// Nanoseconds of it.
-fn since(begin: Duration) -> f64 {
-    (cpu_time() - begin).as_nanos() as f64
-}
-
-/// Resident bytes of this process.
-fn rss() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4_096
 }
