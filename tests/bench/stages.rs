@@ -64,7 +64,7 @@ impl Stages {
         let bench = Bench::new(case);
         let (client, tunnel) = tunnel();
         let now = Now::default();
-        let mut table = SessionTable::new([1, 2], now.instant);
+        let mut table = SessionTable::new(0, [1, 2], now.instant);
         table.configure(2 * case.sessions, Duration::from_secs(60));
         table.allow(2 * case.sessions);
         for (outward, inward) in bench.outward.iter().zip(&bench.inward) {

@@ -365,7 +365,7 @@ fn queue_standing_costs_a_large_packet_or_one_segment_and_a_mark_where_marks_are
     let mut sim = Sim::up();
     let large = [7; 1_000];
     let out = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
-    let mut shed = |sim: &mut Sim, packet: &[u8]| {
+    let shed = |sim: &mut Sim, packet: &[u8]| {
         sim.node("fra1").plane.shed = true;
         sim.from_internet(packet)
     };
