@@ -52,6 +52,10 @@ demo: setup build
 test: setup web fmt clippy deny types
 	@cargo test --locked $(AS_ROOT) --features sim --test sim
 	cargo test --locked $(AS_ROOT)
+	for workers in 2 4; do
+		echo "test: the data plane and whole boxes, with $$workers workers"
+		POPGATE_TEST_WORKERS=$$workers cargo test --locked $(AS_ROOT) --test sim --test e2e
+	done
 	cargo build --locked
 
 # --- their parts

@@ -524,27 +524,25 @@ impl Worker {
             *key = packet.as_ref().and_then(|packet| packet.key).unwrap_or(FlowKey::NONE);
         }
         self.sessions.lookup_batch(&keys[..group.len()], &mut found[..group.len()]);
-        for (packet, found) in group.iter_mut().zip(found) {
-            if let Some(packet) = packet.take() {
-                self.forward(packet, found, now, out);
-            }
+        for (packet, found) in group.iter_mut().flatten().zip(found) {
+            self.forward(packet, found, now, out);
         }
     }
 
     /// A packet on its way, and what was found under its key, which what came before it may have changed.
     fn forward(
         &mut self,
-        packet: Packet<'_>,
+        packet: &mut Packet<'_>,
         found: Option<(SessionRef, Direction)>,
         now: Now,
         out: &mut Outbound,
     ) {
-        let Packet { arrival, packet, mut parsed, key } = packet;
+        let Packet { arrival, ref mut packet, ref mut parsed, key } = *packet;
         let outcome = match parsed.upper {
-            Upper::IcmpError(_) => self.forward_error(arrival, packet, &mut parsed, now, out),
-            Upper::LaterFragment => self.forward_fragment(arrival, packet, &mut parsed, now, out),
+            Upper::IcmpError(_) => self.forward_error(arrival, packet, parsed, now, out),
+            Upper::LaterFragment => self.forward_fragment(arrival, packet, parsed, now, out),
             _ => match key {
-                Some(key) => self.forward_flow(arrival, packet, &mut parsed, (key, found), now, out),
+                Some(key) => self.forward_flow(arrival, packet, parsed, (key, found), now, out),
                 None => Err(Refusal::new(arrival.tenant, DropReason::NoSession)),
             },
         };
@@ -552,7 +550,7 @@ impl Worker {
             Ok(Fate::Forwarded) => self.forwarded.add(parsed.on_the_wire(packet)),
             // Whoever has it now counts it.
             Ok(Fate::HandedOver) => {}
-            Err(refusal) => self.settle(refusal, arrival, packet, &parsed, now, out),
+            Err(refusal) => self.settle(refusal, arrival, packet, parsed, now, out),
         }
     }
 
@@ -862,7 +860,8 @@ impl Worker {
             return Err(refuse(DropReason::TtlExpired));
         }
         let exit = self.choose_exit(session, direction).map_err(refuse)?;
-        let packet = self.shed_from(packet, parsed, tenant).ok_or_else(|| refuse(DropReason::QueueStanding))?;
+        let packet =
+            self.shed_from(packet, parsed, tenant).ok_or_else(|| refuse(DropReason::QueueStanding))?;
         let mtu = self.mtu(exit, parsed);
         // Whoever made a super-packet knows nothing of this path's MTU: a segment can be too big like any packet.
         if parsed.largest(packet) > usize::from(mtu) && parsed.dont_fragment {
