@@ -8,31 +8,38 @@ use std::net::IpAddr;
 /// In this machine's byte order: the sum's bytes come out swapped as its words were (RFC 1071 section 2, B). Long runs are
 /// summed in lanes, as vector instructions do it: of 32 bits, which 65,536 halves of words cannot fill.
 pub fn sum(bytes: &[u8]) -> u16 {
-    const LANES: usize = 8;
-    let mut sum = 0u64;
+    // A header: filling lanes and adding them up would take longer than the sum itself.
+    if bytes.len() < 2 * size_of::<Lanes>() {
+        return u16::from_be(fold(sum_of_words(bytes)));
+    }
+    let mut sum = 0;
     for run in bytes.chunks(LANE_RUN) {
-        let (blocks, rest) = run.as_chunks::<{ 4 * LANES }>();
-        let (mut low, mut high) = ([0u32; LANES], [0u32; LANES]);
+        let (blocks, rest) = run.as_chunks::<{ size_of::<Lanes>() }>();
+        let (mut low, mut high): (Lanes, Lanes) = Default::default();
         for block in blocks {
-            for lane in 0..LANES {
-                let at = 4 * lane;
-                let word = u32::from_ne_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+            for (lane, word) in block.as_chunks::<4>().0.iter().enumerate() {
+                let word = u32::from_ne_bytes(*word);
                 low[lane] += word & 0xffff;
                 high[lane] += word >> 16;
             }
         }
-        sum += low.iter().chain(&high).map(|lane| u64::from(*lane)).sum::<u64>();
-        let (words, rest) = rest.as_chunks::<4>();
-        sum += words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>();
-        let mut last = [0; 4];
-        last[..rest.len()].copy_from_slice(rest);
-        sum += u64::from(u32::from_ne_bytes(last));
+        sum += low.iter().chain(&high).map(|lane| u64::from(*lane)).sum::<u64>() + sum_of_words(rest);
     }
     u16::from_be(fold(sum))
 }
 
-/// Bytes summed before lanes are added up: 65,536 halves a lane at most.
+/// Two vector registers of the oldest kind there is.
+type Lanes = [u32; 8];
+/// Bytes summed before lanes are added up: 32,768 halves of words a lane.
 const LANE_RUN: usize = 1 << 20;
+
+fn sum_of_words(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    sum + u64::from(u32::from_ne_bytes(last))
+}
 
 /// The sum of an upper layer's pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1).
 pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, upper_len: usize) -> u16 {

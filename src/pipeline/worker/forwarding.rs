@@ -1,0 +1,345 @@
+//! Forwarding: 1 parse, 2 look up, in groups, 3 run the plan: choose the way out, count, translate. ICMP errors and later
+//! fragments find their session in their own ways.
+
+use super::{Arrival, Arrived, Exit, Fate, GROUP, Packet, Refusal, Worker};
+use crate::flow::{DatagramKey, EndReason, Session, SessionRef, TcpState, Trail};
+use crate::model::{
+    ClassId, Direction, DropReason, FlowKey, NextHop, Now, PathId, Protocol, SiteId, TenantId, Zone,
+};
+use crate::path;
+use crate::wire::{self, Handover, Outbound, Parsed, Side, Upper};
+use std::net::IpAddr;
+
+/// The inner MTU of a path whose transport is not known yet: Ethernet's less WireGuard's worst case.
+const DEFAULT_INNER_MTU: u16 = 1_420;
+const IPV6_MIN_MTU: u16 = 1_280;
+/// Smaller packets are not shed.
+const SHED_BYTES: usize = 512;
+/// The fragment header's own number (RFC 8200 section 4.5).
+const IPV6_FRAGMENT: Protocol = Protocol(44);
+
+impl Worker {
+    // 3 Forward.
+
+    pub(super) fn look_at<'a>(&mut self, arrived: Arrived<'a>) -> Option<Packet<'a>> {
+        let Arrived { arrival, packet, segment } = arrived;
+        match wire::parse_super(packet, segment) {
+            Ok(parsed) => {
+                let packet = &mut packet[..parsed.len];
+                Some(Packet { arrival, packet, parsed, key: parsed.key(arrival.zone) })
+            }
+            Err(reason) => {
+                self.drops.count(arrival.tenant, reason, 1);
+                None
+            }
+        }
+    }
+
+    /// Forwards a group of packets: their sessions are looked up together, so that they are fetched from memory together.
+    pub(super) fn forward_all(&mut self, group: &mut [Option<Packet<'_>>], now: Now, out: &mut Outbound) {
+        let mut keys = [FlowKey::NONE; GROUP];
+        let mut found = [None; GROUP];
+        for (key, packet) in keys.iter_mut().zip(&*group) {
+            *key = packet.as_ref().and_then(|packet| packet.key).unwrap_or(FlowKey::NONE);
+        }
+        self.sessions.lookup_batch(&keys[..group.len()], &mut found[..group.len()]);
+        for (packet, found) in group.iter_mut().flatten().zip(found) {
+            self.forward(packet, found, now, out);
+        }
+    }
+
+    /// A packet on its way, and what was found under its key, which what came before it may have changed.
+    pub(super) fn forward(
+        &mut self,
+        packet: &mut Packet<'_>,
+        found: Option<(SessionRef, Direction)>,
+        now: Now,
+        out: &mut Outbound,
+    ) {
+        let Packet { arrival, ref mut packet, ref mut parsed, key } = *packet;
+        let outcome = match parsed.upper {
+            Upper::IcmpError(_) => self.forward_error(arrival, packet, parsed, now, out),
+            Upper::LaterFragment => self.forward_fragment(arrival, packet, parsed, now, out),
+            _ => match key {
+                Some(key) => self.forward_flow(arrival, packet, parsed, (key, found), now, out),
+                None => Err(Refusal::new(arrival.tenant, DropReason::NoSession)),
+            },
+        };
+        match outcome {
+            Ok(Fate::Forwarded) => self.forwarded.add(parsed.on_the_wire(packet)),
+            // Whoever has it now counts it.
+            Ok(Fate::HandedOver) => {}
+            Err(refusal) => self.settle(refusal, arrival, packet, parsed, now, out),
+        }
+    }
+
+    pub(super) fn forward_flow(
+        &mut self,
+        arrival: Arrival,
+        packet: &mut [u8],
+        parsed: &mut Parsed,
+        (key, found): (FlowKey, Option<(SessionRef, Direction)>),
+        now: Now,
+        out: &mut Outbound,
+    ) -> Result<Fate, Refusal> {
+        let datagram = parsed.fragment.map(|fragment| datagram_key(arrival.zone, parsed, fragment.id));
+        let (at, direction, is_new) = match self.find(&key, found, parsed, now)? {
+            Some((at, direction)) => (at, direction, false),
+            None => {
+                if let Some(owner) = self.elsewhere(arrival, &key) {
+                    if let Some(datagram) = datagram {
+                        self.fragments.insert(datagram, Trail::Worker(owner), now.instant);
+                    }
+                    return Ok(hand_over(owner, arrival, packet, parsed, out));
+                }
+                (self.admit(arrival, &key, parsed, now)?, Direction::Forward, true)
+            }
+        };
+        let outcome = self.run_plan(at, direction, arrival, packet, parsed, now, out);
+        match (&outcome, datagram) {
+            // Where the first fragment did not pass, nothing is to follow it.
+            (Ok(()), Some(datagram)) => {
+                let id = self.sessions.get(at).map_or(0, |session| session.id);
+                self.fragments.insert(datagram, Trail::Session { at, id, direction }, now.instant);
+            }
+            // A session begins with a packet that goes somewhere: this one is as if it had never been.
+            (Err(_), _) if is_new => {
+                self.sessions.remove(at, EndReason::ForcedEnd, now);
+            }
+            _ => {}
+        }
+        outcome.map(|()| Fate::Forwarded)
+    }
+
+    /// The worker that has the session of a packet this one has none for, if it is another. What was handed over stays: two
+    /// workers that run different generations for a moment must not play ball with it.
+    pub(super) fn elsewhere(&self, arrival: Arrival, key: &FlowKey) -> Option<u16> {
+        if arrival.handed_over {
+            return None;
+        }
+        self.team.owner(key, &self.generation).filter(|owner| *owner != self.id)
+    }
+
+    /// An ICMP error about a packet of a session goes where that packet came from, with the packet it quotes translated
+    /// back (RFC 5508 section 4).
+    pub(super) fn forward_error(
+        &mut self,
+        arrival: Arrival,
+        packet: &mut [u8],
+        parsed: &mut Parsed,
+        now: Now,
+        out: &mut Outbound,
+    ) -> Result<Fate, Refusal> {
+        let lost = Refusal::new(arrival.tenant, DropReason::NoSession);
+        let Upper::IcmpError(embedded) = parsed.upper else { return Err(lost) };
+        let key = embedded.answering_key(arrival.zone);
+        let Some((at, direction)) = self.sessions.lookup(&key) else {
+            let owner = self.elsewhere(arrival, &key).ok_or(lost)?;
+            return Ok(hand_over(owner, arrival, packet, parsed, out));
+        };
+        self.bring_up_to_date(at, now)?;
+        let session = self.sessions.get(at).ok_or(lost)?;
+        let refuse = |reason| Refusal::new(Some(session.tenant), reason);
+        // Whoever reports it, a host or a router on the way, must be on the side the packet went to.
+        if session.from(direction) != arrival.hop
+            || !self.may_report(session.tenant, parsed.source, arrival.hop)
+        {
+            return Err(refuse(DropReason::SourceNotAllowed));
+        }
+        if parsed.ttl <= 1 {
+            return Err(refuse(DropReason::TtlExpired));
+        }
+        let exit = self.choose_exit(session, direction).map_err(refuse)?;
+        let mtu = self.mtu(exit, parsed);
+        // Errors are small (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4c); in fragments the next box would not know one.
+        if parsed.len > usize::from(mtu) {
+            return Err(refuse(DropReason::TooBig));
+        }
+        let (source, destination) = session.leaving(direction);
+        // Towards the internet it comes from the address that was called: neither a host's inside address nor the dummy
+        // one of a box of ours means anything out there.
+        let to_internet = session.key(direction.opposite()).zone == Zone::INTERNET;
+        let hides_source = to_internet && (session.translated || self.is_ours(parsed.source));
+        wire::translate_embedded(packet, parsed, &embedded, Side::Source, destination.0, destination.1);
+        wire::translate_embedded(packet, parsed, &embedded, Side::Destination, source.0, source.1);
+        if hides_source {
+            wire::translate(packet, parsed, Side::Source, source.0, 0);
+        }
+        wire::translate(packet, parsed, Side::Destination, destination.0, 0);
+        wire::decrement_ttl(packet, parsed);
+        let tenant = session.tenant;
+        self.leave(exit, packet, parsed, mtu, now, out)
+            .map_err(|reason| Refusal::new(Some(tenant), reason))
+            .map(|()| Fate::Forwarded)
+    }
+
+    pub(super) fn may_report(&self, tenant: TenantId, source: IpAddr, hop: NextHop) -> bool {
+        if self.is_ours(source) {
+            return true;
+        }
+        let Some(tenant) = self.generation.tenants.get(tenant) else { return false };
+        tenant.owners.lookup(source).and_then(|end| tenant.next_hop(end)) == Some(hop)
+    }
+
+    /// Whether it is the address that errors of our own come from.
+    pub(super) fn is_ours(&self, source: IpAddr) -> bool {
+        let ours = self.generation.icmp_source;
+        source == IpAddr::V4(ours.v4) || source == IpAddr::V6(ours.v6)
+    }
+
+    /// A later fragment follows its datagram's first: only its addresses change.
+    pub(super) fn forward_fragment(
+        &mut self,
+        arrival: Arrival,
+        packet: &mut [u8],
+        parsed: &mut Parsed,
+        now: Now,
+        out: &mut Outbound,
+    ) -> Result<Fate, Refusal> {
+        let datagram = datagram_key(arrival.zone, parsed, parsed.fragment.map_or(0, |fragment| fragment.id));
+        let (at, direction) = match self.fragments.lookup(&datagram, now.instant) {
+            Some(Trail::Session { at, id, direction })
+                if self.sessions.get(at).is_some_and(|session| session.id == id) =>
+            {
+                (at, direction)
+            }
+            Some(Trail::Worker(owner)) if !arrival.handed_over => {
+                return Ok(hand_over(owner, arrival, packet, parsed, out));
+            }
+            _ => return Err(Refusal::new(arrival.tenant, DropReason::FragmentUnknown)),
+        };
+        self.bring_up_to_date(at, now)?;
+        self.run_plan(at, direction, arrival, packet, parsed, now, out).map(|()| Fate::Forwarded)
+    }
+
+    // 4 Run the plan.
+
+    #[expect(clippy::too_many_arguments, reason = "a packet of a session, and where it came from")]
+    pub(super) fn run_plan(
+        &mut self,
+        at: SessionRef,
+        direction: Direction,
+        arrival: Arrival,
+        packet: &mut [u8],
+        parsed: &mut Parsed,
+        now: Now,
+        out: &mut Outbound,
+    ) -> Result<(), Refusal> {
+        let Some(session) = self.sessions.get(at) else { return Ok(()) };
+        let tenant = session.tenant;
+        let refuse = |reason| Refusal::new(Some(tenant), reason);
+        if session.from(direction) != arrival.hop {
+            return Err(refuse(DropReason::SourceNotAllowed));
+        }
+        if parsed.ttl <= 1 {
+            return Err(refuse(DropReason::TtlExpired));
+        }
+        let exit = self.choose_exit(session, direction).map_err(refuse)?;
+        let packet =
+            self.shed_from(packet, parsed, tenant).ok_or_else(|| refuse(DropReason::QueueStanding))?;
+        let mtu = self.mtu(exit, parsed);
+        // Whoever made a super-packet knows nothing of this path's MTU: a segment can be too big like any packet.
+        if parsed.largest(packet) > usize::from(mtu) && parsed.dont_fragment {
+            return Err(Refusal { tenant: Some(tenant), reason: DropReason::TooBig, mtu });
+        }
+        let segment_mtu = arrival.path.map_or(mtu, |path| mtu.min(self.mtu(Exit::Path(path), parsed)));
+        let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
+        let was = session.tcp;
+        session.count(direction, parsed.on_the_wire(packet), parsed.tcp_flags(), arrival.path, now);
+        if let Exit::Path(path) = exit {
+            session.leaves_on(direction, path);
+        }
+        let hasten = session.tcp != was && session.tcp.is_some_and(TcpState::is_over);
+        let (key, answer) = (*session.key(direction), *session.key(direction.opposite()));
+        if !key.comes_from_where(&answer) {
+            wire::translate(packet, parsed, Side::Source, answer.destination(), answer.destination_port);
+        }
+        if !key.goes_where(&answer) {
+            wire::translate(packet, parsed, Side::Destination, answer.source(), answer.source_port);
+        }
+        if hasten {
+            self.sessions.hasten(at);
+        }
+        wire::decrement_ttl(packet, parsed);
+        wire::clamp_mss(packet, parsed, segment_mtu);
+        self.leave(exit, packet, parsed, mtu, now, out).map_err(|reason| Refusal::new(Some(tenant), reason))
+    }
+
+    /// Where a packet is to be shed, it is a large one: calls and acknowledgements are not what the queue is made of. Its
+    /// mark or loss tells its sender; of a super-packet one segment is enough. `None` if it is the packet that is lost.
+    pub(super) fn shed_from<'a>(
+        &mut self,
+        packet: &'a mut [u8],
+        parsed: &mut Parsed,
+        tenant: TenantId,
+    ) -> Option<&'a mut [u8]> {
+        if !self.shed || parsed.len < SHED_BYTES {
+            return Some(packet);
+        }
+        self.shed = false;
+        if wire::mark_congested(packet, parsed) {
+            return Some(packet);
+        }
+        if parsed.on_the_wire(packet).0 < 2 {
+            return None;
+        }
+        self.drops.count(Some(tenant), DropReason::QueueStanding, 1);
+        wire::lose_last(packet, parsed);
+        Some(&mut packet[..parsed.len])
+    }
+
+    /// Which way out: answers take the path the flow last arrived on, everything else the class's order of paths.
+    pub(super) fn choose_exit(&self, session: &Session, direction: Direction) -> Result<Exit, DropReason> {
+        match session.to(direction) {
+            NextHop::Device(device) => Ok(Exit::Device(device)),
+            NextHop::Tunnel(site) => {
+                let arrived_on = match direction {
+                    Direction::Forward => None,
+                    Direction::Reverse => session.arrived_on(Direction::Forward),
+                };
+                self.choose_path(session.tenant, site, session.class(), arrived_on)
+                    .map(Exit::Path)
+                    .ok_or(DropReason::NoPath)
+            }
+        }
+    }
+
+    pub(super) fn choose_path(
+        &self,
+        tenant: TenantId,
+        site: SiteId,
+        class: ClassId,
+        arrived_on: Option<PathId>,
+    ) -> Option<PathId> {
+        let order = self.generation.tenants.get(tenant)?.sites.get(site)?.order(class);
+        path::select(order, arrived_on, |id| self.team.standing(id).fitness)
+    }
+
+    /// The largest packet of this one's family that goes through. IPv6 must find 1,280 bytes everywhere (RFC 8200
+    /// section 5); where a path has less, the datagram around it is fragmented.
+    pub(super) fn mtu(&self, exit: Exit, parsed: &Parsed) -> u16 {
+        let mtu = match exit {
+            Exit::Device(device) => self.generation.devices.get(device).map_or(u16::MAX, |spec| spec.mtu),
+            Exit::Path(id) => self
+                .generation
+                .transports
+                .get(self.team.standing(id).transport)
+                .map_or(DEFAULT_INNER_MTU, |transport| transport.inner_mtu),
+        };
+        if parsed.source.is_ipv6() { mtu.max(IPV6_MIN_MTU) } else { mtu }
+    }
+}
+
+/// What tells a datagram from others: in IPv4 the protocol too (RFC 791 section 3.2), in IPv6 not (RFC 8200 section 4.5),
+/// where what follows the fragment header may be an option in one fragment and unknown in the next.
+fn datagram_key(zone: Zone, parsed: &Parsed, id: u32) -> DatagramKey {
+    let protocol = if parsed.source.is_ipv4() { parsed.protocol } else { IPV6_FRAGMENT };
+    DatagramKey { zone, source: parsed.source, destination: parsed.destination, protocol, id }
+}
+
+/// Lets `owner` go on with a packet that has come here.
+fn hand_over(owner: u16, arrival: Arrival, packet: &[u8], parsed: &Parsed, out: &mut Outbound) -> Fate {
+    let Arrival { zone, hop, path, .. } = arrival;
+    out.hand_over(owner, Handover::Arrived { zone, hop, path, segment: parsed.segment }, packet);
+    Fate::HandedOver
+}

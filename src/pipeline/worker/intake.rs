@@ -1,0 +1,283 @@
+//! Taking in: from the underlay (a handshake, or a tunnel message), out of a tunnel (a probe, or a tenant's packet), from a
+//! device, from another worker. What is to be forwarded comes out as [`Arrived`].
+
+use super::{Arrival, Arrived, Exit, Worker};
+use crate::model::{DeviceId, DropReason, NextHop, Now, PathId, TransportId, Zone};
+use crate::path::{self, Message, PROBE_ADDRESS};
+use crate::pipeline::steering::{Steered, steer};
+use crate::tunnel::{Endpoint, Opened, buffer_for, receiver};
+use crate::wire::{self, Handover, Ingress, Outbound};
+use std::net::SocketAddr;
+
+impl Worker {
+    /// What is to be forwarded of what came in by `ingress`. What is opened goes into `room`, which shrinks by it.
+    pub(super) fn take<'a>(
+        &mut self,
+        ingress: Ingress,
+        packet: &'a mut [u8],
+        segment: u16,
+        room: &mut &'a mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<Arrived<'a>> {
+        match ingress {
+            Ingress::Transport { transport, from } => {
+                self.take_underlay(transport, from, packet, false, room, now, out)
+            }
+            Ingress::Device(device) => self.take_device(device, packet, segment),
+            Ingress::Worker(what) => self.take_handover(what, packet, room, now, out),
+        }
+    }
+
+    // 1 From the underlay.
+
+    #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
+    pub(super) fn take_underlay<'a>(
+        &mut self,
+        transport: TransportId,
+        from: SocketAddr,
+        datagram: &[u8],
+        handed_over: bool,
+        room: &mut &'a mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<Arrived<'a>> {
+        // The type, and three zero bytes (whitepaper section 5.4).
+        if let [2..=4, 0, 0, 0, ..] = datagram
+            && let Some(path) = receiver(datagram).and_then(|index| self.paths.by_index(index))
+        {
+            return self.tunnel_message(path, transport, from, datagram, room, now, out);
+        }
+        let owner = match datagram {
+            [1..=4, 0, 0, 0, ..] if !handed_over => match steer(datagram, self.team.size()) {
+                Steered::Worker(worker) if worker == self.id => Err(DropReason::ReceiverIndexUnknown),
+                Steered::Worker(worker) => Ok(worker),
+                // Its seat is behind the workers'.
+                Steered::Entrance => Ok(self.team.size()),
+            },
+            [1..=4, 0, 0, 0, ..] => Err(DropReason::ReceiverIndexUnknown),
+            _ => Err(DropReason::NotWireGuard),
+        };
+        match owner {
+            Ok(owner) => out.hand_over(owner, Handover::Datagram { path: None, transport, from }, datagram),
+            Err(reason) => self.drops.count(None, reason, 1),
+        }
+        None
+    }
+
+    pub(super) fn take_handover<'a>(
+        &mut self,
+        what: Handover,
+        packet: &'a mut [u8],
+        room: &mut &'a mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<Arrived<'a>> {
+        match what {
+            Handover::Datagram { path: None, transport, from } => {
+                self.take_underlay(transport, from, packet, true, room, now, out)
+            }
+            Handover::Datagram { path: Some(path), transport, from } if self.paths.get(path).is_some() => {
+                self.tunnel_message(path, transport, from, packet, room, now, out)
+            }
+            // A commit has taken the path away meanwhile.
+            Handover::Datagram { .. } => {
+                self.drops.count(None, DropReason::PeerUnknown, 1);
+                None
+            }
+            Handover::Arrived { zone, hop, path, segment } => {
+                let arrival = Arrival { zone, tenant: zone.as_tenant(), hop, path, handed_over: true };
+                Some(Arrived { arrival, packet, segment })
+            }
+            Handover::Leaving { path, mtu, segment } => {
+                self.take_leaving(path, packet, segment, mtu, now, out);
+                None
+            }
+        }
+    }
+
+    pub(super) fn take_leaving(
+        &mut self,
+        path: PathId,
+        packet: &mut [u8],
+        segment: u16,
+        mtu: u16,
+        now: Now,
+        out: &mut Outbound,
+    ) {
+        let tenant = self.paths.get(path).map(|path| path.spec.tenant);
+        let (outcome, packets) = match wire::parse_super(packet, segment) {
+            _ if tenant.is_none() => (Err(DropReason::NoPath), 1),
+            Ok(parsed) => {
+                (self.leave(Exit::Path(path), packet, &parsed, mtu, now, out), parsed.on_the_wire(packet).0)
+            }
+            Err(reason) => (Err(reason), 1),
+        };
+        if let Err(reason) = outcome {
+            self.drops.count(tenant, reason, packets);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
+    pub(super) fn tunnel_message<'a>(
+        &mut self,
+        id: PathId,
+        transport: TransportId,
+        from: SocketAddr,
+        datagram: &[u8],
+        room: &mut &'a mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<Arrived<'a>> {
+        let len = self.open(id, transport, from, datagram, room, now, out)?;
+        let (packet, rest) = std::mem::take(room).split_at_mut(len);
+        *room = rest;
+        let arrival = self.out_of_tunnel(id, packet, now, out)?;
+        Some(Arrived { arrival, packet, segment: 0 })
+    }
+
+    /// Lets the tunnel have its message; gives the length of the packet that was in it, if any, and is now in `buffer`.
+    #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
+    pub(super) fn open(
+        &mut self,
+        id: PathId,
+        transport: TransportId,
+        from: SocketAddr,
+        datagram: &[u8],
+        buffer: &mut [u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<usize> {
+        let path = self.paths.get_mut(id)?;
+        let tenant = path.spec.tenant;
+        if path.spec.transport.is_some_and(|only| only != transport) {
+            self.drops.count(Some(tenant), DropReason::WrongTransport, 1);
+            return None;
+        }
+        let had_session = path.tunnel.has_session();
+        let opened = match path.tunnel.open(from.ip(), datagram, buffer) {
+            Ok(opened) => opened,
+            Err(reason) => {
+                self.drops.count(Some(tenant), reason, 1);
+                return None;
+            }
+        };
+        let has_begun = path.tunnel.has_session() != had_session;
+        let endpoint = Endpoint { transport, address: from };
+        // A cookie reply authenticates nobody.
+        if datagram[0] != 3 && path.tunnel.endpoint() != Some(endpoint) {
+            path.tunnel.roam(endpoint);
+            if path.tell_of_move(now.instant) {
+                tracing::info!(path = self.generation.names.site_and_path(id), %from, "peer is at a new endpoint");
+            }
+            self.paths.publish(id);
+        }
+        if has_begun {
+            self.paths.publish(id);
+        }
+        let packet = match opened {
+            Opened::Packet(len) => Some(len),
+            Opened::Nothing => None,
+            Opened::Reply(len) => {
+                out.push_datagram(transport, from, &buffer[..len]);
+                if datagram[0] == 2 {
+                    if let Some(path) = self.paths.get_mut(id) {
+                        path.prober.hurry(now.instant);
+                    }
+                    self.paths.schedule(id);
+                }
+                None
+            }
+        };
+        self.flush_waiting(id, out);
+        packet
+    }
+
+    /// There may be a session now: what waited for it goes.
+    pub(super) fn flush_waiting(&mut self, id: PathId, out: &mut Outbound) {
+        let Some(path) = self.paths.get_mut(id) else { return };
+        let Some(Endpoint { transport, address }) = path.tunnel.endpoint() else { return };
+        while let Some(len) = path.tunnel.waiting() {
+            path.sent.count(len);
+            out.write_datagram(transport, address, buffer_for(len), |room| {
+                (path.tunnel.seal_waiting(room), ())
+            });
+        }
+    }
+
+    // 2 Out of a tunnel.
+
+    pub(super) fn out_of_tunnel(
+        &mut self,
+        id: PathId,
+        packet: &[u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<Arrival> {
+        let path = self.paths.get_mut(id)?;
+        path.received.count(packet.len());
+        if is_probe(packet) {
+            self.probe(id, packet, now, out);
+            return None;
+        }
+        let tenant = path.spec.tenant;
+        let arrival = Arrival {
+            zone: Zone::tenant(tenant),
+            tenant: Some(tenant),
+            hop: NextHop::Tunnel(path.spec.site),
+            path: Some(id),
+            handed_over: false,
+        };
+        if path.prober.traffic(now.instant) {
+            self.paths.schedule(id);
+        }
+        Some(arrival)
+    }
+
+    pub(super) fn probe(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) {
+        let Some(path) = self.paths.get_mut(id) else { return };
+        let message = wire::parse_ip(packet).ok().and_then(|ip| Some((Message::read(packet, &ip)?, ip)));
+        match message {
+            Some((Message::Request, ip)) => {
+                if !path.probed {
+                    path.probed = true;
+                    path.prober.hurry(now.instant);
+                    self.paths.schedule(id);
+                }
+                if let Some(reply) = path::reflect(packet, &ip, now) {
+                    self.seal_into(id, &reply, out)
+                        .unwrap_or_else(|reason| self.drops.count(None, reason, 1));
+                }
+            }
+            Some((Message::Reply { sequence }, _)) => {
+                if let Some(action) = path.prober.answer(sequence, now.instant) {
+                    self.log_change(id, action);
+                    self.paths.publish(id);
+                }
+            }
+            None => {
+                let tenant = path.spec.tenant;
+                self.drops.count(Some(tenant), DropReason::AddressNotForwarded, 1);
+            }
+        }
+    }
+
+    pub(super) fn take_device<'a>(
+        &mut self,
+        device: DeviceId,
+        packet: &'a mut [u8],
+        segment: u16,
+    ) -> Option<Arrived<'a>> {
+        let Some(zone) = self.generation.device_zones.get(device).copied() else {
+            self.drops.count(None, DropReason::DeviceDown, 1);
+            return None;
+        };
+        let (tenant, hop) = (zone.as_tenant(), NextHop::Device(device));
+        let arrival = Arrival { zone, tenant, hop, path: None, handed_over: false };
+        Some(Arrived { arrival, packet, segment })
+    }
+}
+
+fn is_probe(packet: &[u8]) -> bool {
+    packet.len() >= 40 && packet[0] >> 4 == 6 && packet[24..40] == PROBE_ADDRESS.octets()
+}

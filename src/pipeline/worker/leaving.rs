@@ -1,0 +1,211 @@
+//! Leaving: into a tunnel, to a device, or to the worker that has the tunnel; and what is refused, counted and answered.
+
+use super::{Arrival, Exit, Refusal, Worker};
+use crate::model::{DropReason, Instant, NextHop, Now, PathId, Protocol, Zone};
+use crate::tunnel::{Endpoint, Sealed, buffer_for};
+use crate::wire::{self, Handover, IcmpError, Outbound, Parsed};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// ICMP errors and resets of our own (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4f): as Linux does.
+const ANSWERS_PER_SECOND: u64 = 1_000;
+const ANSWER_BURST: u64 = 50;
+
+impl Worker {
+    // 5 Leave.
+
+    /// Sends a packet that is ready; in fragments, if it is larger than `mtu`.
+    pub(super) fn leave(
+        &mut self,
+        exit: Exit,
+        packet: &mut [u8],
+        parsed: &Parsed,
+        mtu: u16,
+        now: Now,
+        out: &mut Outbound,
+    ) -> Result<(), DropReason> {
+        if let Exit::Path(id) = exit {
+            let Some(path) = self.paths.get_mut(id) else {
+                return self.leave_elsewhere(id, packet, parsed.segment, mtu, out);
+            };
+            if path.prober.traffic(now.instant) {
+                self.paths.schedule(id);
+            }
+        }
+        let mut outcome = Ok(());
+        match exit {
+            Exit::Device(device) if parsed.segment > 0 => {
+                wire::prepare(packet, parsed);
+                out.push_super(device, packet, parsed);
+            }
+            Exit::Path(path) if parsed.segment > 0 => {
+                let mut segment = std::mem::take(&mut self.segment);
+                // It fails where packets wait for a session and there is no room: the rest would find none either.
+                wire::split(packet, parsed, &mut segment, |segment| {
+                    outcome = outcome.and_then(|()| self.seal_fitting(path, segment, mtu, out));
+                });
+                self.segment = segment;
+            }
+            Exit::Device(_) if packet.len() > usize::from(mtu) => {
+                wire::fragment_v4(packet, parsed, mtu, |fragment| {
+                    outcome = outcome.and_then(|()| self.put(exit, fragment, out));
+                });
+            }
+            Exit::Device(device) => out.push_segment(device, packet, parsed),
+            Exit::Path(path) => return self.seal_fitting(path, packet, mtu, out),
+        }
+        outcome
+    }
+
+    /// The path is another worker's: that one does the rest.
+    pub(super) fn leave_elsewhere(
+        &self,
+        path: PathId,
+        packet: &[u8],
+        segment: u16,
+        mtu: u16,
+        out: &mut Outbound,
+    ) -> Result<(), DropReason> {
+        let spec = self.generation.paths.get(path).ok_or(DropReason::NoPath)?;
+        let owner = self.team.worker_of(spec.site);
+        if owner == self.id {
+            return Err(DropReason::NoPath);
+        }
+        out.hand_over(owner, Handover::Leaving { path, mtu, segment }, packet);
+        Ok(())
+    }
+
+    pub(super) fn put(&mut self, exit: Exit, packet: &[u8], out: &mut Outbound) -> Result<(), DropReason> {
+        match exit {
+            Exit::Device(device) => {
+                out.push_packet(device, packet);
+                Ok(())
+            }
+            Exit::Path(path) if self.paths.get(path).is_none() => {
+                self.leave_elsewhere(path, packet, 0, u16::MAX, out)
+            }
+            Exit::Path(path) => self.seal_into(path, packet, out),
+        }
+    }
+
+    /// Seals a packet; in fragments, if it is larger than `mtu`.
+    pub(super) fn seal_fitting(
+        &mut self,
+        path: PathId,
+        packet: &[u8],
+        mtu: u16,
+        out: &mut Outbound,
+    ) -> Result<(), DropReason> {
+        if packet.len() <= usize::from(mtu) {
+            return self.seal_into(path, packet, out);
+        }
+        let parsed = wire::parse_ip(packet)?;
+        let mut outcome = Ok(());
+        wire::fragment_v4(packet, &parsed, mtu, |fragment| {
+            outcome = outcome.and_then(|()| self.seal_into(path, fragment, out));
+        });
+        outcome
+    }
+
+    /// Seals `packet` into the path's tunnel, or has it wait for a session there.
+    pub(super) fn seal_into(
+        &mut self,
+        id: PathId,
+        packet: &[u8],
+        out: &mut Outbound,
+    ) -> Result<(), DropReason> {
+        let path = self.paths.get_mut(id).ok_or(DropReason::NoPath)?;
+        let Endpoint { transport, address } = path.tunnel.endpoint().ok_or(DropReason::NoPath)?;
+        out.write_datagram(transport, address, buffer_for(packet.len()), |room| {
+            match path.tunnel.seal(packet, room) {
+                Sealed::Datagram(len) => {
+                    path.sent.count(packet.len());
+                    (Some(len), Ok(()))
+                }
+                Sealed::Waiting(handshake) => (handshake, Ok(())),
+                Sealed::QueueFull => (None, Err(DropReason::TunnelQueueFull)),
+            }
+        })
+    }
+
+    /// Counts a packet that goes no further, and answers it where its sender should know.
+    pub(super) fn settle(
+        &mut self,
+        refusal: Refusal,
+        arrival: Arrival,
+        packet: &[u8],
+        parsed: &Parsed,
+        now: Now,
+        out: &mut Outbound,
+    ) {
+        self.drops.count(refusal.tenant, refusal.reason, parsed.on_the_wire(packet).0);
+        let error = match refusal.reason {
+            DropReason::TtlExpired => IcmpError::TimeExceeded,
+            DropReason::TooBig => IcmpError::TooBig { mtu: refusal.mtu },
+            DropReason::AclRejected(_) => IcmpError::Prohibited,
+            DropReason::NoRoute if arrival.tenant.is_some() => IcmpError::NoRoute,
+            _ => return,
+        };
+        if !wire::may_answer(parsed) || !self.answers.take(now.instant) {
+            return;
+        }
+        let reset = matches!(error, IcmpError::Prohibited).then(|| wire::tcp_reset(packet, parsed)).flatten();
+        let answer = match reset {
+            Some(reset) => reset,
+            None if parsed.protocol == Protocol::TCP && matches!(error, IcmpError::Prohibited) => return,
+            None => wire::icmp_error(packet, parsed, error, self.answer_source(arrival, parsed)),
+        };
+        let exit = match (arrival.path, arrival.hop) {
+            (Some(path), _) => Exit::Path(path),
+            (None, NextHop::Device(device)) => Exit::Device(device),
+            (None, NextHop::Tunnel(_)) => return,
+        };
+        if let Err(reason) = self.put(exit, &answer, out) {
+            self.drops.count(refusal.tenant, reason, 1);
+        }
+    }
+
+    /// Towards the internet an error comes from the address that was called: the dummy address tenants see means nothing
+    /// out there.
+    pub(super) fn answer_source(
+        &self,
+        arrival: Arrival,
+        parsed: &Parsed,
+    ) -> (std::net::Ipv4Addr, std::net::Ipv6Addr) {
+        let mut source = (self.generation.icmp_source.v4, self.generation.icmp_source.v6);
+        if arrival.zone == Zone::INTERNET {
+            match parsed.destination {
+                IpAddr::V4(v4) => source.0 = v4,
+                IpAddr::V6(v6) => source.1 = v6,
+            }
+        }
+        source
+    }
+}
+
+/// Bounds what strangers can make us send.
+pub(super) struct TokenBucket {
+    tokens: u64,
+    filled: Instant,
+}
+
+impl TokenBucket {
+    /// A bucket that is full.
+    pub(super) fn full(now: Instant) -> TokenBucket {
+        TokenBucket { tokens: ANSWER_BURST, filled: now }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        const EACH: Duration = Duration::from_nanos(1_000_000_000 / ANSWERS_PER_SECOND);
+        let earned = now.since(self.filled).as_nanos() / EACH.as_nanos();
+        if earned >= u128::from(ANSWER_BURST) {
+            *self = TokenBucket { tokens: ANSWER_BURST, filled: now };
+        } else {
+            self.tokens = (self.tokens + earned as u64).min(ANSWER_BURST);
+            self.filled += EACH * earned as u32;
+        }
+        let has = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        has
+    }
+}

@@ -1,0 +1,291 @@
+//! The worker: packets in; packets, drops and records out.
+//!
+//! A packet's way: 1 from the underlay: handshake, or tunnel message; 2 out of a tunnel: probe, or tenant's packet
+//! (`intake`); 3 forward: parse, look up, 4 run the plan: choose the way out, count, translate (`forwarding`); or take the
+//! slow path first (`admission`); 5 leave: into a tunnel, or to a device (`leaving`). What goes no further is a [`Refusal`],
+//! settled in one place.
+//!
+//! On that way a packet may change workers twice: before the look-up, to the one that has its session, and at the end, to
+//! the one that has its tunnel. A handover goes on exactly where it left off.
+
+mod admission;
+mod forwarding;
+mod intake;
+mod leaving;
+
+use super::drops::Drops;
+use super::paths::{Paths, Traffic};
+use super::team::Team;
+use crate::flow::{EndReason, FlowRecord, Fragments, SessionRef, SessionTable};
+use crate::model::{DeviceId, DropReason, FlowKey, Instant, NextHop, Now, PathId, TenantId, Zone};
+use crate::path::{self, Action};
+use crate::tables::Generation;
+use crate::tunnel::{Endpoint, buffer_for};
+use crate::wire::{Batch, Outbound, Parsed, SLOT_BYTES};
+use leaving::TokenBucket;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::sync::Arc;
+
+/// Packets whose sessions are looked up together: what the table overlaps, and few enough to stay in the nearest cache
+/// until they are forwarded.
+const GROUP: usize = 16;
+/// Room for what is opened of a group: for the largest datagram, and some.
+const GROUP_BYTES: usize = 2 * SLOT_BYTES;
+
+/// One worker of the data plane. Owns everything a packet needs; shares nothing but the generation, and with the team how
+/// its paths stand.
+pub struct Worker {
+    pub(super) id: u16,
+    team: Arc<Team>,
+    pub(super) generation: Arc<Generation>,
+    pub(super) paths: Paths,
+    pub(super) sessions: SessionTable,
+    fragments: Fragments,
+    pub(super) drops: Drops,
+    pub(super) forwarded: Traffic,
+    records: Vec<FlowRecord>,
+    pub(super) records_lost: u64,
+    answers: TokenBucket,
+    rng: StdRng,
+    /// One segment of a super-packet.
+    segment: Vec<u8>,
+    due: Vec<PathId>,
+    /// A packet is to be shed: the next one that will do.
+    shed: bool,
+}
+
+/// Where a packet came from.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    zone: Zone,
+    tenant: Option<TenantId>,
+    hop: NextHop,
+    path: Option<PathId>,
+    /// Another worker took it in and found it to be for this one.
+    handed_over: bool,
+}
+
+/// A packet that has come this far: where from, and the payload of its segments if it is a super-packet.
+struct Arrived<'a> {
+    arrival: Arrival,
+    packet: &'a mut [u8],
+    segment: u16,
+}
+
+/// One that has been looked at: what it holds, and what its session is to be looked up by, if it is a flow's.
+struct Packet<'a> {
+    arrival: Arrival,
+    packet: &'a mut [u8],
+    parsed: Parsed,
+    key: Option<FlowKey>,
+}
+
+/// What became of a packet that was not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Forwarded,
+    HandedOver,
+}
+
+/// Where it will leave.
+#[derive(Clone, Copy, Debug)]
+enum Exit {
+    Path(PathId),
+    Device(DeviceId),
+}
+
+/// A packet that goes no further, and why.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    tenant: Option<TenantId>,
+    reason: DropReason,
+    /// The MTU that a too big packet did not fit.
+    mtu: u16,
+}
+
+impl Worker {
+    /// Worker `id` of `team`, with nothing to do yet. `seed` must be unpredictable: indices, ports and hash seeds are
+    /// drawn from it.
+    pub fn new(id: u16, team: &Arc<Team>, seed: [u8; 32], generation: Arc<Generation>, now: Now) -> Worker {
+        use rand::Rng;
+        let mut rng = StdRng::from_seed(seed);
+        let sessions = SessionTable::new(id, [rng.random(), rng.random()], now.instant);
+        let mut worker = Worker {
+            id,
+            team: Arc::clone(team),
+            generation: Arc::clone(&generation),
+            paths: Paths::new(Arc::clone(team), id, now),
+            sessions,
+            fragments: Fragments::default(),
+            drops: Drops::default(),
+            forwarded: Traffic::default(),
+            records: Vec::new(),
+            records_lost: 0,
+            answers: TokenBucket::full(now.instant),
+            rng,
+            segment: Vec::new(),
+            due: Vec::new(),
+            shed: false,
+        };
+        worker.adopt(generation, now);
+        worker
+    }
+
+    /// Goes over to `generation`. Sessions whose tenant is gone end here; the others are looked at again when their next
+    /// packet comes.
+    pub fn adopt(&mut self, generation: Arc<Generation>, now: Now) {
+        self.paths.adopt(&generation, &mut self.rng, now);
+        let allowed = self.sessions.allowed();
+        self.sessions.configure(generation.max_sessions, generation.active_timeout);
+        self.team.return_sessions(allowed - self.sessions.allowed());
+        let gone: Vec<SessionRef> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| generation.tenants.get(session.tenant).is_none())
+            .map(|(at, _)| at)
+            .collect();
+        for at in gone {
+            self.end_session(at, EndReason::ForcedEnd, now);
+        }
+        self.generation = generation;
+    }
+
+    /// Takes the packets of `batch` and puts what is to be sent into `out`.
+    pub fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
+        self.shed = batch.sheds();
+        let mut packets = batch.packets().peekable();
+        while packets.peek().is_some() {
+            let mut landing = out.land(GROUP_BYTES);
+            let mut room = landing.room();
+            let mut group: [Option<Packet<'_>>; GROUP] = [const { None }; GROUP];
+            let mut filled = 0;
+            while filled < GROUP
+                && let Some((ingress, packet, segment)) =
+                    packets.next_if(|(_, packet, _)| buffer_for(packet.len()) <= room.len())
+            {
+                group[filled] = self
+                    .take(ingress, packet, segment, &mut room, now, out)
+                    .and_then(|arrived| self.look_at(arrived));
+                filled += usize::from(group[filled].is_some());
+            }
+            self.forward_all(&mut group[..filled], now, out);
+            out.give_back(landing);
+        }
+        out.finish();
+    }
+
+    /// When [`Worker::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.sessions.poll_timeout(), self.paths.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Does what is due: tunnels' timers, probes, sessions that end.
+    pub fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
+        let Self { sessions, records, .. } = self;
+        sessions.expire(now, |record| records.push(record));
+        self.return_sessions();
+        let mut due = std::mem::take(&mut self.due);
+        self.paths.take_due(now.instant, &mut due);
+        for id in due.drain(..) {
+            self.work_path(id, now, out);
+            self.paths.schedule(id);
+        }
+        self.due = due;
+    }
+
+    /// How many ports of NAT pools its sessions hold.
+    pub fn ports_in_use(&self) -> u64 {
+        self.sessions.ports_in_use()
+    }
+
+    /// The records written since the last call.
+    pub fn take_records(&mut self) -> std::vec::Drain<'_, FlowRecord> {
+        self.records.drain(..)
+    }
+
+    /// `count` records could not be passed on.
+    pub fn records_lost(&mut self, count: u64) {
+        self.records_lost += count;
+    }
+
+    /// `count` packets that were to be sent could not be.
+    pub fn egress_dropped(&mut self, reason: DropReason, count: u64) {
+        self.drops.count(None, reason, count);
+    }
+
+    /// Ends every session, so that its last record is written: the box goes down.
+    pub fn end_all(&mut self, now: Now) {
+        let all: Vec<SessionRef> = self.sessions.iter().map(|(at, _)| at).collect();
+        for at in all {
+            self.end_session(at, EndReason::ForcedEnd, now);
+        }
+    }
+
+    // Timers.
+
+    fn work_path(&mut self, id: PathId, now: Now, out: &mut Outbound) {
+        let Some(path) = self.paths.get_mut(id) else { return };
+        let mut message = [0; 256];
+        let endpoint = path.tunnel.endpoint();
+        let mut send = |len: Option<usize>, message: &[u8]| {
+            if let (Some(len), Some(Endpoint { transport, address })) = (len, endpoint) {
+                out.push_datagram(transport, address, &message[..len]);
+            }
+        };
+        let mut lost = 0;
+        if let Some((len, waited_in_vain)) = path.tick_tunnel(now.instant, &mut message) {
+            send(len, &message);
+            lost = waited_in_vain as u64;
+        }
+        if path.call_due(now.instant) {
+            send(path.tunnel.call(&mut message), &message);
+        }
+        let (tenant, probed) = (path.spec.tenant, path.probed);
+        if lost > 0 {
+            self.drops.count(Some(tenant), DropReason::NoPath, lost);
+        }
+        if probed {
+            self.work_prober(id, now, out);
+        }
+        self.paths.publish(id);
+    }
+
+    fn work_prober(&mut self, id: PathId, now: Now, out: &mut Outbound) {
+        while let Some(path) = self.paths.get_mut(id) {
+            let action = if path.tunnel.has_session() {
+                path.prober.poll(now.instant)
+            } else {
+                path.prober.lost_session()
+            };
+            match action {
+                None => return,
+                Some(Action::Send { sequence }) => {
+                    if let Err(reason) = self.seal_into(id, &path::request(sequence, now), out) {
+                        self.drops.count(None, reason, 1);
+                    }
+                }
+                Some(change) => self.log_change(id, change),
+            }
+        }
+    }
+
+    fn log_change(&self, id: PathId, action: Action) {
+        let path = self.generation.names.site_and_path(id);
+        match action {
+            Action::CameUp => tracing::info!(path, "path is up"),
+            Action::WentDown => tracing::warn!(path, "path is down"),
+            Action::Send { .. } => {}
+        }
+    }
+
+    fn end_session(&mut self, at: SessionRef, reason: EndReason, now: Now) {
+        self.records.extend(self.sessions.remove(at, reason, now));
+    }
+}
+
+impl Refusal {
+    fn new(tenant: Option<TenantId>, reason: DropReason) -> Refusal {
+        Refusal { tenant, reason, mtu: 0 }
+    }
+}
