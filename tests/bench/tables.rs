@@ -36,10 +36,12 @@ pub fn rows(wanted: &Wanted) -> Vec<Value> {
     if matches("session table") {
         rows.extend(session_table());
     }
-    if matches("memory of sessions") {
-        rows.push(memory_of_sessions());
-    }
     rows
+}
+
+/// Those that look at this process's memory.
+pub fn memory_rows(wanted: &Wanted) -> Vec<Value> {
+    if wanted.has("memory of sessions") { vec![memory_of_sessions()] } else { Vec::new() }
 }
 
 // Decisions.
