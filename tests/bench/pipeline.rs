@@ -90,7 +90,7 @@ impl Wanted {
 
 /// Cases that look at this process's memory, and what shares their set-up: each is run by a process of its own, where
 /// nothing has left memory behind.
-const APART: [&str; 2] = ["tunnels", "sessions"];
+const APART: [&str; 3] = ["tunnels", "table", "sessions"];
 
 fn main() {
     let (options, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
@@ -98,6 +98,7 @@ fn main() {
     let wanted = Wanted(names);
     let rows = match apart {
         Some("tunnels") => values(tunnels::rows(&wanted)),
+        Some("table") => tables::table_rows(&wanted),
         Some(_) => tables::memory_rows(&wanted),
         None => all(&wanted),
     };

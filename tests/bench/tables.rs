@@ -33,13 +33,15 @@ pub fn rows(wanted: &Wanted) -> Vec<Value> {
             rows.extend(decisions(rules));
         }
     }
-    if matches("session table") {
-        rows.extend(session_table());
-    }
     rows
 }
 
-/// Those that look at this process's memory.
+/// Those of the session table by itself.
+pub fn table_rows(wanted: &Wanted) -> Vec<Value> {
+    if wanted.has("session table") { session_table() } else { Vec::new() }
+}
+
+/// What two million sessions are to this process's memory.
 pub fn memory_rows(wanted: &Wanted) -> Vec<Value> {
     if wanted.has("memory of sessions") { vec![memory_of_sessions()] } else { Vec::new() }
 }
