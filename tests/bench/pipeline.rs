@@ -88,18 +88,49 @@ impl Wanted {
     }
 }
 
+/// Cases that look at this process's memory, and what shares their set-up: each is run by a process of its own, where
+/// nothing has left memory behind.
+const APART: [&str; 3] = ["tunnels", "table", "sessions"];
+
 fn main() {
-    let wanted = Wanted(std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect());
-    // What looks at this process's memory comes before what leaves much of it behind.
-    let mut rows = tunnels::rows(&wanted);
-    rows.extend(cases::rows(&wanted));
-    rows.extend(supers::rows(&wanted));
-    rows.extend(stages::rows(&wanted));
-    rows.extend(handshakes::rows(&wanted));
-    rows.extend(workers::rows(&wanted));
-    let rows = rows.iter().map(|row| serde_json::to_value(row).expect("a row is JSON"));
-    let rows: Vec<Value> = rows.chain(tables::rows(&wanted)).collect();
+    let (options, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
+    let apart = options.iter().find_map(|option| option.strip_prefix("--apart="));
+    let wanted = Wanted(names);
+    let rows = match apart {
+        Some("tunnels") => values(tunnels::rows(&wanted)),
+        Some("table") => tables::table_rows(&wanted),
+        Some(_) => tables::memory_rows(&wanted),
+        None => all(&wanted),
+    };
     std::fs::create_dir_all("target/bench").expect("target/bench can be made");
     let json = serde_json::to_string_pretty(&rows).expect("rows are JSON");
-    std::fs::write("target/bench/pipeline.json", json).expect("target/bench can be written");
+    std::fs::write(file(apart), json).expect("target/bench can be written");
+}
+
+fn all(wanted: &Wanted) -> Vec<Value> {
+    let mut rows: Vec<Value> = APART.iter().flat_map(|part| run_apart(part, wanted)).collect();
+    rows.extend(values(cases::rows(wanted)));
+    rows.extend(values(supers::rows(wanted)));
+    rows.extend(values(stages::rows(wanted)));
+    rows.extend(values(handshakes::rows(wanted)));
+    rows.extend(values(workers::rows(wanted)));
+    rows.extend(tables::rows(wanted));
+    rows
+}
+
+fn values(rows: Vec<Row>) -> Vec<Value> {
+    rows.iter().map(|row| serde_json::to_value(row).expect("a row is JSON")).collect()
+}
+
+fn run_apart(part: &str, wanted: &Wanted) -> Vec<Value> {
+    let this = std::env::current_exe().expect("Linux tells");
+    let status = std::process::Command::new(this).args(&wanted.0).arg(format!("--apart={part}")).status();
+    assert!(status.is_ok_and(|status| status.success()), "{part} apart: it says why");
+    let json = std::fs::read(file(Some(part))).expect("it has written it");
+    std::fs::remove_file(file(Some(part))).expect("it is ours");
+    serde_json::from_slice(&json).expect("it is JSON")
+}
+
+fn file(apart: Option<&str>) -> String {
+    format!("target/bench/{}.json", apart.unwrap_or("pipeline"))
 }

@@ -47,9 +47,16 @@ struct Supers {
     pop: Pop,
     bare: (Tunn, Tunn),
     key: LessSafeKey,
-    /// By flow: the host's end, the pool's, and TCP's next sequence number.
-    flows: Vec<((Ipv4Addr, u16), (Ipv4Addr, u16), u32)>,
+    flows: Vec<Flow>,
     next: usize,
+}
+
+struct Flow {
+    host: (Ipv4Addr, u16),
+    /// The host's end as the server sees it.
+    pool: (Ipv4Addr, u16),
+    /// TCP's next.
+    sequence: u32,
 }
 
 impl Supers {
@@ -66,7 +73,7 @@ impl Supers {
             let sealed = seal(&mut pop.clients[0], &first);
             process(&mut pop.workers[0], &[(from_client(0), sealed)], pop.now, &mut out);
             let left = out.packets().next().expect("forwarded").to_vec();
-            flows.push((host, source_of(&left), 0));
+            flows.push(Flow { host, pool: source_of(&left), sequence: 0 });
         }
         let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[3; 32]).expect("a key"));
         Supers { shape, pop, bare: bare_pair(), key, flows, next: 0 }
@@ -120,7 +127,7 @@ impl Supers {
     fn segments(&mut self, direction: &str) -> Vec<Vec<u8>> {
         self.next = (self.next + 7) % FLOWS;
         let (payload, shape) = (self.payload_bytes() as u32, self.shape);
-        let (host, pool, sequence) = &mut self.flows[self.next];
+        let Flow { host, pool, sequence } = &mut self.flows[self.next];
         let (from, to) = if direction == "up" { (*host, (SERVER, 443)) } else { ((SERVER, 443), *pool) };
         (0..shape.segments)
             .map(|_| {
@@ -135,7 +142,7 @@ impl Supers {
 
     /// The same flow's packets down, as the TUN device gives them.
     fn whole(&self) -> Vec<u8> {
-        let (_, pool, sequence) = self.flows[self.next];
+        let Flow { pool, sequence, .. } = self.flows[self.next];
         let len = self.shape.bytes + (self.shape.segments - 1) * self.payload_bytes();
         match self.shape.tcp {
             true => tcp((SERVER, 443), pool, sequence, tcp_flags::ACK, len),

@@ -33,13 +33,17 @@ pub fn rows(wanted: &Wanted) -> Vec<Value> {
             rows.extend(decisions(rules));
         }
     }
-    if matches("session table") {
-        rows.extend(session_table());
-    }
-    if matches("memory of sessions") {
-        rows.push(memory_of_sessions());
-    }
     rows
+}
+
+/// Those of the session table by itself.
+pub fn table_rows(wanted: &Wanted) -> Vec<Value> {
+    if wanted.has("session table") { session_table() } else { Vec::new() }
+}
+
+/// What two million sessions are to this process's memory.
+pub fn memory_rows(wanted: &Wanted) -> Vec<Value> {
+    if wanted.has("memory of sessions") { vec![memory_of_sessions()] } else { Vec::new() }
 }
 
 // Decisions.
