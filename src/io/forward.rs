@@ -492,11 +492,11 @@ impl<D: DataPlane> Forwarder<D> {
                 self.devices.get_mut(id).map_or(Received::Drained, |device| device.receive(&mut self.batch))
             }
         };
+        let now = self.clock.now();
+        if self.queue(source).is_some_and(|queue| queue.sheds(received != Received::Full, now.instant)) {
+            self.batch.shed_one();
+        }
         if !self.batch.is_empty() {
-            let now = self.clock.now();
-            if self.queue(source).is_some_and(|queue| queue.sheds(received != Received::Full, now.instant)) {
-                self.batch.shed_one();
-            }
             self.plane.process(&mut self.batch, now, &mut self.out);
             self.batch.clear();
             self.send_all();
