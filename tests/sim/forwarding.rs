@@ -287,6 +287,70 @@ fn a_box_that_was_quiet_for_a_year_still_answers() {
     assert_eq!(answers[0][20], 11, "time exceeded");
 }
 
+/// Segments of several TCP and UDP flows, some new and some known, mixed as a seeded generator has it, and rubbish among
+/// them: in batches they are looked up together and coalesced on their way out, one by one they are not.
+#[test]
+fn packets_that_come_together_leave_exactly_as_they_would_one_by_one() {
+    use popgate::wire::Ingress;
+    use rand::{Rng, SeedableRng};
+    use std::collections::BTreeMap;
+    for seed in 0..8 {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+        let mut flows: Vec<std::vec::IntoIter<Vec<u8>>> = (0..6u16)
+            .map(|flow| {
+                let (from, to) = (format!("10.1.0.5:{}", 5_000 + flow), format!("203.0.113.{flow}:443"));
+                let payload: Vec<u8> = (0..rng.random_range(1..30_000u32)).map(|n| n as u8).collect();
+                let (first, rest) = match flow % 2 {
+                    0 => {
+                        (tcp(&from, &to, SYN, b""), tcp(&from, &to, popgate::wire::tcp_flags::ACK, &payload))
+                    }
+                    _ => (udp(&from, &to, b"?"), udp(&from, &to, &payload)),
+                };
+                let segment = rng.random_range(100..1_300);
+                let whole = rest.bytes();
+                let parsed = popgate::wire::parse_super(&whole, segment).expect("sound");
+                let mut packets = vec![first.bytes()];
+                popgate::wire::split(&whole, &parsed, &mut Vec::new(), |part| packets.push(part.to_vec()));
+                packets.into_iter()
+            })
+            .collect();
+        let mut mixed = Vec::new();
+        while !flows.is_empty() {
+            let at = rng.random_range(0..flows.len());
+            let burst = rng.random_range(1..20);
+            mixed.extend(flows[at].by_ref().take(burst));
+            flows.retain(|flow| flow.len() > 0);
+            if rng.random_ratio(1, 4) {
+                mixed.push((0..rng.random_range(1..60)).map(|_| rng.random()).collect());
+            }
+        }
+        let mut outcomes = Vec::new();
+        for together in [true, false] {
+            let mut sim = Sim::up();
+            let lan = Ingress::Device(sim.device("berlin", "lan"));
+            let batches: Vec<&[Vec<u8>]> = mixed.chunks(if together { 64 } else { 1 }).collect();
+            for batch in batches {
+                let batch: Vec<_> = batch.iter().map(|packet| (lan, packet.clone())).collect();
+                sim.inject_together("berlin", &batch);
+            }
+            let mut by_flow: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+            for (device, packet) in sim.take_delivered() {
+                assert_eq!(device, "fra1 pg-internet");
+                by_flow.entry(ends(&packet)).or_default().push(packet);
+            }
+            assert_eq!(by_flow.len(), 6, "seed {seed}");
+            assert_eq!(sim.node("fra1").plane.coalesced > 0, together, "seed {seed}");
+            let counted: Vec<_> = (sim.sessions("fra1").into_iter())
+                .map(|s| (s.source_port, s.forward_packets, s.forward_bytes))
+                .collect::<std::collections::BTreeSet<_>>()
+                .into_iter()
+                .collect();
+            outcomes.push((by_flow, counted, sim.drops("berlin"), sim.drops("fra1")));
+        }
+        assert!(outcomes[0] == outcomes[1], "seed {seed}: {:?}", (&outcomes[0].1, &outcomes[1].1));
+    }
+}
+
 #[test]
 fn a_super_packet_leaves_exactly_as_its_segments_would() {
     for (from, to) in

@@ -317,6 +317,23 @@ impl Sim {
         self.settle(node, &out);
     }
 
+    /// Packets that come in together; what they cause at the next box comes in together there.
+    pub fn inject_together(&mut self, node: &str, packets: &[(Ingress, Vec<u8>)]) {
+        let now = self.now;
+        let mut out = Outbound::default();
+        self.node(node).plane.process_together(packets, now, &mut out);
+        let mut next: BTreeMap<String, Vec<(Ingress, Vec<u8>)>> = BTreeMap::new();
+        for (transport, to, datagram) in out.datagrams() {
+            let from = self.node(node).generation.transports.get(transport).expect("a transport").listen;
+            let (there, transport) = self.addresses.get(&to).cloned().expect("somebody's address");
+            next.entry(there).or_default().push((Ingress::Transport { transport, from }, datagram.to_vec()));
+        }
+        self.deliver(node, &out);
+        for (node, packets) in next {
+            self.inject_together(&node, &packets);
+        }
+    }
+
     /// A super-packet out of a device of `node`'s.
     pub fn inject_super(&mut self, node: &str, device: DeviceId, packet: &[u8], segment: u16) {
         let now = self.now;
@@ -487,16 +504,19 @@ impl Sim {
         self.nodes.keys().cloned().collect()
     }
 
-    /// Delivers what a worker sent, and what is sent in answer to that, until nobody has anything more to say.
-    fn settle(&mut self, from: &str, out: &Outbound) {
+    fn deliver(&mut self, from: &str, out: &Outbound) {
         let node = self.node(from);
         node.collect();
         for packet in out.packets() {
-            assert!(packet.offload().is_none(), "one packet in, none to coalesce with");
             let spec = node.generation.devices.get(packet.device());
             let name = spec.map(|spec| spec.name.clone()).unwrap_or_default();
             node.delivered.push((name, packet.to_vec()));
         }
+    }
+
+    /// Delivers what a worker sent, and what is sent in answer to that, until nobody has anything more to say.
+    fn settle(&mut self, from: &str, out: &Outbound) {
+        self.deliver(from, out);
         for (transport, to, datagram) in out.datagrams() {
             let listen = self.node(from).generation.transports.get(transport).expect("a transport").listen;
             let source = self.moved.get(&listen).copied().unwrap_or(listen);

@@ -8,7 +8,7 @@ use popgate::model::{DropReason, Instant, Now};
 use popgate::pipeline::report::{Answer, Query, SessionPage, Totals};
 use popgate::pipeline::{Entrance, Steered, Team, Worker, steer};
 use popgate::tables::Generation;
-use popgate::wire::{Batch, Handover, Ingress, Outbound};
+use popgate::wire::{self, Batch, Handover, Ingress, Outbound};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct Plane {
     workers: Vec<Worker>,
     entrance: Entrance,
     datagrams: u64,
+    /// Packets that left as parts of super-packets.
+    pub coalesced: u64,
     /// The next packet comes from a queue that has been standing for too long.
     pub shed: bool,
 }
@@ -39,6 +41,7 @@ impl Plane {
             workers: (0..workers).map(worker).collect(),
             entrance: Entrance::new(&team, Arc::clone(generation), now),
             datagrams: 0,
+            coalesced: 0,
             shed: false,
         }
     }
@@ -89,6 +92,27 @@ impl Plane {
         self.pass_on(sent, now, out);
     }
 
+    /// Takes packets that came in together.
+    pub fn process_together(&mut self, packets: &[(Ingress, Vec<u8>)], now: Now, out: &mut Outbound) {
+        let threads = self.workers.len() + 1;
+        let mut shares: Vec<Batch> = (0..threads).map(|_| Batch::with_slots(packets.len())).collect();
+        for (ingress, packet) in packets {
+            let to = match ingress {
+                Ingress::Device(_) => queue_of(packet) % self.workers.len(),
+                _ => match steer(packet, self.workers.len() as u16) {
+                    Steered::Worker(worker) => usize::from(worker),
+                    Steered::Entrance => threads - 1,
+                },
+            };
+            assert!(shares[to].push(*ingress, packet), "the packet fits");
+        }
+        for (at, mut share) in shares.into_iter().enumerate() {
+            let mut sent = Outbound::default();
+            self.thread(at, &mut share, now, &mut sent);
+            self.pass_on(sent, now, out);
+        }
+    }
+
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.workers.iter().filter_map(Worker::poll_timeout).min()
     }
@@ -121,8 +145,16 @@ impl Plane {
                 out.push_datagram(transport, to, datagram);
             }
             for packet in sent.packets() {
-                assert!(packet.offload().is_none(), "one packet in, none to coalesce with");
-                out.push_packet(packet.device(), &packet.to_vec());
+                let (device, bytes) = (packet.device(), packet.to_vec());
+                match packet.offload() {
+                    None => out.push_packet(device, &bytes),
+                    // As the kernel cuts it up.
+                    Some(offload) => {
+                        let parsed = wire::parse_super(&bytes, offload.segment).expect("sound");
+                        wire::split(&bytes, &parsed, &mut Vec::new(), |part| out.push_packet(device, part));
+                        self.coalesced += u64::from(offload.segments);
+                    }
+                }
             }
             if let Some((worker, what, packet)) = waiting.pop_front() {
                 let (mut batch, mut sent) = (Batch::with_slots(1), Outbound::default());

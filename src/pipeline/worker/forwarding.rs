@@ -37,14 +37,22 @@ impl Worker {
 
     /// Forwards a group of packets: their sessions are looked up together, so that they are fetched from memory together.
     pub(super) fn forward_all(&mut self, group: &mut [Option<Packet<'_>>], now: Now, out: &mut Outbound) {
+        // Packets come in bursts of a flow: a run of them is one key.
         let mut keys = [FlowKey::NONE; GROUP];
-        let mut found = [None; GROUP];
-        for (key, packet) in keys.iter_mut().zip(&*group) {
-            *key = packet.as_ref().and_then(|packet| packet.key).unwrap_or(FlowKey::NONE);
+        let mut runs = 0;
+        let mut run_of = [0; GROUP];
+        for (packet, run) in group.iter().flatten().zip(&mut run_of) {
+            let key = packet.key.unwrap_or(FlowKey::NONE);
+            if runs == 0 || keys[runs - 1] != key {
+                keys[runs] = key;
+                runs += 1;
+            }
+            *run = runs - 1;
         }
-        self.sessions.lookup_batch(&keys[..group.len()], &mut found[..group.len()]);
-        for (packet, found) in group.iter_mut().flatten().zip(found) {
-            self.forward(packet, found, now, out);
+        let mut found = [None; GROUP];
+        self.sessions.lookup_batch(&keys[..runs], &mut found[..runs]);
+        for (packet, run) in group.iter_mut().flatten().zip(run_of) {
+            self.forward(packet, found[run], now, out);
         }
     }
 
