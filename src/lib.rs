@@ -19,7 +19,10 @@
 //!    the first in the class's order that [`path::Prober`] has found alive. A failover therefore invalidates nothing.
 //! 5. [`tunnel::Tunnel`] seals it (boringtun's noise), and the datagram leaves with the batch.
 //!
-//! At the PoP the datagram's receiver index names the tunnel. The packet that comes out of it is acme's, from Berlin,
+//! At the PoP the datagram's receiver index names the tunnel, and the worker that has it: each worker has its own sites,
+//! tunnels and sessions, and the kernel brings a datagram straight to its thread ([`pipeline::steer`]). A packet whose
+//! session or tunnel is another worker's is handed over ([`wire::Handover`], [`io::crossing`]); handshake initiations come
+//! in by the [`pipeline::Entrance`], on a thread of its own. The packet that comes out of it is acme's, from Berlin,
 //! and nobody else's: its source must belong to Berlin by longest-prefix match. It is looked up in acme's zone, where no
 //! other tenant's 10.1.0.10 can be met; the plan there says "out to the internet, translated", and that is not stored
 //! either: it is the difference between the session's two keys. The answer arrives on the internet's side with the other
@@ -37,7 +40,7 @@
 //!    and line. A file that is wrong changes nothing.
 //! 2. [`tables::Compiler`] turns the candidate into a [`tables::Generation`]: immutable, numbered, every name an id that
 //!    keeps its meaning for the life of the process ([`tables::Names`]). Whatever could be wrong with it was found before.
-//! 3. The worker adopts it between two batches ([`pipeline::Worker::adopt`]). Tunnels whose keys stay keep their
+//! 3. Each worker adopts it between two batches ([`pipeline::Worker::adopt`]). Tunnels whose keys stay keep their
 //!    sessions. A session that was planned by an older generation is decided on again at its next packet: it keeps its NAT
 //!    binding if the new policy permits it, and ends if not.
 //! 4. [`io::network`] compares the kernel's devices, namespaces, routes and rules with what the generation asks for and
