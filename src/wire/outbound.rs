@@ -172,23 +172,21 @@ impl Outbound {
         if self.packets.len() < 2 {
             return;
         }
-        let mut coalescer = std::mem::take(&mut self.coalescer);
-        for at in 0..self.packets.len() {
-            let DevicePacket { device, segment: Some(segment), .. } = self.packets[at] else { continue };
-            let after = coalescer.take(at, device, &segment, |at| self.bytes(&self.packets[at]));
+        let Self { packets, landing, arena, coalescer, .. } = self;
+        for at in 0..packets.len() {
+            let DevicePacket { device, segment: Some(segment), .. } = packets[at] else { continue };
+            let after = coalescer.take(at, device, &segment, |at| packets[at].bytes(landing, arena));
             if let Some(after) = after {
-                self.packets[after].next = at as u32 + 1;
-                self.packets[at].joined = true;
+                packets[after].next = at as u32 + 1;
+                packets[at].joined = true;
             }
         }
         for made in coalescer.drain() {
-            let offload = made.offload();
-            let packet = &mut self.packets[made.first()];
-            packet.offload = Some(offload);
-            let from = if packet.in_landing { &mut self.landing } else { &mut self.arena };
+            let packet = &mut packets[made.first()];
+            packet.offload = Some(made.offload());
+            let from = if packet.in_landing { &mut *landing } else { &mut *arena };
             made.write_headers(&mut from[packet.bytes.clone()]);
         }
-        self.coalescer = coalescer;
     }
 
     /// The datagrams to send.
@@ -230,11 +228,6 @@ impl Outbound {
         self.packets.push(DevicePacket { device, bytes, in_landing, offload, segment, joined, next });
     }
 
-    fn bytes(&self, packet: &DevicePacket) -> &[u8] {
-        let from = if packet.in_landing { &self.landing } else { &self.arena };
-        &from[packet.bytes.clone()]
-    }
-
     fn room(&mut self, room: usize) -> &mut [u8] {
         let end = self.used + room;
         if end > self.arena.len() {
@@ -248,6 +241,13 @@ impl Outbound {
         self.room(bytes.len()).copy_from_slice(bytes);
         self.used += bytes.len();
         start..self.used
+    }
+}
+
+impl DevicePacket {
+    fn bytes<'a>(&self, landing: &'a [u8], arena: &'a [u8]) -> &'a [u8] {
+        let from = if self.in_landing { landing } else { arena };
+        &from[self.bytes.clone()]
     }
 }
 
@@ -274,7 +274,7 @@ impl<'a> ToDevice<'a> {
         let mut next = Some(self.first);
         std::iter::from_fn(move || {
             let packet = &out.packets[next?];
-            let piece = &out.bytes(packet)[headers..];
+            let piece = &packet.bytes(&out.landing, &out.arena)[headers..];
             if let Some(offload) = packet.offload {
                 headers = usize::from(offload.headers);
             }
