@@ -6,6 +6,7 @@ use super::reader::{Table, Value, all};
 use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
 use super::values;
 use super::*;
+use crate::model::MAX_WORKERS;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
@@ -61,7 +62,8 @@ pub(super) fn read(
     let max_sessions =
         root.with_default("max-sessions", 1_000_000, |value| value.number(1_000..=100_000_000));
     // What the receiver index has bits for.
-    let workers = root.optional("workers", |value| value.number(1..=64)).map(|n| n.and_then(NonZeroU16::new));
+    let workers =
+        root.optional("workers", |value| value.number(1..=MAX_WORKERS)).map(|n| n.and_then(NonZeroU16::new));
     let icmp_source = root.with_default("icmp-source", ICMP_SOURCE, icmp_source);
     let mut transport_scope = Scope::new("transport");
     let mut own = Claims::default();

@@ -4,15 +4,13 @@ use super::index::Index;
 use super::nat::Ports;
 use super::record::{EndReason, FlowRecord};
 use super::session::Session;
-use crate::model::{Direction, FlowKey, Instant, Now, Wheel};
+use crate::model::{Direction, FlowKey, Instant, Now, WORKER_BITS, Wheel};
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 use std::hash::BuildHasher;
 use std::hint::black_box;
 use std::time::Duration;
 
-/// More than there are workers.
-const WORKER_BITS: u32 = 6;
 /// Session timeouts are of seconds and more.
 const TICK: Duration = Duration::from_millis(100);
 /// In ticks; 13 years.

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::model::{
-    ClassId, Direction, FlowKey, HandoffId, Instant, NextHop, Now, Protocol, RuleId, SiteId, TenantId, Zone,
+    ClassId, Direction, FlowKey, HandoffId, Instant, NextHop, Now, Protocol, RuleId, SiteId, TenantId,
+    WORKER_BITS, Zone,
 };
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -264,7 +265,7 @@ fn what_ends_at_once_is_ended_by_parts_each_session_once_and_in_order() {
             table.insert(session(2, 1_000, None, now)).expect("room");
         }
     }
-    let ids = |count: u16| (1..=u64::from(count)).map(|n| n << 6);
+    let ids = |count: u16| (1..=u64::from(count)).map(|n| n << WORKER_BITS);
     assert!(
         ended.iter().copied().eq(ids(SESSIONS)),
         "not each of them once, in order: {} ended",

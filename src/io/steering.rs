@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::tunnel::MAX_WORKERS;
+use crate::model::MAX_WORKERS;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 

@@ -44,6 +44,11 @@ macro_rules! id {
     (@limit $repr:ty, $limit:literal) => { $limit };
 }
 
+/// What tells workers apart, in receiver indices and ids of sessions.
+pub const WORKER_BITS: u32 = 6;
+/// How many workers a box can have.
+pub const MAX_WORKERS: u16 = 1 << WORKER_BITS;
+
 id! {
     /// A customer.
     TenantId(u16);

@@ -9,7 +9,10 @@ mod time;
 mod wheel;
 
 pub use drop::DropReason;
-pub use id::{ClassId, DeviceId, HandoffId, Id, IdMap, PathId, RuleId, SiteId, TenantId, TransportId};
+pub use id::{
+    ClassId, DeviceId, HandoffId, Id, IdMap, MAX_WORKERS, PathId, RuleId, SiteId, TenantId, TransportId,
+    WORKER_BITS,
+};
 pub use key::{Direction, End, FlowKey, NextHop, Protocol, Zone};
 pub use time::{Instant, Now};
 pub use wheel::Wheel;

@@ -3,9 +3,7 @@
 //! boringtun counts a tunnel's sessions in the low 8 bits; the upper 24 are ours: the worker's number in the lowest of
 //! them, so that a program on the socket can steer by it, and the rest random, so that nobody guesses one.
 
-/// What 6 bits can tell apart.
-pub const MAX_WORKERS: u16 = 1 << WORKER_BITS;
-const WORKER_BITS: u32 = 6;
+use crate::model::{MAX_WORKERS, WORKER_BITS};
 
 /// The 24 bits that stand for one tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
