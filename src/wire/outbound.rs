@@ -26,6 +26,8 @@ pub struct Outbound {
     packets: Vec<DevicePacket>,
     passed: Vec<Passed>,
     coalescer: Coalescer,
+    /// So many of `packets` have been through it.
+    finished: usize,
 }
 
 /// A UDP datagram to send.
@@ -167,13 +169,14 @@ impl Outbound {
         self.passed.push(Passed { worker, what, bytes });
     }
 
-    /// Puts segments of one flow together; to be called when a batch is done.
+    /// Puts segments of one flow together that were added since this was last called; to be called when a batch is done.
     pub fn finish(&mut self) {
-        if self.packets.len() < 2 {
+        let Self { packets, landing, arena, coalescer, finished, .. } = self;
+        let new = std::mem::replace(finished, packets.len())..packets.len();
+        if new.len() < 2 {
             return;
         }
-        let Self { packets, landing, arena, coalescer, .. } = self;
-        for at in 0..packets.len() {
+        for at in new {
             let DevicePacket { device, segment: Some(segment), .. } = packets[at] else { continue };
             let after = coalescer.take(at, device, &segment, |at| packets[at].bytes(landing, arena));
             if let Some(after) = after {
@@ -211,6 +214,7 @@ impl Outbound {
         self.landed = 0;
         self.datagrams.clear();
         self.packets.clear();
+        self.finished = 0;
         self.passed.clear();
     }
 

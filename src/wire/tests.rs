@@ -252,6 +252,39 @@ proptest! {
     }
 
     #[test]
+    fn a_super_packet_that_lost_its_last_segment_is_the_others_and_a_mark_changes_nothing_else(
+        v6: bool, udp: bool, len in 1usize..20_000, segment in 50u16..1_300, ecn in 0u8..4,
+    ) {
+        let protocol = if udp { Protocol::UDP } else { Protocol::TCP };
+        let mut whole = packet(v6, protocol, (4_000, 80), &vec![7; len]);
+        whole[1] |= if v6 { ecn << 4 } else { ecn };
+        if !v6 {
+            crate::wire::offload::finish_v4(&mut whole, 20);
+        }
+        let parts = |packet: &[u8], parsed: &Parsed| {
+            let mut parts = Vec::new();
+            split(packet, parsed, &mut Vec::new(), |part| parts.push(part.to_vec()));
+            parts
+        };
+        let mut parsed = parse_super(&whole, segment).expect("sound");
+        let mut expected = parts(&whole, &parsed);
+        if expected.len() > 1 {
+            expected.pop();
+        }
+        let mut shorter = whole.clone();
+        crate::wire::lose_last(&mut shorter, &mut parsed);
+        prop_assert_eq!(parse_super(&shorter[..parsed.len], segment).expect("sound"), parsed);
+        prop_assert_eq!(parts(&shorter[..parsed.len], &parsed), expected);
+        let mut marked = whole.clone();
+        let parsed = parse_super(&whole, segment).expect("sound");
+        prop_assert_eq!(crate::wire::mark_congested(&mut marked, &parsed), ecn != 0);
+        prop_assert_eq!(parse_super(&marked, segment).expect("sound"), parsed);
+        prop_assert_eq!(&marked[2..10], &whole[2..10]);
+        prop_assert_eq!(marked[1], whole[1] | if ecn == 0 { 0 } else if v6 { 0x30 } else { 3 });
+        prop_assert_eq!(&marked[12..], &whole[12..]);
+    }
+
+    #[test]
     fn a_reset_answers_its_segment(v6: bool) {
         let syn = packet(v6, Protocol::TCP, (4_000, 80), &[]);
         let reset = tcp_reset(&syn, &parse(&syn).expect("sound")).expect("TCP");
