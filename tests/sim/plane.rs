@@ -3,14 +3,18 @@
 //! `POPGATE_TEST_WORKERS` says how many workers a PoP has; what the tests say must hold for any number. A branch has one:
 //! all its tunnels end at one site.
 
+use popgate::control::{Control, SiteFacts, Unanswered, WorkerGone, WorkerPort};
 use popgate::flow::FlowRecord;
 use popgate::model::{DropReason, Instant, Now};
-use popgate::pipeline::report::{Answer, Query, SessionPage, Totals};
+use popgate::pipeline::report::{Answer, Query};
 use popgate::pipeline::{Entrance, Steered, Team, Worker, steer};
 use popgate::tables::Generation;
 use popgate::wire::{self, Batch, Handover, Ingress, Outbound};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 /// Far more than one packet may cause: a loop shows.
 const MAX_HANDOVERS: usize = 1_000;
@@ -51,7 +55,7 @@ impl Plane {
     }
 
     pub fn adopt(&mut self, generation: &Arc<Generation>, now: Now) {
-        self.entrance.adopt(Arc::clone(generation), now);
+        self.entrance.adopt(Arc::clone(generation));
         for worker in &mut self.workers {
             worker.adopt(Arc::clone(generation), now);
         }
@@ -167,46 +171,18 @@ impl Plane {
         }
     }
 
-    /// All answers as one.
+    /// All answers as one, by the control that a running box has.
     pub fn answer(&self, query: &Query, now: Now) -> Answer {
         let answers = self.workers.iter().map(|worker| worker.answer(query, now));
-        let answers: Vec<Answer> = answers.chain([self.entrance.answer(query)]).collect();
+        let ports = answers.chain([self.entrance.answer(query)]).map(|answer| Box::new(AtOnce(answer)) as _);
+        let control = Control::new(SiteFacts::default(), ports.collect(), Arc::default(), || 0);
         match query {
-            Query::Totals => Answer::Totals(answers.into_iter().fold(Totals::default(), add)),
-            Query::Paths => {
-                let mut paths: Vec<_> = answers
-                    .into_iter()
-                    .flat_map(|a| if let Answer::Paths(p) = a { p } else { Vec::new() })
-                    .collect();
-                paths.sort_by(|a, b| (&a.tenant, &a.site, &a.path).cmp(&(&b.tenant, &b.site, &b.path)));
-                Answer::Paths(paths)
+            Query::Totals => Answer::Totals(at_once(control.status(pending())).totals),
+            Query::Paths => Answer::Paths(at_once(control.paths(None, pending()))),
+            Query::Sessions { filter, limit } => {
+                Answer::Sessions(at_once(control.sessions(filter.clone(), *limit, pending())))
             }
-            Query::Sessions { .. } => {
-                let mut page = SessionPage::default();
-                for answer in answers {
-                    let Answer::Sessions(part) = answer else { panic!("{answer:?}") };
-                    page.matching += part.matching;
-                    page.sessions.extend(part.sessions);
-                }
-                page.sessions.sort_by(|a, b| a.age_secs.total_cmp(&b.age_secs).then(b.id.cmp(&a.id)));
-                Answer::Sessions(page)
-            }
-            Query::Drops => {
-                let mut sums = BTreeMap::new();
-                for answer in answers {
-                    let Answer::Drops(rows) = answer else { panic!("{answer:?}") };
-                    for row in rows {
-                        *sums.entry((row.tenant, row.reason, row.detail)).or_insert(0) += row.packets;
-                    }
-                }
-                let row = |((tenant, reason, detail), packets)| popgate::pipeline::report::DropRow {
-                    tenant,
-                    reason,
-                    detail,
-                    packets,
-                };
-                Answer::Drops(sums.into_iter().map(row).collect())
-            }
+            Query::Drops => Answer::Drops(at_once(control.drops(None, pending()))),
         }
     }
 
@@ -237,18 +213,19 @@ fn queue_of(packet: &[u8]) -> usize {
     addresses.unwrap_or_default().iter().map(|byte| usize::from(*byte)).sum()
 }
 
-fn add(sum: Totals, answer: Answer) -> Totals {
-    let Answer::Totals(part) = answer else { panic!("{answer:?}") };
-    Totals {
-        generation: part.generation,
-        sessions: sum.sessions + part.sessions,
-        max_sessions: sum.max_sessions + part.max_sessions,
-        sessions_created: sum.sessions_created + part.sessions_created,
-        paths: sum.paths + part.paths,
-        paths_up: sum.paths_up + part.paths_up,
-        forwarded_packets: sum.forwarded_packets + part.forwarded_packets,
-        forwarded_bytes: sum.forwarded_bytes + part.forwarded_bytes,
-        dropped_packets: sum.dropped_packets + part.dropped_packets,
-        records_lost: sum.records_lost + part.records_lost,
+/// A worker that has answered before the question is out.
+struct AtOnce(Answer);
+
+impl WorkerPort for AtOnce {
+    fn ask(&self, _: Query, reply: Box<dyn FnOnce(Answer) + Send>) -> Result<(), WorkerGone> {
+        reply(self.0.clone());
+        Ok(())
+    }
+}
+
+fn at_once<T>(answer: impl Future<Output = Result<T, Unanswered>>) -> T {
+    match pin!(answer).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => answer.expect("an answer of each"),
+        Poll::Pending => panic!("nobody is waited for"),
     }
 }
