@@ -22,7 +22,7 @@ pub struct WorkerGone;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("worker {worker} does not answer")]
 pub struct Unanswered {
-    /// The first of them, counted from 0 as in its receiver indices.
+    /// The first of them, counted from 0 as in its receiver indices; the entrance comes after the last.
     pub worker: usize,
 }
 

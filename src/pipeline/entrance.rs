@@ -9,7 +9,7 @@ use super::report::{Answer, Query, SessionPage, Totals};
 use super::steering::{Steered, steer};
 use super::team::Team;
 use crate::config::public_of;
-use crate::model::{DropReason, Instant, Now, PathId, TransportId};
+use crate::model::{DropReason, Now, PathId, TransportId};
 use crate::tables::Generation;
 use crate::tunnel::{Admission, Gate};
 use crate::wire::{Batch, Handover, Ingress, Outbound};
@@ -37,12 +37,12 @@ impl Entrance {
             paths: HashMap::new(),
             drops: Drops::default(),
         };
-        entrance.adopt(generation, now);
+        entrance.adopt(generation);
         entrance
     }
 
     /// Goes over to `generation`.
-    pub fn adopt(&mut self, generation: Arc<Generation>, _now: Now) {
+    pub fn adopt(&mut self, generation: Arc<Generation>) {
         // A PoP's paths share one key: it is made public once, not ten thousand times.
         let mut ours: HashMap<[u8; 32], [u8; 32]> = HashMap::new();
         self.paths.clear();
@@ -68,11 +68,6 @@ impl Entrance {
                 Ingress::Worker(_) | Ingress::Device(_) => {}
             }
         }
-    }
-
-    /// Always `None`: what the gate counts by the second is begun anew by the first initiation of the next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        None
     }
 
     /// `count` packets that were to be sent could not be.

@@ -147,7 +147,7 @@ impl Worker {
     }
 
     /// The zone that a tenant's packets are in when they come from `hop`.
-    pub(super) fn zone_of(&self, hop: NextHop, tenant: TenantId) -> Option<Zone> {
+    fn zone_of(&self, hop: NextHop, tenant: TenantId) -> Option<Zone> {
         match hop {
             NextHop::Device(device) => self.generation.device_zones.get(device).copied(),
             NextHop::Tunnel(_) => Some(Zone::tenant(tenant)),

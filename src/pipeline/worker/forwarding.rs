@@ -57,7 +57,7 @@ impl Worker {
     }
 
     /// A packet on its way, and what was found under its key, which what came before it may have changed.
-    pub(super) fn forward(
+    fn forward(
         &mut self,
         packet: &mut Packet<'_>,
         found: Option<(SessionRef, Direction)>,
@@ -81,7 +81,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn forward_flow(
+    fn forward_flow(
         &mut self,
         arrival: Arrival,
         packet: &mut [u8],
@@ -121,7 +121,7 @@ impl Worker {
 
     /// The worker that has the session of a packet this one has none for, if it is another. What was handed over stays: two
     /// workers that run different generations for a moment must not play ball with it.
-    pub(super) fn elsewhere(&self, arrival: Arrival, key: &FlowKey) -> Option<u16> {
+    fn elsewhere(&self, arrival: Arrival, key: &FlowKey) -> Option<u16> {
         if arrival.handed_over {
             return None;
         }
@@ -130,7 +130,7 @@ impl Worker {
 
     /// An ICMP error about a packet of a session goes where that packet came from, with the packet it quotes translated
     /// back (RFC 5508 section 4).
-    pub(super) fn forward_error(
+    fn forward_error(
         &mut self,
         arrival: Arrival,
         packet: &mut [u8],
@@ -181,7 +181,7 @@ impl Worker {
             .map(|()| Fate::Forwarded)
     }
 
-    pub(super) fn may_report(&self, tenant: TenantId, source: IpAddr, hop: NextHop) -> bool {
+    fn may_report(&self, tenant: TenantId, source: IpAddr, hop: NextHop) -> bool {
         if self.is_ours(source) {
             return true;
         }
@@ -190,13 +190,13 @@ impl Worker {
     }
 
     /// Whether it is the address that errors of our own come from.
-    pub(super) fn is_ours(&self, source: IpAddr) -> bool {
+    fn is_ours(&self, source: IpAddr) -> bool {
         let ours = self.generation.icmp_source;
         source == IpAddr::V4(ours.v4) || source == IpAddr::V6(ours.v6)
     }
 
     /// A later fragment follows its datagram's first: only its addresses change.
-    pub(super) fn forward_fragment(
+    fn forward_fragment(
         &mut self,
         arrival: Arrival,
         packet: &mut [u8],
@@ -223,7 +223,7 @@ impl Worker {
     // 4 Run the plan.
 
     #[expect(clippy::too_many_arguments, reason = "a packet of a session, and where it came from")]
-    pub(super) fn run_plan(
+    fn run_plan(
         &mut self,
         at: SessionRef,
         direction: Direction,
@@ -275,7 +275,7 @@ impl Worker {
 
     /// Where a packet is to be shed, it is a large one: calls and acknowledgements are not what the queue is made of. Its
     /// mark or loss tells its sender; of a super-packet one segment is enough. `None` if it is the packet that is lost.
-    pub(super) fn shed_from<'a>(
+    fn shed_from<'a>(
         &mut self,
         packet: &'a mut [u8],
         parsed: &mut Parsed,
@@ -297,7 +297,7 @@ impl Worker {
     }
 
     /// Which way out: answers take the path the flow last arrived on, everything else the class's order of paths.
-    pub(super) fn choose_exit(&self, session: &Session, direction: Direction) -> Result<Exit, DropReason> {
+    fn choose_exit(&self, session: &Session, direction: Direction) -> Result<Exit, DropReason> {
         match session.to(direction) {
             NextHop::Device(device) => Ok(Exit::Device(device)),
             NextHop::Tunnel(site) => {
@@ -312,7 +312,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn choose_path(
+    fn choose_path(
         &self,
         tenant: TenantId,
         site: SiteId,
@@ -325,7 +325,7 @@ impl Worker {
 
     /// The largest packet of this one's family that goes through. IPv6 must find 1,280 bytes everywhere (RFC 8200
     /// section 5); where a path has less, the datagram around it is fragmented.
-    pub(super) fn mtu(&self, exit: Exit, parsed: &Parsed) -> u16 {
+    fn mtu(&self, exit: Exit, parsed: &Parsed) -> u16 {
         let mtu = match exit {
             Exit::Device(device) => self.generation.devices.get(device).map_or(u16::MAX, |spec| spec.mtu),
             Exit::Path(id) => self

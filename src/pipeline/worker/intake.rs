@@ -32,7 +32,7 @@ impl Worker {
     // 1 From the underlay.
 
     #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
-    pub(super) fn take_underlay<'a>(
+    fn take_underlay<'a>(
         &mut self,
         transport: TransportId,
         from: SocketAddr,
@@ -65,7 +65,7 @@ impl Worker {
         None
     }
 
-    pub(super) fn take_handover<'a>(
+    fn take_handover<'a>(
         &mut self,
         what: Handover,
         packet: &'a mut [u8],
@@ -96,7 +96,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn take_leaving(
+    fn take_leaving(
         &mut self,
         path: PathId,
         packet: &mut [u8],
@@ -119,7 +119,7 @@ impl Worker {
     }
 
     #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
-    pub(super) fn tunnel_message<'a>(
+    fn tunnel_message<'a>(
         &mut self,
         id: PathId,
         transport: TransportId,
@@ -138,7 +138,7 @@ impl Worker {
 
     /// Lets the tunnel have its message; gives the length of the packet that was in it, if any, and is now in `buffer`.
     #[expect(clippy::too_many_arguments, reason = "a datagram is its bytes and where it came from")]
-    pub(super) fn open(
+    fn open(
         &mut self,
         id: PathId,
         transport: TransportId,
@@ -162,7 +162,7 @@ impl Worker {
                 return None;
             }
         };
-        let has_begun = path.tunnel.has_session() != had_session;
+        let mut has_changed = path.tunnel.has_session() != had_session;
         let endpoint = Endpoint { transport, address: from };
         // A cookie reply authenticates nobody.
         if datagram[0] != 3 && path.tunnel.endpoint() != Some(endpoint) {
@@ -170,9 +170,9 @@ impl Worker {
             if path.tell_of_move(now.instant) {
                 tracing::info!(path = self.generation.names.site_and_path(id), %from, "peer is at a new endpoint");
             }
-            self.paths.publish(id);
+            has_changed = true;
         }
-        if has_begun {
+        if has_changed {
             self.paths.publish(id);
         }
         let packet = match opened {
@@ -194,7 +194,7 @@ impl Worker {
     }
 
     /// There may be a session now: what waited for it goes.
-    pub(super) fn flush_waiting(&mut self, id: PathId, out: &mut Outbound) {
+    fn flush_waiting(&mut self, id: PathId, out: &mut Outbound) {
         let Some(path) = self.paths.get_mut(id) else { return };
         let Some(Endpoint { transport, address }) = path.tunnel.endpoint() else { return };
         while let Some(len) = path.tunnel.waiting() {
@@ -207,13 +207,7 @@ impl Worker {
 
     // 2 Out of a tunnel.
 
-    pub(super) fn out_of_tunnel(
-        &mut self,
-        id: PathId,
-        packet: &[u8],
-        now: Now,
-        out: &mut Outbound,
-    ) -> Option<Arrival> {
+    fn out_of_tunnel(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) -> Option<Arrival> {
         let path = self.paths.get_mut(id)?;
         path.received.count(packet.len());
         if is_probe(packet) {
@@ -234,7 +228,7 @@ impl Worker {
         Some(arrival)
     }
 
-    pub(super) fn probe(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) {
+    fn probe(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) {
         let Some(path) = self.paths.get_mut(id) else { return };
         let message = wire::parse_ip(packet).ok().and_then(|ip| Some((Message::read(packet, &ip)?, ip)));
         match message {
@@ -262,7 +256,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn take_device<'a>(
+    fn take_device<'a>(
         &mut self,
         device: DeviceId,
         packet: &'a mut [u8],

@@ -58,7 +58,7 @@ impl Worker {
     }
 
     /// The path is another worker's: that one does the rest.
-    pub(super) fn leave_elsewhere(
+    fn leave_elsewhere(
         &self,
         path: PathId,
         packet: &[u8],
@@ -75,7 +75,7 @@ impl Worker {
         Ok(())
     }
 
-    pub(super) fn put(&mut self, exit: Exit, packet: &[u8], out: &mut Outbound) -> Result<(), DropReason> {
+    fn put(&mut self, exit: Exit, packet: &[u8], out: &mut Outbound) -> Result<(), DropReason> {
         match exit {
             Exit::Device(device) => {
                 out.push_packet(device, packet);
@@ -89,7 +89,7 @@ impl Worker {
     }
 
     /// Seals a packet; in fragments, if it is larger than `mtu`.
-    pub(super) fn seal_fitting(
+    fn seal_fitting(
         &mut self,
         path: PathId,
         packet: &[u8],
@@ -167,11 +167,7 @@ impl Worker {
 
     /// Towards the internet an error comes from the address that was called: the dummy address tenants see means nothing
     /// out there.
-    pub(super) fn answer_source(
-        &self,
-        arrival: Arrival,
-        parsed: &Parsed,
-    ) -> (std::net::Ipv4Addr, std::net::Ipv6Addr) {
+    fn answer_source(&self, arrival: Arrival, parsed: &Parsed) -> (std::net::Ipv4Addr, std::net::Ipv6Addr) {
         let mut source = (self.generation.icmp_source.v4, self.generation.icmp_source.v6);
         if arrival.zone == Zone::INTERNET {
             match parsed.destination {
