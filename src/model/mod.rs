@@ -5,6 +5,7 @@
 mod drop;
 mod id;
 mod key;
+mod name;
 mod time;
 mod wheel;
 
@@ -14,5 +15,6 @@ pub use id::{
     WORKER_BITS,
 };
 pub use key::{Direction, End, FlowKey, NextHop, Protocol, Zone};
+pub use name::{HostName, NotAHostName};
 pub use time::{Instant, Now};
 pub use wheel::Wheel;
