@@ -3,20 +3,30 @@
 //! A packet is parsed once ([`parse()`]), and everything after works at the offsets found. What a peer can send reaches
 //! nothing here that could panic on it: `tests/corpus` and the property tests below see to that.
 
+#![forbid(unsafe_code)]
+
 mod answer;
+mod assembly;
 mod batch;
 mod checksum;
 mod coalesce;
+mod dns;
+mod http;
+mod inspect;
 mod offload;
 mod outbound;
 mod parse;
+mod quic;
 mod rewrite;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use answer::{IcmpError, fragment_v4, icmp_error, may_answer, tcp_reset, udp_v6};
 pub use batch::{Batch, Handover, Ingress, SLOT_BYTES};
 pub use checksum::{add as add_sums, pseudo_header, sum as checksum};
+pub use dns::{DnsAddress, DnsResponse, dns_messages};
+pub use inspect::{Inspection, NamedBy, Progress};
 pub use offload::{complete, lose_last, prepare, split};
 pub use outbound::{Landing, MAX_PIECES, Offload, Outbound, ToDevice};
 pub use parse::{Embedded, Fragment, Parsed, Upper, parse, parse_ip, parse_super, tcp_flags};
