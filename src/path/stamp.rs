@@ -33,7 +33,7 @@ pub enum Message {
 impl Message {
     /// Reads a packet that is addressed to [`PROBE_ADDRESS`]; `None` if it is no probe.
     pub fn read(packet: &[u8], ip: &Parsed) -> Option<Message> {
-        if ip.destination != IpAddr::V6(PROBE_ADDRESS)
+        if ip.destination(packet) != IpAddr::V6(PROBE_ADDRESS)
             || ip.protocol != Protocol::UDP
             || ip.fragment.is_some()
         {

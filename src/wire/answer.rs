@@ -26,7 +26,7 @@ pub enum IcmpError {
 /// Whether an error may be sent about a packet: never about an ICMP error or other non-query ICMP, nor a later
 /// fragment (RFC 1812 section 4.3.2.7, RFC 4443 section 2.4e).
 pub fn may_answer(parsed: &Parsed) -> bool {
-    !matches!(parsed.upper, Upper::IcmpError(_) | Upper::IcmpOther | Upper::LaterFragment)
+    !matches!(parsed.upper, Upper::IcmpError | Upper::IcmpOther | Upper::LaterFragment)
 }
 
 /// An ICMP error about `packet`, from this box to the packet's source.
@@ -36,7 +36,7 @@ pub fn icmp_error(
     error: IcmpError,
     (v4, v6): (Ipv4Addr, Ipv6Addr),
 ) -> Vec<u8> {
-    match parsed.source {
+    match parsed.source(packet) {
         IpAddr::V4(to) => {
             let (kind, code, word) = match error {
                 IcmpError::TimeExceeded => (11, 0, 0),
@@ -61,7 +61,7 @@ pub fn icmp_error(
             let quote = &packet[..parsed.len.min(QUOTE_V6)];
             let mut out = ipv6_header(v6, to, Protocol::ICMPV6, 8 + quote.len());
             push_icmp(&mut out, kind, code, word, quote);
-            finish_upper(&mut out, 40, 42, Protocol::ICMPV6, IpAddr::V6(v6), parsed.source);
+            finish_upper(&mut out, 40, 42, Protocol::ICMPV6, IpAddr::V6(v6), IpAddr::V6(to));
             out
         }
     }
@@ -86,14 +86,15 @@ pub fn tcp_reset(packet: &[u8], parsed: &Parsed) -> Option<Vec<u8>> {
     } else {
         (0, sequence.wrapping_add(length), tcp_flags::RST | tcp_flags::ACK)
     };
-    let mut out = ip_header(parsed.destination, parsed.source, Protocol::TCP, 20)?;
+    let (from, to) = (parsed.destination(packet), parsed.source(packet));
+    let mut out = ip_header(from, to, Protocol::TCP, 20)?;
     let tcp_at = out.len();
     out.extend_from_slice(&destination_port.to_be_bytes());
     out.extend_from_slice(&source_port.to_be_bytes());
     out.extend_from_slice(&seq.to_be_bytes());
     out.extend_from_slice(&ack.to_be_bytes());
     out.extend_from_slice(&[0x50, reset_flags, 0, 0, 0, 0, 0, 0]);
-    finish_upper(&mut out, tcp_at, tcp_at + 16, Protocol::TCP, parsed.destination, parsed.source);
+    finish_upper(&mut out, tcp_at, tcp_at + 16, Protocol::TCP, from, to);
     Some(out)
 }
 

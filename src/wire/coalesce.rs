@@ -2,11 +2,10 @@
 //! packets belong together, and what the headers of the whole are.
 
 use super::checksum;
-use super::offload::{finish_v4, set_ip_len};
+use super::offload::{addresses_of, finish_v4, set_ip_len};
 use super::outbound::Offload;
 use super::parse::{Parsed, Upper, be16, be32, tcp_flags};
 use crate::model::{DeviceId, Protocol};
-use std::net::IpAddr;
 
 /// Flows under way at once in one batch; one more takes the place of another, which then stays as long as it is.
 const SLOTS: usize = 256;
@@ -223,9 +222,9 @@ impl Segment {
             _ => return None,
         };
         Some(Segment {
-            slot: slot_of(parsed, ports),
+            slot: slot_of(packet, parsed, ports),
             tcp,
-            ipv4: parsed.source.is_ipv4(),
+            ipv4: parsed.ipv4,
             body: Body::of(packet, parsed),
         })
     }
@@ -233,7 +232,7 @@ impl Segment {
 
 impl Body {
     fn of(packet: &[u8], parsed: &Parsed) -> Option<Body> {
-        let bare_ip = if parsed.source.is_ipv4() { 20 } else { 40 };
+        let bare_ip = if parsed.ipv4 { 20 } else { 40 };
         let at = parsed.upper_at;
         if parsed.segment > 0 || parsed.fragment.is_some() || !parsed.dont_fragment || at != bare_ip {
             return None;
@@ -269,18 +268,14 @@ fn checksum_holds(packet: &[u8], segment: &Segment, body: &Body) -> bool {
 
 fn pseudo_header(packet: &[u8], segment: &Segment, upper_len: usize) -> u16 {
     let protocol = if segment.tcp { Protocol::TCP } else { Protocol::UDP };
-    let addresses = if segment.ipv4 { &packet[12..20] } else { &packet[8..40] };
-    checksum::pseudo_header_of(addresses, protocol.0, upper_len)
+    checksum::pseudo_header_of(addresses_of(packet, segment.ipv4), protocol.0, upper_len)
 }
 
-fn slot_of(parsed: &Parsed, (source_port, destination_port): (u16, u16)) -> u8 {
-    let low = |address| match address {
-        IpAddr::V4(v4) => v4.to_bits(),
-        IpAddr::V6(v6) => v6.to_bits() as u32,
-    };
+fn slot_of(packet: &[u8], parsed: &Parsed, (source_port, destination_port): (u16, u16)) -> u8 {
+    let (source_ends, destination_ends) = if parsed.ipv4 { (16, 20) } else { (24, 40) };
     let ports = u32::from(source_port) << 16 | u32::from(destination_port);
     // Where two flows meet, one of them stays uncoalesced: no harm, so no secret is needed.
-    let mixed =
-        (ports ^ low(parsed.source).rotate_left(7) ^ low(parsed.destination)).wrapping_mul(0x9e37_79b1);
+    let low = |end: usize| be32(packet, end - 4);
+    let mixed = (ports ^ low(source_ends).rotate_left(7) ^ low(destination_ends)).wrapping_mul(0x9e37_79b1);
     (mixed >> 24) as u8
 }

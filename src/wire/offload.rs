@@ -13,7 +13,7 @@ pub fn split(packet: &[u8], parsed: &Parsed, scratch: &mut Vec<u8>, mut emit: im
     let headers = parsed.payload_at(packet);
     let payload = &packet[headers..parsed.len];
     let at = parsed.upper_at;
-    let is_v4 = parsed.source.is_ipv4();
+    let is_v4 = parsed.ipv4;
     let tcp = matches!(parsed.upper, Upper::Tcp { .. });
     let first_id = if is_v4 { be16(packet, 4) } else { 0 };
     let first_sequence = if tcp { be32(packet, at + 4) } else { 0 };
@@ -59,8 +59,8 @@ pub fn lose_last(packet: &mut [u8], parsed: &mut Parsed) {
         return;
     }
     parsed.len = headers + kept;
-    set_ip_len(packet, parsed.source.is_ipv4(), parsed.len);
-    if parsed.source.is_ipv4() {
+    set_ip_len(packet, parsed.ipv4, parsed.len);
+    if parsed.ipv4 {
         finish_v4(packet, parsed.upper_at);
     }
     match parsed.protocol {
@@ -103,10 +103,15 @@ pub(super) fn finish_v4(packet: &mut [u8], header_len: usize) {
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
+/// Both addresses, as they stand in a packet's header one behind the other.
+pub(super) fn addresses_of(packet: &[u8], ipv4: bool) -> &[u8] {
+    if ipv4 { &packet[12..20] } else { &packet[8..40] }
+}
+
 /// The pseudo header's sum, where the checksum will be.
 fn set_partial(packet: &mut [u8], parsed: &Parsed, checksum_at: usize) {
     let len = packet.len() - parsed.upper_at;
-    let sum = checksum::pseudo_header(parsed.source, parsed.destination, parsed.protocol.0, len);
+    let sum = checksum::pseudo_header_of(addresses_of(packet, parsed.ipv4), parsed.protocol.0, len);
     packet[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 

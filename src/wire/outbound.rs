@@ -149,7 +149,7 @@ impl Outbound {
         let headers = parsed.payload_at(packet);
         let offload = Offload {
             tcp: parsed.protocol == Protocol::TCP,
-            ipv4: parsed.source.is_ipv4(),
+            ipv4: parsed.ipv4,
             headers: headers as u16,
             upper_at: parsed.upper_at as u16,
             segment: parsed.segment,

@@ -5,17 +5,20 @@
 //! at the offsets found without another bounds question.
 
 use super::checksum;
+use super::rewrite::Side;
 use crate::model::{DropReason, FlowKey, Protocol, Zone};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 /// More extension headers than this no honest packet has.
 const MAX_EXTENSION_HEADERS: usize = 8;
 
-/// An IP packet whose headers were found sound.
+/// What was found out about an IP packet whose headers are sound. Its addresses stay in the packet, since every packet's
+/// `Parsed` is passed about: 40 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed {
-    pub source: IpAddr,
-    pub destination: IpAddr,
+    /// IPv4; otherwise IPv6.
+    pub ipv4: bool,
     /// Upper-layer protocol, behind all extension headers.
     pub protocol: Protocol,
     /// Where the upper layer begins.
@@ -40,7 +43,7 @@ pub struct Parsed {
 pub struct Fragment {
     pub id: u32,
     /// In bytes.
-    pub offset: usize,
+    pub offset: u16,
     pub more: bool,
 }
 
@@ -62,8 +65,8 @@ pub enum Upper {
     EchoReply {
         id: u16,
     },
-    /// An ICMP error about a packet of ours, which is inside.
-    IcmpError(Embedded),
+    /// An ICMP error about a packet of ours, which is inside ([`Parsed::embedded`]).
+    IcmpError,
     /// ICMP that is never forwarded: redirects, router and neighbour discovery, the unknown.
     IcmpOther,
     /// A protocol without ports: GRE, ESP, …
@@ -97,23 +100,41 @@ pub mod tcp_flags {
 }
 
 impl Parsed {
-    /// The flow key of this packet as it arrives in `zone`; `None` for what has no flow of its own: later fragments and
+    /// The source address of `packet`, which this was found out about.
+    #[inline]
+    pub fn source(&self, packet: &[u8]) -> IpAddr {
+        address_at(packet, 0, self.ipv4, Side::Source)
+    }
+
+    /// The destination address of `packet`, which this was found out about.
+    #[inline]
+    pub fn destination(&self, packet: &[u8]) -> IpAddr {
+        address_at(packet, 0, self.ipv4, Side::Destination)
+    }
+
+    /// The flow key of `packet` as it arrives in `zone`; `None` for what has no flow of its own: later fragments and
     /// ICMP other than echo.
-    pub fn key(&self, zone: Zone) -> Option<FlowKey> {
+    #[inline]
+    pub fn key(&self, packet: &[u8], zone: Zone) -> Option<FlowKey> {
         let (source_port, destination_port) = match self.upper {
             Upper::Tcp { source_port, destination_port, .. }
             | Upper::Udp { source_port, destination_port } => (source_port, destination_port),
             Upper::EchoRequest { id } => (id, 0),
             Upper::EchoReply { id } => (0, id),
             Upper::Other => (0, 0),
-            Upper::IcmpError(_) | Upper::IcmpOther | Upper::LaterFragment => return None,
+            Upper::IcmpError | Upper::IcmpOther | Upper::LaterFragment => return None,
         };
         Some(FlowKey::new(
             zone,
             self.protocol,
-            (self.source, source_port),
-            (self.destination, destination_port),
+            (self.source(packet), source_port),
+            (self.destination(packet), destination_port),
         ))
+    }
+
+    /// The packet that `packet`, an ICMP error, quotes.
+    pub fn embedded(&self, packet: &[u8]) -> Option<Embedded> {
+        if self.upper == Upper::IcmpError { parse_embedded(packet, self) } else { None }
     }
 
     /// TCP flags; 0 for other protocols.
@@ -148,7 +169,7 @@ pub fn parse(packet: &[u8]) -> Result<Parsed, DropReason> {
         Some(6) => parse_v6(packet)?,
         _ => return Err(DropReason::Malformed),
     };
-    if !may_be_forwarded(parsed.source, parsed.destination) {
+    if !may_be_forwarded(parsed.source(packet), parsed.destination(packet)) {
         return Err(DropReason::AddressNotForwarded);
     }
     parsed.upper = parse_upper(packet, &parsed)?;
@@ -193,15 +214,14 @@ fn parse_v4(packet: &[u8]) -> Result<Parsed, DropReason> {
     }
     refuse_source_route(&packet[20..upper_at])?;
     let flags = be16(header, 6);
-    let offset = usize::from(flags & 0x1fff) * 8;
+    let offset = (flags & 0x1fff) * 8;
     let more = flags & 0x2000 != 0;
     let payload = len - upper_at;
-    if more && !payload.is_multiple_of(8) || offset + payload > 65_535 {
+    if more && !payload.is_multiple_of(8) || usize::from(offset) + payload > 65_535 {
         return Err(DropReason::Malformed);
     }
     Ok(Parsed {
-        source: IpAddr::V4(v4_at(header, 12)),
-        destination: IpAddr::V4(v4_at(header, 16)),
+        ipv4: true,
         protocol: Protocol(header[9]),
         upper_at,
         len,
@@ -235,8 +255,7 @@ fn parse_v6(packet: &[u8]) -> Result<Parsed, DropReason> {
     let packet = packet.get(..len).ok_or(DropReason::Malformed)?;
     let (protocol, upper_at, fragment) = walk_extensions(packet, header[6])?;
     Ok(Parsed {
-        source: IpAddr::V6(v6_at(header, 8)),
-        destination: IpAddr::V6(v6_at(header, 24)),
+        ipv4: false,
         protocol: Protocol(protocol),
         upper_at,
         len,
@@ -267,7 +286,7 @@ fn walk_extensions(packet: &[u8], first: u8) -> Result<(u8, usize, Option<Fragme
                 let word = be16(h, 2);
                 let found = Fragment {
                     id: u32::from_be_bytes([h[4], h[5], h[6], h[7]]),
-                    offset: usize::from(word & 0xfff8),
+                    offset: word & 0xfff8,
                     more: word & 1 != 0,
                 };
                 // An "atomic" fragment (RFC 6946) is a whole datagram.
@@ -326,7 +345,7 @@ fn parse_upper(packet: &[u8], ip: &Parsed) -> Result<Upper, DropReason> {
     }
     let whole = ip.fragment.is_none();
     let upper = &packet[ip.upper_at..ip.len];
-    match (ip.protocol, ip.source.is_ipv4()) {
+    match (ip.protocol, ip.ipv4) {
         (Protocol::TCP, _) => {
             // The whole header must be in the first fragment (RFC 1858 section 3.2.2, RFC 7112 section 5).
             let header: &[u8; 20] = upper.first_chunk().ok_or(DropReason::Malformed)?;
@@ -356,7 +375,8 @@ fn parse_upper(packet: &[u8], ip: &Parsed) -> Result<Upper, DropReason> {
                 (Protocol::ICMP, 0) | (Protocol::ICMPV6, 129) => Upper::EchoReply { id },
                 // RFC 792; source quench (4) is obsolete (RFC 6633), redirects are for one link only.
                 (Protocol::ICMP, 3 | 11 | 12) | (Protocol::ICMPV6, 1..=4) if whole => {
-                    Upper::IcmpError(parse_embedded(packet, ip).ok_or(DropReason::Malformed)?)
+                    parse_embedded(packet, ip).ok_or(DropReason::Malformed)?;
+                    Upper::IcmpError
                 }
                 _ => Upper::IcmpOther,
             })
@@ -372,8 +392,8 @@ fn parse_upper(packet: &[u8], ip: &Parsed) -> Result<Upper, DropReason> {
 fn parse_embedded(packet: &[u8], outer: &Parsed) -> Option<Embedded> {
     let ip_at = outer.upper_at + 8;
     let inner = packet.get(ip_at..outer.len)?;
-    let (source, destination, protocol, header_len) = match inner.first()? >> 4 {
-        4 if outer.source.is_ipv4() => {
+    let (protocol, header_len) = match inner.first()? >> 4 {
+        4 if outer.ipv4 => {
             let header: &[u8; 20] = inner.first_chunk()?;
             // Only a first fragment quotes ports.
             if be16(header, 6) & 0x1fff != 0 {
@@ -383,12 +403,12 @@ fn parse_embedded(packet: &[u8], outer: &Parsed) -> Option<Embedded> {
             if header_len < 20 {
                 return None;
             }
-            (IpAddr::V4(v4_at(header, 12)), IpAddr::V4(v4_at(header, 16)), header[9], header_len)
+            (header[9], header_len)
         }
-        6 if outer.source.is_ipv6() => {
+        6 if !outer.ipv4 => {
             let header: &[u8; 40] = inner.first_chunk()?;
             // TODO-correctness RFC 4443 §2.4c: extension headers of the quoted packet are not walked.
-            (IpAddr::V6(v6_at(header, 8)), IpAddr::V6(v6_at(header, 24)), header[6], 40)
+            (header[6], 40)
         }
         _ => return None,
     };
@@ -405,8 +425,8 @@ fn parse_embedded(packet: &[u8], outer: &Parsed) -> Option<Embedded> {
         _ => (0, 0),
     };
     Some(Embedded {
-        source,
-        destination,
+        source: address_at(packet, ip_at, outer.ipv4, Side::Source),
+        destination: address_at(packet, ip_at, outer.ipv4, Side::Destination),
         protocol,
         source_port,
         destination_port,
@@ -423,12 +443,33 @@ pub(super) fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-fn v4_at(bytes: &[u8], at: usize) -> Ipv4Addr {
-    Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])
+/// Where the address of `side` stands in the IP header that begins at `ip_at` (RFC 791 section 3.1, RFC 8200 section 3).
+pub(super) fn address_range(ip_at: usize, ipv4: bool, side: Side) -> Range<usize> {
+    let (at, len) = match (ipv4, side) {
+        (true, Side::Source) => (12, 4),
+        (true, Side::Destination) => (16, 4),
+        (false, Side::Source) => (8, 16),
+        (false, Side::Destination) => (24, 16),
+    };
+    ip_at + at..ip_at + at + len
 }
 
-fn v6_at(bytes: &[u8], at: usize) -> Ipv6Addr {
+fn address_at(bytes: &[u8], ip_at: usize, ipv4: bool, side: Side) -> IpAddr {
+    let bytes = &bytes[address_range(ip_at, ipv4, side)];
+    if ipv4 {
+        return IpAddr::V4(Ipv4Addr::from_bits(be32(bytes, 0)));
+    }
     let mut octets = [0; 16];
-    octets.copy_from_slice(&bytes[at..at + 16]);
-    Ipv6Addr::from(octets)
+    octets.copy_from_slice(bytes);
+    IpAddr::V6(Ipv6Addr::from(octets))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_packet_carries_about_is_small() {
+        assert!(size_of::<Parsed>() <= 40);
+    }
 }

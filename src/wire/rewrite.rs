@@ -1,7 +1,7 @@
 //! Changing a packet in place: addresses and ports, TTL, MSS; every checksum that covers the change follows it.
 
 use super::checksum;
-use super::parse::{Embedded, Parsed, Upper, be16, tcp_flags};
+use super::parse::{Embedded, Parsed, Upper, address_range, be16, tcp_flags};
 use crate::model::Protocol;
 use std::net::IpAddr;
 
@@ -15,16 +15,12 @@ pub enum Side {
 /// Gives `packet` another address and port (for ICMP echo: identifier) on `side`. `port` is ignored where the packet
 /// has none. `parsed` is brought up to date with it.
 pub fn translate(packet: &mut [u8], parsed: &mut Parsed, side: Side, address: IpAddr, port: u16) {
-    let old = match side {
-        Side::Source => parsed.source,
-        Side::Destination => parsed.destination,
-    };
-    if !same_family(old, address) {
+    if parsed.ipv4 != address.is_ipv4() {
         return;
     }
-    write_address(packet, 0, side, address);
-    if old.is_ipv4() {
-        update_at(packet, 10, address_sum(old), address_sum(address));
+    let (old, new) = write_address(packet, 0, side, address);
+    if parsed.ipv4 {
+        update_at(packet, 10, old, new);
     }
     let (port_at, checksum_at) = upper_offsets(parsed, side);
     let old_port = port_at.map(|at| be16(packet, at));
@@ -40,11 +36,7 @@ pub fn translate(packet: &mut [u8], parsed: &mut Parsed, side: Side, address: Ip
     if let Some(checksum_at) = checksum_at
         && parsed.protocol != Protocol::ICMP
     {
-        update_upper(packet, checksum_at, parsed.protocol, address_sum(old), address_sum(address));
-    }
-    match side {
-        Side::Source => parsed.source = address,
-        Side::Destination => parsed.destination = address,
+        update_upper(packet, checksum_at, parsed.protocol, old, new);
     }
     set_port(&mut parsed.upper, side, port);
 }
@@ -59,18 +51,14 @@ pub fn translate_embedded(
     port: u16,
 ) {
     let icmp_checksum_at = outer.upper_at + 2;
-    let old = match side {
-        Side::Source => embedded.source,
-        Side::Destination => embedded.destination,
-    };
-    if !same_family(old, address) {
+    if outer.ipv4 != address.is_ipv4() {
         return;
     }
     let end = outer.len;
     let before = checksum::sum(&packet[embedded.ip_at..end]);
-    write_address(packet, embedded.ip_at, side, address);
-    if old.is_ipv4() {
-        update_at(packet, embedded.ip_at + 10, address_sum(old), address_sum(address));
+    let (old, new) = write_address(packet, embedded.ip_at, side, address);
+    if outer.ipv4 {
+        update_at(packet, embedded.ip_at + 10, old, new);
     }
     let port_at = match (embedded.protocol, side) {
         (Protocol::TCP | Protocol::UDP, Side::Source) => Some(embedded.upper_at),
@@ -104,7 +92,7 @@ pub fn translate_embedded(
             update_upper(packet, checksum_at, embedded.protocol, old_port, port);
         }
         if embedded.protocol != Protocol::ICMP {
-            update_upper(packet, checksum_at, embedded.protocol, address_sum(old), address_sum(address));
+            update_upper(packet, checksum_at, embedded.protocol, old, new);
         }
     }
     let after = checksum::sum(&packet[embedded.ip_at..end]);
@@ -114,7 +102,7 @@ pub fn translate_embedded(
 /// One hop less. The caller has seen that there is one left.
 pub fn decrement_ttl(packet: &mut [u8], parsed: &mut Parsed) {
     parsed.ttl -= 1;
-    if parsed.source.is_ipv4() {
+    if parsed.ipv4 {
         let old = be16(packet, 8);
         packet[8] = parsed.ttl;
         let new = be16(packet, 8);
@@ -127,7 +115,7 @@ pub fn decrement_ttl(packet: &mut [u8], parsed: &mut Parsed) {
 /// Marks a packet whose ends can take a mark for a loss (RFC 3168 section 5: ECT becomes CE); false if they cannot.
 pub fn mark_congested(packet: &mut [u8], parsed: &Parsed) -> bool {
     const CE: u8 = 0b11;
-    if parsed.source.is_ipv4() {
+    if parsed.ipv4 {
         if packet[1] & CE == 0 {
             return false;
         }
@@ -151,7 +139,7 @@ pub fn clamp_mss(packet: &mut [u8], parsed: &Parsed, mtu: u16) {
     if flags & tcp_flags::SYN == 0 {
         return;
     }
-    let fixed = if parsed.source.is_ipv4() { 40 } else { 60 };
+    let fixed = if parsed.ipv4 { 40 } else { 60 };
     let limit = mtu.saturating_sub(fixed);
     let options_at = parsed.upper_at + 20;
     let options_end = parsed.upper_at + usize::from(packet[parsed.upper_at + 12] >> 4) * 4;
@@ -197,7 +185,7 @@ fn upper_offsets(parsed: &Parsed, side: Side) -> (Option<usize>, Option<usize>) 
         (Upper::EchoRequest { .. }, Side::Source) | (Upper::EchoReply { .. }, Side::Destination) => {
             (Some(at + 4), Some(at + 2))
         }
-        (Upper::EchoRequest { .. } | Upper::EchoReply { .. } | Upper::IcmpError(_) | Upper::IcmpOther, _) => {
+        (Upper::EchoRequest { .. } | Upper::EchoReply { .. } | Upper::IcmpError | Upper::IcmpOther, _) => {
             (None, Some(at + 2))
         }
         (Upper::Other, _) if UDP_CHECKSUM.contains(&parsed.protocol) && parsed.len >= at + 8 => {
@@ -222,28 +210,15 @@ fn set_port(upper: &mut Upper, side: Side, port: u16) {
     }
 }
 
-fn same_family(a: IpAddr, b: IpAddr) -> bool {
-    a.is_ipv4() == b.is_ipv4()
-}
-
-fn write_address(packet: &mut [u8], ip_at: usize, side: Side, address: IpAddr) {
+/// Writes an address over another of its family; gives the sums of the bytes that were and of those that are.
+fn write_address(packet: &mut [u8], ip_at: usize, side: Side, address: IpAddr) -> (u16, u16) {
+    let place = &mut packet[address_range(ip_at, address.is_ipv4(), side)];
+    let old = checksum::sum(place);
     match address {
-        IpAddr::V4(v4) => {
-            let at = ip_at + if side == Side::Source { 12 } else { 16 };
-            packet[at..at + 4].copy_from_slice(&v4.octets());
-        }
-        IpAddr::V6(v6) => {
-            let at = ip_at + if side == Side::Source { 8 } else { 24 };
-            packet[at..at + 16].copy_from_slice(&v6.octets());
-        }
+        IpAddr::V4(v4) => place.copy_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => place.copy_from_slice(&v6.octets()),
     }
-}
-
-fn address_sum(address: IpAddr) -> u16 {
-    match address {
-        IpAddr::V4(v4) => checksum::sum(&v4.octets()),
-        IpAddr::V6(v6) => checksum::sum(&v6.octets()),
-    }
+    (old, checksum::sum(place))
 }
 
 fn update_at(packet: &mut [u8], at: usize, old: u16, new: u16) {

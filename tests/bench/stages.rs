@@ -68,8 +68,9 @@ impl Stages {
         table.configure(2 * case.sessions, Duration::from_secs(60));
         table.allow(2 * case.sessions);
         for (outward, inward) in bench.outward.iter().zip(&bench.inward) {
-            let key =
-                |packet: &[u8]| wire::parse_super(packet, 0).expect("sound").key(ZONE).expect("a flow's");
+            let key = |packet: &[u8]| {
+                wire::parse_super(packet, 0).expect("sound").key(packet, ZONE).expect("a flow's")
+            };
             table.insert(session([key(&outward.1), key(inward)], now)).expect("room");
         }
         Stages { bench, client, tunnel, table, now }
@@ -175,7 +176,7 @@ impl Work<'_> {
         watches[0].time(|| {
             for packet in packets.iter() {
                 let it = wire::parse_super(packet, 0).expect("sound");
-                let key = it.key(ZONE).expect("a flow's");
+                let key = it.key(packet, ZONE).expect("a flow's");
                 parsed.push((it, key));
             }
         });

@@ -8,7 +8,7 @@ use crate::net::{ACME, GLOBEX, Sim};
 use crate::packets::{addr, answer, fragments, is_sound, other, ping, read, tcp, udp};
 use crate::rubbish::damage;
 use popgate::model::TransportId;
-use popgate::wire::{self, IcmpError, Ingress, Parsed, Upper, tcp_flags};
+use popgate::wire::{self, IcmpError, Ingress, Upper, tcp_flags};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -131,7 +131,7 @@ impl Chaos {
         let packets = match known {
             Some(packet) if self.rng.random_bool(0.9) => {
                 let parsed = read(&packet);
-                let tenant = self.owner_outside(&parsed.source);
+                let tenant = self.owner_outside(&parsed.source(&packet));
                 let (Some(tenant), true) = (tenant, parsed.fragment.is_none()) else { return };
                 let payload = self.payload(tenant);
                 let router = ("203.0.113.1".parse().expect("v4"), "2001:db8:ffff::1".parse().expect("v6"));
@@ -147,7 +147,7 @@ impl Chaos {
                     Upper::Udp { source_port: 0, .. } => return,
                     Upper::Udp { .. } | Upper::Tcp { .. } | Upper::EchoRequest { .. } => {
                         let reply = answer(&packet, &payload);
-                        vec![self.perhaps_reset(reply, &parsed)]
+                        vec![self.perhaps_reset(reply, &packet)]
                     }
                     _ => return,
                 }
@@ -168,14 +168,15 @@ impl Chaos {
         }
     }
 
-    fn perhaps_reset(&mut self, reply: Vec<u8>, asked: &Parsed) -> Vec<u8> {
-        let Upper::Tcp { source_port, destination_port, .. } = asked.upper else { return reply };
+    fn perhaps_reset(&mut self, reply: Vec<u8>, asked: &[u8]) -> Vec<u8> {
+        let parsed = read(asked);
+        let Upper::Tcp { source_port, destination_port, .. } = parsed.upper else { return reply };
         if self.rng.random_bool(0.6) {
             return reply;
         }
         let flags = self.pick(&[tcp_flags::RST, tcp_flags::FIN | tcp_flags::ACK, tcp_flags::SYN]);
-        let from = std::net::SocketAddr::new(asked.destination, destination_port).to_string();
-        let to = std::net::SocketAddr::new(asked.source, source_port).to_string();
+        let from = std::net::SocketAddr::new(parsed.destination(asked), destination_port).to_string();
+        let to = std::net::SocketAddr::new(parsed.source(asked), source_port).to_string();
         tcp(&from, &to, flags, b"").bytes()
     }
 
@@ -280,8 +281,8 @@ impl Chaos {
                 "site1 pg-lan" => Some(1),
                 _ => {
                     let parsed = wire::parse(&packet).expect("what we forward is well-formed");
-                    let owner = self.owner_outside(&parsed.source);
-                    assert!(owner.is_some(), "{place}: from {}: {packet:02x?}", parsed.source);
+                    let owner = self.owner_outside(&parsed.source(&packet));
+                    assert!(owner.is_some(), "{place}: from {}: {packet:02x?}", parsed.source(&packet));
                     if is_sound(&packet, &parsed) {
                         self.seen_outside.push(packet.clone());
                     }

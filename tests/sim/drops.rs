@@ -1,7 +1,7 @@
 //! One test a reason: what must not pass does not, and is counted under its name.
 
 use crate::net::{ACME, Sim};
-use crate::packets::{addr, answer, ping, read, tcp, udp};
+use crate::packets::{addr, answer, ping, read, source, tcp, udp};
 use crate::plane::workers;
 use popgate::model::TransportId;
 use popgate::wire::Ingress;
@@ -210,7 +210,7 @@ fn session_conflict_when_another_sessions_answers_would_be_the_same() {
     let mut sim = Sim::with_policies(&policy, crate::net::GLOBEX);
     sim.advance(2_000);
     let out = sim.from_lan("berlin", &udp("198.18.5.9:1000", "203.0.113.80:53", b"").bytes());
-    assert!(read(&out[0]).source.to_string().starts_with("198.51.100."));
+    assert!(source(&out[0]).to_string().starts_with("198.51.100."));
     assert!(sim.from_internet(&udp("203.0.113.80:53", "198.18.5.9:1000", b"").bytes()).is_empty());
     assert_dropped(&mut sim, Some("acme"), "session-conflict", 1);
     assert_eq!(sim.from_internet(&answer(&out[0], b"")).len(), 1);
@@ -378,7 +378,7 @@ fn queue_standing_costs_a_large_packet_or_one_segment_and_a_mark_where_marks_are
     mend_ipv4(&mut capable);
     let marked = shed(&mut sim, &capable);
     assert_eq!(marked[0][1] & 0b11, 0b11);
-    assert_eq!(read(&marked[0]).destination.to_string(), "10.1.0.5");
+    assert_eq!(read(&marked[0]).destination(&marked[0]).to_string(), "10.1.0.5");
     assert_dropped(&mut sim, Some("acme"), "queue-standing", 1);
     // Of a super-packet of ten segments nine arrive.
     let device = sim.device("fra1", "internet");

@@ -1,7 +1,7 @@
 //! What gets through, and what it looks like on the other side.
 
 use crate::net::{ACME, GLOBEX, POP, Sim};
-use crate::packets::{answer, ends, fragments, other, ping, read, tcp, udp};
+use crate::packets::{answer, ends, fragments, other, ping, read, source, tcp, udp};
 use popgate::wire::{Upper, tcp_flags::SYN};
 
 #[test]
@@ -11,13 +11,13 @@ fn two_tenants_with_one_address_share_the_internet_and_each_gets_its_own_answer(
     for (branch, payload) in [("berlin", b"acme"), ("site1", b"glob")] {
         let out = sim.from_lan(branch, &udp("10.1.0.5:5001", "203.0.113.80:53", payload).bytes());
         assert_eq!(out.len(), 1, "{:?}", sim.drops("fra1"));
-        let source = read(&out[0]).source.to_string();
+        let source = source(&out[0]).to_string();
         let pool = if branch == "berlin" { "198.51.100." } else { "198.51.100.1" };
         assert!(source.starts_with(pool), "{source}");
         assert_eq!(&out[0][28..], payload);
         sent.push(out[0].clone());
     }
-    assert_ne!(read(&sent[0]).source, read(&sent[1]).source);
+    assert_ne!(source(&sent[0]), source(&sent[1]));
     for (packet, (branch, payload)) in sent.iter().zip([("berlin", b"for acme"), ("site1", b"for glob")]) {
         let out = sim.send("fra1", "internet", &answer(packet, payload));
         assert_eq!(out.len(), 1);
@@ -113,7 +113,7 @@ fn icmp_errors_about_translated_packets_are_translated_back_in_both_directions()
     let error =
         popgate::wire::icmp_error(&inside[0], &read(&inside[0]), popgate::wire::IcmpError::Prohibited, host);
     let outside = sim.send("berlin", "lan", &error);
-    let pool = translated.source;
+    let pool = source(&out[0]);
     let Upper::Udp { source_port, .. } = translated.upper else { panic!("not UDP") };
     assert_eq!(outside[0].0, "fra1 pg-internet");
     assert_eq!(
@@ -135,14 +135,13 @@ fn what_does_not_fit_is_answered_or_cut_up() {
     assert_eq!(parts.len(), 2);
     let whole: usize = parts.iter().map(|part| read(part).len - 20).sum();
     assert_eq!(whole, 8 + big.len());
-    assert!(parts.iter().all(|part| read(part).source.to_string().starts_with("198.51.100.")));
+    assert!(parts.iter().all(|part| source(part).to_string().starts_with("198.51.100.")));
     // And the answer, fragmented outside, comes back in fragments.
-    let reply =
-        udp("203.0.113.80:9", &format!("{}:5000", read(&parts[0]).source), &big).may_fragment().bytes();
+    let reply = udp("203.0.113.80:9", &format!("{}:5000", source(&parts[0])), &big).may_fragment().bytes();
     let mut back = Vec::new();
     popgate::wire::fragment_v4(&reply, &read(&reply), 1_000, |part| back.extend(sim.from_internet(part)));
     assert_eq!(back.len(), 2);
-    assert!(back.iter().all(|part| read(part).destination.to_string() == "10.1.0.5"));
+    assert!(back.iter().all(|part| read(part).destination(part).to_string() == "10.1.0.5"));
 }
 
 #[test]
@@ -178,7 +177,7 @@ fn an_icmp_error_larger_than_the_path_goes_no_further() {
     icmp.extend_from_slice(&out[0]);
     let sum = !popgate::wire::checksum(&icmp);
     icmp[2..4].copy_from_slice(&sum.to_be_bytes());
-    let error = other("203.0.113.80", &read(&out[0]).source.to_string(), 1, &icmp).may_fragment();
+    let error = other("203.0.113.80", &source(&out[0]).to_string(), 1, &icmp).may_fragment();
     assert!(sim.from_internet(&error.bytes()).is_empty());
     assert_eq!(sim.dropped("fra1", Some("acme"), "too-big"), 1);
 }
@@ -190,7 +189,7 @@ fn errors_of_our_own_boxes_never_show_their_inside_address_to_the_internet() {
     let syn = tcp("[2001:db8:ffff::9]:40000", "[2001:db8:1::80]:80", SYN, b"").ttl(2).bytes();
     let out = sim.send("fra1", "internet", &syn);
     assert_eq!(out[0].0, "fra1 pg-internet");
-    assert_eq!(read(&out[0].1).source.to_string(), "2001:db8:1::80");
+    assert_eq!(source(&out[0].1).to_string(), "2001:db8:1::80");
     assert_eq!(out[0].1[40], 3, "time exceeded");
 }
 
@@ -276,7 +275,7 @@ fn protocols_with_udps_checksum_are_translated_with_it() {
     let checksum = !sum(&lite, from, to);
     lite[6..8].copy_from_slice(&checksum.to_be_bytes());
     let out = sim.from_lan("berlin", &other(from, to, 136, &lite).bytes());
-    assert_eq!(sum(&out[0][20..], &read(&out[0]).source.to_string(), to), 0xffff);
+    assert_eq!(sum(&out[0][20..], &source(&out[0]).to_string(), to), 0xffff);
 }
 
 #[test]
@@ -403,7 +402,7 @@ fn a_super_packet_leaves_exactly_as_its_segments_would() {
 fn a_super_packets_segments_that_do_not_fit_are_cut_up_or_answered_like_packets() {
     let mut sim = Sim::up();
     let out = sim.from_lan("berlin", &udp("10.1.0.5:5000", "203.0.113.80:443", b"?").bytes());
-    let pool = read(&out[0]).source;
+    let pool = source(&out[0]);
     let answer = udp("203.0.113.80:443", &format!("{pool}:5000"), &[7; 14_500]);
     let device = sim.device("fra1", "internet");
     sim.inject_super("fra1", device, &answer.clone().may_fragment().bytes(), 1_450);

@@ -2,7 +2,7 @@
 //! sees what it would see without a NAT in between.
 
 use crate::net::Sim;
-use crate::packets::{answer, ends, other, ping, read, tcp, udp};
+use crate::packets::{answer, ends, other, ping, read, source, tcp, udp};
 use popgate::wire::{self, IcmpError, tcp_flags::SYN};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -91,7 +91,8 @@ fn seen(packet: &[u8]) -> Vec<u8> {
 fn answered(packet: &[u8], payload: &[u8]) -> Vec<u8> {
     let parsed = read(packet);
     if parsed.protocol.0 == 47 {
-        return other(&parsed.destination.to_string(), &parsed.source.to_string(), 47, payload).bytes();
+        let (from, to) = (parsed.destination(packet).to_string(), parsed.source(packet).to_string());
+        return other(&from, &to, 47, payload).bytes();
     }
     answer(packet, payload)
 }
@@ -121,10 +122,10 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let out = out[0].1.clone();
                 let parsed = read(&out);
                 let pool: ipnetwork::IpNetwork = pool.parse().expect("a prefix");
-                prop_assert!(pool.contains(parsed.source), "{flow:?} left as {}", ends(&out));
+                prop_assert!(pool.contains(parsed.source(&out)), "{flow:?} left as {}", ends(&out));
                 // Put back what the NAT may change, and it is what was sent.
                 let (mut back, mut parsed_back) = (out.clone(), parsed);
-                let inside = read(&sent).source;
+                let inside = source(&sent);
                 wire::translate(&mut back, &mut parsed_back, wire::Side::Source, inside, flow.port);
                 prop_assert_eq!(seen(&back), seen(&sent));
                 if let Some((first, _)) = outside.get(&flow) {

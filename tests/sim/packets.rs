@@ -150,54 +150,60 @@ pub fn is_sound(packet: &[u8], parsed: &Parsed) -> bool {
     let upper = &packet[parsed.upper_at..parsed.len];
     let pseudo = match parsed.protocol.0 {
         1 => 0,
-        protocol => wire::pseudo_header(parsed.source, parsed.destination, protocol, upper.len()),
+        protocol => {
+            wire::pseudo_header(parsed.source(packet), parsed.destination(packet), protocol, upper.len())
+        }
     };
     wire::add_sums(pseudo, wire::checksum(upper)) == 0xffff
+}
+
+/// Where a packet says it comes from.
+pub fn source(packet: &[u8]) -> IpAddr {
+    read(packet).source(packet)
 }
 
 /// `10.1.0.5:4000 > 203.0.113.9:80`; the identifier in the port's place for echo.
 pub fn ends(packet: &[u8]) -> String {
     let parsed = read(packet);
+    let (from, to) = (parsed.source(packet), parsed.destination(packet));
     match parsed.upper {
         Upper::Tcp { source_port, destination_port, .. } | Upper::Udp { source_port, destination_port } => {
+            format!("{} > {}", SocketAddr::new(from, source_port), SocketAddr::new(to, destination_port))
+        }
+        Upper::EchoRequest { id } => format!("{from} > {to} echo {id}"),
+        Upper::EchoReply { id } => format!("{from} > {to} echo reply {id}"),
+        Upper::IcmpError => {
+            let quoted = parsed.embedded(packet).expect("an error quotes a packet");
             format!(
-                "{} > {}",
-                SocketAddr::new(parsed.source, source_port),
-                SocketAddr::new(parsed.destination, destination_port)
+                "{from} > {to} error about {} > {}",
+                SocketAddr::new(quoted.source, quoted.source_port),
+                SocketAddr::new(quoted.destination, quoted.destination_port)
             )
         }
-        Upper::EchoRequest { id } => format!("{} > {} echo {id}", parsed.source, parsed.destination),
-        Upper::EchoReply { id } => format!("{} > {} echo reply {id}", parsed.source, parsed.destination),
-        Upper::IcmpError(e) => format!(
-            "{} > {} error about {} > {}",
-            parsed.source,
-            parsed.destination,
-            SocketAddr::new(e.source, e.source_port),
-            SocketAddr::new(e.destination, e.destination_port)
-        ),
-        other => format!("{} > {} {other:?}", parsed.source, parsed.destination),
+        other => format!("{from} > {to} {other:?}"),
     }
 }
 
 /// The answer a host gives: addresses and ports turned round.
 pub fn answer(packet: &[u8], payload: &[u8]) -> Vec<u8> {
     let parsed = read(packet);
+    let (source, destination) = (parsed.source(packet), parsed.destination(packet));
     match parsed.upper {
         Upper::Udp { source_port, destination_port } => {
-            let from = SocketAddr::new(parsed.destination, destination_port).to_string();
-            let to = SocketAddr::new(parsed.source, source_port).to_string();
+            let from = SocketAddr::new(destination, destination_port).to_string();
+            let to = SocketAddr::new(source, source_port).to_string();
             udp(&from, &to, payload).bytes()
         }
         Upper::Tcp { source_port, destination_port, flags } => {
-            let from = SocketAddr::new(parsed.destination, destination_port).to_string();
-            let to = SocketAddr::new(parsed.source, source_port).to_string();
+            let from = SocketAddr::new(destination, destination_port).to_string();
+            let to = SocketAddr::new(source, source_port).to_string();
             let flags =
                 if flags & tcp_flags::SYN != 0 { tcp_flags::SYN | tcp_flags::ACK } else { tcp_flags::ACK };
             tcp(&from, &to, flags, payload).bytes()
         }
         Upper::EchoRequest { id } => {
-            let mut reply = ping(&parsed.destination.to_string(), &parsed.source.to_string(), id, payload);
-            reply.upper[0] = if parsed.source.is_ipv4() { 0 } else { 129 };
+            let mut reply = ping(&destination.to_string(), &source.to_string(), id, payload);
+            reply.upper[0] = if parsed.ipv4 { 0 } else { 129 };
             reply.bytes()
         }
         other => panic!("no answer to {other:?}"),

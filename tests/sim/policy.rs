@@ -1,7 +1,7 @@
 //! Rules, classes, commits.
 
 use crate::net::{ACME, GLOBEX, Sim};
-use crate::packets::{answer, ends, other, ping, read, tcp, udp};
+use crate::packets::{answer, ends, other, ping, read, source, tcp, udp};
 use crate::plane::workers;
 use popgate::wire::tcp_flags::{ACK, FIN, RST, SYN};
 
@@ -79,7 +79,7 @@ fn a_commit_that_takes_the_pool_away_revokes_its_bindings() {
     }
     assert_eq!(sim.dropped("fra1", Some("acme"), "nat-binding-revoked"), 1);
     let again = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
-    let source = read(&again[0]).source.to_string();
+    let source = source(&again[0]).to_string();
     assert!(["198.51.100.16", "198.51.100.17", "198.51.100.18", "198.51.100.19"].contains(&source.as_str()));
 }
 

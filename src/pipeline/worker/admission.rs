@@ -93,7 +93,7 @@ impl Worker {
         let (tenant_id, may_begin) = match arrival.tenant {
             Some(tenant) => (tenant, true),
             // From the internet: only a tenant's own prefixes can be called; a pool's addresses only answer.
-            None => match generation.internet.lookup(parsed.destination) {
+            None => match generation.internet.lookup(key.destination()) {
                 Some(prefix) => (prefix.tenant, prefix.routed),
                 None => return Err(Refusal::new(None, DropReason::NoRoute)),
             },

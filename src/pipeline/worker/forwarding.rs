@@ -26,7 +26,8 @@ impl Worker {
         match wire::parse_super(packet, segment) {
             Ok(parsed) => {
                 let packet = &mut packet[..parsed.len];
-                Some(Packet { arrival, packet, parsed, key: parsed.key(arrival.zone) })
+                let key = parsed.key(packet, arrival.zone);
+                Some(Packet { arrival, packet, parsed, key })
             }
             Err(reason) => {
                 self.drops.count(arrival.tenant, reason, 1);
@@ -66,7 +67,7 @@ impl Worker {
     ) {
         let Packet { arrival, ref mut packet, ref mut parsed, key } = *packet;
         let outcome = match parsed.upper {
-            Upper::IcmpError(_) => self.forward_error(arrival, packet, parsed, now, out),
+            Upper::IcmpError => self.forward_error(arrival, packet, parsed, now, out),
             Upper::LaterFragment => self.forward_fragment(arrival, packet, parsed, now, out),
             _ => match key {
                 Some(key) => self.forward_flow(arrival, packet, parsed, (key, found), now, out),
@@ -90,7 +91,8 @@ impl Worker {
         now: Now,
         out: &mut Outbound,
     ) -> Result<Fate, Refusal> {
-        let datagram = parsed.fragment.map(|fragment| datagram_key(arrival.zone, parsed, fragment.id));
+        let datagram =
+            parsed.fragment.map(|fragment| datagram_key(arrival.zone, packet, parsed, fragment.id));
         let (at, direction, is_new) = match self.find(&key, found, parsed, now)? {
             Some((at, direction)) => (at, direction, false),
             None => {
@@ -139,7 +141,7 @@ impl Worker {
         out: &mut Outbound,
     ) -> Result<Fate, Refusal> {
         let lost = Refusal::new(arrival.tenant, DropReason::NoSession);
-        let Upper::IcmpError(embedded) = parsed.upper else { return Err(lost) };
+        let embedded = parsed.embedded(packet).ok_or(lost)?;
         let key = embedded.answering_key(arrival.zone);
         let Some((at, direction)) = self.sessions.lookup(&key) else {
             let owner = self.elsewhere(arrival, &key).ok_or(lost)?;
@@ -148,10 +150,9 @@ impl Worker {
         self.bring_up_to_date(at, now)?;
         let session = self.sessions.get(at).ok_or(lost)?;
         let refuse = |reason| Refusal::new(Some(session.tenant), reason);
+        let reporter = parsed.source(packet);
         // Whoever reports it, a host or a router on the way, must be on the side the packet went to.
-        if session.from(direction) != arrival.hop
-            || !self.may_report(session.tenant, parsed.source, arrival.hop)
-        {
+        if session.from(direction) != arrival.hop || !self.may_report(session.tenant, reporter, arrival.hop) {
             return Err(refuse(DropReason::SourceNotAllowed));
         }
         if parsed.ttl <= 1 {
@@ -167,7 +168,7 @@ impl Worker {
         // Towards the internet it comes from the address that was called: neither a host's inside address nor the dummy
         // one of a box of ours means anything out there.
         let to_internet = session.key(direction.opposite()).zone == Zone::INTERNET;
-        let hides_source = to_internet && (session.translated || self.is_ours(parsed.source));
+        let hides_source = to_internet && (session.translated || self.is_ours(reporter));
         wire::translate_embedded(packet, parsed, &embedded, Side::Source, destination.0, destination.1);
         wire::translate_embedded(packet, parsed, &embedded, Side::Destination, source.0, source.1);
         if hides_source {
@@ -204,7 +205,8 @@ impl Worker {
         now: Now,
         out: &mut Outbound,
     ) -> Result<Fate, Refusal> {
-        let datagram = datagram_key(arrival.zone, parsed, parsed.fragment.map_or(0, |fragment| fragment.id));
+        let datagram =
+            datagram_key(arrival.zone, packet, parsed, parsed.fragment.map_or(0, |fragment| fragment.id));
         let (at, direction) = match self.fragments.lookup(&datagram, now.instant) {
             Some(Trail::Session { at, id, direction })
                 if self.sessions.get(at).is_some_and(|session| session.id == id) =>
@@ -334,15 +336,16 @@ impl Worker {
                 .get(self.team.standing(id).transport)
                 .map_or(DEFAULT_INNER_MTU, |transport| transport.inner_mtu),
         };
-        if parsed.source.is_ipv6() { mtu.max(IPV6_MIN_MTU) } else { mtu }
+        if parsed.ipv4 { mtu } else { mtu.max(IPV6_MIN_MTU) }
     }
 }
 
 /// What tells a datagram from others: in IPv4 the protocol too (RFC 791 section 3.2), in IPv6 not (RFC 8200 section 4.5),
 /// where what follows the fragment header may be an option in one fragment and unknown in the next.
-fn datagram_key(zone: Zone, parsed: &Parsed, id: u32) -> DatagramKey {
-    let protocol = if parsed.source.is_ipv4() { parsed.protocol } else { IPV6_FRAGMENT };
-    DatagramKey { zone, source: parsed.source, destination: parsed.destination, protocol, id }
+fn datagram_key(zone: Zone, packet: &[u8], parsed: &Parsed, id: u32) -> DatagramKey {
+    let protocol = if parsed.ipv4 { parsed.protocol } else { IPV6_FRAGMENT };
+    let (source, destination) = (parsed.source(packet), parsed.destination(packet));
+    DatagramKey { zone, source, destination, protocol, id }
 }
 
 /// Lets `owner` go on with a packet that has come here.

@@ -4,7 +4,7 @@ use super::{Arrival, Exit, Refusal, Worker};
 use crate::model::{DropReason, Instant, NextHop, Now, PathId, Protocol, Zone};
 use crate::tunnel::{Endpoint, Sealed, buffer_for};
 use crate::wire::{self, Handover, IcmpError, Outbound, Parsed};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// ICMP errors and resets of our own (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4f): as Linux does.
@@ -153,7 +153,7 @@ impl Worker {
         let answer = match reset {
             Some(reset) => reset,
             None if parsed.protocol == Protocol::TCP && matches!(error, IcmpError::Prohibited) => return,
-            None => wire::icmp_error(packet, parsed, error, self.answer_source(arrival, parsed)),
+            None => wire::icmp_error(packet, parsed, error, self.answer_source(arrival, packet, parsed)),
         };
         let exit = match (arrival.path, arrival.hop) {
             (Some(path), _) => Exit::Path(path),
@@ -167,10 +167,10 @@ impl Worker {
 
     /// Towards the internet an error comes from the address that was called: the dummy address tenants see means nothing
     /// out there.
-    fn answer_source(&self, arrival: Arrival, parsed: &Parsed) -> (std::net::Ipv4Addr, std::net::Ipv6Addr) {
+    fn answer_source(&self, arrival: Arrival, packet: &[u8], parsed: &Parsed) -> (Ipv4Addr, Ipv6Addr) {
         let mut source = (self.generation.icmp_source.v4, self.generation.icmp_source.v6);
         if arrival.zone == Zone::INTERNET {
-            match parsed.destination {
+            match parsed.destination(packet) {
                 IpAddr::V4(v4) => source.0 = v4,
                 IpAddr::V6(v6) => source.1 = v6,
             }
