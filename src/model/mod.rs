@@ -6,6 +6,7 @@ mod drop;
 mod id;
 mod key;
 mod name;
+mod prefix;
 mod time;
 mod wheel;
 
@@ -16,5 +17,6 @@ pub use id::{
 };
 pub use key::{Direction, End, FlowKey, NextHop, Protocol, Zone};
 pub use name::{HostName, NotAHostName};
+pub use prefix::{Nat64Prefix, PrefixMap};
 pub use time::{Instant, Now};
 pub use wheel::Wheel;

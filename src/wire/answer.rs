@@ -113,9 +113,20 @@ pub fn udp_v6(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16), dscp: u8, p
     out
 }
 
+/// Cuts a packet into fragments of at most `mtu` bytes; works on fragments too. Of IPv6 only what has a fragment header
+/// already can be cut, which [`super::change_family`] makes: but for that only its sender may (RFC 8200 section 4.5), and it
+/// comes out whole.
+pub fn fragment(packet: &[u8], parsed: &Parsed, mtu: u16, emit: impl FnMut(&[u8])) {
+    if parsed.ipv4 {
+        fragment_v4(packet, parsed, mtu, emit);
+    } else {
+        fragment_v6(packet, parsed, mtu, emit);
+    }
+}
+
 /// Cuts an IPv4 packet into fragments of at most `mtu` bytes (RFC 791 section 3.2); works on fragments too. Options
 /// are copied to every fragment: those that must not be (RFC 791's copied flag unset) harm nobody by being repeated.
-pub fn fragment_v4(packet: &[u8], parsed: &Parsed, mtu: u16, mut emit: impl FnMut(&[u8])) {
+fn fragment_v4(packet: &[u8], parsed: &Parsed, mtu: u16, mut emit: impl FnMut(&[u8])) {
     let header = &packet[..parsed.upper_at];
     let payload = &packet[parsed.upper_at..parsed.len];
     // A fragment's payload is a multiple of 8 bytes; the smallest MTU of IPv4 is 68 (RFC 791 section 3.1).
@@ -134,6 +145,29 @@ pub fn fragment_v4(packet: &[u8], parsed: &Parsed, mtu: u16, mut emit: impl FnMu
         let word = offset | if last { more_after } else { 0x2000 };
         out[6..8].copy_from_slice(&word.to_be_bytes());
         finish_v4_header(&mut out, header.len());
+        emit(&out);
+    }
+}
+
+fn fragment_v6(packet: &[u8], parsed: &Parsed, mtu: u16, mut emit: impl FnMut(&[u8])) {
+    const HEADERS: usize = 48;
+    if packet[6] != 44 || parsed.len <= HEADERS {
+        return emit(packet);
+    }
+    let (headers, payload) = packet[..parsed.len].split_at(HEADERS);
+    let step = (usize::from(mtu).saturating_sub(HEADERS) & !7).max(8);
+    let word = be16(packet, 42);
+    let (base, more_after) = (usize::from(word & 0xfff8), word & 1);
+    let mut out = Vec::with_capacity(HEADERS + step);
+    for (index, part) in payload.chunks(step).enumerate() {
+        let last = (index + 1) * step >= payload.len();
+        out.clear();
+        out.extend_from_slice(headers);
+        out.extend_from_slice(part);
+        let len = (out.len() - 40) as u16;
+        out[4..6].copy_from_slice(&len.to_be_bytes());
+        let word = (base + index * step) as u16 & 0xfff8 | if last { more_after } else { 1 };
+        out[42..44].copy_from_slice(&word.to_be_bytes());
         emit(&out);
     }
 }

@@ -18,11 +18,12 @@ mod outbound;
 mod parse;
 mod quic;
 mod rewrite;
+mod siit;
 #[cfg(test)]
 mod tests;
 mod tls;
 
-pub use answer::{IcmpError, fragment_v4, icmp_error, may_answer, tcp_reset, udp_v6};
+pub use answer::{IcmpError, fragment, icmp_error, may_answer, tcp_reset, udp_v6};
 pub use batch::{Batch, Handover, Ingress, SLOT_BYTES};
 pub use checksum::{add as add_sums, pseudo_header, sum as checksum};
 pub use dns::{DnsAddress, DnsResponse, dns_messages};
@@ -31,3 +32,4 @@ pub use offload::{complete, lose_last, prepare, split};
 pub use outbound::{Landing, MAX_PIECES, Offload, Outbound, ToDevice};
 pub use parse::{Embedded, Fragment, Parsed, Upper, parse, parse_ip, parse_super, tcp_flags};
 pub use rewrite::{Side, clamp_mss, decrement_ttl, mark_congested, translate, translate_embedded};
+pub use siit::{Change, Ends, change_family, mtu_across};

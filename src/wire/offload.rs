@@ -15,7 +15,9 @@ pub fn split(packet: &[u8], parsed: &Parsed, scratch: &mut Vec<u8>, mut emit: im
     let at = parsed.upper_at;
     let is_v4 = parsed.ipv4;
     let tcp = matches!(parsed.upper, Upper::Tcp { .. });
-    let first_id = if is_v4 { be16(packet, 4) } else { 0 };
+    // In IPv6 it has one that `siit` made, to be cut up further.
+    let id_at = if is_v4 { Some(4) } else { (packet[6] == 44).then_some(46) };
+    let first_id = id_at.map_or(0, |at| be16(packet, at));
     let first_sequence = if tcp { be32(packet, at + 4) } else { 0 };
     let segment = usize::from(parsed.segment).max(1);
     let last = payload.len().div_ceil(segment).saturating_sub(1);
@@ -25,8 +27,10 @@ pub fn split(packet: &[u8], parsed: &Parsed, scratch: &mut Vec<u8>, mut emit: im
         scratch.extend_from_slice(part);
         let len = scratch.len();
         set_ip_len(scratch, is_v4, len);
+        if let Some(id_at) = id_at {
+            scratch[id_at..id_at + 2].copy_from_slice(&first_id.wrapping_add(index as u16).to_be_bytes());
+        }
         if is_v4 {
-            scratch[4..6].copy_from_slice(&first_id.wrapping_add(index as u16).to_be_bytes());
             finish_v4(scratch, at);
         }
         if tcp {

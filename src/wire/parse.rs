@@ -407,8 +407,11 @@ fn parse_embedded(packet: &[u8], outer: &Parsed) -> Option<Embedded> {
         }
         6 if !outer.ipv4 => {
             let header: &[u8; 40] = inner.first_chunk()?;
-            // TODO-correctness RFC 4443 §2.4c: extension headers of the quoted packet are not walked.
-            (header[6], 40)
+            let (protocol, upper_at, fragment) = walk_extensions(inner, header[6]).ok()?;
+            if fragment.is_some_and(|fragment| fragment.offset > 0) {
+                return None;
+            }
+            (protocol, upper_at)
         }
         _ => return None,
     };

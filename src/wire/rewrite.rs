@@ -169,7 +169,7 @@ pub fn clamp_mss(packet: &mut [u8], parsed: &Parsed, mtu: u16) {
 
 /// Protocols without ports of popgate's reading whose checksum covers the addresses and stands where UDP's does: DCCP
 /// (RFC 4340 section 9.1) and UDP-Lite (RFC 3828 section 3.1).
-const UDP_CHECKSUM: [Protocol; 2] = [Protocol(33), Protocol(136)];
+pub(super) const UDP_CHECKSUM: [Protocol; 2] = [Protocol(33), Protocol(136)];
 
 /// Where the port (or echo identifier) of `side` and the upper checksum stand. A later fragment has neither; of ICMP
 /// errors only the addresses change.
@@ -221,13 +221,20 @@ fn write_address(packet: &mut [u8], ip_at: usize, side: Side, address: IpAddr) -
     (old, checksum::sum(place))
 }
 
+pub(super) fn address_sum(address: IpAddr) -> u16 {
+    match address {
+        IpAddr::V4(v4) => checksum::sum(&v4.octets()),
+        IpAddr::V6(v6) => checksum::sum(&v6.octets()),
+    }
+}
+
 fn update_at(packet: &mut [u8], at: usize, old: u16, new: u16) {
     let updated = checksum::update(be16(packet, at), old, new);
     packet[at..at + 2].copy_from_slice(&updated.to_be_bytes());
 }
 
 /// As [`update_at`], with UDP's two meanings of zero (RFC 768: none was computed; a computed zero is sent as all ones).
-fn update_upper(packet: &mut [u8], at: usize, protocol: Protocol, old: u16, new: u16) {
+pub(super) fn update_upper(packet: &mut [u8], at: usize, protocol: Protocol, old: u16, new: u16) {
     if protocol == Protocol::UDP {
         if be16(packet, at) == 0 {
             return;

@@ -1,5 +1,7 @@
 //! Properties of parsing and rewriting, against packets of every kind and against rubbish.
 
+mod siit;
+
 use super::*;
 use crate::model::{DeviceId, Protocol};
 use proptest::prelude::*;
@@ -302,7 +304,7 @@ proptest! {
         let mut whole = vec![0; bytes.len() - 20];
         let mut seen = 0;
         let mut last = false;
-        fragment_v4(&bytes, &parsed, mtu, |fragment| {
+        fragment(&bytes, &parsed, mtu, |fragment| {
             let part = parse_ip(fragment).expect("sound");
             assert!(fragment.len() <= usize::from(mtu));
             let offset = part.fragment.map_or(0, |f| usize::from(f.offset));
@@ -338,7 +340,7 @@ proptest! {
             icmp_error(&bytes, &parsed, IcmpError::TimeExceeded, us);
             tcp_reset(&bytes, &parsed);
             if parsed.ipv4 {
-                fragment_v4(&bytes, &parsed, 68, |_| {});
+                fragment(&bytes, &parsed, 68, |_| {});
             }
             clamp_mss(&mut bytes, &parsed, 1_280);
             if let Some(embedded) = parsed.embedded(&bytes) {

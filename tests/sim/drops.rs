@@ -147,7 +147,7 @@ fn fragment_unknown_without_its_first() {
     let mut sim = Sim::up();
     let whole = udp("10.1.0.5:1", "203.0.113.80:1", &[0; 1_200]).may_fragment().bytes();
     let mut parts = Vec::new();
-    popgate::wire::fragment_v4(&whole, &read(&whole), 600, |part| parts.push(part.to_vec()));
+    popgate::wire::fragment(&whole, &read(&whole), 600, |part| parts.push(part.to_vec()));
     assert!(from_tunnel(&mut sim, "berlin", &parts[1]).is_empty());
     assert_dropped(&mut sim, Some("acme"), "fragment-unknown", 1);
     assert_eq!(from_tunnel(&mut sim, "berlin", &parts[0]).len(), 1);

@@ -139,7 +139,7 @@ fn what_does_not_fit_is_answered_or_cut_up() {
     // And the answer, fragmented outside, comes back in fragments.
     let reply = udp("203.0.113.80:9", &format!("{}:5000", source(&parts[0])), &big).may_fragment().bytes();
     let mut back = Vec::new();
-    popgate::wire::fragment_v4(&reply, &read(&reply), 1_000, |part| back.extend(sim.from_internet(part)));
+    popgate::wire::fragment(&reply, &read(&reply), 1_000, |part| back.extend(sim.from_internet(part)));
     assert_eq!(back.len(), 2);
     assert!(back.iter().all(|part| read(part).destination(part).to_string() == "10.1.0.5"));
 }

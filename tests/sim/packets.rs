@@ -65,7 +65,7 @@ pub fn other(from: &str, to: &str, protocol: u8, payload: &[u8]) -> Build {
 /// An IPv4 packet's fragments of at most `mtu` bytes.
 pub fn fragments(packet: &[u8], mtu: u16) -> Vec<Vec<u8>> {
     let mut parts = Vec::new();
-    wire::fragment_v4(packet, &read(packet), mtu, |part| parts.push(part.to_vec()));
+    wire::fragment(packet, &read(packet), mtu, |part| parts.push(part.to_vec()));
     parts
 }
 

@@ -47,7 +47,7 @@ impl Worker {
                 self.segment = segment;
             }
             Exit::Device(_) if packet.len() > usize::from(mtu) => {
-                wire::fragment_v4(packet, parsed, mtu, |fragment| {
+                wire::fragment(packet, parsed, mtu, |fragment| {
                     outcome = outcome.and_then(|()| self.put(exit, fragment, out));
                 });
             }
@@ -101,7 +101,7 @@ impl Worker {
         }
         let parsed = wire::parse_ip(packet)?;
         let mut outcome = Ok(());
-        wire::fragment_v4(packet, &parsed, mtu, |fragment| {
+        wire::fragment(packet, &parsed, mtu, |fragment| {
             outcome = outcome.and_then(|()| self.seal_into(path, fragment, out));
         });
         outcome
