@@ -32,6 +32,8 @@ enum Command {
     },
     /// Ask the running box about itself
     Show(admin::ShowArgs),
+    /// List the apps that policies can name; of one, what it is known by
+    Apps { name: Option<String> },
     /// Print a new private key
     Genkey,
     /// Read a private key, print its public key
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Check { dir } => check(&dir),
         Command::Run { dir } => run(&dir),
         Command::Show(args) => Ok(admin::show(args)),
+        Command::Apps { name } => apps(name.as_deref()),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
     };
@@ -74,6 +77,17 @@ fn run(dir: &Path) -> Done {
         .unwrap_or_else(|_| "info,boringtun=off".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     popgate::run::run(dir)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn apps(name: Option<&str>) -> Done {
+    let text = match name {
+        None => admin::list_apps(),
+        Some(name) => {
+            admin::describe_app(name).ok_or_else(|| format!("there is no app {name:?} in the catalog"))?
+        }
+    };
+    io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -134,3 +134,23 @@ fn check_prints_every_problem_and_fails() {
          tenants/acme.toml:5: unknown [[branch]] key \"paht\"; did you mean \"path\"?\n"
     );
 }
+
+#[test]
+fn apps_lists_the_catalog_and_tells_of_one_app_what_it_is_known_by() {
+    let list = text(run(popgate().arg("apps"), ""));
+    let row = list.lines().find(|line| line.starts_with("zoom-phone ")).expect("zoom-phone");
+    let words: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(
+        words,
+        ["zoom-phone", "voice", "1", "domain,", "7", "prefixes,", "3", "ports", "Zoom", "Phone"]
+    );
+    let one = text(run(popgate().args(["apps", "ntp"]), ""));
+    assert!(one.starts_with("ntp: NTP\nclass:     control\nsource:    RFC 5905"), "{one}");
+    assert!(one.ends_with("ports:     udp/123\n           tcp/4460\n"), "{one}");
+    let unknown = run(popgate().args(["apps", "zoon"]), "");
+    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&unknown.stderr),
+        "popgate: there is no app \"zoon\" in the catalog\n"
+    );
+}

@@ -766,6 +766,111 @@ fn a_branch_named_without_saying_that_it_is_one_is_told() {
     ]);
 }
 
+/// With `app` in place of acme's `[[app-class]]`, which begins in line 32, and that behind it.
+fn with_app(app: &str) -> Config {
+    Config::pop().edit(TENANT, "[[app-class]]", &format!("[[app]]\n{app}\n[[app-class]]"))
+}
+
+#[test]
+fn an_app_is_known_by_something() {
+    with_app("name = \"erp\"").has(&["tenants/acme.toml:32: [[app]] lacks domains, prefixes or ports"]);
+}
+
+#[test]
+fn an_app_has_a_name_unless_it_extends_another() {
+    with_app("extends = \"zoom\"\ndomains = [\"zoom.acme.example\"]").has(&[]);
+    with_app("ports = [\"tcp/443\"]").has(&["tenants/acme.toml:32: [[app]] lacks name"]);
+}
+
+#[test]
+fn two_apps_have_different_names() {
+    with_app("name = \"erp\"\nports = [\"tcp/443\"]\n[[app]]\nname = \"erp\"\nports = [\"tcp/444\"]")
+        .has(&[r#"tenants/acme.toml:36: name: app "erp" already exists (line 33)"#]);
+}
+
+#[test]
+fn what_an_app_extends_is_in_the_catalog() {
+    with_app("extends = \"zooom\"\ndomains = [\"zoom.acme.example\"]\nname = \"erp\"")
+        .has(&[r#"tenants/acme.toml:33: extends: unknown app "zooom"; did you mean "zoom"?"#]);
+}
+
+#[test]
+fn an_apps_domain_is_a_host_name() {
+    let problem = |text: &str| {
+        format!(
+            r#"tenants/acme.toml:34: domains: "{text}" is no domain, as in "sap.example" or "*.sap.example""#
+        )
+    };
+    for text in ["sap_example.", "erp.*.example", "192.0.2.1", "https://sap.example", "bücher.example"] {
+        let config = with_app(&format!("name = \"erp\"\ndomains = [\"{text}\"]"));
+        match text {
+            // The root's dot may be written.
+            "sap_example." => config.has(&[]),
+            _ => config.has(&[&problem(text)]),
+        }
+    }
+}
+
+#[test]
+fn an_apps_port_has_its_protocol() {
+    let problem = |text: &str| {
+        format!(
+            r#"tenants/acme.toml:34: ports: "{text}" is no protocol and port, as in "tcp/443" or "udp/3478-3481""#
+        )
+    };
+    for text in ["443", "icmp/8", "TCP/443"] {
+        with_app(&format!("name = \"erp\"\nports = [\"{text}\"]")).has(&[&problem(text)]);
+    }
+    with_app("name = \"erp\"\nports = [\"tcp/70000\"]")
+        .has(&["tenants/acme.toml:34: ports: port 70000 is out of range; 1 to 65535"]);
+}
+
+#[test]
+fn an_app_is_known_by_so_many_things_at_most() {
+    let domains: Vec<String> = (0..1_001).map(|n| format!("\"d{n}.example\"")).collect();
+    with_app(&format!("name = \"ads\"\ndomains = [{}]", domains.join(", ")))
+        .has(&["tenants/acme.toml:34: domains: 1001 are too many; at most 1000"]);
+}
+
+#[test]
+fn an_unknown_app_comes_with_the_nearest_or_where_to_find_them_all() {
+    let class =
+        |app: &str| Config::pop().edit(TENANT, "{ dscp = [\"ef\"] }", &format!("{{ app = [\"{app}\"] }}"));
+    class("zoom").has(&[]);
+    class("microsoft-tems").has(&[
+        r#"tenants/acme.toml:34: app: unknown app "microsoft-tems"; did you mean "microsoft-teams"?"#,
+    ]);
+    class("frobnicator").has(&[
+        r#"tenants/acme.toml:34: app: unknown app "frobnicator"; `popgate apps` lists those there are"#,
+    ]);
+}
+
+#[test]
+fn an_app_class_asks_for_domains_that_are_some() {
+    Config::pop()
+        .edit(TENANT, "{ dscp = [\"ef\"] }", "{ domain = \"*\" }")
+        .has(&[r#"tenants/acme.toml:34: domain: "*" is no domain, as in "sap.example" or "*.sap.example""#]);
+}
+
+#[test]
+fn apps_and_domains_are_asked_for_in_app_classes_alone() {
+    let kind = "[[acl]] key";
+    let problems = Config::pop()
+        .edit(TENANT, "dst-port = [80, \"8000-8010\"]", "dst-port = [80, \"8000-8010\"]\napp = \"zoom\"")
+        .problems();
+    assert!(
+        problems[0].starts_with(&format!("tenants/acme.toml:42: unknown {kind} \"app\"")),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn a_dns_teacher_is_an_address_or_a_prefix() {
+    Config::pop()
+        .edit(TENANT, "tenant = \"acme\"", "tenant = \"acme\"\ndns-teachers = [\"9.9.9.9\", \"quad9\"]")
+        .has(&[r#"tenants/acme.toml:2: dns-teachers: "quad9" is not a prefix, as in "10.1.0.0/16""#]);
+}
+
 #[test]
 fn an_unknown_class_comes_with_the_nearest() {
     Config::pop()
@@ -787,7 +892,7 @@ fn an_unknown_path_comes_with_the_nearest() {
 #[test]
 fn a_class_is_not_yet_known_while_flows_are_classified() {
     Config::pop().edit(TENANT, "{ dscp = [\"ef\"] }", "{ class = \"voice\" }").has(&[
-        r#"tenants/acme.toml:34: unknown [[app-class.match]] key "class"; known are from, to, protocol, src-port, dst-port, dscp"#,
+        r#"tenants/acme.toml:34: unknown [[app-class.match]] key "class"; known are app, domain, from, to, protocol, src-port, dst-port, dscp"#,
     ]);
 }
 

@@ -6,6 +6,7 @@
 //! adds is closed until its request proves otherwise.
 
 mod api;
+mod apps;
 mod assets;
 mod client;
 mod events;
@@ -15,6 +16,7 @@ mod problem;
 mod table;
 pub mod token;
 
+pub use apps::{describe_app, list_apps};
 pub use client::{ShowArgs, show};
 pub use token::Token;
 

@@ -1,7 +1,8 @@
 //! A candidate: a configuration that has been read and found whole, with every name resolved to something that exists.
 //! What is in here needs no further checking; `tables` compiles it without being able to fail.
 
-use crate::model::Protocol;
+use super::App;
+use crate::model::{HostName, Protocol};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -159,6 +160,10 @@ pub struct Tenant {
     pub name: String,
     pub branches: Vec<TenantBranch>,
     pub handoffs: Vec<Handoff>,
+    /// Its own apps; the catalog has the others.
+    pub apps: Vec<App>,
+    /// Whose DNS answers may teach which name an address has; empty: anybody's.
+    pub dns_teachers: Vec<IpNetwork>,
     /// In the order they are tried; the first match wins, what matches none is of class `default`.
     pub classes: Vec<AppClass>,
     /// In the order they are tried; the first match wins, what matches none is dropped.
@@ -237,6 +242,9 @@ pub struct FlowMatch {
     pub dscp: Vec<u8>,
     /// App classes; empty in `[[app-class]]` itself.
     pub classes: Vec<String>,
+    /// Apps, of the tenant's or the catalog's; and domains that the flow's name lies in. In `[[app-class]]` alone.
+    pub apps: Vec<String>,
+    pub domains: Vec<HostName>,
 }
 
 /// One end of a flow, as a rule names it.

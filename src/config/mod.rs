@@ -97,8 +97,29 @@
 //! | `address` | list of `"10.200.0.1/24"` | | kind `private`: the interface's |
 //! | `routes` | `{ "PREFIX" = "NEXT HOP" }` | none | kind `private` |
 //!
+//! `[[app]]`, any number: what an application is known by. It adds to the catalog that comes with the binary (`popgate apps`
+//! lists it), or takes the place of what has its name there.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `name` | name | what it extends | |
+//! | `extends` | an app's name in the catalog | none | begins with what that one is known by |
+//! | `domains` | list of domains | none | |
+//! | `prefixes` | list of prefixes | none | |
+//! | `ports` | list of `"tcp/443"`, `"udp/3478-3481"` | any | destination ports |
+//!
+//! A flow is an app's if its name lies in one of the domains or its destination in one of the prefixes, and, where there are
+//! ports, protocol and destination port are among them; an app without domains and prefixes is known by its ports alone. A
+//! *domain*, `"sap.example"`, stands for itself and everything below it; `"*.sap.example"` is another way to write it. A
+//! flow's *name* is what the client calls the server at its beginning (TLS and QUIC server name, HTTP host); until that is
+//! known, the name that DNS answers gave its destination's address. Names count in `[[app-class]]` alone: rules that come
+//! after it ask for the class.
+//!
+//! `dns-teachers`, a list of prefixes: whose DNS answers may teach which name an address has. Without it, any resolver's
+//! that a host of the tenant's asks; a host that asks one of its own can then give any address any name.
+//!
 //! `[[app-class]]`, tried in order: `name`, not `default`; `match`, a list of tables with the flow's keys (below) except
-//! `class`; any of them may match.
+//! `class`, and with `app` and `domain`; any of them may match.
 //!
 //! `[[acl]]`, tried in order, default deny: `name`; the flow's keys; `action`: `"accept"`, `"drop"` or `"reject"`.
 //!
@@ -116,8 +137,11 @@
 //! | `src-port`, `dst-port` | number or `"FIRST-LAST"`; `protocol` must be TCP or UDP |
 //! | `dscp` | `"ef"`, `"va"`, `"le"`, `"cs0"` to `"cs7"`, `"af11"` to `"af43"`, or 0 to 63 |
 //! | `class` | name of an app class, or `"default"` |
+//! | `app` | name of an app; in `[[app-class]]` alone |
+//! | `domain` | domain that the flow's name lies in; in `[[app-class]]` alone |
 
 mod appliance;
+mod apps;
 mod candidate;
 mod keys;
 mod problem;
@@ -126,6 +150,7 @@ mod scope;
 mod tenant;
 mod values;
 
+pub use apps::{App, AppPorts, CatalogApp, catalog};
 pub use candidate::*;
 pub use keys::{NotAKey, public_of};
 pub use problem::{Problem, Problems};

@@ -2,6 +2,7 @@
 //! classes, then the rules.
 
 use super::appliance::{RoleName, Surroundings, interface, key_file, public_key, same_family};
+use super::apps::{domain, tenant_app, unknown_app};
 use super::problem::{Noted, seen_from, unknown};
 use super::reader::{Table, Value, all};
 use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
@@ -36,6 +37,7 @@ pub(super) fn read(
         branches: Scope::new("branch"),
         paths: around.branch_paths.iter().cloned().collect(),
         handoffs: Scope::new("handoff"),
+        apps: Scope::new("app"),
         classes: Scope::new("class"),
         owners: Owners::default(),
     };
@@ -45,6 +47,11 @@ pub(super) fn read(
     let handoffs = root.tables("handoff", "[[handoff]]").and_then(|tables| {
         all(tables.into_iter().map(|table| reader.handoff(table, branches.as_deref().ok())))
     });
+    let apps = root
+        .tables("app", "[[app]]")
+        .and_then(|tables| all(tables.into_iter().map(|table| tenant_app(table, &mut reader.apps))));
+    let dns_teachers = root
+        .with_default("dns-teachers", Vec::new(), |value| value.list(|value| value.parse(values::prefix)));
     let classes = root
         .tables("app-class", "[[app-class]]")
         .and_then(|tables| all(tables.into_iter().map(|table| reader.class(table))));
@@ -74,6 +81,8 @@ pub(super) fn read(
         name: name?,
         branches: branches?,
         handoffs: handoffs?,
+        apps: apps?,
+        dns_teachers: dns_teachers?,
         classes: classes?,
         acl: acl?,
         nat: nat?,
@@ -92,6 +101,7 @@ struct TenantReader<'a> {
     /// Of all branches; two of them may well use the same names.
     paths: BTreeSet<String>,
     handoffs: Scope<()>,
+    apps: Scope<()>,
     classes: Scope<()>,
     /// Whose a prefix is within the tenant. More specific ones may be another's, the same one may not.
     owners: Owners<IpNetwork>,
@@ -285,9 +295,12 @@ impl TenantReader<'_> {
         let matches = table.required("match", |value| {
             value.list(|value| {
                 let mut table = value.table("[[app-class.match]]")?;
+                let apps = table
+                    .with_default("app", Vec::new(), |value| value.one_or_many(|value| self.find_app(value)));
+                let domains = table.with_default("domain", Vec::new(), |value| value.one_or_many(domain));
                 let flow_match = self.flow_match(&mut table);
                 table.finish();
-                flow_match
+                Ok(FlowMatch { apps: apps?, domains: domains?, ..flow_match? })
             })
         });
         let at = table.at().clone();
@@ -398,6 +411,8 @@ impl TenantReader<'_> {
             destination_ports: destination_ports?,
             dscp: dscp?,
             classes: Vec::new(),
+            apps: Vec::new(),
+            domains: Vec::new(),
         })
     }
 
@@ -419,6 +434,14 @@ impl TenantReader<'_> {
             return Err(value.note(format!("{text:?} is no prefix, address, branch:NAME or handoff:NAME")));
         }
         value.parse(values::prefix).map(Place::Prefix)
+    }
+
+    fn find_app(&self, value: Value<'_>) -> Result<String, Noted> {
+        let app = value.string()?;
+        if catalog().contains_key(app) || self.apps.get(app).is_some() {
+            return Ok(app.to_owned());
+        }
+        Err(value.note(unknown_app(app, self.apps.names())))
     }
 
     fn find_class(&self, value: Value<'_>) -> Result<String, Noted> {

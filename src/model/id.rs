@@ -67,6 +67,10 @@ id! {
     ClassId(u16);
     /// A named ACL rule of one tenant.
     RuleId(u32);
+    /// An app, by its name; what that stands for may differ between tenants.
+    AppId(u32);
+    /// A domain that one tenant's rules name; means something within its generation only.
+    DomainId(u32);
 }
 
 /// A map from dense ids: a vector with holes.

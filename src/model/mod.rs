@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows of sockets, files or policy; every other module may import this one.
 
+mod class;
 mod drop;
 mod id;
 mod key;
@@ -10,10 +11,11 @@ mod prefix;
 mod time;
 mod wheel;
 
+pub use class::{ClassBy, NameSource, Named};
 pub use drop::DropReason;
 pub use id::{
-    ClassId, DeviceId, HandoffId, Id, IdMap, MAX_WORKERS, PathId, RuleId, SiteId, TenantId, TransportId,
-    WORKER_BITS,
+    AppId, ClassId, DeviceId, DomainId, HandoffId, Id, IdMap, MAX_WORKERS, PathId, RuleId, SiteId, TenantId,
+    TransportId, WORKER_BITS,
 };
 pub use key::{Direction, End, FlowKey, NextHop, Protocol, Zone};
 pub use name::{HostName, NotAHostName};

@@ -43,8 +43,10 @@ pub fn decide<'a>(
         destination_end,
         protocol: key.protocol,
         dscp,
+        apps: &[],
+        domains: &[],
     };
-    let class = tenant.classifier.classify(&subject);
+    let class = tenant.classifier.classify(&subject, None).class;
     let rule = match tenant.acl.first_match(&subject, class) {
         None => return Err(DropReason::AclDefault),
         Some(rule) => match rule.action {

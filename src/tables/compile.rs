@@ -3,13 +3,16 @@
 //!
 //! 1 the box's transports and devices, 2 each tenant: ends and owners, classes, ACL, NAT, paths and their orders.
 
+use super::apps::{Apps, Domains, TenantApps};
+use super::classify::{Asks, ClassRule, Classifier};
 use super::device::{DeviceKind, DeviceSpec};
 use super::generation::{Generation, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec};
 use super::names::Names;
 use super::nat::{NatPolicy, Pool, PoolPorts};
-use super::rules::{Acl, AclRule, Classifier, Matcher};
+use super::rules::{Acl, AclRule, Matcher};
 use crate::config::{
     self, Appliance, Branch, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind, NatAction, Place, Pop, Role,
+    catalog,
 };
 use crate::model::{End, IdMap, PathId, TenantId, Zone};
 use ipnetwork::IpNetwork;
@@ -35,13 +38,17 @@ pub struct Compiler {
     names: Names,
     number: u64,
     netns_prefix: String,
+    /// The catalog's: most tenants have no others.
+    apps: Arc<Apps>,
 }
 
 impl Compiler {
     /// `netns_prefix` begins the names of the tenants' network namespaces: `pg-` on an appliance, something of its own
     /// in a lab.
     pub fn new(netns_prefix: &str) -> Compiler {
-        Compiler { names: Names::default(), number: 0, netns_prefix: netns_prefix.into() }
+        let mut names = Names::default();
+        let apps = Arc::new(Apps::compile(catalog().values().map(|app| &app.app), &mut names));
+        Compiler { names, number: 0, netns_prefix: netns_prefix.into(), apps }
     }
 
     /// The next generation.
@@ -244,19 +251,26 @@ impl Compiler {
                 owners.insert(*prefix, owner);
             }
         }
+        let apps = TenantApps { catalog: Arc::clone(&self.apps), own: Apps::compile(&config.apps, names) };
+        let mut domains = Domains::default();
         let mut classes = Vec::new();
-        for class in &config.classes {
-            let id = names.class_id(tenant, &class.name);
-            let matchers = class.matches.iter().map(|matches| compile_matcher(names, tenant, matches, &end));
-            classes.extend(matchers.map(|matcher| (id, matcher)));
+        for config in &config.classes {
+            let class = names.class_id(tenant, &config.name);
+            for matches in &config.matches {
+                let matcher = compile_matcher(names, tenant, matches, &end);
+                let apps = matches.apps.iter().map(|name| names.app_id(name)).collect();
+                let domains = matches.domains.iter().map(|domain| domains.id(domain)).collect();
+                classes.push(ClassRule { class, matcher, asks: Asks { apps, domains } });
+            }
         }
         let rules = config.acl.iter().map(|rule| {
             let matcher = compile_matcher(names, tenant, &rule.matches, &end);
             (AclRule { id: names.rule_id(tenant, &rule.name), action: rule.action }, matcher)
         });
         let acl = Acl::new(rules.collect());
-        let mut compiled = Tenant::new(Classifier::new(classes, default), acl, next_hops);
+        let mut compiled = Tenant::new(Classifier::new(default, classes, apps, domains), acl, next_hops);
         compiled.owners = owners;
+        compiled.dns_teachers = config.dns_teachers.clone().into();
         for handoff in &config.handoffs {
             if let HandoffKind::Internet { nat_pool, nat_ports, routed } = &handoff.kind {
                 let id = names.handoff_id(tenant, &handoff.name);

@@ -1,14 +1,16 @@
 //! A generation: everything the data plane looks up, immutable, published as one `Arc`.
 
+use super::classify::Classifier;
 use super::device::DeviceSpec;
 use super::names::Names;
 use super::nat::{NatPolicy, PoolPorts};
 use super::routes::Routes;
-use super::rules::{Acl, Classifier};
+use super::rules::Acl;
 use crate::config::{IcmpSource, PresharedKey, PrivateKey, PublicKey};
 use crate::model::{
     ClassId, DeviceId, End, HandoffId, IdMap, NextHop, PathId, SiteId, TenantId, TransportId, Zone,
 };
+use ipnetwork::IpNetwork;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +52,8 @@ pub struct Tenant {
     /// Who owns which of the tenant's addresses: the route to it, and the only source it may come from.
     pub owners: Routes<End>,
     pub classifier: Classifier,
+    /// Whose DNS answers teach names; empty: anybody's.
+    pub dns_teachers: Box<[IpNetwork]>,
     pub acl: Acl,
     pub nat: IdMap<HandoffId, NatPolicy>,
     pub sites: IdMap<SiteId, Site>,
@@ -109,6 +113,7 @@ impl Tenant {
         Tenant {
             owners: Routes::default(),
             classifier,
+            dns_teachers: [].into(),
             acl,
             nat: IdMap::default(),
             sites: IdMap::default(),

@@ -1,5 +1,7 @@
 //! A candidate, compiled: immutable, numbered, ready to be looked up in.
 
+mod apps;
+mod classify;
 mod compile;
 mod device;
 mod generation;
@@ -8,10 +10,12 @@ mod nat;
 mod routes;
 mod rules;
 
+pub use apps::{Fit, FitBy, TenantApps};
+pub use classify::{Classified, Classifier};
 pub use compile::{Compiler, OutOfIds};
 pub use device::{DeviceKind, DeviceSpec};
 pub use generation::{Generation, InternetPrefix, PathSpec, Site, Tenant, TransportSpec};
 pub use names::Names;
 pub use nat::{NatPolicy, NatVerdict, Pool};
 pub use routes::Routes;
-pub use rules::{Acl, AclRule, Classifier, Matcher, Subject};
+pub use rules::{Acl, AclRule, Matcher, Subject};

@@ -3,7 +3,7 @@
 //! Append-only. A tenant that a commit removes keeps its number, and a commit that brings it back finds it again; so an
 //! id in a session or a counter never comes to mean another thing.
 
-use crate::model::{ClassId, DeviceId, HandoffId, Id, PathId, RuleId, SiteId, TenantId, TransportId};
+use crate::model::{AppId, ClassId, DeviceId, HandoffId, Id, PathId, RuleId, SiteId, TenantId, TransportId};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ pub struct Names {
     rules: Interner<RuleId, (TenantId, Arc<str>)>,
     transports: Interner<TransportId, Arc<str>>,
     devices: Interner<DeviceId, Arc<str>>,
+    apps: Interner<AppId, Arc<str>>,
 }
 
 macro_rules! named {
@@ -51,6 +52,7 @@ impl Names {
         RuleId rules rule_id all_rules tenant;
         TransportId transports transport_id all_transports;
         DeviceId devices device_id all_devices;
+        AppId apps app_id all_apps;
     }
 
     /// What there is no number left for, if anything: a table with such a name in it would mix up two things.
@@ -64,6 +66,7 @@ impl Names {
             (self.rules.exhausted, "ACL rules"),
             (self.transports.exhausted, "transports"),
             (self.devices.exhausted, "devices"),
+            (self.apps.exhausted, "apps"),
         ]
         .into_iter()
         .find_map(|(exhausted, what)| exhausted.then_some(what))
@@ -107,6 +110,11 @@ impl Names {
     /// The rule's name within its tenant.
     pub fn rule(&self, id: RuleId) -> &str {
         self.rules.name(id).map_or("?", |(_, name)| name)
+    }
+
+    /// The app's name.
+    pub fn app(&self, id: AppId) -> &str {
+        self.apps.name(id).map_or("?", |name| name)
     }
 
     /// The transport's name.

@@ -136,7 +136,7 @@ impl NatPolicy {
 
     /// What becomes of a session that leaves by this handoff. Prefixes the tenant may show to the internet go
     /// untranslated; the rest takes the first rule's pool, or the handoff's. IPv6 is never translated.
-    pub fn outbound(&self, subject: &Subject, class: ClassId) -> NatVerdict<'_> {
+    pub fn outbound(&self, subject: &Subject<'_>, class: ClassId) -> NatVerdict<'_> {
         let routed = self.routed.iter().any(|prefix| prefix.contains(subject.source));
         let rule = self.first_match.find(subject, Some(class));
         // A rule not to translate changes nothing: it can show to the internet only what may be shown anyway.

@@ -47,6 +47,19 @@ impl<T: Copy> Routes<T> {
     }
 }
 
+impl<T: Copy> Routes<T> {
+    /// What every prefix that covers `address` leads to, with its length, the longest first.
+    pub fn covering(&self, address: IpAddr) -> impl Iterator<Item = (u8, T)> {
+        let (family, bits) = match address {
+            IpAddr::V4(v4) => (&self.v4, left_v4(v4.to_bits())),
+            IpAddr::V6(v6) => (&self.v6, v6.to_bits()),
+        };
+        let found =
+            move |length: &u8| Some((*length, *family.entries.get(&(*length, bits & mask(*length)))?));
+        family.lengths.iter().filter_map(found)
+    }
+}
+
 impl<T: Copy> Family<T> {
     fn insert(&mut self, length: u8, bits: u128, value: T) -> Option<T> {
         if let Err(at) = self.lengths.binary_search_by(|probe| length.cmp(probe)) {
@@ -101,6 +114,10 @@ mod tests {
                 let probe = address(seed);
                 let expected = naive.iter().filter(|(p, _)| p.contains(probe)).max_by_key(|(p, _)| p.prefix());
                 prop_assert_eq!(routes.lookup(probe), expected.map(|(_, index)| *index));
+                let mut covering: Vec<_> = naive.iter().filter(|(p, _)| p.contains(probe)).collect();
+                covering.sort_by_key(|(p, _)| std::cmp::Reverse(p.prefix()));
+                let all: Vec<_> = covering.into_iter().map(|(p, index)| (p.prefix(), *index)).collect();
+                prop_assert_eq!(routes.covering(probe).collect::<Vec<_>>(), all);
             }
         }
     }

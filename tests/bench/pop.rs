@@ -261,6 +261,8 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         at: at.clone(),
     };
     let tenant = Tenant {
+        apps: vec![],
+        dns_teachers: vec![],
         name: "acme".into(),
         branches: branches.collect(),
         handoffs: vec![Handoff {

@@ -138,6 +138,8 @@ fn decision(kind: &str, candidate: &Candidate, configs: &[FlowMatch], rng: &mut 
                 destination_end: owner(destination),
                 protocol: if rng.random() { Protocol::TCP } else { Protocol::UDP },
                 dscp: 0,
+                apps: &[],
+                domains: &[],
             }
         })
         .collect();
@@ -184,7 +186,7 @@ fn decision(kind: &str, candidate: &Candidate, configs: &[FlowMatch], rng: &mut 
 
 /// What a decision asks the rules: app class, ACL, NAT.
 fn look_ups(tenant: &Tenant, subject: &Subject) -> (ClassId, Option<RuleId>) {
-    let class = tenant.classifier.classify(subject);
+    let class = tenant.classifier.classify(subject, None).class;
     let rule = tenant.acl.first_match(subject, class).map(|rule| rule.id);
     if let End::Handoff(handoff) = subject.destination_end {
         black_box(tenant.nat.get(handoff).map(|policy| policy.outbound(subject, class)));

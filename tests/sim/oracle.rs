@@ -96,6 +96,7 @@ fn flow_match(classes: Vec<String>) -> impl Strategy<Value = FlowMatch> {
             destination_ports,
             dscp,
             classes,
+            ..FlowMatch::default()
         },
     )
 }
@@ -146,6 +147,8 @@ fn tenant() -> impl Strategy<Value = Tenant> {
             Tenant {
                 name: "acme".into(),
                 branches: (0..3).map(branch).collect(),
+                apps: vec![],
+                dns_teachers: vec![],
                 handoffs: vec![handoff("internet", internet, of(3), true), handoff("dc", dc, of(4), false)],
                 classes: ["voice", "bulk"]
                     .into_iter()

@@ -11,7 +11,7 @@
 //! Varghese, SIGCOMM 2001), so that only blocks are read where every field has something.
 
 use super::{Matcher, Places, Subject};
-use crate::model::{ClassId, End, HandoffId, SiteId};
+use crate::model::{ClassId, End, HandoffId, Id, SiteId};
 use ipnetwork::IpNetwork;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -43,6 +43,9 @@ pub struct Part {
     dscp: Option<Intervals<u16>>,
     /// A flow without a class stands at [`NO_CLASS`].
     class: Option<Intervals<u32>>,
+    /// A flow may be of several apps, and its name in several domains; one without stands at [`NONE`].
+    app: Option<Intervals<u32>>,
+    domain: Option<Intervals<u32>>,
     sets: Sets,
 }
 
@@ -82,6 +85,8 @@ struct Sets {
 struct Block([u64; BLOCK / 64]);
 
 const NO_CLASS: u32 = 0;
+/// No app, no domain.
+const NONE: u32 = 0;
 
 impl FirstMatch {
     /// Compiles `matchers`, first of all rules first.
@@ -98,7 +103,7 @@ impl FirstMatch {
     }
 
     /// The number of the first rule that fits; `class` is `None` while the flow is still to be classified.
-    pub fn find(&self, subject: &Subject, class: Option<ClassId>) -> Option<usize> {
+    pub fn find(&self, subject: &Subject<'_>, class: Option<ClassId>) -> Option<usize> {
         match self {
             FirstMatch::Scan(rules) => rules.iter().position(|rule| rule.matches(subject, class)),
             FirstMatch::Compiled(parts) => parts
@@ -121,7 +126,7 @@ impl FirstMatch {
 // Looking up.
 
 impl Part {
-    fn find(&self, subject: &Subject, class: Option<ClassId>) -> Option<usize> {
+    fn find(&self, subject: &Subject<'_>, class: Option<ClassId>) -> Option<usize> {
         let mut mask = u64::MAX;
         let mut sets = [None; 5];
         let source = self.source.sets(subject.source, subject.source_end);
@@ -141,10 +146,12 @@ impl Part {
         }
         sets[4] = self.class.as_ref().map(|field| field.get(number_of_class(class)));
         mask &= sets[4].map_or(u64::MAX, |set| set.mask);
+        mask &= self.app.as_ref().map_or(u64::MAX, |field| field.mask_of_any(subject.apps));
+        mask &= self.domain.as_ref().map_or(u64::MAX, |field| field.mask_of_any(subject.domains));
         while mask != 0 {
             let at = mask.trailing_zeros();
             mask &= mask - 1;
-            if let Some(bit) = self.first_of_block(at, [source, destination], sets) {
+            if let Some(bit) = self.first_of_block(at, subject, [source, destination], sets) {
                 return Some(at as usize * BLOCK + bit);
             }
         }
@@ -156,6 +163,7 @@ impl Part {
     fn first_of_block(
         &self,
         at: u32,
+        subject: &Subject<'_>,
         places: [[Option<Set>; 2]; 2],
         sets: [Option<Set>; 5],
     ) -> Option<usize> {
@@ -171,6 +179,12 @@ impl Part {
         for set in sets.into_iter().flatten() {
             common.retain(*self.sets.block(set, at));
         }
+        if let Some(field) = &self.app {
+            common.retain(self.sets.any_block(field.of_any(subject.apps), at));
+        }
+        if let Some(field) = &self.domain {
+            common.retain(self.sets.any_block(field.of_any(subject.domains), at));
+        }
         common.first()
     }
 
@@ -181,7 +195,7 @@ impl Part {
         let fields = place(&self.source)
             + place(&self.destination)
             + words.into_iter().map(bytes_of).sum::<usize>()
-            + bytes_of(&self.class);
+            + [&self.class, &self.app, &self.domain].into_iter().map(bytes_of).sum::<usize>();
         size_of::<Part>() + fields + size_of_val(&*self.sets.numbers) + size_of_val(&*self.sets.blocks)
     }
 }
@@ -211,7 +225,23 @@ impl<K: Copy + Ord> Intervals<K> {
     }
 }
 
+impl Intervals<u32> {
+    /// The rules that fit each of a flow's values in a field where it has any number, those for any value among them.
+    fn of_any<I: Id>(&self, values: &[I]) -> impl Iterator<Item = Set> {
+        let none = values.is_empty().then_some(NONE);
+        none.into_iter().chain(values.iter().map(|id| number_of(*id))).map(|number| self.get(number))
+    }
+
+    fn mask_of_any<I: Id>(&self, values: &[I]) -> u64 {
+        self.of_any(values).fold(0, |mask, set| mask | set.mask)
+    }
+}
+
 impl Sets {
+    fn any_block(&self, sets: impl Iterator<Item = Set>, at: u32) -> Block {
+        sets.fold(Block::EMPTY, |either, set| either.or(self.block(set, at)))
+    }
+
     #[inline]
     fn block(&self, set: Set, at: u32) -> &Block {
         &self.blocks[self.numbers[(set.at + at) as usize] as usize]
@@ -262,6 +292,10 @@ impl Part {
             class: builder.field(rules, |rule| {
                 rule.classes.iter().map(|class| number_of_class(Some(*class))).map(|n| (n, n)).collect()
             }),
+            app: builder
+                .field(rules, |rule| rule.apps.iter().map(|id| number_of(*id)).map(|n| (n, n)).collect()),
+            domain: builder
+                .field(rules, |rule| rule.domains.iter().map(|id| number_of(*id)).map(|n| (n, n)).collect()),
             sets: builder.finish(),
         }
     }
@@ -448,6 +482,11 @@ fn number_of_class(class: Option<ClassId>) -> u32 {
     class.map_or(NO_CLASS, |class| u32::from(class.0) + 1)
 }
 
+/// Apps and domains from 1 on.
+fn number_of(id: impl Id) -> u32 {
+    id.index() as u32 + 1
+}
+
 fn number_of_end(end: End) -> u64 {
     match end {
         End::Lan => 0,
@@ -459,7 +498,7 @@ fn number_of_end(end: End) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Protocol;
+    use crate::model::{AppId, DomainId, Protocol};
     use proptest::prelude::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -533,19 +572,51 @@ mod tests {
             });
             several(range)
         };
-        (places(), places(), several(protocol()), ranges(), ranges(), several(dscp()), several(class()))
-            .prop_map(|(from, to, protocols, source_ports, destination_ports, dscp, classes)| Matcher {
-                from,
-                to,
-                protocols: protocols.into(),
-                source_ports: source_ports.into(),
-                destination_ports: destination_ports.into(),
-                dscp: dscp.into(),
-                classes: classes.into(),
-            })
+        (
+            places(),
+            places(),
+            several(protocol()),
+            ranges(),
+            ranges(),
+            several(dscp()),
+            several(class()),
+            several(app()),
+            several(domain()),
+        )
+            .prop_map(
+                |(from, to, protocols, source_ports, destination_ports, dscp, classes, apps, domains)| {
+                    Matcher {
+                        from,
+                        to,
+                        protocols: protocols.into(),
+                        source_ports: source_ports.into(),
+                        destination_ports: destination_ports.into(),
+                        dscp: dscp.into(),
+                        classes: classes.into(),
+                        apps: apps.into(),
+                        domains: domains.into(),
+                    }
+                },
+            )
     }
 
-    fn subject() -> impl Strategy<Value = (Subject, Option<ClassId>)> {
+    fn app() -> impl Strategy<Value = AppId> {
+        (0u32..4).prop_map(AppId)
+    }
+
+    fn domain() -> impl Strategy<Value = DomainId> {
+        (0u32..4).prop_map(DomainId)
+    }
+
+    /// A subject without its apps and domains, and those.
+    type Flow = (Subject<'static>, Option<ClassId>, Vec<AppId>, Vec<DomainId>);
+
+    fn flow() -> impl Strategy<Value = Flow> {
+        (subject(), several(app()), several(domain()))
+            .prop_map(|((subject, class), apps, domains)| (subject, class, apps, domains))
+    }
+
+    fn subject() -> impl Strategy<Value = (Subject<'static>, Option<ClassId>)> {
         let class = proptest::option::of(class());
         ((address(), port(), end()), (address(), port(), end()), protocol(), dscp(), class).prop_map(
             |(source, destination, protocol, dscp, class)| {
@@ -558,6 +629,8 @@ mod tests {
                     destination_end: destination.2,
                     protocol,
                     dscp,
+                    apps: &[],
+                    domains: &[],
                 };
                 (subject, class)
             },
@@ -565,7 +638,7 @@ mod tests {
     }
 
     /// The twin.
-    fn scan(rules: &[Matcher], subject: &Subject, class: Option<ClassId>) -> Option<usize> {
+    fn scan(rules: &[Matcher], subject: &Subject<'_>, class: Option<ClassId>) -> Option<usize> {
         rules.iter().position(|rule| rule.matches(subject, class))
     }
 
@@ -574,11 +647,12 @@ mod tests {
         #[test]
         fn compiled_rules_find_what_a_scan_finds(
             rules in proptest::collection::vec(matcher(), 0..24),
-            subjects in proptest::collection::vec(subject(), 1..40),
+            flows in proptest::collection::vec(flow(), 1..40),
         ) {
             let compiled = FirstMatch::compile(&rules);
             let either = FirstMatch::new(rules.clone());
-            for (subject, class) in subjects {
+            for (subject, class, apps, domains) in flows {
+                let subject = Subject { apps: &apps, domains: &domains, ..subject };
                 let expected = scan(&rules, &subject, class);
                 prop_assert_eq!(compiled.find(&subject, class), expected, "{:?}", subject);
                 prop_assert_eq!(either.find(&subject, class), expected);
@@ -592,7 +666,7 @@ mod tests {
         fn so_they_do_where_there_are_many_blocks(
             few in proptest::collection::vec(matcher(), 1..40),
             order in proptest::collection::vec(any::<proptest::sample::Index>(), 1_400..1_600),
-            subjects in proptest::collection::vec(subject(), 1..200),
+            flows in proptest::collection::vec(flow(), 1..200),
         ) {
             // Most of them for nobody, as most rules are for others than the flow at hand.
             let rules: Vec<Matcher> = order
@@ -607,7 +681,8 @@ mod tests {
                 })
                 .collect();
             let compiled = FirstMatch::compile(&rules);
-            for (subject, class) in subjects {
+            for (subject, class, apps, domains) in flows {
+                let subject = Subject { apps: &apps, domains: &domains, ..subject };
                 prop_assert_eq!(compiled.find(&subject, class), scan(&rules, &subject, class));
                 let elsewhere = Subject { source_port: subject.source_port + 700 * u16::from(subject.source_port < 30), ..subject };
                 prop_assert_eq!(compiled.find(&elsewhere, class), scan(&rules, &elsewhere, class));
@@ -630,10 +705,12 @@ mod tests {
             destination_ports: [port..=port].into(),
             dscp: [].into(),
             classes: [].into(),
+            apps: [].into(),
+            domains: [].into(),
         }
     }
 
-    fn of_narrow(number: u32) -> Subject {
+    fn of_narrow(number: u32) -> Subject<'static> {
         let port = (number % 60_000) as u16 + 1;
         Subject {
             source: IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + 2 * number)),
@@ -644,6 +721,8 @@ mod tests {
             destination_end: End::Lan,
             protocol: Protocol::TCP,
             dscp: 0,
+            apps: &[],
+            domains: &[],
         }
     }
 

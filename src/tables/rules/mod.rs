@@ -8,14 +8,14 @@ mod first_match;
 pub use first_match::FirstMatch;
 
 use crate::config::{self, AclAction, Place};
-use crate::model::{ClassId, End, Protocol, RuleId};
+use crate::model::{AppId, ClassId, DomainId, End, Protocol, RuleId};
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-/// What rules look at: a session's first packet, and who owns its addresses.
+/// What rules look at: a session's first packet, who owns its addresses, and what it is known to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subject {
+pub struct Subject<'a> {
     pub source: IpAddr,
     pub source_port: u16,
     pub source_end: End,
@@ -24,6 +24,9 @@ pub struct Subject {
     pub destination_end: End,
     pub protocol: Protocol,
     pub dscp: u8,
+    /// The apps it is of, and the domains its name lies in: found by [`super::Classifier`], which alone asks for them.
+    pub apps: &'a [AppId],
+    pub domains: &'a [DomainId],
 }
 
 /// What a flow must be like for a rule.
@@ -36,6 +39,8 @@ pub struct Matcher {
     destination_ports: Box<[RangeInclusive<u16>]>,
     dscp: Box<[u8]>,
     classes: Box<[ClassId]>,
+    apps: Box<[AppId]>,
+    domains: Box<[DomainId]>,
 }
 
 /// One end of a rule; empty matches everything.
@@ -59,14 +64,6 @@ pub struct Acl {
     first_match: FirstMatch,
 }
 
-/// A tenant's ordered app classes.
-#[derive(Clone, Debug)]
-pub struct Classifier {
-    classes: Box<[ClassId]>,
-    first_match: FirstMatch,
-    default: ClassId,
-}
-
 impl Acl {
     pub(super) fn new(rules: Vec<(AclRule, Matcher)>) -> Acl {
         let (rules, matchers): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
@@ -74,20 +71,8 @@ impl Acl {
     }
 
     /// The first rule that matches; `None` is the default: deny.
-    pub fn first_match(&self, subject: &Subject, class: ClassId) -> Option<&AclRule> {
+    pub fn first_match(&self, subject: &Subject<'_>, class: ClassId) -> Option<&AclRule> {
         Some(&self.rules[self.first_match.find(subject, Some(class))?])
-    }
-}
-
-impl Classifier {
-    pub(super) fn new(rules: Vec<(ClassId, Matcher)>, default: ClassId) -> Classifier {
-        let (classes, matchers): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
-        Classifier { classes: classes.into(), first_match: FirstMatch::new(matchers), default }
-    }
-
-    /// The class of the first match, or `default`.
-    pub fn classify(&self, subject: &Subject) -> ClassId {
-        self.first_match.find(subject, None).map_or(self.default, |rule| self.classes[rule])
     }
 }
 
@@ -113,11 +98,18 @@ impl Matcher {
             destination_ports: config.destination_ports.clone().into(),
             dscp: config.dscp.clone().into(),
             classes,
+            apps: [].into(),
+            domains: [].into(),
         }
     }
 
+    /// As it is, for flows of one of these apps and with a name in one of these domains.
+    pub(super) fn asking_for(self, apps: Box<[AppId]>, domains: Box<[DomainId]>) -> Matcher {
+        Matcher { apps, domains, ..self }
+    }
+
     /// Whether `subject` is such a flow; `class` is `None` while it is still to be classified.
-    pub fn matches(&self, subject: &Subject, class: Option<ClassId>) -> bool {
+    pub fn matches(&self, subject: &Subject<'_>, class: Option<ClassId>) -> bool {
         let port = |ranges: &[RangeInclusive<u16>], port| {
             ranges.is_empty() || ranges.iter().any(|r| r.contains(&port))
         };
@@ -126,6 +118,8 @@ impl Matcher {
             && port(&self.source_ports, subject.source_port)
             && (self.dscp.is_empty() || self.dscp.contains(&subject.dscp))
             && (self.classes.is_empty() || class.is_some_and(|class| self.classes.contains(&class)))
+            && (self.apps.is_empty() || subject.apps.iter().any(|app| self.apps.contains(app)))
+            && (self.domains.is_empty() || subject.domains.iter().any(|domain| self.domains.contains(domain)))
             && self.from.contain(subject.source, subject.source_end)
             && self.to.contain(subject.destination, subject.destination_end)
     }
