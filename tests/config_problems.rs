@@ -1000,6 +1000,23 @@ fn a_nat_pool_does_not_contain_a_transports_address() {
 }
 
 #[test]
+fn nat_filtering_is_one_of_the_rfcs_three() {
+    let pool = "nat-pool = [\"198.51.100.8/29\"]";
+    let filtering = format!("nat-filtering = \"full-cone\"\n{pool}");
+    Config::pop().edit(OTHER, pool, &filtering).has(&[
+        r#"tenants/globex.toml:13: nat-filtering: unknown nat-filtering "full-cone"; known are endpoint-independent, address-dependent, address-and-port-dependent"#,
+    ]);
+}
+
+#[test]
+fn session_timeouts_are_of_seconds_to_a_week() {
+    Config::pop().append(OTHER, "[session-timeouts]\nudp = \"500ms\"\nicmp = 60\n").has(&[
+        r#"tenants/globex.toml:16: udp: "500ms" is out of range; 1s to 168h"#,
+        r#"tenants/globex.toml:17: icmp: expected a number with its unit in quotes, as in "60s", found a whole number"#,
+    ]);
+}
+
+#[test]
 fn ipv6_is_not_translated() {
     Config::pop()
         .edit(OTHER, "198.51.100.8/29", "2001:db8:99::/64")

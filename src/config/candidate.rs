@@ -2,7 +2,7 @@
 //! What is in here needs no further checking; `tables` compiles it without being able to fail.
 
 use super::App;
-use crate::model::{HostName, Protocol};
+use crate::model::{HostName, Protocol, Timeouts};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -171,6 +171,7 @@ pub struct Tenant {
     /// In the order they are tried; what matches none takes its handoff's pool.
     pub nat: Vec<NatRule>,
     pub path_policies: Vec<PathPolicy>,
+    pub timeouts: Timeouts,
     pub file: Arc<str>,
 }
 
@@ -217,6 +218,7 @@ pub enum HandoffKind {
         nat_pool: Vec<IpNetwork>,
         /// The ports of the pool's addresses that may be given out.
         nat_ports: RangeInclusive<u16>,
+        nat_filtering: NatFiltering,
         /// Prefixes of the tenant's own that go out and may be reached untranslated; IPv6 as a rule.
         routed: Vec<IpNetwork>,
     },
@@ -228,6 +230,16 @@ pub enum HandoffKind {
         /// Routers behind the interface: `prefix -> next hop`.
         routes: Vec<(IpNetwork, IpAddr)>,
     },
+}
+
+/// From whom packets pass to an address and port that is bound to a host (RFC 4787 section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NatFiltering {
+    EndpointIndependent,
+    /// From addresses it has sent to.
+    AddressDependent,
+    /// From addresses and ports it has sent to.
+    AddressAndPortDependent,
 }
 
 /// What a flow must be like for a rule. Every field left empty matches everything.

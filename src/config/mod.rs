@@ -165,6 +165,7 @@ use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The box's own file, in the configuration directory.
 const APPLIANCE_FILE: &str = "popgate.toml";

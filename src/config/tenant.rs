@@ -8,7 +8,7 @@ use super::reader::{Table, Value, all};
 use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
 use super::values::{self, covers};
 use super::*;
-use crate::model::Protocol;
+use crate::model::{Protocol, Timeouts};
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
@@ -70,6 +70,10 @@ pub(super) fn read(
         .tables("path-policy", "[[path-policy]]")
         .and_then(|tables| all(tables.into_iter().map(|table| reader.path_policy(table, &mut policies))));
 
+    let timeouts = root.table("session-timeouts", "[session-timeouts]").and_then(|table| match table {
+        Some(table) => session_timeouts(table),
+        None => Ok(Timeouts::DEFAULT),
+    });
     if let (Some((RoleName::Branch, _)), Some((site, at))) = (&around.role, &around.site)
         && reader.branches.get(site).is_none()
     {
@@ -87,7 +91,31 @@ pub(super) fn read(
         acl: acl?,
         nat: nat?,
         path_policies: path_policies?,
+        timeouts: timeouts?,
         file,
+    })
+}
+
+fn session_timeouts(mut table: Table<'_>) -> Result<Timeouts, Noted> {
+    let mut timeout = |key, default| {
+        table.with_default(key, default, |value| {
+            let range = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3_600);
+            value.duration(|text| values::duration_within(text, range, "1s to 168h"))
+        })
+    };
+    let default = Timeouts::DEFAULT;
+    let tcp_established = timeout("tcp-established", default.tcp_established);
+    let tcp_transitory = timeout("tcp-transitory", default.tcp_transitory);
+    let udp = timeout("udp", default.udp);
+    let icmp = timeout("icmp", default.icmp);
+    let other = timeout("other", default.other);
+    table.finish();
+    Ok(Timeouts {
+        tcp_established: tcp_established?,
+        tcp_transitory: tcp_transitory?,
+        udp: udp?,
+        icmp: icmp?,
+        other: other?,
     })
 }
 
@@ -196,12 +224,21 @@ impl TenantReader<'_> {
                 prefixes = table
                     .required("prefixes", |value| value.list(|value| self.owned_prefix(value, &handoff)));
                 let reason = "only for kind \"internet\"; this handoff's kind is \"private\"";
-                table.refuse(&["nat-pool", "nat-ports", "routed"], reason);
+                table.refuse(&["nat-pool", "nat-ports", "nat-filtering", "routed"], reason);
                 self.private(&mut table, &handoff)
             }
             Err(noted) => {
                 // Either kind's keys may be meant.
-                for key in ["prefixes", "nat-pool", "nat-ports", "routed", "interface", "address", "routes"] {
+                for key in [
+                    "prefixes",
+                    "nat-pool",
+                    "nat-ports",
+                    "nat-filtering",
+                    "routed",
+                    "interface",
+                    "address",
+                    "routes",
+                ] {
                     table.value(key);
                 }
                 prefixes = Err(noted);
@@ -237,6 +274,15 @@ impl TenantReader<'_> {
         });
         // 1024: the ports below are for services; clients' translated ports there trip filters (RFC 7857 section 4).
         let nat_ports = table.with_default("nat-ports", 1024..=u16::MAX, |value| value.parse(values::ports));
+        let filterings = [
+            ("endpoint-independent", NatFiltering::EndpointIndependent),
+            ("address-dependent", NatFiltering::AddressDependent),
+            ("address-and-port-dependent", NatFiltering::AddressAndPortDependent),
+        ];
+        let nat_filtering =
+            table.with_default("nat-filtering", NatFiltering::AddressAndPortDependent, |value| {
+                value.one_of(&filterings)
+            });
         let routed = table.with_default("routed", Vec::new(), |value| {
             value.list(|value| {
                 let prefix = value.parse(values::owned_prefix)?;
@@ -249,7 +295,12 @@ impl TenantReader<'_> {
                 Ok(prefix)
             })
         });
-        Ok(HandoffKind::Internet { nat_pool: nat_pool?, nat_ports: nat_ports?, routed: routed? })
+        Ok(HandoffKind::Internet {
+            nat_pool: nat_pool?,
+            nat_ports: nat_ports?,
+            nat_filtering: nat_filtering?,
+            routed: routed?,
+        })
     }
 
     fn private(&mut self, table: &mut Table<'_>, handoff: &str) -> Result<HandoffKind, Noted> {

@@ -339,6 +339,8 @@ mod tests {
             destination_port: 443,
             nat_source: None,
             nat_source_port: None,
+            nat_destination: None,
+            nat_destination_port: None,
             from: "branch:berlin".into(),
             to: "handoff:internet".into(),
             class: "default".into(),

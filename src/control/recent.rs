@@ -53,8 +53,13 @@ impl RecentFlows {
 }
 
 fn matches(filter: &FlowFilter, flow: &FlowReport) -> bool {
-    let addresses = [Some(flow.source), Some(flow.destination), flow.nat_source];
-    let ports = [Some(flow.source_port), Some(flow.destination_port), flow.nat_source_port];
+    let addresses = [Some(flow.source), Some(flow.destination), flow.nat_source, flow.nat_destination];
+    let ports = [
+        Some(flow.source_port),
+        Some(flow.destination_port),
+        flow.nat_source_port,
+        flow.nat_destination_port,
+    ];
     filter.tenant.as_ref().is_none_or(|tenant| *tenant == flow.tenant)
         && filter.class.as_ref().is_none_or(|class| *class == flow.class)
         && (filter.address.is_none() || addresses.contains(&filter.address))
@@ -115,6 +120,8 @@ mod tests {
             destination_port: 443,
             nat_source: Some(IpAddr::from([198, 51, 100, 1])),
             nat_source_port: Some(1_024),
+            nat_destination: None,
+            nat_destination_port: None,
             from: "branch:berlin".into(),
             to: "handoff:internet".into(),
             class: "default".into(),

@@ -20,7 +20,7 @@ const FIRST_LINES: usize = 64;
 const FULL_16THS: usize = 12;
 /// And how many are when it has become as large as it may.
 const FULL_16THS_AT_LAST: usize = 13;
-/// Lines that an insertion moves. Growing must be done before it is time to grow again: with two entries a session, any
+/// Lines that an insertion moves. Growing must be done before it is time to grow again: with four entries a session, any
 /// number would do.
 const MOVED: usize = 4;
 /// Words of lines no longer used that an insertion gives back to the system: 64 KiB. All 20 MB at once take 2 ms.
@@ -91,11 +91,12 @@ impl Index {
         self.lines.insert(word(hash, entry));
     }
 
-    /// Takes out `entry`, entered under `hash`.
-    pub fn remove(&mut self, hash: u64, entry: u32) {
+    /// Takes out `entry`, entered under `hash`; false if it was not there.
+    pub fn remove(&mut self, hash: u64, entry: u32) -> bool {
         let word = word(hash, entry);
         let was_there = self.lines.remove(word) || self.old.as_mut().is_some_and(|(old, _)| old.remove(word));
         self.entries -= usize::from(was_there);
+        was_there
     }
 
     /// Goes on with growing, if it does.

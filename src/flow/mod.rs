@@ -12,8 +12,8 @@ mod tests;
 
 pub use crate::model::End;
 pub use fragments::{DatagramKey, Fragments, Trail};
-pub use nat::Ports;
+pub use nat::{Binding, Ports};
 pub use record::{DirectionRecord, EndReason, FlowRecord};
-pub use session::{Counters, Plan, Session};
+pub use session::{Counters, Plan, Session, Translation};
 pub use table::{InsertError, SessionRef, SessionTable};
 pub use tcp::TcpState;

@@ -1,18 +1,38 @@
-//! Which ports of which pool addresses are in use.
+//! NAT bindings, and which ports of which pool addresses they use.
+//!
+//! A binding is an inside address and port and what the outside knows them by, wherever packets go (endpoint-independent
+//! mapping, RFC 4787 REQ-1). It has no table of its own: it lives in the sessions that share it ([`super::table`]).
 //!
 //! A bitmap per pool address and protocol: taking a port, finding a free one and knowing that none is left cost no more
-//! in a full pool than in an empty one. A port belongs to one session; `table` gives it back with the session.
+//! in a full pool than in an empty one. A port belongs to one binding; `table` gives it back with the last
+//! session that shares it.
 
-use crate::model::Protocol;
+use crate::model::{Protocol, Zone};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+
+/// What an inside endpoint is known by on the outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Where the inside address means something.
+    pub zone: Zone,
+    pub protocol: Protocol,
+    /// Ports are identifiers for ICMP queries, and 0 for protocols without any.
+    pub inside: (IpAddr, u16),
+    pub outside: (IpAddr, u16),
+    /// Where the outside one does.
+    pub far_zone: Zone,
+}
 
 /// Ports in use, by pool address and protocol.
 #[derive(Default)]
 pub struct Ports {
     maps: HashMap<(IpAddr, Protocol), PortMap, foldhash::fast::FixedState>,
 }
+
+/// The even ports of 64.
+const EVEN: u64 = 0x5555_5555_5555_5555;
 
 struct PortMap {
     /// One bit a port; a single word where the protocol has no ports.
@@ -22,7 +42,8 @@ struct PortMap {
 
 impl Ports {
     /// Takes a port of `address` for `protocol`: `wanted` if it is free and in `range`, otherwise the next free one from
-    /// `hint` on. `None` when all of `range` are in use.
+    /// `hint` on, an even one for an even one where there is any (RFC 4787 REQ-4: media and its control are neighbours).
+    /// `None` when all of `range` are in use.
     ///
     /// Protocols without ports share the whole address: they take the one port 0.
     pub fn take(
@@ -43,7 +64,11 @@ impl Ports {
         } else {
             let span = u32::from(range.end() - range.start()) + 1;
             let from = *range.start() + (u32::from(hint) % span) as u16;
-            map.first_free(from, *range.end()).or_else(|| map.first_free(*range.start(), from))
+            let alike = if wanted.is_multiple_of(2) { EVEN } else { !EVEN };
+            [alike, u64::MAX].into_iter().find_map(|ports| {
+                map.first_free(from, *range.end(), ports)
+                    .or_else(|| map.first_free(*range.start(), from, ports))
+            })
         };
         if let Some(port) = port {
             map.set(port);
@@ -93,11 +118,11 @@ impl PortMap {
         }
     }
 
-    /// The first free port in `from..=to`, 64 at a time.
-    fn first_free(&self, from: u16, to: u16) -> Option<u16> {
+    /// The first free port in `from..=to`, 64 at a time; of those, the ones in `ports`.
+    fn first_free(&self, from: u16, to: u16, ports: u64) -> Option<u16> {
         let (first_word, last_word) = (usize::from(from / 64), usize::from(to / 64));
         for word in first_word..=last_word {
-            let mut free = !self.used[word];
+            let mut free = !self.used[word] & ports;
             if word == first_word {
                 free &= u64::MAX << (from % 64);
             }
@@ -147,6 +172,9 @@ mod tests {
                         Some(port) => {
                             prop_assert!(range.contains(&port));
                             prop_assert!(!expect_wanted || port == wanted);
+                            let alike = |port: &u16| port % 2 == wanted % 2;
+                            let free = range.clone().filter(|port| !taken.contains(port)).any(|port| alike(&port));
+                            prop_assert!(!free || alike(&port));
                             prop_assert!(taken.insert(port));
                         }
                         None => prop_assert_eq!(taken.len(), range.len()),

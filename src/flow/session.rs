@@ -6,20 +6,23 @@
 //! There may be millions, in no order that a cache could foresee; so a session is four cache lines, of which a packet
 //! touches three: keys and policy in the first two, its direction's counters in the third or the fourth. What only
 //! records tell fills the gaps.
+//!
+//! Sessions that share a NAT binding are a ring ([`super::table`] ties it): the binding is theirs together, and ends with
+//! the last of them.
 
+use super::nat::Binding;
 use super::record::{DirectionRecord, EndReason, FlowRecord};
-use super::tcp::TcpState;
+use super::tcp::{self, TcpState};
 use crate::model::{
     ClassId, DeviceId, Direction, End, FlowKey, HandoffId, Id, Instant, NextHop, Now, PathId, Protocol,
-    RuleId, SiteId, TenantId,
+    RuleId, SiteId, TenantId, Timeouts,
 };
+use crate::wire::Segment;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// UDP (RFC 4787 REQ-5: 5 minutes recommended) and whatever has no states either.
-const UDP_IDLE: Duration = Duration::from_secs(5 * 60);
-/// ICMP queries (RFC 5508 REQ-2: not less than 60 s).
-const ICMP_IDLE: Duration = Duration::from_secs(60);
+/// A connection that is over is reported this long after its last segment: as long as a last retransmission may take.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// A bidirectional flow.
 #[derive(Clone, Debug)]
@@ -27,7 +30,8 @@ const ICMP_IDLE: Duration = Duration::from_secs(60);
 pub struct Session {
     /// By direction: as packets arrive.
     pub keys: [FlowKey; 2],
-    generation: u64,
+    /// Its lower half: nobody is four thousand million commits late.
+    generation: u32,
     /// Where each end physically is: the initiator, the responder.
     hops: [PackedHop; 2],
     /// By direction.
@@ -37,10 +41,11 @@ pub struct Session {
     pub tenant: TenantId,
     class: ClassId,
     pub tcp: Option<TcpState>,
-    /// The source is translated: `keys[Reverse]`'s destination is a pool's address, its port taken from the pool.
-    pub translated: bool,
+    pub translation: Translation,
     /// DSCP of the first packet.
     pub dscp: u8,
+    /// Its neighbours in the ring of those that share its binding; itself, if it is alone.
+    pub(super) next_sharing: u32,
     forward: Counters,
     /// Unique for the life of the process.
     pub id: u64,
@@ -48,6 +53,23 @@ pub struct Session {
     reverse: Counters,
     pub(super) last_report: Instant,
     rule: RuleId,
+    pub(super) previous_sharing: u32,
+}
+
+/// What is translated. What it becomes, the keys say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Translation {
+    None,
+    /// The initiator is known outside by an address and port of a pool: `keys[Reverse]`'s destination.
+    Source,
+    /// The responder is: the initiator has called the address and port of a pool that is bound to it, `keys[Forward]`'s
+    /// destination (RFC 4787 section 5).
+    Destination,
+    /// One or both ends by a fixed rule, which takes nothing of a pool.
+    Fixed,
+    /// The initiator's address and port are bound to something by the far end of the tunnels: to whoever they let in here,
+    /// it is known by them as they are.
+    Beyond,
 }
 
 /// What the slow path decided: run for every packet until a new generation makes it stale. It holds the policy, not
@@ -64,6 +86,15 @@ pub struct Plan {
     pub hops: [NextHop; 2],
 }
 
+impl Plan {
+    /// The same for who is called by the other.
+    pub fn turned_round(mut self) -> Plan {
+        self.ends.reverse();
+        self.hops.reverse();
+        self
+    }
+}
+
 /// What went in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -73,8 +104,11 @@ pub struct Counters {
     /// Since the last record: bytes; and packets, above the TCP flags seen in them.
     new_bytes: u64,
     new_packets_and_flags: u64,
-    /// When the first and the last packet since the last record came; `last` outlives the record.
-    first: Instant,
+    /// When the first packet since the last record came: milliseconds since that record's time.
+    first_ms: u32,
+    /// TCP: what this direction has acknowledged, and so expects next of the other.
+    acknowledged: u32,
+    /// When the last packet came; it outlives the record.
     last: Instant,
 }
 
@@ -82,18 +116,23 @@ pub struct Counters {
 const FLAGS: u32 = 8;
 
 impl Session {
-    /// A session of `tenant`'s between `keys` (by direction, as packets arrive), before its first packet is counted. Its
-    /// source is `translated` if `keys[Reverse]` has a port of a pool's.
+    /// A session of `tenant`'s between `keys` (by direction, as packets arrive), before its first packet is counted; if that
+    /// is a TCP segment, `tcp` is its state and what it carries.
     pub fn new(
         tenant: TenantId,
         keys: [FlowKey; 2],
         plan: Plan,
-        translated: bool,
-        tcp: Option<TcpState>,
+        translation: Translation,
+        tcp: Option<(TcpState, Segment)>,
         dscp: u8,
         now: Instant,
     ) -> Session {
         let counters = Counters { last: now, ..Counters::default() };
+        let reverse = Counters {
+            // What the answer will acknowledge at least.
+            acknowledged: tcp.map_or(0, |(_, segment)| tcp::begins_at(&segment)),
+            ..counters
+        };
         let mut session = Session {
             keys,
             generation: 0,
@@ -103,15 +142,17 @@ impl Session {
             ends: [PackedEnd(0); 2],
             tenant,
             class: plan.class,
-            tcp,
-            translated,
+            tcp: tcp.map(|(state, _)| state),
+            translation,
             dscp,
+            next_sharing: 0,
             forward: counters,
             id: 0,
             created: now,
-            reverse: counters,
+            reverse,
             last_report: now,
             rule: plan.rule,
+            previous_sharing: 0,
         };
         session.set_plan(&plan);
         session
@@ -120,7 +161,7 @@ impl Session {
     /// What the slow path decided.
     pub fn plan(&self) -> Plan {
         Plan {
-            generation: self.generation,
+            generation: u64::from(self.generation),
             class: self.class,
             rule: self.rule,
             ends: self.ends.map(PackedEnd::get),
@@ -130,16 +171,16 @@ impl Session {
 
     /// Replaces what the slow path decided.
     pub fn set_plan(&mut self, plan: &Plan) {
-        self.generation = plan.generation;
+        self.generation = plan.generation as u32;
         self.class = plan.class;
         self.rule = plan.rule;
         self.ends = plan.ends.map(PackedEnd::new);
         self.hops = plan.hops.map(PackedHop::new);
     }
 
-    /// The generation that the plan was made by.
-    pub fn generation(&self) -> u64 {
-        self.generation
+    /// Whether the plan was made by an older generation than `generation`.
+    pub fn is_stale(&self, generation: u64) -> bool {
+        self.generation != generation as u32
     }
 
     /// Its app class.
@@ -168,9 +209,28 @@ impl Session {
         ((answer.destination(), answer.destination_port), (answer.source(), answer.source_port))
     }
 
-    /// The pool's address and port, if the session has one.
-    pub fn binding(&self) -> Option<(IpAddr, u16)> {
-        self.translated.then(|| self.leaving(Direction::Forward).0)
+    /// The NAT binding it holds, alone or with others.
+    pub fn binding(&self) -> Option<Binding> {
+        let (inside, outside) = match self.translation {
+            Translation::Source | Translation::Beyond => (&self.keys[0], &self.keys[1]),
+            Translation::Destination => (&self.keys[1], &self.keys[0]),
+            Translation::None | Translation::Fixed => return None,
+        };
+        Some(Binding {
+            zone: inside.zone,
+            protocol: inside.protocol,
+            inside: (inside.source(), inside.source_port),
+            outside: (outside.destination(), outside.destination_port),
+            far_zone: outside.zone,
+        })
+    }
+
+    /// The far end of a session that holds a binding, as seen from the inside of the translation.
+    pub(super) fn remote(&self) -> IpAddr {
+        match self.translation {
+            Translation::Destination => self.keys[0].source(),
+            _ => self.keys[1].source(),
+        }
     }
 
     /// What went in `direction`.
@@ -201,25 +261,33 @@ impl Session {
         &mut self,
         direction: Direction,
         (packets, bytes): (u64, u64),
-        tcp_flags: u8,
+        segment: Option<Segment>,
         path: Option<PathId>,
         now: Now,
     ) {
+        self.arrived_on[direction as usize] = PackedPath::new(path);
+        if let (Some(state), Some(segment)) = (self.tcp, segment) {
+            let expected = self.counters(direction.opposite()).acknowledged;
+            self.tcp = Some(state.next(direction, &segment, expected, self.counters(direction).acknowledged));
+        }
+        let last_report = self.last_report;
         let counters = match direction {
             Direction::Forward => &mut self.forward,
             Direction::Reverse => &mut self.reverse,
         };
         if counters.new_packets() == 0 {
-            counters.first = now.instant;
+            let millis = now.instant.since(last_report).as_millis();
+            counters.first_ms = u32::try_from(millis).unwrap_or(u32::MAX);
         }
         counters.last = now.instant;
         counters.packets += packets;
         counters.bytes += bytes;
         counters.new_bytes += bytes;
         counters.new_packets_and_flags += packets << FLAGS;
-        counters.new_packets_and_flags |= u64::from(tcp_flags);
-        self.arrived_on[direction as usize] = PackedPath::new(path);
-        self.tcp = self.tcp.map(|state| state.next(direction, tcp_flags));
+        if let Some(segment) = segment {
+            counters.new_packets_and_flags |= u64::from(segment.flags);
+            counters.acknowledged = tcp::acknowledged(&segment, counters.acknowledged);
+        }
     }
 
     /// When a packet last came, in either direction.
@@ -228,17 +296,29 @@ impl Session {
     }
 
     /// How long it is kept without a packet.
-    pub fn idle_timeout(&self) -> Duration {
+    fn idle_timeout(&self, timeouts: &Timeouts) -> Duration {
         match (self.tcp, self.keys[0].protocol) {
-            (Some(state), _) => state.idle_timeout(),
-            (None, Protocol::ICMP | Protocol::ICMPV6) => ICMP_IDLE,
-            (None, _) => UDP_IDLE,
+            (Some(TcpState::Established), _) => timeouts.tcp_established,
+            (Some(_), _) => timeouts.tcp_transitory,
+            (None, Protocol::ICMP | Protocol::ICMPV6) => timeouts.icmp,
+            (None, Protocol::UDP) => timeouts.udp,
+            (None, _) => timeouts.other,
         }
     }
 
     /// When it ends unless a packet comes.
-    pub fn deadline(&self) -> Instant {
-        self.last_packet() + self.idle_timeout()
+    pub fn deadline(&self, timeouts: &Timeouts) -> Instant {
+        self.last_packet() + self.idle_timeout(timeouts)
+    }
+
+    /// When its record is due although it stays: TCP is over, and its ports are kept from others for some time yet.
+    pub(super) fn settles(&self) -> Option<Instant> {
+        (self.tcp.is_some_and(TcpState::is_over) && self.has_news()).then(|| self.last_packet() + SETTLED)
+    }
+
+    /// Whether all there is to tell of it has been told.
+    pub(super) fn is_told(&self) -> bool {
+        self.tcp.is_some_and(TcpState::is_over) && !self.has_news() && self.last_report > self.created
     }
 
     /// Why it ends when its deadline passes.
@@ -248,8 +328,8 @@ impl Session {
 
     /// What went since the last record; the next record begins here.
     pub fn take_record(&mut self, end_reason: EndReason, now: Now) -> FlowRecord {
-        self.last_report = now.instant;
-        let mut directions = [self.forward.take(now), self.reverse.take(now)];
+        let since = std::mem::replace(&mut self.last_report, now.instant);
+        let mut directions = [self.forward.take(since, now), self.reverse.take(since, now)];
         for direction in [Direction::Forward, Direction::Reverse] {
             directions[direction as usize].arrived_on = self.arrived_on(direction);
             directions[direction as usize].left_on = self.left_on(direction);
@@ -274,7 +354,7 @@ impl Session {
     /// Reads from each cache line that a packet in `direction` touches, to have them fetched.
     #[inline]
     pub(super) fn touch(&self, direction: Direction) -> u64 {
-        u64::from(self.keys[0].source_port) ^ self.generation ^ self.counters(direction).packets
+        u64::from(self.keys[0].source_port) ^ u64::from(self.generation) ^ self.counters(direction).packets
     }
 
     /// Whether anything went since the last record.
@@ -288,9 +368,10 @@ impl Counters {
         self.new_packets_and_flags >> FLAGS
     }
 
-    fn take(&mut self, now: Now) -> DirectionRecord {
+    fn take(&mut self, last_report: Instant, now: Now) -> DirectionRecord {
         let packets = self.new_packets();
-        let (first, last) = if packets > 0 { (self.first, self.last) } else { (now.instant, now.instant) };
+        let first = last_report + Duration::from_millis(self.first_ms.into());
+        let (first, last) = if packets > 0 { (first, self.last) } else { (now.instant, now.instant) };
         let record = DirectionRecord {
             packets,
             bytes: self.new_bytes,

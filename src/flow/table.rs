@@ -1,14 +1,20 @@
 //! The session table: one entry per session, found by either direction's key, with one deadline and one lifecycle.
+//!
+//! Sessions that share a NAT binding are a ring, which is found by the binding's inside and by its outside: two more ways
+//! into the one index, which lead to one of them. The binding ends, and its port is free, when the ring's last session ends.
 
 use super::index::Index;
-use super::nat::Ports;
+use super::nat::{Binding, Ports};
 use super::record::{EndReason, FlowRecord};
 use super::session::Session;
-use crate::model::{Direction, FlowKey, Instant, Now, WORKER_BITS, Wheel};
+use crate::model::{
+    Direction, FlowKey, IdMap, Instant, Now, Protocol, TenantId, Timeouts, WORKER_BITS, Wheel, Zone,
+};
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 use std::hash::BuildHasher;
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Session timeouts are of seconds and more.
@@ -22,6 +28,9 @@ const MOVED: usize = 64;
 /// Sessions that one call of [`SessionTable::expire`] looks at: four times as many as a batch of packets can bring, so that
 /// it gets ahead of them, and a tenth of a millisecond at most, which packets can wait.
 const LOOKS: usize = 256;
+/// Sessions of a ring that are asked whom they talk to. A host that talks to more at once from one port (a resolver's) is
+/// answered by the newest of them, and by the rest on their own sessions.
+const ASKED: usize = 256;
 /// Keys whose look-ups overlap: about as many lines as a core fetches at once, and more gain nothing.
 const GROUP: usize = 16;
 
@@ -30,7 +39,7 @@ pub struct SessionTable {
     /// All full but the last.
     chunks: Vec<Chunk>,
     free: Vec<u32>,
-    /// Slot and direction: `slot << 1 | direction`. The keys themselves stay in the sessions.
+    /// Slots, and what of theirs hashes to it: [`Entry`]. The keys themselves stay in the sessions.
     index: Index,
     hasher: SeedableRandomState,
     wheel: Wheel<SessionRef>,
@@ -44,6 +53,7 @@ pub struct SessionTable {
     allowed: usize,
     max: usize,
     active_timeout: Duration,
+    timeouts: IdMap<TenantId, Timeouts>,
 }
 
 /// [`CHUNK`] slots, of which memory is touched as they are first used.
@@ -87,6 +97,7 @@ impl SessionTable {
             allowed: 0,
             max: 0,
             active_timeout: Duration::MAX,
+            timeouts: IdMap::default(),
         }
     }
 
@@ -112,7 +123,7 @@ impl SessionTable {
                 *guess = self.index.guess(*hash);
             }
             let mut touched = 0;
-            for (at, direction) in guesses.into_iter().flatten().map(split) {
+            for (at, direction) in guesses.into_iter().flatten().filter_map(Entry::as_key) {
                 touched ^= self.get(at).map_or(0, |session| session.touch(direction));
             }
             black_box(touched);
@@ -175,12 +186,14 @@ impl SessionTable {
         self.allowed = sessions.min(self.max);
     }
 
-    /// Lets there be room for `max`, without allowing them yet, and sets how often one that lasts is reported.
-    pub fn configure(&mut self, max: usize, active_timeout: Duration) {
+    /// Lets there be room for `max`, without allowing them yet, and sets how often one that lasts is reported and how long
+    /// tenants' are kept; the RFCs' defaults, for those left out.
+    pub fn configure(&mut self, max: usize, active_timeout: Duration, timeouts: IdMap<TenantId, Timeouts>) {
         self.max = max;
         self.allowed = self.allowed.min(max);
         self.active_timeout = active_timeout;
-        self.index.let_grow(2 * max);
+        self.timeouts = timeouts;
+        self.index.let_grow(KINDS * max);
     }
 
     /// How many sessions there ever were.
@@ -198,7 +211,53 @@ impl SessionTable {
         &mut self.ports
     }
 
-    /// Enters `session` and gives it its id. If it is translated, its port must have been taken from
+    /// What an inside endpoint is known by, where it is bound to something that `permits` says will do.
+    pub fn bound_to(
+        &self,
+        zone: Zone,
+        protocol: Protocol,
+        inside: (IpAddr, u16),
+        permits: impl Fn(IpAddr, u16) -> bool,
+    ) -> Option<(IpAddr, u16)> {
+        let is = |binding: &Binding| {
+            (binding.zone, binding.protocol, binding.inside) == (zone, protocol, inside)
+                && permits(binding.outside.0, binding.outside.1)
+        };
+        let at = self.find_ring(Kind::Inside, self.hash_inside(zone, protocol, inside), is)?;
+        self.get(at)?.binding().map(|binding| binding.outside)
+    }
+
+    /// The binding of an outside endpoint, which callers know in `far_zone`, and a session that shares it.
+    pub fn bound_from(
+        &self,
+        far_zone: Zone,
+        protocol: Protocol,
+        outside: (IpAddr, u16),
+    ) -> Option<(SessionRef, Binding)> {
+        let is = |binding: &Binding| {
+            (binding.far_zone, binding.protocol, binding.outside) == (far_zone, protocol, outside)
+        };
+        let at = self.find_ring(Kind::Outside, self.hash_outside(far_zone, protocol, outside), is)?;
+        Some((at, self.get(at)?.binding()?))
+    }
+
+    /// Whether a session that shares its binding with the one at `at` talks to `remote`; of very many, the newest are asked.
+    pub fn talks_to(&self, at: SessionRef, remote: IpAddr) -> bool {
+        let mut next = at;
+        for _ in 0..ASKED {
+            let Some(session) = self.get(next) else { return false };
+            if session.remote() == remote {
+                return true;
+            }
+            next = SessionRef(session.next_sharing);
+            if next == at {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Enters `session` and gives it its id. If it has a binding of its own, that one's port must have been taken from
     /// [`SessionTable::ports`]; from now on the table gives it back, also when this fails.
     ///
     /// # Errors
@@ -216,30 +275,43 @@ impl SessionTable {
         } else {
             None
         };
+        let binding = session.binding();
+        let ring =
+            binding.and_then(|binding| self.bound_from(binding.far_zone, binding.protocol, binding.outside));
         if let Some(error) = error {
-            self.release_port(&session);
+            if let (Some(binding), None) = (binding, ring) {
+                self.ports.release(binding.outside.0, binding.protocol, binding.outside.1);
+            }
             return Err(error);
         }
         self.created += 1;
         session.id = self.created << WORKER_BITS | self.worker;
-        let look = self.next_look(&session);
+        let look = next_look(&session, timeouts_of(&self.timeouts, session.tenant), self.active_timeout);
         let at = self.place(session);
         self.look_by(at, look);
-        self.index.insert(hashes[0], at.entry(Direction::Forward));
-        self.index.insert(hashes[1], at.entry(Direction::Reverse));
+        self.index.insert(hashes[0], at.entry(Kind::Forward));
+        self.index.insert(hashes[1], at.entry(Kind::Reverse));
+        match (binding, ring) {
+            (Some(_), Some((others, _))) => self.join_ring(at, others),
+            (Some(binding), None) => self.begin_ring(at, &binding),
+            (None, _) => {}
+        }
         Ok(at)
     }
 
-    /// Ends the session at `at`: both keys, the NAT port and the entry go together. Gives its last record.
+    /// Ends the session at `at`: its keys and its entry go together, and its binding, if it was the last to share it. Gives
+    /// its last record, if there is anything left to tell.
     pub fn remove(&mut self, at: SessionRef, reason: EndReason, now: Now) -> Option<FlowRecord> {
         let (chunk, slot) = at.place();
         let mut session = self.chunks.get_mut(chunk)?.sessions.get_mut(slot)?.take()?;
-        for direction in [Direction::Forward, Direction::Reverse] {
-            self.index.remove(self.hasher.hash_one(session.key(direction)), at.entry(direction));
+        for (direction, kind) in [(Direction::Forward, Kind::Forward), (Direction::Reverse, Kind::Reverse)] {
+            self.index.remove(self.hasher.hash_one(session.key(direction)), at.entry(kind));
+        }
+        if let Some(binding) = session.binding() {
+            self.leave_ring(at, &session, &binding);
         }
         self.free.push(at.0);
-        self.release_port(&session);
-        Some(session.take_record(reason, now))
+        (!session.is_told()).then(|| session.take_record(reason, now))
     }
 
     /// Ends what has been idle too long, and reports what has lasted longer than the active timeout since its last
@@ -251,7 +323,6 @@ impl SessionTable {
             self.wheel.expire(now.instant, &mut due);
             due.reverse();
         }
-        let active_timeout = self.active_timeout;
         for at in due.drain(due.len().saturating_sub(LOOKS)..).rev() {
             let (chunk, slot) = at.place();
             let look = &mut self.chunks[chunk].looks[slot];
@@ -259,41 +330,40 @@ impl SessionTable {
                 continue;
             }
             *look = NEVER;
-            let Some(session) = self.get_mut(at) else { continue };
-            if session.deadline() <= now.instant {
+            let Some(session) = self.chunks[chunk].sessions[slot].as_mut() else { continue };
+            if session.deadline(timeouts_of(&self.timeouts, session.tenant)) <= now.instant {
                 let reason = session.end_reason();
                 if let Some(record) = self.remove(at, reason, now) {
                     emit(record);
                 }
                 continue;
             }
-            if session.last_report + active_timeout <= now.instant {
+            if session.settles().is_some_and(|settled| settled <= now.instant) {
+                emit(session.take_record(EndReason::EndOfFlow, now));
+            } else if session.last_report + self.active_timeout <= now.instant {
                 if session.has_news() {
                     emit(session.take_record(EndReason::ActiveTimeout, now));
                 } else {
                     session.last_report = now.instant;
                 }
             }
-            let look = session.deadline().min(session.last_report + active_timeout);
+            let look = next_look(session, timeouts_of(&self.timeouts, session.tenant), self.active_timeout);
             self.look_by(at, look);
         }
         self.due = due;
     }
 
-    /// Makes sure that `at` is looked at no later than its deadline, after that has come nearer (TCP closed).
+    /// Makes sure that `at` is looked at in time, after that has come nearer (TCP closed).
     pub fn hasten(&mut self, at: SessionRef) {
-        if let Some(deadline) = self.get(at).map(Session::deadline) {
-            self.look_by(at, deadline);
+        if let Some(session) = self.get(at) {
+            let look = next_look(session, timeouts_of(&self.timeouts, session.tenant), self.active_timeout);
+            self.look_by(at, look);
         }
     }
 
     /// When [`SessionTable::expire`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.due.is_empty() { self.wheel.next() } else { Some(Instant::default()) }
-    }
-
-    fn next_look(&self, session: &Session) -> Instant {
-        session.deadline().min(session.last_report + self.active_timeout)
     }
 
     fn look_by(&mut self, at: SessionRef, when: Instant) {
@@ -333,22 +403,81 @@ impl SessionTable {
     #[inline]
     fn find(&self, hash: u64, key: &FlowKey) -> Option<(SessionRef, Direction)> {
         let is = |entry| {
-            let (at, direction) = split(entry);
-            self.get(at).is_some_and(|session| session.key(direction) == key)
+            Entry::as_key(entry).is_some_and(|(at, direction)| {
+                self.get(at).is_some_and(|session| session.key(direction) == key)
+            })
         };
-        self.index.find(hash, is).map(split)
+        self.index.find(hash, is).and_then(Entry::as_key)
+    }
+
+    // Rings.
+
+    /// The session that leads to a ring by its `kind` of end, whose binding `is` the one.
+    fn find_ring(&self, kind: Kind, hash: u64, is: impl Fn(&Binding) -> bool) -> Option<SessionRef> {
+        let is = |entry| {
+            let (at, of) = Entry::split(entry);
+            of == kind && self.get(at).and_then(Session::binding).is_some_and(|binding| is(&binding))
+        };
+        self.index.find(hash, is).map(|entry| Entry::split(entry).0)
+    }
+
+    fn begin_ring(&mut self, at: SessionRef, binding: &Binding) {
+        self.link(at, at);
+        for (kind, hash) in self.ends_of(binding) {
+            self.index.insert(hash, at.entry(kind));
+        }
+    }
+
+    /// Behind `others`, which leads to the ring: so that the newest stand first.
+    fn join_ring(&mut self, at: SessionRef, others: SessionRef) {
+        let Some(next) = self.get(others).map(|session| SessionRef(session.next_sharing)) else { return };
+        self.link(others, at);
+        self.link(at, next);
+    }
+
+    fn leave_ring(&mut self, at: SessionRef, session: &Session, binding: &Binding) {
+        let (next, previous) = (SessionRef(session.next_sharing), SessionRef(session.previous_sharing));
+        for (kind, hash) in self.ends_of(binding) {
+            let led_there = self.index.remove(hash, at.entry(kind));
+            if led_there && next != at {
+                self.index.insert(hash, next.entry(kind));
+            }
+        }
+        if next == at {
+            self.ports.release(binding.outside.0, binding.protocol, binding.outside.1);
+        } else {
+            self.link(previous, next);
+        }
+    }
+
+    fn link(&mut self, first: SessionRef, second: SessionRef) {
+        if let Some(session) = self.get_mut(first) {
+            session.next_sharing = second.0;
+        }
+        if let Some(session) = self.get_mut(second) {
+            session.previous_sharing = first.0;
+        }
+    }
+
+    fn ends_of(&self, binding: &Binding) -> [(Kind, u64); 2] {
+        [
+            (Kind::Inside, self.hash_inside(binding.zone, binding.protocol, binding.inside)),
+            (Kind::Outside, self.hash_outside(binding.far_zone, binding.protocol, binding.outside)),
+        ]
+    }
+
+    fn hash_inside(&self, zone: Zone, protocol: Protocol, inside: (IpAddr, u16)) -> u64 {
+        self.hasher.hash_one((Kind::Inside as u8, zone, protocol, inside))
+    }
+
+    fn hash_outside(&self, far_zone: Zone, protocol: Protocol, outside: (IpAddr, u16)) -> u64 {
+        self.hasher.hash_one((Kind::Outside as u8, far_zone, protocol, outside))
     }
 
     /// Entries in the wheel.
     #[cfg(test)]
     pub(super) fn scheduled(&self) -> usize {
         self.wheel.waiting()
-    }
-
-    fn release_port(&mut self, session: &Session) {
-        if let Some((address, port)) = session.binding() {
-            self.ports.release(address, session.keys[0].protocol, port);
-        }
     }
 }
 
@@ -358,14 +487,53 @@ impl SessionRef {
         (self.0 as usize / CHUNK, self.0 as usize % CHUNK)
     }
 
-    fn entry(self, direction: Direction) -> u32 {
-        self.0 << 1 | direction as u32
+    fn entry(self, kind: Kind) -> u32 {
+        self.0 << KIND_BITS | kind as u32
     }
 }
 
-fn split(entry: u32) -> (SessionRef, Direction) {
-    let direction = if entry & 1 == 0 { Direction::Forward } else { Direction::Reverse };
-    (SessionRef(entry >> 1), direction)
+/// What of a session's leads to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The keys, by direction.
+    Forward,
+    Reverse,
+    /// Its binding's ends.
+    Inside,
+    Outside,
+}
+
+const KINDS: usize = 4;
+const KIND_BITS: u32 = KINDS.ilog2();
+
+/// An entry of the index: a slot, and below it what of it is meant.
+struct Entry;
+
+impl Entry {
+    fn split(entry: u32) -> (SessionRef, Kind) {
+        let kinds = [Kind::Forward, Kind::Reverse, Kind::Inside, Kind::Outside];
+        (SessionRef(entry >> KIND_BITS), kinds[entry as usize % KINDS])
+    }
+
+    #[inline]
+    fn as_key(entry: u32) -> Option<(SessionRef, Direction)> {
+        let at = SessionRef(entry >> KIND_BITS);
+        match entry as usize % KINDS {
+            0 => Some((at, Direction::Forward)),
+            1 => Some((at, Direction::Reverse)),
+            _ => None,
+        }
+    }
+}
+
+fn timeouts_of(timeouts: &IdMap<TenantId, Timeouts>, tenant: TenantId) -> &Timeouts {
+    const DEFAULT: Timeouts = Timeouts::DEFAULT;
+    timeouts.get(tenant).unwrap_or(&DEFAULT)
+}
+
+fn next_look(session: &Session, timeouts: &Timeouts, active_timeout: Duration) -> Instant {
+    let next = session.deadline(timeouts).min(session.last_report + active_timeout);
+    session.settles().map_or(next, |settled| settled.min(next))
 }
 
 /// foldhash wants its shared seed for ever; a table is made once per worker, so this is too.

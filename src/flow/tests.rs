@@ -2,14 +2,17 @@
 
 use super::*;
 use crate::model::{
-    ClassId, Direction, FlowKey, HandoffId, Instant, NextHop, Now, Protocol, RuleId, SiteId, TenantId,
+    ClassId, Direction, FlowKey, HandoffId, IdMap, Instant, NextHop, Now, Protocol, RuleId, SiteId, TenantId,
     WORKER_BITS, Zone,
 };
+use crate::wire::Segment;
 use proptest::prelude::*;
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 const TENANT: TenantId = TenantId(0);
+const POOL: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 const ACTIVE: Duration = Duration::from_secs(60);
 
 fn at(seconds: u64) -> Now {
@@ -17,13 +20,19 @@ fn at(seconds: u64) -> Now {
 }
 
 fn session(host: u8, port: u16, translated_port: Option<u16>, now: Now) -> Session {
+    session_with(1, host, port, translated_port, now)
+}
+
+fn server(server: u8) -> (IpAddr, u16) {
+    (IpAddr::from([203, 0, 113, server]), 443)
+}
+
+fn session_with(to: u8, host: u8, port: u16, translated_port: Option<u16>, now: Now) -> Session {
     let inner = (IpAddr::from([10, 0, 0, host]), port);
-    let server = (IpAddr::from([203, 0, 113, 1]), 443);
+    let server = server(to);
     let forward = FlowKey::new(Zone::tenant(TENANT), Protocol::UDP, inner, server);
     let reverse = match translated_port {
-        Some(port) => {
-            FlowKey::new(Zone::INTERNET, Protocol::UDP, server, (IpAddr::from([198, 51, 100, 1]), port))
-        }
+        Some(port) => FlowKey::new(Zone::INTERNET, Protocol::UDP, server, (POOL, port)),
         None => forward.turned_round(Zone::tenant(TENANT)),
     };
     let plan = Plan {
@@ -33,31 +42,33 @@ fn session(host: u8, port: u16, translated_port: Option<u16>, now: Now) -> Sessi
         ends: [End::Site(SiteId(0)), End::Handoff(HandoffId(0))],
         hops: [NextHop::Tunnel(SiteId(0)), NextHop::Device(crate::model::DeviceId(0))],
     };
-    Session::new(TENANT, [forward, reverse], plan, translated_port.is_some(), None, 0, now.instant)
+    let translation = if translated_port.is_some() { Translation::Source } else { Translation::None };
+    Session::new(TENANT, [forward, reverse], plan, translation, None, 0, now.instant)
 }
 
 fn table(max: usize) -> SessionTable {
     let mut table = SessionTable::new(0, [1, 2], Instant(0));
-    table.configure(max, ACTIVE);
+    table.configure(max, ACTIVE, IdMap::default());
     table.allow(max);
     table
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Open(u8, u16, bool),
-    Packet(u8, u16, bool, usize),
-    Remove(u8, u16),
+    Open(u8, u8, u16, bool),
+    Packet(u8, u8, u16, bool, usize),
+    Remove(u8, u8, u16),
     Wait(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let host = 0u8..4;
     let port = 1_000u16..1_006;
+    let flow = || (0u8..3, host.clone(), port.clone());
     let step = prop_oneof![
-        4 => (host.clone(), port.clone(), any::<bool>()).prop_map(|(h, p, t)| Step::Open(h, p, t)),
-        8 => (host.clone(), port.clone(), any::<bool>(), 20usize..1_500).prop_map(|(h, p, r, n)| Step::Packet(h, p, r, n)),
-        1 => (host, port).prop_map(|(h, p)| Step::Remove(h, p)),
+        4 => (flow(), any::<bool>()).prop_map(|((s, h, p), t)| Step::Open(s, h, p, t)),
+        8 => (flow(), any::<bool>(), 20usize..1_500).prop_map(|((s, h, p), r, n)| Step::Packet(s, h, p, r, n)),
+        1 => flow().prop_map(|(s, h, p)| Step::Remove(s, h, p)),
         2 => (0u64..200).prop_map(Step::Wait),
     ];
     proptest::collection::vec(step, 1..120)
@@ -68,6 +79,10 @@ struct Twin {
     session: Session,
     deadline: u64,
     bytes: [u64; 2],
+}
+
+fn outsides(twins: &[Twin]) -> BTreeSet<(IpAddr, u16)> {
+    twins.iter().filter_map(|t| t.session.binding()).map(|binding| binding.outside).collect()
 }
 
 proptest! {
@@ -81,16 +96,23 @@ proptest! {
         for step in steps {
             let now = at(clock);
             match step {
-                Step::Open(host, port, translate) => {
-                    let pool = IpAddr::from([198, 51, 100, 1]);
-                    let taken = translate
-                        .then(|| table.ports().take(pool, Protocol::UDP, &(5_000..=5_003), port, port))
-                        .flatten();
-                    if translate && taken.is_none() {
-                        prop_assert_eq!(twins.iter().filter(|t| t.session.translated).count(), 4);
+                Step::Open(to, host, port, translate) => {
+                    let inside = (IpAddr::from([10, 0, 0, host]), port);
+                    let shared = twins.iter().find_map(|t| {
+                        t.session.binding().filter(|binding| binding.inside == inside).map(|b| b.outside)
+                    });
+                    let bound = table.bound_to(Zone::tenant(TENANT), Protocol::UDP, inside, |_, _| true);
+                    prop_assert_eq!(bound, shared);
+                    let outside = bound.map(|(_, port)| port).or_else(|| {
+                        let range = 5_000..=5_003;
+                        translate.then(|| table.ports().take(POOL, Protocol::UDP, &range, port, port)).flatten()
+                    });
+                    let outside = outside.filter(|_| translate);
+                    if translate && outside.is_none() {
+                        prop_assert_eq!(outsides(&twins).len(), 4);
                         continue;
                     }
-                    let session = session(host, port, taken, now);
+                    let session = session_with(to, host, port, outside, now);
                     let known = twins.iter().any(|t| t.session.keys.iter().any(|k| session.keys.contains(k)));
                     let expected = match (twins.len() >= max, known) {
                         (true, _) => Err(InsertError::Full),
@@ -102,16 +124,16 @@ proptest! {
                         twins.push(Twin { session, deadline: clock + 300, bytes: [0, 0] });
                     }
                 }
-                Step::Packet(host, port, reverse, bytes) => {
+                Step::Packet(to, host, port, reverse, bytes) => {
                     let direction = if reverse { Direction::Reverse } else { Direction::Forward };
-                    let probe = session(host, port, None, now).keys[0];
+                    let probe = session_with(to, host, port, None, now).keys[0];
                     let twin = twins.iter_mut().find(|t| t.session.keys[0] == probe);
                     let key = twin.as_ref().map_or(probe, |t| *t.session.key(direction));
                     let found = table.lookup(&key);
                     prop_assert_eq!(found.is_some(), twin.is_some());
                     if let (Some((at, found)), Some(twin)) = (found, twin) {
                         prop_assert_eq!(found, direction);
-                        table.get_mut(at).expect("just found").count(direction, (1, bytes as u64), 0, None, now);
+                        table.get_mut(at).expect("just found").count(direction, (1, bytes as u64), None, None, now);
                         twin.deadline = clock + 300;
                         twin.bytes[direction as usize] += bytes as u64;
                         counted += bytes as u64;
@@ -120,8 +142,8 @@ proptest! {
                         prop_assert_eq!(bytes, twin.bytes);
                     }
                 }
-                Step::Remove(host, port) => {
-                    let probe = session(host, port, None, now).keys[0];
+                Step::Remove(to, host, port) => {
+                    let probe = session_with(to, host, port, None, now).keys[0];
                     if let Some((at, _)) = table.lookup(&probe) {
                         sum(table.remove(at, EndReason::ForcedEnd, now).expect("just found"));
                         twins.retain(|t| t.session.keys[0] != probe);
@@ -134,7 +156,17 @@ proptest! {
                 }
             }
             prop_assert_eq!(table.len(), twins.len());
-            prop_assert_eq!(table.ports().in_use(), twins.iter().filter(|t| t.session.translated).count() as u64);
+            prop_assert_eq!(table.ports().in_use(), outsides(&twins).len() as u64);
+            for port in 5_000..=5_003 {
+                let sharing = |t: &&Twin| t.session.binding().is_some_and(|b| b.outside == (POOL, port));
+                let found = table.bound_from(Zone::INTERNET, Protocol::UDP, (POOL, port));
+                prop_assert_eq!(found.map(|(_, b)| b), twins.iter().find(sharing).and_then(|t| t.session.binding()));
+                for to in 0..3 {
+                    let asked = found.is_some_and(|(at, _)| table.talks_to(at, server(to).0));
+                    let talks = |t: &Twin| t.session.keys[0].destination() == server(to).0;
+                    prop_assert_eq!(asked, twins.iter().filter(sharing).any(talks));
+                }
+            }
         }
         // The wheel lets go of everything in the end, in steps as a worker takes them.
         for _ in 0..20 {
@@ -157,7 +189,7 @@ fn a_table_of_several_chunks_finds_one_key_at_a_time_or_many_also_after_it_was_m
     for port in (0..6_000usize).step_by(3) {
         assert!(table.remove(entered[port], EndReason::ForcedEnd, at(1)).is_some());
     }
-    table.configure(20_000, ACTIVE);
+    table.configure(20_000, ACTIVE, IdMap::default());
     table.allow(20_000);
     for port in 6_000..16_000 {
         enter(&mut table, port).expect("room");
@@ -187,7 +219,13 @@ fn a_lasting_session_is_reported_at_every_active_timeout_with_what_is_new() {
     let mut records = Vec::new();
     for second in 1..=125 {
         if second % 10 == 0 {
-            table.get_mut(at_zero).expect("alive").count(Direction::Forward, (1, 100), 0, None, at(second));
+            table.get_mut(at_zero).expect("alive").count(
+                Direction::Forward,
+                (1, 100),
+                None,
+                None,
+                at(second),
+            );
         }
         table.expire(at(second), |record| records.push((second, record)));
     }
@@ -226,11 +264,18 @@ fn sessions_that_come_and_go_leave_no_trail_in_the_wheel() {
         session.tcp = Some(TcpState::SynSent);
         session
     };
+    let reset = Segment { flags: 0x04, sequence: 0, acknowledgment: 0 };
     // As a host does it that opens, resets and opens again, as fast as it can: 100 times a tick.
     for step in 0..20_000u32 {
         let now = Now::default() + Duration::from_millis(1) * step;
         let entry = table.insert(tcp(1_000 + (step % 3) as u16, now)).expect("room");
-        table.get_mut(entry).expect("just entered").count(Direction::Forward, (1, 40), 0x04, None, now);
+        table.get_mut(entry).expect("just entered").count(
+            Direction::Forward,
+            (1, 40),
+            Some(reset),
+            None,
+            now,
+        );
         table.hasten(entry);
         assert!(table.remove(entry, EndReason::EndOfFlow, now).is_some());
         table.expire(now, |_| {});
@@ -273,4 +318,26 @@ fn what_ends_at_once_is_ended_by_parts_each_session_once_and_in_order() {
     );
     assert_eq!(table.len(), 1);
     assert!(calls < 20, "{calls} calls");
+}
+
+#[test]
+fn rfc_7857_section_2_2_a_connection_that_is_over_is_told_of_soon_and_its_port_kept_for_four_minutes() {
+    let mut table = table(10);
+    let segment = |flags, sequence, acknowledgment| Some(Segment { flags, sequence, acknowledgment });
+    let port = table.ports().take(POOL, Protocol::TCP, &(5_000..=5_003), 5_001, 0).expect("free");
+    let mut opened = session(1, 1_000, Some(port), at(0));
+    opened.keys.iter_mut().for_each(|key| key.protocol = Protocol::TCP);
+    opened.tcp = Some(TcpState::Established);
+    let entry = table.insert(opened).expect("room");
+    let session = table.get_mut(entry).expect("alive");
+    session.count(Direction::Forward, (1, 40), segment(0x10, 500, 900), None, at(1));
+    session.count(Direction::Reverse, (1, 40), segment(0x14, 900, 500), None, at(1));
+    assert_eq!(session.tcp, Some(TcpState::Reset));
+    table.hasten(entry);
+    let mut records = Vec::new();
+    for second in 2..=300 {
+        table.expire(at(second), |record| records.push((second, record.end_reason)));
+        assert_eq!(table.ports().in_use(), u64::from(second <= 240), "at {second} s");
+    }
+    assert_eq!(records, [(11, EndReason::EndOfFlow)]);
 }

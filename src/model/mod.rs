@@ -9,6 +9,7 @@ mod key;
 mod name;
 mod prefix;
 mod time;
+mod timeouts;
 mod wheel;
 
 pub use class::{ClassBy, NameSource, Named};
@@ -21,4 +22,5 @@ pub use key::{Direction, End, FlowKey, NextHop, Protocol, Zone};
 pub use name::{HostName, NotAHostName};
 pub use prefix::{Nat64Prefix, PrefixMap};
 pub use time::{Instant, Now};
+pub use timeouts::Timeouts;
 pub use wheel::Wheel;

@@ -122,6 +122,7 @@ impl Worker {
         let names = &self.generation.names;
         let key = session.key(Direction::Forward);
         let plan = session.plan();
+        let [nat_source, nat_destination] = translated(&session.keys);
         let [forward, reverse] =
             [Direction::Forward, Direction::Reverse].map(|direction| session.counters(direction));
         let path = |first: Option<PathId>, second: Option<PathId>| {
@@ -135,8 +136,10 @@ impl Worker {
             source_port: key.source_port,
             destination: key.destination(),
             destination_port: key.destination_port,
-            nat_source: session.binding().map(|(address, _)| address),
-            nat_source_port: session.binding().map(|(_, port)| port),
+            nat_source: nat_source.map(|(address, _)| address),
+            nat_source_port: nat_source.map(|(_, port)| port),
+            nat_destination: nat_destination.map(|(address, _)| address),
+            nat_destination_port: nat_destination.map(|(_, port)| port),
             from: self.generation.describe_end(plan.ends[0]),
             to: self.generation.describe_end(plan.ends[1]),
             class: names.class(plan.class).to_owned(),
@@ -158,8 +161,7 @@ impl Worker {
 pub fn describe_record(record: &FlowRecord, generation: &Generation) -> FlowReport {
     let names = &generation.names;
     let [forward, reverse] = &record.directions;
-    let translated = (record.reply_key.destination(), record.reply_key.destination_port)
-        != (record.key.source(), record.key.source_port);
+    let [nat_source, nat_destination] = translated(&[record.key, record.reply_key]);
     let path =
         |arrived: Option<PathId>, left: Option<PathId>| arrived.or(left).map(|id| names.path(id).to_owned());
     let begins = [forward, reverse].into_iter().filter(|d| d.packets > 0).map(|d| d.first_unix_millis).min();
@@ -172,8 +174,10 @@ pub fn describe_record(record: &FlowRecord, generation: &Generation) -> FlowRepo
         source_port: record.key.source_port,
         destination: record.key.destination(),
         destination_port: record.key.destination_port,
-        nat_source: translated.then(|| record.reply_key.destination()),
-        nat_source_port: translated.then_some(record.reply_key.destination_port),
+        nat_source: nat_source.map(|(address, _)| address),
+        nat_source_port: nat_source.map(|(_, port)| port),
+        nat_destination: nat_destination.map(|(address, _)| address),
+        nat_destination_port: nat_destination.map(|(_, port)| port),
         from: generation.describe_end(record.initiator),
         to: generation.describe_end(record.responder),
         class: names.class(record.class).to_owned(),
@@ -197,6 +201,15 @@ pub fn describe_record(record: &FlowRecord, generation: &Generation) -> FlowRepo
         }
         .to_owned(),
     }
+}
+
+/// What the source and the destination of a session's first packet became, where they became something else.
+fn translated(keys: &[FlowKey; 2]) -> [Option<(IpAddr, u16)>; 2] {
+    let [key, answer] = keys;
+    [
+        (!key.comes_from_where(answer)).then(|| (answer.destination(), answer.destination_port)),
+        (!key.goes_where(answer)).then(|| (answer.source(), answer.source_port)),
+    ]
 }
 
 fn matches(filter: &FlowFilter, tenant: &str, class: &str, keys: &[FlowKey; 2]) -> bool {

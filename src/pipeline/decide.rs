@@ -56,11 +56,15 @@ pub fn decide<'a>(
         },
     };
     let nat = match destination_end {
-        End::Handoff(handoff) if matches!(to, NextHop::Device(_)) => tenant
-            .nat
-            .get(handoff)
-            .map_or(NatVerdict::Untranslated, |policy| policy.outbound(&subject, class)),
-        // Beyond a tunnel, translation is the far end's business.
+        End::Handoff(handoff) => {
+            let policy = tenant.nat.get(handoff);
+            match policy.map_or(NatVerdict::Untranslated, |policy| policy.outbound(&subject, class)) {
+                verdict if matches!(to, NextHop::Device(_)) => verdict,
+                NatVerdict::Translate(_) => NatVerdict::Beyond(handoff),
+                // What is impossible, the far end will say.
+                _ => NatVerdict::Untranslated,
+            }
+        }
         _ => NatVerdict::Untranslated,
     };
     if let NatVerdict::Impossible(handoff) = nat {

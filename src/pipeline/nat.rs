@@ -1,7 +1,7 @@
 //! Taking an address and a port of a pool for a new session.
 
 use crate::flow::Ports;
-use crate::model::{FlowKey, TenantId, Zone};
+use crate::model::{FlowKey, TenantId};
 use crate::tables::Pool;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 /// this many full ones has other troubles.
 const MAX_ADDRESSES: u64 = 64;
 
-/// Takes a port for the session that begins with `key`, and gives the key its answers will have. The host's address
+/// Takes a port for the source of `key`. The host's address
 /// decides which of the pool's addresses it gets ("paired", RFC 4787 REQ-2) until that one is full; the port is kept
 /// where it is free. Only what is `worker`'s of `workers` is taken, so that the answers find it.
 pub fn allocate(
@@ -21,9 +21,8 @@ pub fn allocate(
     (worker, workers): (u16, u16),
     tenant: TenantId,
     key: &FlowKey,
-    far_zone: Zone,
     rng: &mut StdRng,
-) -> Option<FlowKey> {
+) -> Option<(IpAddr, u16)> {
     let first = foldhash::fast::FixedState::default().hash_one((tenant, key.source()));
     let hint = rng.random();
     let range = pool.ports.of(worker, workers);
@@ -34,7 +33,6 @@ pub fn allocate(
             return None;
         }
         let port = ports.take(address, key.protocol, &range, key.source_port, hint)?;
-        let answered_by = (key.destination(), key.destination_port);
-        Some(FlowKey::new(far_zone, key.protocol, answered_by, (address, port)))
+        Some((address, port))
     })
 }

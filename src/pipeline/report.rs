@@ -113,6 +113,9 @@ pub struct SessionReport {
     /// The address and port the source was translated to.
     pub nat_source: Option<IpAddr>,
     pub nat_source_port: Option<u16>,
+    /// And the destination, of a session that was called at an address and port of ours.
+    pub nat_destination: Option<IpAddr>,
+    pub nat_destination_port: Option<u16>,
     /// `branch:berlin`, `handoff:internet`, `lan`.
     pub from: String,
     pub to: String,
@@ -157,6 +160,9 @@ pub struct FlowReport {
     pub destination_port: u16,
     pub nat_source: Option<IpAddr>,
     pub nat_source_port: Option<u16>,
+    /// And the destination, of a session that was called at an address and port of ours.
+    pub nat_destination: Option<IpAddr>,
+    pub nat_destination_port: Option<u16>,
     pub from: String,
     pub to: String,
     pub class: String,

@@ -107,7 +107,7 @@ impl Compiler {
             for handoff in &config.handoffs {
                 let id = self.names.handoff_id(tenant, &handoff.name);
                 let device = match &handoff.kind {
-                    HandoffKind::Internet { nat_pool, routed, nat_ports } => {
+                    HandoffKind::Internet { nat_pool, routed, nat_ports, .. } => {
                         let ports = PoolPorts::new(nat_ports);
                         for (prefixes, routed) in [(nat_pool, false), (routed, true)] {
                             internet_routes.extend_from_slice(prefixes);
@@ -268,11 +268,12 @@ impl Compiler {
             (AclRule { id: names.rule_id(tenant, &rule.name), action: rule.action }, matcher)
         });
         let acl = Acl::new(rules.collect());
-        let mut compiled = Tenant::new(Classifier::new(default, classes, apps, domains), acl, next_hops);
+        let classifier = Classifier::new(default, classes, apps, domains);
+        let mut compiled = Tenant::new(classifier, acl, config.timeouts, next_hops);
         compiled.owners = owners;
         compiled.dns_teachers = config.dns_teachers.clone().into();
         for handoff in &config.handoffs {
-            if let HandoffKind::Internet { nat_pool, nat_ports, routed } = &handoff.kind {
+            if let HandoffKind::Internet { nat_pool, nat_ports, nat_filtering, routed } = &handoff.kind {
                 let id = names.handoff_id(tenant, &handoff.name);
                 let pool = |networks: &[IpNetwork]| Pool::new(id, networks, nat_ports.clone());
                 let mut rules = Vec::new();
@@ -284,7 +285,7 @@ impl Compiler {
                     };
                     rules.push((translates_to, compile_matcher(names, tenant, &rule.matches, &end)));
                 }
-                let policy = NatPolicy::new(id, pool(nat_pool), routed.clone().into(), rules);
+                let policy = NatPolicy::new(id, *nat_filtering, pool(nat_pool), routed.clone().into(), rules);
                 compiled.nat.insert(id, policy);
             }
         }

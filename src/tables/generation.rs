@@ -6,9 +6,9 @@ use super::names::Names;
 use super::nat::{NatPolicy, PoolPorts};
 use super::routes::Routes;
 use super::rules::Acl;
-use crate::config::{IcmpSource, PresharedKey, PrivateKey, PublicKey};
+use crate::config::{IcmpSource, NatFiltering, PresharedKey, PrivateKey, PublicKey};
 use crate::model::{
-    ClassId, DeviceId, End, HandoffId, IdMap, NextHop, PathId, SiteId, TenantId, TransportId, Zone,
+    ClassId, DeviceId, End, HandoffId, IdMap, NextHop, PathId, SiteId, TenantId, Timeouts, TransportId, Zone,
 };
 use ipnetwork::IpNetwork;
 use std::net::SocketAddr;
@@ -57,6 +57,7 @@ pub struct Tenant {
     pub acl: Acl,
     pub nat: IdMap<HandoffId, NatPolicy>,
     pub sites: IdMap<SiteId, Site>,
+    pub timeouts: Timeouts,
     next_hops: NextHops,
 }
 
@@ -109,7 +110,7 @@ pub struct TransportSpec {
 }
 
 impl Tenant {
-    pub(super) fn new(classifier: Classifier, acl: Acl, next_hops: NextHops) -> Tenant {
+    pub(super) fn new(classifier: Classifier, acl: Acl, timeouts: Timeouts, next_hops: NextHops) -> Tenant {
         Tenant {
             owners: Routes::default(),
             classifier,
@@ -117,8 +118,14 @@ impl Tenant {
             acl,
             nat: IdMap::default(),
             sites: IdMap::default(),
+            timeouts,
             next_hops,
         }
+    }
+
+    /// Who may call what a pool of `handoff` has bound to a host; `None` if the handoff has no translation.
+    pub fn filtering(&self, handoff: HandoffId) -> Option<NatFiltering> {
+        Some(self.nat.get(handoff)?.filtering)
     }
 
     /// Where packets for `end` go, and the only place its packets may come from.
@@ -145,6 +152,11 @@ impl Site {
 }
 
 impl Generation {
+    /// How long each tenant's sessions are kept.
+    pub fn timeouts(&self) -> IdMap<TenantId, Timeouts> {
+        self.tenants.iter().map(|(id, tenant)| (id, tenant.timeouts)).collect()
+    }
+
     /// `branch:berlin`, `handoff:internet`, `lan`: as policy names it.
     pub fn describe_end(&self, end: End) -> String {
         match end {

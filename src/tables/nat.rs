@@ -2,6 +2,7 @@
 //! (`flow::nat`): that is state, this is policy.
 
 use super::rules::{FirstMatch, Matcher, Subject};
+use crate::config::NatFiltering;
 use crate::model::{ClassId, HandoffId, Protocol};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use std::net::{IpAddr, Ipv4Addr};
@@ -106,6 +107,8 @@ impl Pool {
 #[derive(Clone, Debug)]
 pub struct NatPolicy {
     handoff: HandoffId,
+    /// Who may call an address and port that is bound to a host.
+    pub filtering: NatFiltering,
     /// By rule: what it translates to, if it is not one that says not to.
     pools: Box<[Option<Pool>]>,
     first_match: FirstMatch,
@@ -118,6 +121,8 @@ pub struct NatPolicy {
 pub enum NatVerdict<'a> {
     Translate(&'a Pool),
     Untranslated,
+    /// The far end of the tunnels translates it.
+    Beyond(HandoffId),
     /// It would have to be translated, and there is nothing to translate it to.
     Impossible(HandoffId),
 }
@@ -125,13 +130,14 @@ pub enum NatVerdict<'a> {
 impl NatPolicy {
     pub(super) fn new(
         handoff: HandoffId,
+        filtering: NatFiltering,
         pool: Pool,
         routed: Box<[IpNetwork]>,
         rules: Vec<(Option<Pool>, Matcher)>,
     ) -> NatPolicy {
         let (pools, matchers): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
         let first_match = FirstMatch::new(matchers);
-        NatPolicy { handoff, pools: pools.into(), first_match, pool, routed }
+        NatPolicy { handoff, filtering, pools: pools.into(), first_match, pool, routed }
     }
 
     /// What becomes of a session that leaves by this handoff. Prefixes the tenant may show to the internet go

@@ -89,6 +89,15 @@ pub struct Embedded {
     pub upper_at: usize,
 }
 
+/// What a TCP segment says of the connection (RFC 9293 section 3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    pub flags: u8,
+    pub sequence: u32,
+    /// Means nothing without the ACK flag.
+    pub acknowledgment: u32,
+}
+
 /// TCP flag bits (RFC 9293 section 3.1).
 pub mod tcp_flags {
     pub const FIN: u8 = 0x01;
@@ -135,6 +144,13 @@ impl Parsed {
     /// The packet that `packet`, an ICMP error, quotes.
     pub fn embedded(&self, packet: &[u8]) -> Option<Embedded> {
         if self.upper == Upper::IcmpError { parse_embedded(packet, self) } else { None }
+    }
+
+    /// What `packet`, which this is the view of, says if it is a TCP segment; of a super-packet, the first one.
+    pub fn tcp_segment(&self, packet: &[u8]) -> Option<Segment> {
+        let Upper::Tcp { flags, .. } = self.upper else { return None };
+        let at = self.upper_at;
+        Some(Segment { flags, sequence: be32(packet, at + 4), acknowledgment: be32(packet, at + 8) })
     }
 
     /// TCP flags; 0 for other protocols.

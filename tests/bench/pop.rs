@@ -5,10 +5,10 @@ use boringtun::x25519::{PublicKey, StaticSecret};
 use ipnetwork::IpNetwork;
 use popgate::config::{
     AclAction, AclRule, Admin, Appliance, Candidate, DEFAULT_CLASS, Export, FlowMatch, Handoff, HandoffKind,
-    IcmpSource, PathPolicy, Place, Pop as PopRole, PrivateKey, Role, SourceRef, Tenant, TenantBranch,
-    TenantPath, Transport, public_of,
+    IcmpSource, NatFiltering, PathPolicy, Place, Pop as PopRole, PrivateKey, Role, SourceRef, Tenant,
+    TenantBranch, TenantPath, Transport, public_of,
 };
-use popgate::model::{DeviceId, Now, Protocol, TransportId};
+use popgate::model::{DeviceId, Now, Protocol, Timeouts, TransportId};
 use popgate::pipeline::{Entrance, Team, Worker};
 use popgate::tables::{Compiler, Generation};
 use popgate::wire::{Batch, Handover, Ingress, Outbound};
@@ -270,6 +270,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
             kind: HandoffKind::Internet {
                 nat_pool: vec![network("198.51.100.0/24")],
                 nat_ports: 1_024..=65_535,
+                nat_filtering: NatFiltering::AddressAndPortDependent,
                 routed: Vec::new(),
             },
             prefixes: vec![network("0.0.0.0/0")],
@@ -278,6 +279,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         classes: vec![class("voice", 46), class("meetings", 34), class("bulk", 8)],
         acl,
         nat: Vec::new(),
+        timeouts: Timeouts::DEFAULT,
         path_policies: vec![PathPolicy {
             class: DEFAULT_CLASS.into(),
             prefer: vec!["wan".into()],

@@ -8,9 +8,9 @@ use crate::{BATCH, ROUND, ROUNDS, Row, Wanted};
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use popgate::config::public_of;
-use popgate::flow::{Plan, Session, SessionTable};
+use popgate::flow::{Plan, Session, SessionTable, Translation};
 use popgate::model::{
-    ClassId, DeviceId, End, FlowKey, Id, NextHop, Now, RuleId, SiteId, TenantId, TransportId, Zone,
+    ClassId, DeviceId, End, FlowKey, Id, IdMap, NextHop, Now, RuleId, SiteId, TenantId, TransportId, Zone,
 };
 use popgate::tunnel::{Keys, Opened, Sealed, Tunnel, TunnelIndex, buffer_for};
 use popgate::wire::{self, Batch, Outbound, Parsed, Side};
@@ -65,7 +65,7 @@ impl Stages {
         let (client, tunnel) = tunnel();
         let now = Now::default();
         let mut table = SessionTable::new(0, [1, 2], now.instant);
-        table.configure(2 * case.sessions, Duration::from_secs(60));
+        table.configure(2 * case.sessions, Duration::from_secs(60), IdMap::default());
         table.allow(2 * case.sessions);
         for (outward, inward) in bench.outward.iter().zip(&bench.inward) {
             let key = |packet: &[u8]| {
@@ -187,7 +187,8 @@ impl Work<'_> {
             for ((packet, (parsed, _)), found) in packets.iter_mut().zip(&mut parsed).zip(&found) {
                 let (at, direction) = found.expect("a session");
                 let session = self.table.get_mut(at).expect("a session");
-                session.count(direction, parsed.on_the_wire(packet), parsed.tcp_flags(), None, self.now);
+                let segment = parsed.tcp_segment(packet);
+                session.count(direction, parsed.on_the_wire(packet), segment, None, self.now);
                 let (key, answer) = (*session.key(direction), *session.key(direction.opposite()));
                 if !key.comes_from_where(&answer) {
                     let to = (answer.destination(), answer.destination_port);
@@ -264,5 +265,5 @@ fn session(keys: [FlowKey; 2], now: Now) -> Session {
         ends: [End::Site(SiteId::from_index(0)), End::Site(SiteId::from_index(1))],
         hops: [NextHop::Tunnel(SiteId::from_index(0)), NextHop::Device(DeviceId(0))],
     };
-    Session::new(TenantId(0), keys, plan, false, None, 0, now.instant)
+    Session::new(TenantId(0), keys, plan, Translation::None, None, 0, now.instant)
 }

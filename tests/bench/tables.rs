@@ -9,9 +9,9 @@ use crate::pop::{candidate, from_client, host_of, process, seal, udp};
 use crate::{SERVER, Wanted};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use popgate::config::{AclRule, Candidate, FlowMatch, Place};
-use popgate::flow::{Plan, Session, SessionTable};
+use popgate::flow::{Plan, Session, SessionTable, Translation};
 use popgate::model::{
-    ClassId, Direction, End, FlowKey, Id, NextHop, Now, Protocol, RuleId, SiteId, TenantId, Zone,
+    ClassId, Direction, End, FlowKey, Id, IdMap, NextHop, Now, Protocol, RuleId, SiteId, TenantId, Zone,
 };
 use popgate::tables::{Compiler, Generation, Subject, Tenant};
 use popgate::wire::Outbound;
@@ -240,7 +240,7 @@ fn session(n: u32, now: Now) -> Session {
         hops: [hop(0), hop(1)],
     };
     let keys = [key(n), key(n).turned_round(Zone::tenant(TENANT))];
-    Session::new(TENANT, keys, plan, false, None, 0, now.instant)
+    Session::new(TENANT, keys, plan, Translation::None, None, 0, now.instant)
 }
 
 fn session_table() -> Vec<Value> {
@@ -248,7 +248,7 @@ fn session_table() -> Vec<Value> {
     let now = Now::default();
     let before = rss();
     let mut table = SessionTable::new(0, [1, 2], now.instant);
-    table.configure(SESSIONS as usize, Duration::from_secs(60));
+    table.configure(SESSIONS as usize, Duration::from_secs(60), IdMap::default());
     table.allow(SESSIONS as usize);
     let mut spent = Vec::with_capacity(SESSIONS as usize);
     let room_of_samples = SESSIONS as usize * 8;
@@ -324,7 +324,7 @@ fn look_up(table: &mut SessionTable, sessions: u32, group: usize, now: Now) -> f
             }
             for (at, direction) in found.iter().copied().flatten() {
                 if let Some(session) = table.get_mut(at) {
-                    session.count(direction, (1, 100), 0, None, now);
+                    session.count(direction, (1, 100), None, None, now);
                     black_box(session.leaving(direction));
                 }
             }

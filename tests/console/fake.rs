@@ -298,6 +298,8 @@ fn session(k: u64, at: f64) -> SessionReport {
         destination_port: port,
         nat_source: translated.then(|| Ipv4Addr::new(198, 51, 100, pick(9, 8) as u8).into()),
         nat_source_port: translated.then(|| 1_024 + (host >> 20) as u16 % 60_000),
+        nat_destination: None,
+        nat_destination_port: None,
         from: format!("branch:{site}"),
         to: if private { "handoff:dc".into() } else { "handoff:internet".into() },
         class: class.into(),
@@ -326,6 +328,8 @@ fn known_session(at: f64) -> SessionReport {
         destination_port: 8_080,
         nat_source: Some(Ipv4Addr::new(198, 51, 100, 1).into()),
         nat_source_port: Some(1_024),
+        nat_destination: None,
+        nat_destination_port: None,
         age_secs: at - HEAD_START + 300.0,
         ..session(4, at)
     }
@@ -366,6 +370,8 @@ fn flow(s: SessionReport, start_unix_ms: u64, end_unix_ms: u64) -> FlowReport {
         destination_port: s.destination_port,
         nat_source: s.nat_source,
         nat_source_port: s.nat_source_port,
+        nat_destination: s.nat_destination,
+        nat_destination_port: s.nat_destination_port,
         from: s.from,
         to: s.to,
         dscp: if s.class == "voice" { 46 } else { 0 },

@@ -12,6 +12,7 @@ mod drops;
 mod failover;
 mod forwarding;
 mod nat;
+mod nat_behaviour;
 mod net;
 mod oracle;
 mod packets;

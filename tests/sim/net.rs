@@ -468,6 +468,16 @@ impl Sim {
             .sum()
     }
 
+    /// How many addresses and ports of pools `node`'s sessions are bound to.
+    pub fn bindings(&mut self, node: &str) -> u64 {
+        let outside = |session: SessionReport| match (session.nat_source, session.nat_destination) {
+            (Some(address), _) => Some((session.protocol, address, session.nat_source_port)),
+            (None, Some(_)) => Some((session.protocol, session.destination, Some(session.destination_port))),
+            (None, None) => None,
+        };
+        self.sessions(node).into_iter().filter_map(outside).collect::<BTreeSet<_>>().len() as u64
+    }
+
     pub fn sessions(&mut self, node: &str) -> Vec<SessionReport> {
         let now = self.now;
         let query = Query::Sessions { filter: FlowFilter::default(), limit: usize::MAX };

@@ -4,10 +4,10 @@
 use ipnetwork::IpNetwork;
 use popgate::config::{
     AclAction, AclRule, Admin, AppClass, Appliance, Candidate, DEFAULT_CLASS, Export, FlowMatch, Handoff,
-    HandoffKind, IcmpSource, NatAction, NatRule, Place, Pop, PrivateKey, Role, SourceRef, Tenant,
-    TenantBranch,
+    HandoffKind, IcmpSource, NatAction, NatFiltering, NatRule, Place, Pop, PrivateKey, Role, SourceRef,
+    Tenant, TenantBranch,
 };
-use popgate::model::{FlowKey, NextHop, Protocol, TenantId, Zone};
+use popgate::model::{FlowKey, NextHop, Protocol, TenantId, Timeouts, Zone};
 use popgate::pipeline::decide;
 use popgate::tables::{Compiler, Generation, NatVerdict};
 use proptest::prelude::*;
@@ -135,6 +135,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
             let internet = HandoffKind::Internet {
                 nat_pool: if pooled { POOLS.map(net).to_vec() } else { Vec::new() },
                 nat_ports: 1_024..=65_535,
+                nat_filtering: NatFiltering::AddressAndPortDependent,
                 routed: routed.into_iter().map(net).collect(),
             };
             let dc = HandoffKind::Private { interface: "eth2".into(), addresses: vec![], routes: vec![] };
@@ -177,6 +178,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                         at: at(),
                     })
                     .collect(),
+                timeouts: Timeouts::DEFAULT,
                 path_policies: Vec::new(),
                 file: "tenants/acme.toml".into(),
             }
@@ -331,6 +333,7 @@ proptest! {
                     names.rule(decision.plan.rule).to_owned(),
                     match decision.nat {
                         NatVerdict::Untranslated => "untranslated".to_owned(),
+                        NatVerdict::Beyond(_) => "translated beyond".to_owned(),
                         NatVerdict::Translate(pool) => {
                             let whole: Vec<IpNetwork> = POOLS.map(net).to_vec();
                             let is = |networks: &[IpNetwork]| {

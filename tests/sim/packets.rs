@@ -38,7 +38,10 @@ pub fn tcp(from: &str, to: &str, flags: u8, payload: &[u8]) -> Build {
     let mut upper = Vec::new();
     upper.extend_from_slice(&from.port().to_be_bytes());
     upper.extend_from_slice(&to.port().to_be_bytes());
-    upper.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 2]);
+    // Nobody ever gets further than the byte behind the SYN.
+    let sequence = if flags & tcp_flags::SYN != 0 { 1u32 } else { 2 };
+    upper.extend_from_slice(&sequence.to_be_bytes());
+    upper.extend_from_slice(&2u32.to_be_bytes());
     let options: &[u8] = if flags & tcp_flags::SYN != 0 { &[2, 4, 0x05, 0xb4] } else { &[] };
     upper.extend_from_slice(&[((20 + options.len()) as u8 / 4) << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
     upper.extend_from_slice(options);

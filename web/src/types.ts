@@ -57,6 +57,8 @@ export interface FlowLike {
   'destination-port': number;
   'nat-source': string | null;
   'nat-source-port': number | null;
+  'nat-destination': string | null;
+  'nat-destination-port': number | null;
   from: string;
   to: string;
   class: string;

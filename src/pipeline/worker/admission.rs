@@ -1,13 +1,23 @@
 //! The slow path: a flow's first packet, and a session whose plan is stale.
 
 use super::{Arrival, Refusal, Worker};
-use crate::flow::{EndReason, InsertError, Session, SessionRef, TcpState};
-use crate::model::{Direction, DropReason, FlowKey, NextHop, Now, TenantId, Zone};
+use crate::config::NatFiltering;
+use crate::flow::{Binding, EndReason, InsertError, Plan, Session, SessionRef, TcpState, Translation};
+use crate::model::{Direction, DropReason, End, FlowKey, HandoffId, NextHop, Now, TenantId, Zone};
 use crate::pipeline::decide::decide;
 use crate::pipeline::nat::allocate;
 use crate::pipeline::team::session_share;
-use crate::tables::NatVerdict;
+use crate::tables::{InternetPrefix, NatVerdict, Pool};
 use crate::wire::{Parsed, Upper};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Who is called.
+struct Call {
+    tenant: TenantId,
+    /// The host behind an address and port of a pool, if that is what was called.
+    binding: Option<Binding>,
+}
 
 impl Worker {
     /// The session of `key`, brought up to date with the generation; `None` if there is none (any more).
@@ -41,33 +51,11 @@ impl Worker {
     /// that is still permitted. Where it is not, the session ends.
     pub(super) fn bring_up_to_date(&mut self, at: SessionRef, now: Now) -> Result<(), Refusal> {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
-        if session.generation() == self.generation.number {
+        if !session.is_stale(self.generation.number) {
             return Ok(());
         }
-        let (tenant_id, binding) = (session.tenant, session.binding());
-        let answers_from = Some(session.key(Direction::Reverse).zone);
-        let outcome = match self.generation.tenants.get(tenant_id) {
-            None => Err(DropReason::NoRoute),
-            Some(tenant) => decide(
-                &self.generation,
-                tenant,
-                session.key(Direction::Forward),
-                session.dscp,
-                session.from(Direction::Forward),
-            )
-            .and_then(|decision| match (binding, &decision.nat) {
-                // The answers will come from another zone than the one they are known in.
-                _ if self.zone_of(decision.plan.hops[1], tenant_id) != answers_from => {
-                    Err(DropReason::NatBindingRevoked)
-                }
-                (None, NatVerdict::Untranslated) => Ok(decision.plan),
-                (Some((address, port)), NatVerdict::Translate(pool)) if pool.permits(address, port) => {
-                    Ok(decision.plan)
-                }
-                _ => Err(DropReason::NatBindingRevoked),
-            }),
-        };
-        match outcome {
+        let tenant = session.tenant;
+        match self.plan_again(session) {
             Ok(plan) => {
                 if let Some(session) = self.sessions.get_mut(at) {
                     session.set_plan(&plan);
@@ -76,8 +64,36 @@ impl Worker {
             }
             Err(reason) => {
                 self.end_session(at, EndReason::ForcedEnd, now);
-                Err(Refusal::new(Some(tenant_id), reason))
+                Err(Refusal::new(Some(tenant), reason))
             }
+        }
+    }
+
+    fn plan_again(&self, session: &Session) -> Result<Plan, DropReason> {
+        let tenant = self.generation.tenants.get(session.tenant).ok_or(DropReason::NoRoute)?;
+        // Whoever called, policy is asked about the inside's side of it.
+        let begins = match session.translation {
+            Translation::Destination => Direction::Reverse,
+            _ => Direction::Forward,
+        };
+        let (key, from) = (session.key(begins), session.from(begins));
+        let decision = decide(&self.generation, tenant, key, session.dscp, from)?;
+        // The answers will come from another zone than the one they are known in.
+        let answers_from = session.key(begins.opposite()).zone;
+        if self.zone_of(decision.plan.hops[1], session.tenant) != Some(answers_from) {
+            return Err(DropReason::NatBindingRevoked);
+        }
+        let is_permitted = match (session.binding(), &decision.nat) {
+            (None, NatVerdict::Untranslated) => true,
+            (Some(binding), verdict) => permits(verdict, &binding),
+            _ => false,
+        };
+        if !is_permitted {
+            return Err(DropReason::NatBindingRevoked);
+        }
+        match begins {
+            Direction::Forward => Ok(decision.plan),
+            Direction::Reverse => Ok(decision.plan.turned_round()),
         }
     }
 
@@ -86,45 +102,31 @@ impl Worker {
         &mut self,
         arrival: Arrival,
         key: &FlowKey,
+        packet: &[u8],
         parsed: &Parsed,
         now: Now,
     ) -> Result<SessionRef, Refusal> {
-        let generation = &self.generation;
-        let (tenant_id, may_begin) = match arrival.tenant {
-            Some(tenant) => (tenant, true),
-            // From the internet: only a tenant's own prefixes can be called; a pool's addresses only answer.
-            None => match generation.internet.lookup(key.destination()) {
-                Some(prefix) => (prefix.tenant, prefix.routed),
-                None => return Err(Refusal::new(None, DropReason::NoRoute)),
-            },
+        let call = match arrival.tenant {
+            Some(tenant) => Call { tenant, binding: self.called_from_beyond(tenant, key) },
+            None => self.called_from_internet(key)?,
         };
-        let refuse = |reason| Refusal::new(Some(tenant_id), reason);
-        let tenant = generation.tenants.get(tenant_id).ok_or_else(|| refuse(DropReason::NoRoute))?;
-        let tcp = match parsed.upper {
-            Upper::Tcp { flags, .. } => {
-                Some(TcpState::first(flags).ok_or_else(|| refuse(DropReason::NoSession))?)
+        let refuse = |reason| Refusal::new(Some(call.tenant), reason);
+        let tcp = match parsed.tcp_segment(packet) {
+            Some(segment) => {
+                let state = TcpState::first(segment.flags);
+                // From outside nothing but a call begins a session: its middle may be anything.
+                let begins = state.filter(|state| call.binding.is_none() || *state == TcpState::SynSent);
+                Some((begins.ok_or_else(|| refuse(DropReason::NoSession))?, segment))
             }
-            Upper::EchoReply { .. } => return Err(refuse(DropReason::NoSession)),
-            _ if !may_begin => return Err(refuse(DropReason::NoSession)),
-            _ => None,
-        };
-        if !may_begin {
-            return Err(refuse(DropReason::NoSession));
-        }
-        let decision = decide(generation, tenant, key, parsed.dscp, arrival.hop).map_err(refuse)?;
-        let far_zone = self.zone_of(decision.plan.hops[1], tenant_id);
-        let far_zone = far_zone.ok_or_else(|| refuse(DropReason::DeviceDown))?;
-        let reverse = match &decision.nat {
-            NatVerdict::Translate(pool) => {
-                let seat = (self.id, self.team.size());
-                allocate(self.sessions.ports(), pool, seat, tenant_id, key, far_zone, &mut self.rng)
-                    .ok_or_else(|| refuse(DropReason::NatPoolExhausted(pool.handoff)))?
+            None if matches!(parsed.upper, Upper::EchoReply { .. }) => {
+                return Err(refuse(DropReason::NoSession));
             }
-            _ => key.turned_round(far_zone),
+            None => None,
         };
-        let translated = matches!(decision.nat, NatVerdict::Translate(_));
+        let (reverse, plan, translation) =
+            self.plan_call(&call, key, parsed.dscp, arrival.hop).map_err(refuse)?;
         let keys = [*key, reverse];
-        let session = Session::new(tenant_id, keys, decision.plan, translated, tcp, parsed.dscp, now.instant);
+        let session = Session::new(call.tenant, keys, plan, translation, tcp, parsed.dscp, now.instant);
         if self.sessions.len() >= self.sessions.allowed() {
             let granted = self.team.grant_sessions(self.generation.max_sessions);
             self.sessions.allow(self.sessions.allowed() + granted);
@@ -134,6 +136,93 @@ impl Worker {
             // Its answers are another session's already.
             InsertError::Taken => refuse(DropReason::SessionConflict),
         })
+    }
+
+    /// Whom a packet from the internet calls: a tenant's own prefix, or what a pool has bound to a host and filtering lets
+    /// the caller reach.
+    fn called_from_internet(&self, key: &FlowKey) -> Result<Call, Refusal> {
+        let prefix = self.generation.internet.lookup(key.destination());
+        let InternetPrefix { tenant, handoff, routed, .. } =
+            prefix.ok_or(Refusal::new(None, DropReason::NoRoute))?;
+        if routed {
+            return Ok(Call { tenant, binding: None });
+        }
+        let lost = Refusal::new(Some(tenant), DropReason::NoSession);
+        let binding = self.bound_and_open(tenant, handoff, key).ok_or(lost)?;
+        Ok(Call { tenant, binding: Some(binding) })
+    }
+
+    /// The host at a branch that a packet out of the tunnels calls, if the PoP that translates for it has let the caller in.
+    fn called_from_beyond(&self, tenant: TenantId, key: &FlowKey) -> Option<Binding> {
+        match self.generation.tenants.get(tenant)?.owners.lookup(key.source())? {
+            End::Handoff(handoff) => self.bound_and_open(tenant, handoff, key),
+            _ => None,
+        }
+    }
+
+    /// What the packet's destination is bound to, if filtering lets its source in (RFC 4787 section 5).
+    fn bound_and_open(&self, tenant: TenantId, handoff: HandoffId, key: &FlowKey) -> Option<Binding> {
+        let outside = (key.destination(), key.destination_port);
+        let (at, binding) = self.sessions.bound_from(key.zone, key.protocol, outside)?;
+        let passes = match self.generation.tenants.get(tenant)?.filtering(handoff)? {
+            NatFiltering::EndpointIndependent => true,
+            NatFiltering::AddressDependent => self.sessions.talks_to(at, key.source()),
+            NatFiltering::AddressAndPortDependent => false,
+        };
+        passes.then_some(binding)
+    }
+
+    /// What policy says to a call: the key of its answers, its plan, and what is translated.
+    fn plan_call(
+        &mut self,
+        call: &Call,
+        key: &FlowKey,
+        dscp: u8,
+        from: NextHop,
+    ) -> Result<(FlowKey, Plan, Translation), DropReason> {
+        let generation = Arc::clone(&self.generation);
+        let tenant = generation.tenants.get(call.tenant).ok_or(DropReason::NoRoute)?;
+        if let Some(binding) = call.binding {
+            // The host has a binding, so it was let out; whether the caller may talk to it is asked as if the host had begun.
+            let caller = (key.source(), key.source_port);
+            let answer = FlowKey::new(binding.zone, binding.protocol, binding.inside, caller);
+            let host = tenant.owners.lookup(binding.inside.0).and_then(|end| tenant.next_hop(end));
+            let host = host.ok_or(DropReason::NoRoute)?;
+            let decision = decide(&generation, tenant, &answer, dscp, host)?;
+            if decision.plan.hops[1] != from {
+                return Err(DropReason::SourceNotAllowed);
+            }
+            return match decision.nat {
+                verdict if permits(&verdict, &binding) => {
+                    Ok((answer, decision.plan.turned_round(), Translation::Destination))
+                }
+                _ => Err(DropReason::NatBindingRevoked),
+            };
+        }
+        let decision = decide(&generation, tenant, key, dscp, from)?;
+        let far_zone = self.zone_of(decision.plan.hops[1], call.tenant).ok_or(DropReason::DeviceDown)?;
+        match decision.nat {
+            NatVerdict::Translate(pool) => {
+                let outside = self.bind(pool, call.tenant, key)?;
+                let answered_by = (key.destination(), key.destination_port);
+                let answer = FlowKey::new(far_zone, key.protocol, answered_by, outside);
+                Ok((answer, decision.plan, Translation::Source))
+            }
+            NatVerdict::Beyond(_) => Ok((key.turned_round(far_zone), decision.plan, Translation::Beyond)),
+            _ => Ok((key.turned_round(far_zone), decision.plan, Translation::None)),
+        }
+    }
+
+    /// What the source is known by outside: what it is bound to already, or a new port of `pool`.
+    fn bind(&mut self, pool: &Pool, tenant: TenantId, key: &FlowKey) -> Result<(IpAddr, u16), DropReason> {
+        let inside = (key.source(), key.source_port);
+        let permits = |address, port| pool.permits(address, port);
+        if let Some(outside) = self.sessions.bound_to(key.zone, key.protocol, inside, permits) {
+            return Ok(outside);
+        }
+        let seat = (self.id, self.team.size());
+        allocate(self.sessions.ports(), pool, seat, tenant, key, &mut self.rng)
+            .ok_or(DropReason::NatPoolExhausted(pool.handoff))
     }
 
     /// Gives back what it may have and does not need, for others.
@@ -152,5 +241,14 @@ impl Worker {
             NextHop::Device(device) => self.generation.device_zones.get(device).copied(),
             NextHop::Tunnel(_) => Some(Zone::tenant(tenant)),
         }
+    }
+}
+
+/// Whether what policy says now leaves a host its binding.
+fn permits(verdict: &NatVerdict<'_>, binding: &Binding) -> bool {
+    match verdict {
+        NatVerdict::Translate(pool) => pool.permits(binding.outside.0, binding.outside.1),
+        NatVerdict::Beyond(_) => binding.inside == binding.outside,
+        NatVerdict::Untranslated | NatVerdict::Impossible(_) => false,
     }
 }

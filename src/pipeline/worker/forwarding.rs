@@ -102,7 +102,7 @@ impl Worker {
                     }
                     return Ok(hand_over(owner, arrival, packet, parsed, out));
                 }
-                (self.admit(arrival, &key, parsed, now)?, Direction::Forward, true)
+                (self.admit(arrival, &key, packet, parsed, now)?, Direction::Forward, true)
             }
         };
         let outcome = self.run_plan(at, direction, arrival, packet, parsed, now, out);
@@ -168,7 +168,7 @@ impl Worker {
         // Towards the internet it comes from the address that was called: neither a host's inside address nor the dummy
         // one of a box of ours means anything out there.
         let to_internet = session.key(direction.opposite()).zone == Zone::INTERNET;
-        let hides_source = to_internet && (session.translated || self.is_ours(reporter));
+        let hides_source = to_internet && (session.binding().is_some() || self.is_ours(reporter));
         wire::translate_embedded(packet, parsed, &embedded, Side::Source, destination.0, destination.1);
         wire::translate_embedded(packet, parsed, &embedded, Side::Destination, source.0, source.1);
         if hides_source {
@@ -255,7 +255,8 @@ impl Worker {
         let segment_mtu = arrival.path.map_or(mtu, |path| mtu.min(self.mtu(Exit::Path(path), parsed)));
         let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
         let was = session.tcp;
-        session.count(direction, parsed.on_the_wire(packet), parsed.tcp_flags(), arrival.path, now);
+        let segment = parsed.tcp_segment(packet);
+        session.count(direction, parsed.on_the_wire(packet), segment, arrival.path, now);
         if let Exit::Path(path) = exit {
             session.leaves_on(direction, path);
         }

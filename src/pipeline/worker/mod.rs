@@ -137,7 +137,7 @@ impl Worker {
     pub fn adopt(&mut self, generation: Arc<Generation>, now: Now) {
         self.paths.adopt(&generation, &mut self.rng, now);
         let allowed = self.sessions.allowed();
-        self.sessions.configure(generation.max_sessions, generation.active_timeout);
+        self.sessions.configure(generation.max_sessions, generation.active_timeout, generation.timeouts());
         self.team.return_sessions(allowed - self.sessions.allowed());
         let gone: Vec<SessionRef> = self
             .sessions
