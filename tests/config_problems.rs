@@ -1017,6 +1017,42 @@ fn session_timeouts_are_of_seconds_to_a_week() {
 }
 
 #[test]
+fn a_map_is_of_a_branchs_prefix_to_one_as_long_that_is_nobodys() {
+    let pool = "nat-pool = [\"198.51.100.8/29\"]";
+    let map = |map: &str| Config::pop().edit(OTHER, pool, &format!("{pool}\nmap = {{ {map} }}"));
+    map(r#""10.1.0.0/16" = "172.20.0.0/24""#).has(&[
+        "tenants/globex.toml:14: map: 10.1.0.0/16 cannot be mapped to 172.20.0.0/24: host by host, both must be of one length",
+    ]);
+    map(r#""10.99.0.0/16" = "172.20.0.0/16""#)
+        .has(&["tenants/globex.toml:14: map: 10.99.0.0/16 lies in no branch's prefixes"]);
+    map(r#""10.20.0.0/29" = "198.51.100.0/29""#).has(&[
+        r#"tenants/globex.toml:14: tenant "globex" handoff "internet": mapped 198.51.100.0/29 overlaps NAT pool 198.51.100.0/29 of tenant "acme" handoff "internet" (tenants/acme.toml:21)"#,
+    ]);
+}
+
+#[test]
+fn a_forwarded_port_is_of_the_pools_addresses_and_nobody_elses() {
+    let forward = |name: &str, address: &str, to: &str| {
+        format!(
+            "[[handoff.port-forward]]\nname = \"{name}\"\nprotocol = \"tcp\"\naddress = \"{address}\"\nto = \"{to}\"\n"
+        )
+    };
+    let last = "routed = [\"2001:db8:30::/48\"]";
+    let config = |forwards: String| Config::pop().edit(OTHER, last, &format!("{last}\n{forwards}"));
+    config(forward("a", "198.51.100.1:443", "10.1.0.5:443"))
+        .has(&["tenants/globex.toml:18: address: 198.51.100.1 is not in the handoff's nat-pool"]);
+    config(forward("a", "198.51.100.9:8443", "10.1.0.5:443")).has(&[
+        "tenants/globex.toml:18: address: port 8443 may be given out to any host; take one that is not in the handoff's nat-ports, 1024-65535",
+    ]);
+    config(forward("a", "198.51.100.9:443", "[2001:db8::5]:443"))
+        .has(&["tenants/globex.toml:19: to: [2001:db8::5]:443 is of another family than 198.51.100.9:443"]);
+    config(forward("a", "198.51.100.9:443", "10.1.0.5:443") + &forward("b", "198.51.100.9:443", "10.1.0.6:443"))
+        .has(&[
+            r#"tenants/globex.toml:23: port forward "b": tcp 198.51.100.9:443 already belongs to port forward "a" (line 18)"#,
+        ]);
+}
+
+#[test]
 fn ipv6_is_not_translated() {
     Config::pop()
         .edit(OTHER, "198.51.100.8/29", "2001:db8:99::/64")

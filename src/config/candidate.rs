@@ -2,7 +2,7 @@
 //! What is in here needs no further checking; `tables` compiles it without being able to fail.
 
 use super::App;
-use crate::model::{HostName, Protocol, Timeouts};
+use crate::model::{HostName, PrefixMap, Protocol, Timeouts};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -219,6 +219,10 @@ pub enum HandoffKind {
         /// The ports of the pool's addresses that may be given out.
         nat_ports: RangeInclusive<u16>,
         nat_filtering: NatFiltering,
+        /// Prefixes of the tenant's that are known outside by others, host by host, both ways.
+        maps: Vec<PrefixMap>,
+        /// Ports of the pool's addresses that lead to a host.
+        forwards: Vec<PortForward>,
         /// Prefixes of the tenant's own that go out and may be reached untranslated; IPv6 as a rule.
         routed: Vec<IpNetwork>,
     },
@@ -230,6 +234,16 @@ pub enum HandoffKind {
         /// Routers behind the interface: `prefix -> next hop`.
         routes: Vec<(IpNetwork, IpAddr)>,
     },
+}
+
+/// A port that leads to a host: what is sent to `outside` goes to `inside`, as far as the ACL lets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortForward {
+    pub name: String,
+    pub protocol: Protocol,
+    pub outside: SocketAddr,
+    pub inside: SocketAddr,
+    pub at: SourceRef,
 }
 
 /// From whom packets pass to an address and port that is bound to a host (RFC 4787 section 5).

@@ -130,6 +130,8 @@ pub(super) enum PrefixKind {
     Own,
     /// A NAT pool.
     Pool,
+    /// What a tenant's prefix is known by, host by host.
+    Mapped,
     /// A tenant's, routed untranslated.
     Routed,
 }
@@ -186,6 +188,7 @@ impl Claim {
             (PrefixKind::Own, IpAddr::V4(own)) => format!("address {own}"),
             (PrefixKind::Own, IpAddr::V6(own)) => format!("address {own}"),
             (PrefixKind::Pool, _) => format!("NAT pool {}", self.prefix),
+            (PrefixKind::Mapped, _) => format!("mapped {}", self.prefix),
             (PrefixKind::Routed, _) => format!("routed {}", self.prefix),
         }
     }
@@ -198,7 +201,12 @@ mod tests {
 
     /// A claim of one of three files on one of the few prefixes in 10.0.0.0/28 and 2001:db8::/124.
     fn claim() -> impl Strategy<Value = (PrefixKind, IpNetwork, u8)> {
-        let kind = prop::sample::select(vec![PrefixKind::Own, PrefixKind::Pool, PrefixKind::Routed]);
+        let kind = prop::sample::select(vec![
+            PrefixKind::Own,
+            PrefixKind::Pool,
+            PrefixKind::Mapped,
+            PrefixKind::Routed,
+        ]);
         let prefix = (any::<bool>(), 0..16u8, 0..5u8).prop_map(|(v4, host, free)| {
             let host = host >> free << free;
             let text = if v4 {

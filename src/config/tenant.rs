@@ -8,8 +8,9 @@ use super::reader::{Table, Value, all};
 use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
 use super::values::{self, covers};
 use super::*;
-use crate::model::{Protocol, Timeouts};
+use crate::model::{PrefixMap, Protocol, Timeouts};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 /// Reads the tenant in `root`, whose file is called `stem`.toml. Key files' names are relative to `dir`; what no two
@@ -39,6 +40,7 @@ pub(super) fn read(
         handoffs: Scope::new("handoff"),
         apps: Scope::new("app"),
         classes: Scope::new("class"),
+        forwarded: Owners::default(),
         owners: Owners::default(),
     };
     let branches = root
@@ -119,6 +121,10 @@ fn session_timeouts(mut table: Table<'_>) -> Result<Timeouts, Noted> {
     })
 }
 
+/// Keys that only one kind of handoff has.
+const INTERNET_KEYS: [&str; 6] = ["nat-pool", "nat-ports", "nat-filtering", "map", "port-forward", "routed"];
+const PRIVATE_KEYS: [&str; 3] = ["interface", "address", "routes"];
+
 /// One tenant's file while it is being read.
 struct TenantReader<'a> {
     dir: &'a Path,
@@ -131,6 +137,8 @@ struct TenantReader<'a> {
     handoffs: Scope<()>,
     apps: Scope<()>,
     classes: Scope<()>,
+    /// Of all handoffs.
+    forwarded: Owners<(Protocol, SocketAddr)>,
     /// Whose a prefix is within the tenant. More specific ones may be another's, the same one may not.
     owners: Owners<IpNetwork>,
 }
@@ -217,28 +225,19 @@ impl TenantReader<'_> {
                     None => self.whole_internet(&table, &handoff),
                 };
                 let reason = "only for kind \"private\"; this handoff's kind is \"internet\"";
-                table.refuse(&["interface", "address", "routes"], reason);
+                table.refuse(&PRIVATE_KEYS, reason);
                 self.internet(&mut table, &handoff, branches)
             }
             Ok(false) => {
                 prefixes = table
                     .required("prefixes", |value| value.list(|value| self.owned_prefix(value, &handoff)));
                 let reason = "only for kind \"internet\"; this handoff's kind is \"private\"";
-                table.refuse(&["nat-pool", "nat-ports", "nat-filtering", "routed"], reason);
+                table.refuse(&INTERNET_KEYS, reason);
                 self.private(&mut table, &handoff)
             }
             Err(noted) => {
                 // Either kind's keys may be meant.
-                for key in [
-                    "prefixes",
-                    "nat-pool",
-                    "nat-ports",
-                    "nat-filtering",
-                    "routed",
-                    "interface",
-                    "address",
-                    "routes",
-                ] {
+                for key in INTERNET_KEYS.into_iter().chain(PRIVATE_KEYS).chain(["prefixes"]) {
                     table.value(key);
                 }
                 prefixes = Err(noted);
@@ -283,6 +282,14 @@ impl TenantReader<'_> {
             table.with_default("nat-filtering", NatFiltering::AddressAndPortDependent, |value| {
                 value.one_of(&filterings)
             });
+        let maps = table.with_default("map", Vec::new(), |value| {
+            all(value.entries()?.map(|(inside, value)| self.prefix_map(inside, value, &owner, branches)))
+        });
+        let pool = nat_pool.as_deref().ok().zip(nat_ports.as_ref().ok());
+        let mut names = Scope::new("port forward");
+        let forwards = table.tables("port-forward", "[[handoff.port-forward]]").and_then(|tables| {
+            all(tables.into_iter().map(|table| self.port_forward(table, &mut names, pool)))
+        });
         let routed = table.with_default("routed", Vec::new(), |value| {
             value.list(|value| {
                 let prefix = value.parse(values::owned_prefix)?;
@@ -299,8 +306,74 @@ impl TenantReader<'_> {
             nat_pool: nat_pool?,
             nat_ports: nat_ports?,
             nat_filtering: nat_filtering?,
+            maps: maps?,
+            forwards: forwards?,
             routed: routed?,
         })
+    }
+
+    /// `map = { "10.1.0.0/16" = "172.20.0.0/16" }`: what the tenant's own prefixes are known by outside.
+    fn prefix_map(
+        &mut self,
+        inside: &str,
+        value: Value<'_>,
+        owner: &str,
+        branches: Option<&[TenantBranch]>,
+    ) -> Result<PrefixMap, Noted> {
+        let inside = values::owned_prefix(inside).map_err(|message| value.note(message))?;
+        let outside = value.parse(values::owned_prefix)?;
+        let map = PrefixMap::new(inside, outside).map_err(|message| value.note(message))?;
+        let within = |branch: &TenantBranch| branch.prefixes.iter().any(|own| covers(*own, inside));
+        if branches.is_some_and(|branches| !branches.iter().any(within)) {
+            return Err(value.note(format!("{inside} lies in no branch's prefixes")));
+        }
+        self.claims.prefix(value, PrefixKind::Mapped, outside, owner.to_owned());
+        Ok(map)
+    }
+
+    fn port_forward(
+        &mut self,
+        mut table: Table<'_>,
+        names: &mut Scope<()>,
+        pool: Option<(&[IpNetwork], &RangeInclusive<u16>)>,
+    ) -> Result<PortForward, Noted> {
+        let name = table.required("name", |value| names.claim(value, ()));
+        let protocol = table
+            .required("protocol", |value| value.one_of(&[("tcp", Protocol::TCP), ("udp", Protocol::UDP)]));
+        let outside = table.required("address", |value| {
+            let outside = value.parse(values::endpoint)?;
+            if let Some((networks, ports)) = pool {
+                if !networks.iter().any(|network| network.contains(outside.ip())) {
+                    return Err(value.note(format!("{} is not in the handoff's nat-pool", outside.ip())));
+                }
+                if ports.contains(&outside.port()) {
+                    return Err(value.note(format!(
+                        "port {} may be given out to any host; take one that is not in the handoff's nat-ports, {}-{}",
+                        outside.port(),
+                        ports.start(),
+                        ports.end()
+                    )));
+                }
+            }
+            if let Ok(protocol) = &protocol {
+                let what = format!("{protocol} {outside}");
+                let owner = whose("port forward", &name);
+                self.forwarded.claim(value, (*protocol, outside), &what, owner)?;
+            }
+            Ok(outside)
+        });
+        let inside = table.required("to", |value| {
+            let inside = value.parse(values::endpoint)?;
+            match &outside {
+                Ok(outside) if outside.is_ipv4() != inside.is_ipv4() => {
+                    Err(value.note(format!("{inside} is of another family than {outside}")))
+                }
+                _ => Ok(inside),
+            }
+        });
+        let at = table.at().clone();
+        table.finish();
+        Ok(PortForward { name: name?, protocol: protocol?, outside: outside?, inside: inside?, at })
     }
 
     fn private(&mut self, table: &mut Table<'_>, handoff: &str) -> Result<HandoffKind, Noted> {

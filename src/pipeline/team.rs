@@ -5,7 +5,7 @@
 
 use crate::model::{FlowKey, NextHop, PathId, SiteId, TransportId};
 use crate::path::Candidate;
-use crate::tables::{Generation, InternetPrefix, Tenant};
+use crate::tables::{Called, Generation, Tenant};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -49,9 +49,12 @@ impl Team {
         }
         let tenant = match key.zone.as_tenant() {
             Some(tenant) => tenant,
-            None => match generation.internet.lookup(key.destination())? {
-                InternetPrefix { routed: true, tenant, .. } => tenant,
-                InternetPrefix { ports, .. } => {
+            None => match generation.called(key.protocol, (key.destination(), key.destination_port))? {
+                Called::Host { tenant, host } => {
+                    let tenant = generation.tenants.get(tenant)?;
+                    return Some(self.worker_of(site_of(tenant, host.0)?));
+                }
+                Called::Pool { ports, .. } => {
                     let address = key.destination();
                     return Some(ports.owner(address, key.protocol, key.destination_port, self.size));
                 }

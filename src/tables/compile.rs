@@ -6,16 +6,19 @@
 use super::apps::{Apps, Domains, TenantApps};
 use super::classify::{Asks, ClassRule, Classifier};
 use super::device::{DeviceKind, DeviceSpec};
-use super::generation::{Generation, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec};
+use super::generation::{
+    Generation, InternetKind, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec,
+};
 use super::names::Names;
 use super::nat::{NatPolicy, Pool, PoolPorts};
 use super::rules::{Acl, AclRule, Matcher};
 use crate::config::{
-    self, Appliance, Branch, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind, NatAction, Place, Pop, Role,
-    catalog,
+    self, Appliance, Branch, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind, NatAction, Place, Pop,
+    PortForward, Role, catalog,
 };
 use crate::model::{End, IdMap, PathId, TenantId, Zone};
 use ipnetwork::IpNetwork;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Ethernet's: what handoffs and LANs carry. Larger packets towards a tunnel are answered by the pipeline.
@@ -67,6 +70,7 @@ impl Compiler {
             devices: IdMap::default(),
             device_zones: IdMap::default(),
             internet: super::Routes::default(),
+            forwards: HashMap::default(),
             icmp_source: appliance.icmp_source,
             max_sessions: appliance.max_sessions,
             active_timeout: appliance.export.active_timeout,
@@ -107,14 +111,19 @@ impl Compiler {
             for handoff in &config.handoffs {
                 let id = self.names.handoff_id(tenant, &handoff.name);
                 let device = match &handoff.kind {
-                    HandoffKind::Internet { nat_pool, routed, nat_ports, .. } => {
-                        let ports = PoolPorts::new(nat_ports);
-                        for (prefixes, routed) in [(nat_pool, false), (routed, true)] {
-                            internet_routes.extend_from_slice(prefixes);
-                            for prefix in prefixes {
-                                let owner = InternetPrefix { tenant, handoff: id, routed, ports };
-                                generation.internet.insert(*prefix, owner);
-                            }
+                    HandoffKind::Internet { nat_pool, routed, nat_ports, maps, forwards, .. } => {
+                        let pool = InternetKind::Pool(PoolPorts::new(nat_ports));
+                        let pools = nat_pool.iter().map(|prefix| (*prefix, pool));
+                        let routed = routed.iter().map(|prefix| (*prefix, InternetKind::Routed));
+                        let maps = maps.iter().map(|map| (map.outside(), InternetKind::Mapped(*map)));
+                        for (prefix, kind) in pools.chain(routed).chain(maps) {
+                            internet_routes.push(prefix);
+                            let owner = InternetPrefix { tenant, handoff: id, kind };
+                            generation.internet.insert(prefix, owner);
+                        }
+                        for PortForward { protocol, outside, inside, .. } in forwards {
+                            let port = (*protocol, outside.ip(), outside.port());
+                            generation.forwards.insert(port, (inside.ip(), inside.port()));
                         }
                         internet
                     }
@@ -273,7 +282,9 @@ impl Compiler {
         compiled.owners = owners;
         compiled.dns_teachers = config.dns_teachers.clone().into();
         for handoff in &config.handoffs {
-            if let HandoffKind::Internet { nat_pool, nat_ports, nat_filtering, routed } = &handoff.kind {
+            if let HandoffKind::Internet { nat_pool, nat_ports, nat_filtering, maps, routed, .. } =
+                &handoff.kind
+            {
                 let id = names.handoff_id(tenant, &handoff.name);
                 let pool = |networks: &[IpNetwork]| Pool::new(id, networks, nat_ports.clone());
                 let mut rules = Vec::new();
@@ -285,7 +296,14 @@ impl Compiler {
                     };
                     rules.push((translates_to, compile_matcher(names, tenant, &rule.matches, &end)));
                 }
-                let policy = NatPolicy::new(id, *nat_filtering, pool(nat_pool), routed.clone().into(), rules);
+                let policy = NatPolicy::new(
+                    id,
+                    *nat_filtering,
+                    maps.clone().into(),
+                    pool(nat_pool),
+                    routed.clone().into(),
+                    rules,
+                );
                 compiled.nat.insert(id, policy);
             }
         }

@@ -8,10 +8,12 @@ use super::routes::Routes;
 use super::rules::Acl;
 use crate::config::{IcmpSource, NatFiltering, PresharedKey, PrivateKey, PublicKey};
 use crate::model::{
-    ClassId, DeviceId, End, HandoffId, IdMap, NextHop, PathId, SiteId, TenantId, Timeouts, TransportId, Zone,
+    ClassId, DeviceId, End, HandoffId, IdMap, NextHop, PathId, PrefixMap, Protocol, SiteId, TenantId,
+    Timeouts, TransportId, Zone,
 };
 use ipnetwork::IpNetwork;
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ pub struct Generation {
     pub device_zones: IdMap<DeviceId, Zone>,
     /// NAT pools and routed prefixes: which tenant an address on the internet's side belongs to.
     pub internet: Routes<InternetPrefix>,
+    /// Ports of pools' addresses that lead to a host.
+    pub forwards: HashMap<(Protocol, IpAddr, u16), (IpAddr, u16), foldhash::fast::FixedState>,
     pub icmp_source: IcmpSource,
     pub max_sessions: usize,
     pub active_timeout: Duration,
@@ -39,11 +43,27 @@ pub struct Generation {
 pub struct InternetPrefix {
     pub tenant: TenantId,
     pub handoff: HandoffId,
-    /// Hosts of the tenant's have these addresses themselves, so the internet may begin sessions to them, ACL
-    /// permitting; otherwise they are a NAT pool's.
-    pub routed: bool,
-    /// The pool's.
-    pub ports: PoolPorts,
+    pub kind: InternetKind,
+}
+
+/// What addresses on the internet's side are to their tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InternetKind {
+    /// Hosts of the tenant's have them themselves.
+    Routed,
+    /// Each stands for one inside.
+    Mapped(PrefixMap),
+    /// A NAT pool's.
+    Pool(PoolPorts),
+}
+
+/// Who stands behind an address and port on the internet's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Called {
+    /// One host, always: the internet may call it, as far as the ACL lets it.
+    Host { tenant: TenantId, host: (IpAddr, u16) },
+    /// Whoever has it from the pool at present.
+    Pool { tenant: TenantId, handoff: HandoffId, ports: PoolPorts },
 }
 
 /// One customer's tables.
@@ -152,6 +172,20 @@ impl Site {
 }
 
 impl Generation {
+    /// Who is called at an address and port on the internet's side; `None` if it is nobody's.
+    pub fn called(&self, protocol: Protocol, (address, port): (IpAddr, u16)) -> Option<Called> {
+        let InternetPrefix { tenant, handoff, kind } = self.internet.lookup(address)?;
+        let host = match kind {
+            InternetKind::Routed => Some((address, port)),
+            InternetKind::Mapped(map) => Some((map.to_inside(address)?, port)),
+            InternetKind::Pool(ports) => match self.forwards.get(&(protocol, address, port)) {
+                Some(host) => Some(*host),
+                None => return Some(Called::Pool { tenant, handoff, ports }),
+            },
+        };
+        host.map(|host| Called::Host { tenant, host })
+    }
+
     /// How long each tenant's sessions are kept.
     pub fn timeouts(&self) -> IdMap<TenantId, Timeouts> {
         self.tenants.iter().map(|(id, tenant)| (id, tenant.timeouts)).collect()

@@ -14,7 +14,7 @@ pub use apps::{Fit, FitBy, TenantApps};
 pub use classify::{Classified, Classifier};
 pub use compile::{Compiler, OutOfIds};
 pub use device::{DeviceKind, DeviceSpec};
-pub use generation::{Generation, InternetPrefix, PathSpec, Site, Tenant, TransportSpec};
+pub use generation::{Called, Generation, PathSpec, Site, Tenant, TransportSpec};
 pub use names::Names;
 pub use nat::{NatPolicy, NatVerdict, Pool};
 pub use routes::Routes;

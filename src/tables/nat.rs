@@ -3,7 +3,7 @@
 
 use super::rules::{FirstMatch, Matcher, Subject};
 use crate::config::NatFiltering;
-use crate::model::{ClassId, HandoffId, Protocol};
+use crate::model::{ClassId, HandoffId, PrefixMap, Protocol};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -109,6 +109,7 @@ pub struct NatPolicy {
     handoff: HandoffId,
     /// Who may call an address and port that is bound to a host.
     pub filtering: NatFiltering,
+    maps: Box<[PrefixMap]>,
     /// By rule: what it translates to, if it is not one that says not to.
     pools: Box<[Option<Pool>]>,
     first_match: FirstMatch,
@@ -120,6 +121,8 @@ pub struct NatPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NatVerdict<'a> {
     Translate(&'a Pool),
+    /// It becomes this address, and nothing else about it changes.
+    Map(IpAddr),
     Untranslated,
     /// The far end of the tunnels translates it.
     Beyond(HandoffId),
@@ -131,18 +134,22 @@ impl NatPolicy {
     pub(super) fn new(
         handoff: HandoffId,
         filtering: NatFiltering,
+        maps: Box<[PrefixMap]>,
         pool: Pool,
         routed: Box<[IpNetwork]>,
         rules: Vec<(Option<Pool>, Matcher)>,
     ) -> NatPolicy {
         let (pools, matchers): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
         let first_match = FirstMatch::new(matchers);
-        NatPolicy { handoff, filtering, pools: pools.into(), first_match, pool, routed }
+        NatPolicy { handoff, filtering, maps, pools: pools.into(), first_match, pool, routed }
     }
 
-    /// What becomes of a session that leaves by this handoff. Prefixes the tenant may show to the internet go
-    /// untranslated; the rest takes the first rule's pool, or the handoff's. IPv6 is never translated.
+    /// What becomes of a session that leaves by this handoff. A mapped prefix is always known by its other one. Prefixes the tenant may show to the internet go
+    /// untranslated; the rest takes the first rule's pool, or the handoff's. IPv6 is translated by a map alone.
     pub fn outbound(&self, subject: &Subject<'_>, class: ClassId) -> NatVerdict<'_> {
+        if let Some(outside) = self.maps.iter().find_map(|map| map.to_outside(subject.source)) {
+            return NatVerdict::Map(outside);
+        }
         let routed = self.routed.iter().any(|prefix| prefix.contains(subject.source));
         let rule = self.first_match.find(subject, Some(class));
         // A rule not to translate changes nothing: it can show to the internet only what may be shown anyway.

@@ -271,6 +271,8 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
                 nat_pool: vec![network("198.51.100.0/24")],
                 nat_ports: 1_024..=65_535,
                 nat_filtering: NatFiltering::AddressAndPortDependent,
+                maps: Vec::new(),
+                forwards: Vec::new(),
                 routed: Vec::new(),
             },
             prefixes: vec![network("0.0.0.0/0")],

@@ -217,3 +217,83 @@ fn rfc_5382_req_5_what_policy_says_of_timeouts_holds() {
     sim.from_lan("berlin", &udp(HOST, SERVER, b"").bytes());
     kept_for(&mut sim, 30);
 }
+
+// Fixed translation: prefixes host by host, and ports that lead to a host.
+
+/// acme and globex, both 10.1.0.0/16, each known by a prefix of its own; the internet may call their web servers.
+fn mapped() -> Sim {
+    let pool = "nat-pool = [\"198.51.100.0/30\"]";
+    let map = "map = { \"10.1.0.0/16\" = \"172.20.0.0/16\", \"2001:db8:1::/48\" = \"2001:db8:f00::/48\" }\n";
+    let acme = ACME
+        .replace(pool, &format!("{pool}\n{map}"))
+        .replace("routed = [\"2001:db8:1::/48\"]\n", "")
+        .replace("\"2001:db8:1::80/128\"", "\"2001:db8:1::80/128\", \"10.1.0.80\"");
+    let pool = GLOBEX.lines().find(|line| line.starts_with("nat-pool")).expect("globex has a pool");
+    let globex = GLOBEX.replace(pool, &format!("{pool}\nmap = {{ \"10.1.0.0/16\" = \"172.21.0.0/16\" }}"));
+    let mut sim = Sim::with_policies(&acme, &globex);
+    sim.advance(2_000);
+    sim
+}
+
+#[test]
+fn two_tenants_with_one_prefix_reach_a_shared_service_each_by_a_prefix_of_its_own() {
+    let mut sim = mapped();
+    for (branch, seen) in [("berlin", "172.20.7.9"), ("site1", "172.21.7.9")] {
+        let out = sim.from_lan(branch, &udp("10.1.7.9:5001", "203.0.113.80:53", b"").bytes());
+        assert_eq!(ends(&out[0]), format!("{seen}:5001 > 203.0.113.80:53"));
+        let back = sim.from_internet(&answer(&out[0], b""));
+        assert_eq!(ends(&back[0]), "203.0.113.80:53 > 10.1.7.9:5001");
+        let out = sim.from_lan(branch, &ping("10.1.7.9", "203.0.113.80", 9, b"").bytes());
+        assert_eq!(ends(&out[0]), format!("{seen} > 203.0.113.80 echo 9"));
+    }
+    assert_eq!(sim.node("fra1").plane.ports_in_use(), 0, "no port of a pool is taken");
+}
+
+#[test]
+fn rfc_6296_an_ipv6_prefix_is_known_by_another_and_no_checksum_changes() {
+    let mut sim = mapped();
+    let sent = udp("[2001:db8:1::5]:5001", "[2001:db8:ffff::9]:53", b"q").bytes();
+    let out = sim.from_lan("berlin", &sent);
+    let source = read(&out[0]).source(&out[0]).to_string();
+    assert!(source.starts_with("2001:db8:f00:"), "{source}");
+    assert_eq!(out[0][46..48], sent[46..48], "UDP's checksum is what it was");
+    let back = sim.from_internet(&answer(&out[0], b"a"));
+    assert_eq!(ends(&back[0]), "[2001:db8:ffff::9]:53 > [2001:db8:1::5]:5001");
+}
+
+#[test]
+fn a_host_behind_a_map_is_called_by_its_other_address_as_far_as_the_acl_lets_it() {
+    let mut sim = mapped();
+    let call = sim.from_internet(&tcp("203.0.113.80:4000", "172.20.0.80:80", SYN, b"").bytes());
+    assert_eq!(ends(&call[0]), "203.0.113.80:4000 > 10.1.0.80:80");
+    let back = sim.from_lan("berlin", &answer(&call[0], b""));
+    assert_eq!(ends(&back[0]), "172.20.0.80:80 > 203.0.113.80:4000");
+    assert!(sim.from_internet(&tcp("203.0.113.80:4000", "172.20.0.80:22", SYN, b"").bytes()).is_empty());
+    assert!(sim.from_internet(&tcp("203.0.113.80:4000", "172.21.0.80:80", SYN, b"").bytes()).is_empty());
+    assert_eq!(sim.dropped("fra1", Some("acme"), "acl-default"), 1);
+    assert_eq!(sim.dropped("fra1", Some("globex"), "acl-default"), 1);
+}
+
+#[test]
+fn a_port_leads_to_its_host_until_a_commit_takes_it_away() {
+    let forward = "\n[[handoff.port-forward]]\nname = \"web\"\nprotocol = \"tcp\"\n\
+                   address = \"198.51.100.2:443\"\nto = \"10.1.0.80:8443\"\n";
+    let routed = "routed = [\"2001:db8:1::/48\"]\n";
+    let acl = "[[acl]]\nname = \"web-in\"\nfrom = [\"handoff:internet\"]\nto = [\"10.1.0.80\"]\n\
+               protocol = \"tcp\"\ndst-port = 8443\naction = \"accept\"\n";
+    let without = format!("{ACME}{acl}");
+    let with = without.replace(routed, &format!("{routed}{forward}"));
+    let mut sim = Sim::with_policies(&with, GLOBEX);
+    sim.advance(2_000);
+    let (caller, public) = ("203.0.113.80:4000", "198.51.100.2:443");
+    let call = sim.from_internet(&tcp(caller, public, SYN, b"").bytes());
+    assert_eq!(ends(&call[0]), format!("{caller} > 10.1.0.80:8443"));
+    let back = sim.from_lan("berlin", &answer(&call[0], b""));
+    assert_eq!(ends(&back[0]), format!("{public} > {caller}"));
+    // A commit that leaves it alone keeps the session.
+    sim.commit(&[("acme", &with), ("globex", GLOBEX)]);
+    assert_eq!(sim.from_internet(&tcp(caller, public, ACK, b"x").bytes()).len(), 1);
+    sim.commit(&[("acme", &without), ("globex", GLOBEX)]);
+    assert!(sim.from_internet(&tcp(caller, public, ACK, b"y").bytes()).is_empty());
+    assert_eq!(sim.dropped("fra1", Some("acme"), "nat-binding-revoked"), 1);
+}

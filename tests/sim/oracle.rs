@@ -136,6 +136,8 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                 nat_pool: if pooled { POOLS.map(net).to_vec() } else { Vec::new() },
                 nat_ports: 1_024..=65_535,
                 nat_filtering: NatFiltering::AddressAndPortDependent,
+                maps: vec![],
+                forwards: vec![],
                 routed: routed.into_iter().map(net).collect(),
             };
             let dc = HandoffKind::Private { interface: "eth2".into(), addresses: vec![], routes: vec![] };
@@ -334,6 +336,7 @@ proptest! {
                     match decision.nat {
                         NatVerdict::Untranslated => "untranslated".to_owned(),
                         NatVerdict::Beyond(_) => "translated beyond".to_owned(),
+                        NatVerdict::Map(outside) => format!("mapped to {outside}"),
                         NatVerdict::Translate(pool) => {
                             let whole: Vec<IpNetwork> = POOLS.map(net).to_vec();
                             let is = |networks: &[IpNetwork]| {

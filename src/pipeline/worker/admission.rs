@@ -7,7 +7,7 @@ use crate::model::{Direction, DropReason, End, FlowKey, HandoffId, NextHop, Now,
 use crate::pipeline::decide::decide;
 use crate::pipeline::nat::allocate;
 use crate::pipeline::team::session_share;
-use crate::tables::{InternetPrefix, NatVerdict, Pool};
+use crate::tables::{Called, NatVerdict, Pool};
 use crate::wire::{Parsed, Upper};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,8 +15,16 @@ use std::sync::Arc;
 /// Who is called.
 struct Call {
     tenant: TenantId,
-    /// The host behind an address and port of a pool, if that is what was called.
-    binding: Option<Binding>,
+    whom: Whom,
+}
+
+enum Whom {
+    /// Whoever has the address that the packet is sent to.
+    Itself,
+    /// The host that stands behind it.
+    Host((IpAddr, u16)),
+    /// The host it is bound to.
+    Bound(Binding),
 }
 
 impl Worker {
@@ -77,14 +85,17 @@ impl Worker {
             _ => Direction::Forward,
         };
         let (key, from) = (session.key(begins), session.from(begins));
-        let decision = decide(&self.generation, tenant, key, session.dscp, from)?;
+        let answer = session.key(begins.opposite());
+        let whom = self.whom(key, answer)?;
+        let asked = FlowKey::new(key.zone, key.protocol, (key.source(), key.source_port), whom);
+        let decision = decide(&self.generation, tenant, &asked, session.dscp, from)?;
         // The answers will come from another zone than the one they are known in.
-        let answers_from = session.key(begins.opposite()).zone;
-        if self.zone_of(decision.plan.hops[1], session.tenant) != Some(answers_from) {
+        if self.zone_of(decision.plan.hops[1], session.tenant) != Some(answer.zone) {
             return Err(DropReason::NatBindingRevoked);
         }
         let is_permitted = match (session.binding(), &decision.nat) {
-            (None, NatVerdict::Untranslated) => true,
+            (None, NatVerdict::Untranslated) => key.comes_from_where(answer),
+            (None, NatVerdict::Map(outside)) => *outside == answer.destination(),
             (Some(binding), verdict) => permits(verdict, &binding),
             _ => false,
         };
@@ -97,6 +108,18 @@ impl Worker {
         }
     }
 
+    /// Whom a session's packets go to by policy: where one is called by another address than its own, that must still be so.
+    fn whom(&self, key: &FlowKey, answer: &FlowKey) -> Result<(IpAddr, u16), DropReason> {
+        let host = (answer.source(), answer.source_port);
+        if key.zone == Zone::INTERNET && !key.goes_where(answer) {
+            let called = self.generation.called(key.protocol, (key.destination(), key.destination_port));
+            if !matches!(called, Some(Called::Host { host: now, .. }) if now == host) {
+                return Err(DropReason::NatBindingRevoked);
+            }
+        }
+        Ok(host)
+    }
+
     /// The slow path: a flow's first packet.
     pub(super) fn admit(
         &mut self,
@@ -107,7 +130,10 @@ impl Worker {
         now: Now,
     ) -> Result<SessionRef, Refusal> {
         let call = match arrival.tenant {
-            Some(tenant) => Call { tenant, binding: self.called_from_beyond(tenant, key) },
+            Some(tenant) => {
+                let bound = self.called_from_beyond(tenant, key);
+                Call { tenant, whom: bound.map_or(Whom::Itself, Whom::Bound) }
+            }
             None => self.called_from_internet(key)?,
         };
         let refuse = |reason| Refusal::new(Some(call.tenant), reason);
@@ -115,7 +141,8 @@ impl Worker {
             Some(segment) => {
                 let state = TcpState::first(segment.flags);
                 // From outside nothing but a call begins a session: its middle may be anything.
-                let begins = state.filter(|state| call.binding.is_none() || *state == TcpState::SynSent);
+                let is_bound = matches!(call.whom, Whom::Bound(_));
+                let begins = state.filter(|state| !is_bound || *state == TcpState::SynSent);
                 Some((begins.ok_or_else(|| refuse(DropReason::NoSession))?, segment))
             }
             None if matches!(parsed.upper, Upper::EchoReply { .. }) => {
@@ -141,15 +168,17 @@ impl Worker {
     /// Whom a packet from the internet calls: a tenant's own prefix, or what a pool has bound to a host and filtering lets
     /// the caller reach.
     fn called_from_internet(&self, key: &FlowKey) -> Result<Call, Refusal> {
-        let prefix = self.generation.internet.lookup(key.destination());
-        let InternetPrefix { tenant, handoff, routed, .. } =
-            prefix.ok_or(Refusal::new(None, DropReason::NoRoute))?;
-        if routed {
-            return Ok(Call { tenant, binding: None });
+        let sent_to = (key.destination(), key.destination_port);
+        match self.generation.called(key.protocol, sent_to) {
+            None => Err(Refusal::new(None, DropReason::NoRoute)),
+            Some(Called::Host { tenant, host }) if host == sent_to => Ok(Call { tenant, whom: Whom::Itself }),
+            Some(Called::Host { tenant, host }) => Ok(Call { tenant, whom: Whom::Host(host) }),
+            Some(Called::Pool { tenant, handoff, .. }) => {
+                let lost = Refusal::new(Some(tenant), DropReason::NoSession);
+                let binding = self.bound_and_open(tenant, handoff, key).ok_or(lost)?;
+                Ok(Call { tenant, whom: Whom::Bound(binding) })
+            }
         }
-        let lost = Refusal::new(Some(tenant), DropReason::NoSession);
-        let binding = self.bound_and_open(tenant, handoff, key).ok_or(lost)?;
-        Ok(Call { tenant, binding: Some(binding) })
     }
 
     /// The host at a branch that a packet out of the tunnels calls, if the PoP that translates for it has let the caller in.
@@ -182,7 +211,7 @@ impl Worker {
     ) -> Result<(FlowKey, Plan, Translation), DropReason> {
         let generation = Arc::clone(&self.generation);
         let tenant = generation.tenants.get(call.tenant).ok_or(DropReason::NoRoute)?;
-        if let Some(binding) = call.binding {
+        if let Whom::Bound(binding) = call.whom {
             // The host has a binding, so it was let out; whether the caller may talk to it is asked as if the host had begun.
             let caller = (key.source(), key.source_port);
             let answer = FlowKey::new(binding.zone, binding.protocol, binding.inside, caller);
@@ -199,6 +228,13 @@ impl Worker {
                 _ => Err(DropReason::NatBindingRevoked),
             };
         }
+        if let Whom::Host(host) = call.whom {
+            let caller = (key.source(), key.source_port);
+            let called = FlowKey::new(key.zone, key.protocol, caller, host);
+            let decision = decide(&generation, tenant, &called, dscp, from)?;
+            let zone = self.zone_of(decision.plan.hops[1], call.tenant).ok_or(DropReason::DeviceDown)?;
+            return Ok((called.turned_round(zone), decision.plan, Translation::Fixed));
+        }
         let decision = decide(&generation, tenant, key, dscp, from)?;
         let far_zone = self.zone_of(decision.plan.hops[1], call.tenant).ok_or(DropReason::DeviceDown)?;
         match decision.nat {
@@ -207,6 +243,11 @@ impl Worker {
                 let answered_by = (key.destination(), key.destination_port);
                 let answer = FlowKey::new(far_zone, key.protocol, answered_by, outside);
                 Ok((answer, decision.plan, Translation::Source))
+            }
+            NatVerdict::Map(outside) => {
+                let answered_by = (key.destination(), key.destination_port);
+                let answer = FlowKey::new(far_zone, key.protocol, answered_by, (outside, key.source_port));
+                Ok((answer, decision.plan, Translation::Fixed))
             }
             NatVerdict::Beyond(_) => Ok((key.turned_round(far_zone), decision.plan, Translation::Beyond)),
             _ => Ok((key.turned_round(far_zone), decision.plan, Translation::None)),
@@ -249,6 +290,6 @@ fn permits(verdict: &NatVerdict<'_>, binding: &Binding) -> bool {
     match verdict {
         NatVerdict::Translate(pool) => pool.permits(binding.outside.0, binding.outside.1),
         NatVerdict::Beyond(_) => binding.inside == binding.outside,
-        NatVerdict::Untranslated | NatVerdict::Impossible(_) => false,
+        NatVerdict::Map(_) | NatVerdict::Untranslated | NatVerdict::Impossible(_) => false,
     }
 }

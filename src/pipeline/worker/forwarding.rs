@@ -2,7 +2,7 @@
 //! fragments find their session in their own ways.
 
 use super::{Arrival, Arrived, Exit, Fate, GROUP, Packet, Refusal, Worker};
-use crate::flow::{DatagramKey, EndReason, Session, SessionRef, TcpState, Trail};
+use crate::flow::{DatagramKey, EndReason, Session, SessionRef, TcpState, Trail, Translation};
 use crate::model::{
     ClassId, Direction, DropReason, FlowKey, NextHop, Now, PathId, Protocol, SiteId, TenantId, Zone,
 };
@@ -168,7 +168,8 @@ impl Worker {
         // Towards the internet it comes from the address that was called: neither a host's inside address nor the dummy
         // one of a box of ours means anything out there.
         let to_internet = session.key(direction.opposite()).zone == Zone::INTERNET;
-        let hides_source = to_internet && (session.binding().is_some() || self.is_ours(reporter));
+        let hides_source =
+            to_internet && (session.translation != Translation::None || self.is_ours(reporter));
         wire::translate_embedded(packet, parsed, &embedded, Side::Source, destination.0, destination.1);
         wire::translate_embedded(packet, parsed, &embedded, Side::Destination, source.0, source.1);
         if hides_source {
