@@ -1,12 +1,15 @@
 //! What runs on the lab's hosts. Sockets belong to the namespace they were opened in, so servers are threads of the test
-//! itself: it knows when they listen, and what they saw.
+//! itself wherever they can be: it knows when they listen, and what they saw. Where the point is that they are somebody
+//! else's, they are programs of Debian's.
 
-use crate::world::World;
+use crate::world::{World, eventually};
 use popgate::lab::{Lab, NodeChild};
 use rustix::net::Shutdown;
 use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -165,6 +168,41 @@ impl Drop for Echo {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+/// A server of Debian's in a node, from the moment it listens. Dropping it ends it.
+pub struct Program {
+    _child: NodeChild,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Runs `command` in the node's own directory. It listens once the node has a `socket`: "tcp" or "udp", and the port.
+    pub fn start(world: &World, node: &str, socket: (&str, u16), command: &[&str]) -> Program {
+        let (protocol, port) = socket;
+        let directory = world.node(node).directory();
+        let log = directory.join(format!("{protocol}-{port}.log"));
+        let output = File::create(&log).expect("a log file");
+        let child = world.node(node).command(command[0]).args(&command[1..]).current_dir(directory);
+        let child = child.stdout(output.try_clone().expect("a second handle")).stderr(output);
+        let program = Program { _child: child.spawn().expect("the program runs"), log };
+        let sockets = ["ss", "-Hln", &format!("--{protocol}"), "sport", "=", &format!(":{port}")];
+        eventually(&format!("{} listens in {node}", command[0]), || !world.must(node, &sockets).is_empty());
+        program
+    }
+
+    /// What it has printed so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("the program's log")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- {} ----\n{}", self.log.display(), self.log());
         }
     }
 }

@@ -17,12 +17,20 @@ use tempfile::TempDir;
 pub const POPGATE: &str = env!("CARGO_BIN_EXE_popgate");
 
 /// Programs the tests run, and Debian's packages that have them.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("dnsmasq", "dnsmasq-base"),
     ("ip", "iproute2"),
     ("nfcapd", "nfdump"),
+    ("nghttpd", "nghttp2-server"),
+    ("openssl", "openssl"),
     ("ping", "iputils-ping"),
+    ("/usr/lib/python3/dist-packages/pyftpdlib", "python3-pyftpdlib"),
+    ("sipp", "sip-tester"),
     ("tcpdump", "tcpdump"),
+    ("tracepath", "iputils-tracepath"),
+    ("traceroute", "traceroute"),
     ("wg", "wireguard-tools"),
     ("wireguard-go", "wireguard-go"),
 ];
