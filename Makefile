@@ -9,13 +9,13 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # What building, the lab, the demo and the tests run, by Debian's names. WireGuard in user space and as a stock peer,
-# collector and traffic sources, programs that talk across the NAT (HTTP/2, FTP, SIP, DNS, traces), browser, and
+# collector and traffic sources, programs that talk across the NAT (STUN, HTTP/2, FTP, SIP, DNS, traces), browser, and
 # what makes and looks into network namespaces.
 PACKAGES := \
 	build-essential ca-certificates \
 	wireguard-go wireguard-tools \
 	nfdump curl iperf3 iputils-ping socat tcpdump \
-	bind9-dnsutils dnsmasq-base iputils-tracepath nghttp2-server openssl python3-pyftpdlib sip-tester traceroute \
+	bind9-dnsutils coturn dnsmasq-base iputils-tracepath nghttp2-server openssl python3-pyftpdlib sip-tester traceroute \
 	chromium \
 	ethtool iproute2 nftables \
 	brotli jq python3
@@ -158,3 +158,7 @@ setup:
 	echo "setup: installing from Debian: $${missing[*]}"
 	$(SUDO) apt-get update --quiet=2
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends "$${missing[@]}"
+	# Its package starts a server for the whole machine; the tests start their own, in the lab.
+	if [[ " $${missing[*]} " == *' coturn '* && -d /run/systemd/system ]]; then
+		$(SUDO) systemctl disable --quiet --now coturn
+	fi

@@ -17,4 +17,5 @@ mod reload;
 mod restart;
 mod rubbish;
 mod stock;
+mod stun;
 mod world;

@@ -27,8 +27,16 @@ fn threads(pid: Pid) -> Vec<String> {
     names
 }
 
-fn edit(world: &World, node: &str, change: impl FnOnce(String) -> String) {
-    let file = world.node(node).config_dir().join("popgate.toml");
+/// Changes a file of the configuration in a box that runs, tells it, and waits until it has taken it over.
+pub fn edit_and_tell(world: &World, node: &str, file: &str, change: impl FnOnce(String) -> String) {
+    let generation = world.status(node).totals.generation;
+    edit(world, node, file, change);
+    kill_process(popgate(world, node), Signal::HUP).expect("it runs");
+    eventually("it runs the new generation", || world.status(node).totals.generation > generation);
+}
+
+fn edit(world: &World, node: &str, file: &str, change: impl FnOnce(String) -> String) {
+    let file = world.node(node).config_dir().join(file);
     let text = fs::read_to_string(&file).expect("readable");
     let changed = change(text.clone());
     assert_ne!(changed, text);
@@ -49,7 +57,7 @@ fn transports_and_devices_are_exchanged_under_all_threads_and_the_number_of_work
 
     // The same address without the interface: another socket all the same. And the device under another name.
     let generation = world.status("fra1").totals.generation;
-    edit(&world, "fra1", |text| {
+    edit(&world, "fra1", "popgate.toml", |text| {
         let text = text.replace("interface = \"eth0\"\n", "");
         text.replace("role = \"pop\"", "role = \"pop\"\ninternet-device = \"pg-other\"")
     });
@@ -67,7 +75,7 @@ fn transports_and_devices_are_exchanged_under_all_threads_and_the_number_of_work
     world.await_ping("berlin-host", "10.200.0.10");
 
     let generation = world.status("fra1").totals.generation;
-    edit(&world, "fra1", |text| {
+    edit(&world, "fra1", "popgate.toml", |text| {
         let rest: Vec<&str> = text.lines().filter(|line| !line.starts_with("workers")).collect();
         format!("workers = {}\n{}\n", workers + 1, rest.join("\n"))
     });

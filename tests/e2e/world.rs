@@ -17,7 +17,7 @@ use tempfile::TempDir;
 pub const POPGATE: &str = env!("CARGO_BIN_EXE_popgate");
 
 /// Programs the tests run, and Debian's packages that have them.
-const PROGRAMS: [(&str, &str); 15] = [
+const PROGRAMS: [(&str, &str); 17] = [
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
@@ -31,6 +31,8 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("tcpdump", "tcpdump"),
     ("tracepath", "iputils-tracepath"),
     ("traceroute", "traceroute"),
+    ("turnserver", "coturn"),
+    ("turnutils_natdiscovery", "coturn"),
     ("wg", "wireguard-tools"),
     ("wireguard-go", "wireguard-go"),
 ];
