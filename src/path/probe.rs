@@ -3,6 +3,9 @@
 //! A probe every 100 ms while traffic runs, every second otherwise, every 100 ms again as soon as one is missed. Three
 //! misses in a row: down, also for a path of which nothing was known. Down comes up again after three answers in a row; a
 //! path that was never down is up with its first.
+//!
+//! An idle path is asked about by one of its ends: one that is asked, and told in the question that its answers arrive,
+//! knows what an answer would tell it. It goes on asking only where it does not hear from the far end when it should.
 
 use super::quality::Quality;
 use crate::model::Instant;
@@ -13,6 +16,10 @@ use std::time::Duration;
 const ACTIVE: Duration = Duration::from_millis(100);
 /// Between probes otherwise.
 const IDLE: Duration = Duration::from_secs(1);
+/// How long a far end that vouches for the path may keep us waiting for its next probe: [`IDLE`], and a hiccup.
+const VOUCHED: Duration = Duration::from_millis(1_200);
+/// Round-trip time and loss that are shown of a path are no older than this: then it is asked about however much is vouched.
+const ASK_ANYWAY: Duration = Duration::from_secs(10);
 /// Traffic within this time counts as running.
 const TRAFFIC: Duration = Duration::from_secs(2);
 /// Misses in a row that take a path down; answers in a row that bring it back.
@@ -36,8 +43,8 @@ pub enum State {
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send a request with this sequence number.
-    Send { sequence: u32 },
+    /// Send a request with this sequence number, saying whether the far end's answers arrive.
+    Send { sequence: u32, answered: bool },
     /// The path has just gone down.
     WentDown,
     /// The path has just come up.
@@ -54,6 +61,7 @@ pub struct Prober {
     missed: u32,
     answered: u32,
     last_traffic: Option<Instant>,
+    last_answer: Option<Instant>,
     quality: Quality,
 }
 
@@ -68,6 +76,7 @@ impl Prober {
             missed: 0,
             answered: 0,
             last_traffic: None,
+            last_answer: None,
             quality: Quality::default(),
         }
     }
@@ -97,6 +106,15 @@ impl Prober {
         self.next = self.next.min(now);
     }
 
+    /// The far end has asked, and said that our answers arrive: packets get through either way, as our own next probe
+    /// would find. It need not be sent, unless there is traffic, doubt, or it has been long.
+    pub fn vouched(&mut self, now: Instant) {
+        let lately = self.last_answer.is_some_and(|last| now.since(last) < ASK_ANYWAY);
+        if self.state == State::Up && self.missed == 0 && lately && !self.has_traffic(now) {
+            self.next = self.next.max(now + VOUCHED);
+        }
+    }
+
     /// When [`Prober::poll`] has something to do.
     pub fn poll_timeout(&self) -> Instant {
         match self.under_way.front() {
@@ -124,7 +142,7 @@ impl Prober {
             self.under_way.pop_front();
         }
         self.under_way.push_back((self.sequence, now));
-        Some(Action::Send { sequence: self.sequence })
+        Some(Action::Send { sequence: self.sequence, answered: self.state == State::Up && self.missed == 0 })
     }
 
     /// An answer came. One that nobody waits for any more, or never did, changes nothing.
@@ -132,6 +150,7 @@ impl Prober {
         let at = self.under_way.iter().position(|(sent, _)| *sent == sequence)?;
         let (_, sent) = self.under_way.remove(at)?;
         self.quality.answered(now.since(sent));
+        self.last_answer = Some(now);
         self.missed = 0;
         self.answered += 1;
         let up = match self.state {
@@ -170,10 +189,13 @@ impl Prober {
     }
 
     fn interval(&self, now: Instant) -> Duration {
-        let traffic = self.last_traffic.is_some_and(|last| now.since(last) < TRAFFIC);
         // A path that stays down is asked at leisure; one that is coming back is not.
         let doubt = (1..=IN_A_ROW).contains(&self.missed) || self.state == State::Down && self.answered > 0;
-        if traffic && self.state != State::Down || doubt { ACTIVE } else { IDLE }
+        if self.has_traffic(now) && self.state != State::Down || doubt { ACTIVE } else { IDLE }
+    }
+
+    fn has_traffic(&self, now: Instant) -> bool {
+        self.last_traffic.is_some_and(|last| now.since(last) < TRAFFIC)
     }
 
     /// How long an answer may take: RFC 6298's timeout within our bounds.
@@ -213,7 +235,7 @@ mod tests {
                 log.extend(prober.answer(sequence, now).map(|action| (t, action)));
             }
             while let Some(action) = prober.poll(now) {
-                if let Action::Send { sequence } = action
+                if let Action::Send { sequence, .. } = action
                     && alive(t)
                 {
                     answers.push_back((t + 5, sequence));
@@ -290,6 +312,63 @@ mod tests {
         let mut prober = Prober::new(Instant(0));
         assert_eq!(prober.answer(5, Instant(0)), None);
         assert_eq!(prober.state(), State::Unproven);
+    }
+
+    /// Runs both ends of a path, of which the second is vouched for, for `ms`: how many probes each sends, and when the
+    /// second finds it down. `carries` says of each direction whether it gets through.
+    fn run_both(ends: &mut [Prober; 2], from: u64, ms: u64, carries: [bool; 2]) -> ([usize; 2], Option<u64>) {
+        let (mut sent, mut down) = ([0; 2], None);
+        for t in from..from + ms {
+            let now = Instant(0) + MS * t as u32;
+            for near in 0..2 {
+                while let Some(action) = ends[near].poll(now) {
+                    match action {
+                        Action::Send { sequence, answered } => {
+                            sent[near] += 1;
+                            if carries[near] && near == 0 && answered {
+                                ends[1].vouched(now);
+                            }
+                            if carries[near] && carries[1 - near] {
+                                ends[near].answer(sequence, now);
+                            }
+                        }
+                        Action::WentDown if near == 1 => down = down.or(Some(t - from)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        (sent, down)
+    }
+
+    #[test]
+    fn an_idle_path_is_asked_about_by_one_end_while_it_vouches_and_by_the_other_every_ten_seconds() {
+        let mut ends = [Prober::new(Instant(0)), Prober::new(Instant(0))];
+        run_both(&mut ends, 0, 5_000, [true; 2]);
+        let (sent, down) = run_both(&mut ends, 5_000, 60_000, [true; 2]);
+        assert!((59..=61).contains(&sent[0]) && (5..=7).contains(&sent[1]), "{sent:?}");
+        assert_eq!(down, None);
+        // Traffic makes both ask, at once.
+        let now = Instant(0) + MS * 65_000;
+        for end in &mut ends {
+            end.traffic(now);
+        }
+        assert!(ends.iter().all(|end| end.poll_timeout() <= now + ACTIVE));
+        let (sent, _) = run_both(&mut ends, 65_000, 1_000, [true; 2]);
+        assert!(sent.iter().all(|sent| *sent >= 9), "{sent:?}");
+    }
+
+    #[test]
+    fn a_vouched_for_path_is_found_down_within_two_seconds_whichever_direction_fails() {
+        for carries in [[false, false], [true, false], [false, true]] {
+            for phase in 0..10 {
+                let mut ends = [Prober::new(Instant(0)), Prober::new(Instant(0))];
+                let begin = 20_000 + 97 * phase;
+                run_both(&mut ends, 0, begin, [true; 2]);
+                let (_, down) = run_both(&mut ends, begin, 4_000, carries);
+                assert!(down.is_some_and(|ms| ms <= 2_000), "{carries:?}, {phase}: {down:?}");
+            }
+        }
     }
 
     #[test]

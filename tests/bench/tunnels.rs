@@ -9,7 +9,7 @@ use crate::measure::{Stopwatch, rss};
 use crate::pop::{Pop, clients, compiled, from_client, seal};
 use crate::{BATCH, Row, Wanted};
 use boringtun::noise::TunnResult;
-use popgate::path::{reflect, request};
+use popgate::path::{Message, reflect, request};
 use popgate::wire::{self, Batch, Outbound};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -131,7 +131,7 @@ fn unasked(pop: &mut Pop, peers: Peers, step: u64) -> Vec<(usize, Vec<u8>)> {
         .map(|n| {
             let client = &mut pop.clients[n];
             match peers {
-                Peers::Probing => (n, seal(client, &request(step as u32, now))),
+                Peers::Probing => (n, seal(client, &request(step as u32, true, now))),
                 _ => (n, seal(client, &[])),
             }
         })
@@ -149,7 +149,7 @@ fn take(pop: &mut Pop, out: &mut Outbound, peers: Peers, answers: &mut Vec<(usiz
             && peers == Peers::Probing
         {
             let ip = wire::parse_ip(packet).expect("sound");
-            if popgate::path::Message::read(packet, &ip) == Some(popgate::path::Message::Request) {
+            if matches!(Message::read(packet, &ip), Some(Message::Request { .. })) {
                 let reply = reflect(packet, &ip, pop.now).expect("a request");
                 answers.push((n, seal(client, &reply)));
             }

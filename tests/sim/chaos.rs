@@ -201,7 +201,7 @@ impl Chaos {
             self.look_at_deliveries();
         }
         if self.rng.random_bool(0.2) {
-            let request = popgate::path::request(self.rng.random(), self.sim.now);
+            let request = popgate::path::request(self.rng.random(), self.rng.random(), self.sim.now);
             self.sim.forge(branch, &request);
         }
     }

@@ -232,11 +232,14 @@ impl Worker {
         let Some(path) = self.paths.get_mut(id) else { return };
         let message = wire::parse_ip(packet).ok().and_then(|ip| Some((Message::read(packet, &ip)?, ip)));
         match message {
-            Some((Message::Request, ip)) => {
+            Some((Message::Request { answered }, ip)) => {
                 if !path.probed {
                     path.probed = true;
                     path.prober.hurry(now.instant);
                     self.paths.schedule(id);
+                } else if answered && !path.spec.calls {
+                    // The end that calls is the one that asks.
+                    path.prober.vouched(now.instant);
                 }
                 if let Some(reply) = path::reflect(packet, &ip, now) {
                     self.seal_into(id, &reply, out)

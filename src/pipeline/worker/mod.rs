@@ -260,8 +260,8 @@ impl Worker {
             };
             match action {
                 None => return,
-                Some(Action::Send { sequence }) => {
-                    if let Err(reason) = self.seal_into(id, &path::request(sequence, now), out) {
+                Some(Action::Send { sequence, answered }) => {
+                    if let Err(reason) = self.seal_into(id, &path::request(sequence, answered, now), out) {
                         self.drops.count(None, reason, 1);
                     }
                 }
