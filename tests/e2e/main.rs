@@ -12,6 +12,7 @@ mod hosts;
 mod ipfix;
 mod isolation;
 mod nat;
+mod order;
 mod programs;
 mod reload;
 mod restart;

@@ -15,6 +15,7 @@ mod nat;
 mod nat_behaviour;
 mod net;
 mod oracle;
+mod order;
 mod packets;
 mod plane;
 mod policy;

@@ -20,6 +20,7 @@
 mod dut;
 mod flood;
 mod load;
+mod order;
 mod packet;
 mod report;
 mod rig;

@@ -2,6 +2,7 @@
 
 use super::Failure;
 use super::dut::Pop;
+use super::order::{Order, Watcher};
 use super::report::{Figures, quantile};
 use super::rig::Rig;
 use popgate::lab::NodeChild;
@@ -16,8 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Segments that had to wait for one before them, at the receiver: after one was lost, too.
 const WAITED: [&str; 1] = ["TCPOFOQueue"];
-/// Holes that turned out to be no losses, at the sender.
-const REORDERED: [&str; 3] = ["TCPSACKReorder", "TCPRenoReorder", "TCPTSReorder"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tcp {
@@ -26,19 +25,19 @@ pub struct Tcp {
     pub down: bool,
 }
 
-/// iperf3 for so many seconds. Processor time is that of both boxes, memory the PoP's.
+/// iperf3 for so many seconds. Processor time is that of both boxes, memory the PoP's. Then once more, for a second, while
+/// somebody watches in which order packets arrive, which takes some of the processor.
 pub fn throughput(pop: &Pop, tcp: Tcp, seconds: u64) -> Result<Figures, Failure> {
     let rig = &pop.rig;
     let (branch, far) = (rig.processes("branch")?, rig.processes("pop")?);
-    let (from, to) = if tcp.down { ("srv", "cli") } else { ("cli", "srv") };
-    let (mut sender, mut receiver) = (rig.proc_net(from, "netstat")?, rig.proc_net(to, "netstat")?);
+    let to = if tcp.down { "cli" } else { "srv" };
+    let mut receiver = rig.proc_net(to, "netstat")?;
     let server = serve(rig)?;
-    let (disorder, reordered) = (tcp_count(&mut receiver, &WAITED)?, tcp_count(&mut sender, &REORDERED)?);
+    let disorder = tcp_count(&mut receiver, &WAITED)?;
     let cpu = branch.cpu_seconds() + far.cpu_seconds();
     let output = client(rig, tcp, seconds)?.output()?;
     let cpu = branch.cpu_seconds() + far.cpu_seconds() - cpu;
     let disorder = tcp_count(&mut receiver, &WAITED)? - disorder;
-    let reordered = tcp_count(&mut sender, &REORDERED)? - reordered;
     drop(server);
     let said: Value = serde_json::from_slice(&output.stdout)?;
     let number = |path: &str| said.pointer(path).and_then(Value::as_f64);
@@ -48,14 +47,25 @@ pub fn throughput(pop: &Pop, tcp: Tcp, seconds: u64) -> Result<Figures, Failure>
         let error = said.get("error").and_then(Value::as_str).unwrap_or("said nothing of what it received");
         return Err(format!("iperf3: {error}").into());
     };
+    let Order { seen, reordered } = order(rig, tcp)?;
     Ok(Figures::from([
         ("mbit_s", rate / 1e6),
         ("retransmits", number("/end/sum_sent/retransmits").unwrap_or(0.0)),
         ("out_of_order", disorder),
-        ("reordered", reordered),
+        ("watched", seen as f64),
+        ("reordered", reordered as f64),
         ("cpu_s_per_gb", cpu / (bytes / 1e9)),
         ("rss_mb", far.rss_mb()),
     ]))
+}
+
+/// What arrives in which order in a second of iperf3.
+fn order(rig: &Rig, tcp: Tcp) -> Result<Order, Failure> {
+    let server = serve(rig)?;
+    let watcher = Watcher::start(rig, if tcp.down { "cli" } else { "srv" })?;
+    client(rig, tcp, 1)?.output()?;
+    drop(server);
+    watcher.stop()
 }
 
 /// `count` pings 10 ms apart, while TCP fills the tunnel if `loaded`.
