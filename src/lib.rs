@@ -40,6 +40,8 @@
 //!    and line. A file that is wrong changes nothing.
 //! 2. [`tables::Compiler`] turns the candidate into a [`tables::Generation`]: immutable, numbered, every name an id that
 //!    keeps its meaning for the life of the process ([`tables::Names`]). Whatever could be wrong with it was found before.
+//!    Its policy tests are asked ([`pipeline::rehearse`]): one that fails stops the commit, though not the start of a box,
+//!    for one that is down carries nobody's traffic. Rules that never decide are warned of.
 //! 3. Each worker adopts it between two batches ([`pipeline::Worker::adopt`]). Tunnels whose keys stay keep their
 //!    sessions. A session that was planned by an older generation is decided on again at its next packet: it keeps its NAT
 //!    binding if the new policy permits it, and ends if not.

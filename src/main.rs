@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use popgate::admin;
-use popgate::config::{self, PrivateKey, public_of};
+use popgate::config::{PrivateKey, public_of};
 use rand::TryRngCore;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check a configuration: print every problem as file:line: message, or what it holds
+    /// Check a configuration and run its policy tests: print every problem as file:line: message, or what it holds
     Check {
         /// The directory with popgate.toml and tenants/
         dir: PathBuf,
@@ -33,7 +33,10 @@ enum Command {
     /// Ask the running box about itself
     Show(admin::ShowArgs),
     /// List the apps that policies can name; of one, what it is known by
-    Apps { name: Option<String> },
+    Apps {
+        name: Option<String>,
+    },
+    Explain(admin::ExplainArgs),
     /// Print a new private key
     Genkey,
     /// Read a private key, print its public key
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Run { dir } => run(&dir),
         Command::Show(args) => Ok(admin::show(args)),
         Command::Apps { name } => apps(name.as_deref()),
+        Command::Explain(args) => Ok(admin::explain(&args, popgate::run::explain_candidate)),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
     };
@@ -59,9 +63,15 @@ type Done = Result<ExitCode, Box<dyn std::error::Error>>;
 
 fn check(dir: &Path) -> Done {
     let mut stdout = io::stdout();
-    match config::load(dir) {
-        Ok(candidate) => {
-            writeln!(stdout, "ok: {}", candidate.summary())?;
+    match popgate::run::check(dir) {
+        Ok(checked) => {
+            for problem in checked.warnings.iter().chain(&checked.failed) {
+                writeln!(stdout, "{problem}")?;
+            }
+            if !checked.failed.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
+            writeln!(stdout, "ok: {}", checked.candidate.summary())?;
             Ok(ExitCode::SUCCESS)
         }
         Err(problems) => {

@@ -5,6 +5,7 @@
 //! kernel would not give at once (an interface that is not there yet) is tried again every few seconds; the rest works
 //! meanwhile.
 
+mod check;
 mod crew;
 mod kernel;
 mod planes;
@@ -13,12 +14,15 @@ use crate::admin::{self, token};
 use crate::config::{self, Candidate, Role};
 use crate::control::{Control, RecentFlows, SiteFacts};
 use crate::export::Directory;
+use crate::flow::FlowRecord;
 use crate::io::clock::Clock;
 use crate::io::cpu;
 use crate::io::exporting::{self, Order};
-use crate::pipeline::{Entrance, Team, Worker, describe_record};
+use crate::model::AskedFlow;
+use crate::pipeline::{Entrance, Logged, Team, Worker, describe_record, rehearse};
 use crate::tables::{Compiler, Generation};
 use arc_swap::ArcSwap;
+pub use check::{Checked, check, explain_candidate};
 use crew::Crew;
 use kernel::Kernel;
 use planes::WorkerPlane;
@@ -63,14 +67,24 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     let prefix = std::env::var(NETNS_PREFIX).unwrap_or_else(|_| "pg-".into());
     let mut compiler = Compiler::new(&prefix);
     let generation = Arc::new(compiler.compile(&candidate)?);
+    warn_of(&generation);
+    // A box that is down carries nobody's traffic: at the start a failing test is told and no more.
+    for failed in rehearse(&candidate, &generation) {
+        tracing::error!("{failed}");
+    }
     let current = Arc::new(ArcSwap::new(Arc::clone(&generation)));
 
     let (orders, orders_in) = sync_channel(RECORD_QUEUE);
     let flows = Arc::new(RecentFlows::default());
-    let exporter = exporting::start(orders_in, clock, {
+    let seen = {
         let (flows, current) = (Arc::clone(&flows), Arc::clone(&current));
-        move |record| flows.push(describe_record(record, &current.load()))
-    })?;
+        move |record: &FlowRecord| flows.push(describe_record(record, &current.load()))
+    };
+    let log = {
+        let current = Arc::clone(&current);
+        move |logged: &Logged| log_decision(logged, &current.load())
+    };
+    let exporter = exporting::start(orders_in, clock, seen, log)?;
 
     let cpus = cpu::usable()?;
     let workers = crew::workers_of(&candidate.appliance, &cpus);
@@ -90,7 +104,12 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     orders.send(reconfigure(&candidate, &generation))?;
 
     let unix_millis = move || clock.now().unix_nanos / 1_000_000;
-    let control = Arc::new(Control::new(facts, crew.ports(), flows, unix_millis));
+    let explainer = {
+        let current = Arc::clone(&current);
+        move |tenant: &str, asked: &AskedFlow| check::explain_in(&current.load(), tenant, asked)
+    };
+    let control = Control::new(facts, crew.ports(), flows, unix_millis).explained_by(explainer);
+    let control = Arc::new(control);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let admin = tokio::spawn(admin::serve(listener, control, token, async move {
         let _ = stopped.await;
@@ -178,6 +197,15 @@ impl Reloader {
                 return;
             }
         };
+        let failed = rehearse(&candidate, &generation);
+        if !failed.is_empty() {
+            let failed: String = failed.iter().map(|problem| format!("{problem}\n")).collect();
+            tracing::error!(
+                "policy tests fail; the configuration is not taken over, the old one stays:\n{failed}"
+            );
+            return;
+        }
+        warn_of(&generation);
         if !self.crew.adopt(&generation).await {
             tracing::error!("a forwarding thread has ended; the new configuration is not taken over");
             return;
@@ -190,6 +218,35 @@ impl Reloader {
         self.candidate = candidate;
         tracing::info!(generation = generation.number, "the configuration is in force");
     }
+}
+
+/// What is not wrong with a configuration, but not what was meant.
+fn warn_of(generation: &Generation) {
+    for warning in generation.unreachable_rules() {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// The line of a rule with `log`.
+fn log_decision(logged: &Logged, generation: &Generation) {
+    let (names, key) = (&generation.names, &logged.key);
+    let [from, to] = logged.ends.map(|end| generation.describe_end(end));
+    tracing::info!(
+        target: "popgate::acl",
+        tenant = names.tenant(logged.tenant),
+        rule = names.rule(logged.rule),
+        action = ?logged.action,
+        protocol = %key.protocol,
+        source = %key.source(),
+        source_port = key.source_port,
+        destination = %key.destination(),
+        destination_port = key.destination_port,
+        from,
+        to,
+        dscp = logged.dscp,
+        unlogged = logged.unlogged,
+        "decided on a session"
+    );
 }
 
 fn is_pop(role: &Role) -> bool {

@@ -154,3 +154,127 @@ fn apps_lists_the_catalog_and_tells_of_one_app_what_it_is_known_by() {
         "popgate: there is no app \"zoon\" in the catalog\n"
     );
 }
+/// A tenant's file of the branch's, with rules and whatever `more` is, which begins at line 26.
+fn ruled(tenant: &Path, more: &str) {
+    let text = r#"tenant = "acme"
+[[branch]]
+name = "paris"
+prefixes = ["10.0.0.0/8"]
+[[handoff]]
+name = "internet"
+kind = "internet"
+[[app-class]]
+name = "voice"
+match = [{ dscp = "ef" }]
+[[acl]]
+name = "no-telnet"
+protocol = "tcp"
+dst-port = 23
+action = "reject"
+[[acl]]
+name = "out"
+from = ["branch:paris"]
+action = "accept"
+[[acl]]
+name = "web"
+from = ["10.1.0.0/16"]
+protocol = "tcp"
+dst-port = [80, 443]
+action = "drop"
+"#;
+    fs::write(tenant, format!("{text}{more}")).expect("acme.toml");
+}
+
+#[test]
+fn check_warns_of_a_rule_that_never_decides_and_is_content() {
+    let dir = TempDir::new().expect("a temporary directory");
+    ruled(&branch(dir.path()), "");
+    let output = run(popgate().arg("check").arg(dir.path()), "");
+    assert_eq!(
+        text(output),
+        "tenants/acme.toml:20: ACL rule \"web\" never decides: rule \"out\" (line 16) takes everything it could match\n\
+         ok: branch paris of acme, 1 pop, 1 path, 3 rules\n"
+    );
+}
+
+#[test]
+fn check_runs_policy_tests_and_tells_what_came_out_instead() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let tenant = branch(dir.path());
+    let tests = r#"[[policy-test]]
+name = "web-is-closed"
+from = "10.1.0.5"
+to = "93.184.216.34:443"
+protocol = "tcp"
+expect = "drop"
+[[policy-test]]
+name = "calls"
+from = "10.1.0.5"
+to = "93.184.216.34:5060"
+protocol = "udp"
+dscp = "ef"
+expect = "accept"
+class = "default"
+[[policy-test]]
+name = "telnet"
+from = "10.1.0.5"
+to = "93.184.216.34:23"
+protocol = "tcp"
+expect = "reject"
+rule = "no-telnet"
+handoff = "internet"
+"#;
+    ruled(&tenant, tests);
+    let output = run(popgate().arg("check").arg(dir.path()), "");
+    assert_eq!(output.status.code(), Some(1));
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = shown.lines().skip(1).collect();
+    assert_eq!(
+        lines,
+        [
+            "tenants/acme.toml:26: policy test \"web-is-closed\": expected drop, and it is accepted by ACL rule \"out\" (line 16)",
+            "tenants/acme.toml:32: policy test \"calls\": expected class \"default\", and it is \"voice\"; it is accepted by ACL rule \"out\" (line 16)",
+        ]
+    );
+}
+
+#[test]
+fn explain_tells_each_step_with_the_line_it_is_written_at() {
+    let dir = TempDir::new().expect("a temporary directory");
+    ruled(&branch(dir.path()), "");
+    let explain = |more: &[&str]| {
+        let mut command = popgate();
+        command.args([
+            "explain",
+            "--tenant",
+            "acme",
+            "--from",
+            "10.1.0.5",
+            "--to",
+            "93.184.216.34:443",
+            "--candidate",
+        ]);
+        run(command.arg(dir.path()).args(["--token-file", "/nowhere"]).args(more), "")
+    };
+    assert_eq!(
+        text(explain(&["--dscp", "ef"])),
+        "STEP         WRITTEN               WHAT\n\
+         source       tenants/acme.toml:4   10.1.0.5 belongs to lan, as part of 10.0.0.0/8\n\
+         destination  tenants/acme.toml:5   93.184.216.34 belongs to handoff:internet, as part of 0.0.0.0/0\n\
+         class        tenants/acme.toml:8   class voice: the first whose match fits\n\
+         rule         tenants/acme.toml:11  no-telnet does not fit: tcp 49152 to 443\n\
+         rule         tenants/acme.toml:16  out fits: accept\n\
+         nat          -                     not translated\n\
+         path         -                     the first that is up is taken\n\
+         path         -                     fra1/dsl: not known here\n\
+         accept\n"
+    );
+    let json: serde_json::Value = serde_json::from_str(&text(explain(&["--json"]))).expect("JSON");
+    assert_eq!(
+        (json["outcome"].as_str(), json["rule"].as_str(), json["class"].as_str()),
+        (Some("accept"), Some("out"), Some("default"))
+    );
+    let output = explain(&["--proto", "sctp"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is not tcp, udp, icmp, icmpv6 or a number"));
+}

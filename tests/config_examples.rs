@@ -51,8 +51,9 @@ fn every_example_is_whole() {
     let mut names = Vec::new();
     for entry in fs::read_dir(examples()).expect("config/examples") {
         let name = entry.expect("a directory entry").file_name().into_string().expect("UTF-8");
-        if let Err(problems) = config::load(copy_with_keys(&name).path()) {
-            panic!("config/examples/{name}:\n{problems}");
+        match popgate::run::check(copy_with_keys(&name).path()) {
+            Ok(checked) => assert_eq!((checked.warnings, checked.failed), (vec![], vec![]), "{name}"),
+            Err(problems) => panic!("config/examples/{name}:\n{problems}"),
         }
         names.push(name);
     }
@@ -63,9 +64,9 @@ fn every_example_is_whole() {
 #[test]
 fn the_examples_say_what_they_seem_to() {
     let pop = config::load(copy_with_keys("pop").path()).expect("whole");
-    assert_eq!(pop.summary(), "pop fra1, 2 tenants, 3 branches, 4 paths, 10 rules");
+    assert_eq!(pop.summary(), "pop fra1, 2 tenants, 3 branches, 4 paths, 11 rules");
     let branch = config::load(copy_with_keys("branch").path()).expect("whole");
-    assert_eq!(branch.summary(), "branch berlin of acme, 1 pop, 2 paths, 9 rules");
+    assert_eq!(branch.summary(), "branch berlin of acme, 1 pop, 2 paths, 10 rules");
 }
 
 /// The defaults named in the examples' comments are the ones that hold.

@@ -762,7 +762,7 @@ fn a_branch_named_without_saying_that_it_is_one_is_told() {
     Config::pop().edit(TENANT, "\"branch:paris\"", "\"paris\", \"dc\", \"site:x\"").has(&[
         r#"tenants/acme.toml:38: from: "paris" is a branch; write "branch:paris""#,
         r#"tenants/acme.toml:38: from: "dc" is a handoff; write "handoff:dc""#,
-        r#"tenants/acme.toml:38: from: "site:x" is no prefix, address, branch:NAME or handoff:NAME"#,
+        r#"tenants/acme.toml:38: from: "site:x" is no prefix, address, branch:NAME, handoff:NAME or group:NAME"#,
     ]);
 }
 
@@ -892,7 +892,7 @@ fn an_unknown_path_comes_with_the_nearest() {
 #[test]
 fn a_class_is_not_yet_known_while_flows_are_classified() {
     Config::pop().edit(TENANT, "{ dscp = [\"ef\"] }", "{ class = \"voice\" }").has(&[
-        r#"tenants/acme.toml:34: unknown [[app-class.match]] key "class"; known are app, domain, from, to, protocol, src-port, dst-port, dscp"#,
+        r#"tenants/acme.toml:34: unknown [[app-class.match]] key "class"; known are app, domain, from, to, service, protocol, src-port, dst-port, dscp"#,
     ]);
 }
 
@@ -1142,6 +1142,183 @@ fn two_transports_may_listen_on_one_address_of_different_interfaces() {
     Config::pop()
         .append(BOX, "[[transport]]\nname = \"isp-b\"\nlisten = \"0.0.0.0:51820\"\ninterface = \"eth1\"\n")
         .has(&[]);
+}
+
+// ---- Groups ----------------------------------------------------------------------------------------------------------
+
+const GROUPS: &str = r#"
+[[address-group]]
+name = "offices"
+addresses = ["branch:paris", "group:servers"]
+[[address-group]]
+name = "servers"
+addresses = ["10.200.1.0/24", "handoff:dc"]
+[[service-group]]
+name = "web"
+services = [{ protocol = "tcp", dst-port = [80, 443] }, { protocol = "udp", dst-port = 443 }]
+[[service-group]]
+name = "usual"
+services = ["web", { protocol = "icmp" }]
+[[acl]]
+name = "usual"
+from = "group:offices"
+service = "usual"
+action = "accept"
+"#;
+
+fn grouped() -> Config {
+    Config::pop().append(TENANT, GROUPS)
+}
+
+#[test]
+fn groups_may_be_in_groups_that_stand_later() {
+    grouped().has(&[]);
+}
+
+#[test]
+fn an_unknown_group_is_told_the_known_ones() {
+    grouped()
+        .edit(TENANT, "\"group:servers\"", "\"group:server\"")
+        .edit(TENANT, "[\"web\", ", "[\"wbe\", ")
+        .edit(TENANT, "\"group:offices\"", "\"group:branches\"")
+        .edit(TENANT, "service = \"usual\"", "service = [\"dns\"]")
+        .has(&[
+            r#"tenants/acme.toml:57: addresses: unknown address group "server"; did you mean "servers"?"#,
+            r#"tenants/acme.toml:66: services: unknown service group "wbe"; did you mean "web"?"#,
+            r#"tenants/acme.toml:69: from: unknown address group "branches"; known are offices, servers"#,
+            r#"tenants/acme.toml:70: service: unknown service group "dns"; known are usual, web"#,
+        ]);
+}
+
+#[test]
+fn a_group_is_not_in_itself() {
+    grouped()
+        .edit(TENANT, "\"handoff:dc\"]\n[[service", "\"group:offices\"]\n[[service")
+        .edit(TENANT, "{ protocol = \"icmp\" }", "\"usual\"")
+        .has(&[
+            r#"tenants/acme.toml:60: addresses: a group cannot be in itself: offices > servers > offices"#,
+            r#"tenants/acme.toml:66: services: a group cannot be in itself: usual > usual"#,
+        ]);
+}
+
+#[test]
+fn a_group_has_a_name_of_its_own_among_its_kind() {
+    grouped()
+        .edit(TENANT, "name = \"servers\"", "name = \"offices\"")
+        .edit(TENANT, "\"group:servers\"", "\"10.0.0.0/8\"")
+        .has(&[r#"tenants/acme.toml:59: name: address group "offices" already exists (line 56)"#]);
+}
+
+#[test]
+fn an_address_group_holds_what_from_and_to_take() {
+    grouped()
+        .edit(TENANT, "\"10.200.1.0/24\"", "\"10.200.1.1/24\", \"lyon\"")
+        .edit(TENANT, "\"group:offices\"", "\"offices\"")
+        .has(&[
+            "tenants/acme.toml:60: addresses: 10.200.1.1/24 has host bits set; did you mean 10.200.1.0/24?",
+            r#"tenants/acme.toml:60: addresses: "lyon" is a branch; write "branch:lyon""#,
+            r#"tenants/acme.toml:69: from: "offices" is an address group; write "group:offices""#,
+        ]);
+}
+
+#[test]
+fn a_service_says_its_protocol_and_ports_need_one_that_has_some() {
+    grouped()
+        .edit(TENANT, "{ protocol = \"udp\", dst-port = 443 }", "{ dscp = 1 }")
+        .edit(TENANT, "{ protocol = \"icmp\" }", "{ protocol = \"icmp\", src-port = 1 }")
+        .has(&[
+            "tenants/acme.toml:63: [[service-group.services]] lacks protocol",
+            r#"tenants/acme.toml:63: unknown [[service-group.services]] key "dscp"; known are protocol, src-port, dst-port"#,
+            r#"tenants/acme.toml:66: src-port: needs protocol = "tcp", "udp" or both, and no other"#,
+        ]);
+}
+
+#[test]
+fn a_rule_has_a_service_or_a_protocol_and_ports_of_its_own() {
+    grouped()
+        .edit(TENANT, "service = \"usual\"", "service = \"usual\"\nprotocol = \"tcp\"\ndst-port = 22")
+        .has(&[
+            "tenants/acme.toml:71: protocol: a rule with a service has no protocol and no ports of its own",
+            "tenants/acme.toml:72: dst-port: a rule with a service has no protocol and no ports of its own",
+        ]);
+}
+
+// ---- Rules -----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn an_unknown_direction_is_told_the_known_ones() {
+    Config::pop().edit(TENANT, "action = \"accept\"", "direction = \"up\"\naction = \"accept\"").has(&[
+        r#"tenants/acme.toml:43: direction: unknown direction "up"; known are outbound, inbound, any"#,
+    ]);
+}
+
+#[test]
+fn whether_a_rule_logs_is_true_or_false() {
+    Config::pop()
+        .edit(TENANT, "action = \"accept\"", "log = \"yes\"\naction = \"accept\"")
+        .has(&["tenants/acme.toml:43: log: expected true or false, found a string"]);
+}
+
+// ---- Policy tests ----------------------------------------------------------------------------------------------------
+
+const POLICY_TEST: &str = r#"[[policy-test]]
+name = "web"
+from = "10.20.0.5"
+to = "203.0.113.80:443"
+protocol = "tcp"
+expect = "accept"
+class = "default"
+rule = "web-out"
+handoff = "internet"
+path = ["dsl"]
+nat = "198.51.100.0/29"
+"#;
+
+fn tested() -> Config {
+    Config::pop().append(TENANT, POLICY_TEST)
+}
+
+#[test]
+fn a_policy_test_names_what_there_is() {
+    tested().has(&[]);
+    tested()
+        .edit(TENANT, "class = \"default\"", "class = \"vioce\"")
+        .edit(TENANT, "rule = \"web-out\"", "rule = \"web\"")
+        .edit(TENANT, "handoff = \"internet\"", "handoff = \"intrenet\"")
+        .edit(TENANT, "path = [\"dsl\"]", "path = [\"dls\"]")
+        .has(&[
+            r#"tenants/acme.toml:60: class: unknown class "vioce"; did you mean "voice"?"#,
+            r#"tenants/acme.toml:61: rule: unknown ACL rule "web"; known are web-out"#,
+            r#"tenants/acme.toml:62: handoff: unknown handoff "intrenet"; did you mean "internet"?"#,
+            r#"tenants/acme.toml:63: path: unknown path "dls"; did you mean "dsl"?"#,
+        ]);
+}
+
+#[test]
+fn a_policy_test_is_of_a_flow_that_could_come() {
+    tested()
+        .edit(TENANT, "to = \"203.0.113.80:443\"", "to = \"2001:db8::1\"")
+        .has(&["tenants/acme.toml:57: to: 10.20.0.5 and 2001:db8::1 are of two families"]);
+    tested().edit(TENANT, "\"10.20.0.5\"", "\"berlin\"").has(&[
+        r#"tenants/acme.toml:56: from: "berlin" is not an address, or address:port as in "192.0.2.1:443" or "[2001:db8::1]:443""#,
+    ]);
+}
+
+#[test]
+fn a_policy_test_has_a_service_with_its_ports_or_a_protocol() {
+    let group = "[[service-group]]\nname = \"web\"\nservices = [{ protocol = \"tcp\", dst-port = 443 }]\n";
+    tested()
+        .append(TENANT, group)
+        .edit(TENANT, "80:443\"\nprotocol = \"tcp\"", "80\"\nservice = \"web\"")
+        .has(&[]);
+    tested()
+        .append(TENANT, group)
+        .edit(TENANT, "80:443\"\nprotocol = \"tcp\"", "80:443\"\nservice = \"web\"")
+        .has(&["tenants/acme.toml:57: to: the ports are the service's"]);
+    tested()
+        .append(TENANT, group)
+        .edit(TENANT, "80:443\"\nprotocol = \"tcp\"", "80\"\nservice = \"web\"\nprotocol = \"tcp\"")
+        .has(&["tenants/acme.toml:59: protocol: a policy test has either a service or a protocol"]);
 }
 
 // ---- Handoffs --------------------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 //! `/api/v1`: each handler reads its parameters, asks, and answers with the report as it is.
 
+use super::explain::{dscp, protocol};
 use super::problem::Problem;
 use super::{App, worker_patience};
 use crate::control::{FlowPage, Status};
-use crate::pipeline::report::{DropRow, FlowFilter, PathReport, SessionPage};
+use crate::model::{AskedFlow, NotAnEnd};
+use crate::pipeline::report::{DropRow, Explanation, FlowFilter, PathReport, RuleRow, SessionPage};
 use axum::Json;
 use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,11 @@ pub(super) struct Paths {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Drops {
     pub(super) drops: Vec<DropRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Rules {
+    pub(super) rules: Vec<RuleRow>,
 }
 
 /// A request's query as it was written: names may be unknown or come twice.
@@ -58,6 +65,56 @@ pub(super) async fn drops(State(app): State<App>, query: Parameters) -> Result<J
     let asked = Asked::read(query, &["tenant"])?;
     let drops = app.control.drops(asked.filter.tenant.as_deref(), worker_patience()).await?;
     Ok(Json(Drops { drops }))
+}
+
+pub(super) async fn rules(State(app): State<App>, query: Parameters) -> Result<Json<Rules>, Problem> {
+    let asked = Asked::read(query, &["tenant"])?;
+    let rules = app.control.rules(asked.filter.tenant.as_deref(), worker_patience()).await?;
+    Ok(Json(Rules { rules }))
+}
+
+/// Not a filter: a flow that has not come.
+pub(super) async fn explain(
+    State(app): State<App>,
+    Query(parameters): Parameters,
+) -> Result<Json<Explanation>, Problem> {
+    let (tenant, flow) = asked_flow(&parameters)?;
+    match app.control.explain(&tenant, &flow, worker_patience()).await? {
+        Ok(explanation) => Ok(Json(explanation)),
+        Err(unknown) => Err(Problem::parameter("tenant", unknown)),
+    }
+}
+
+fn asked_flow(parameters: &[(String, String)]) -> Result<(String, AskedFlow), Problem> {
+    const KNOWN: [&str; 5] = ["tenant", "from", "to", "protocol", "dscp"];
+    for (index, (name, _)) in parameters.iter().enumerate() {
+        if !KNOWN.contains(&name.as_str()) {
+            let detail = format!("unknown parameter {name:?}; known here: {}", KNOWN.join(", "));
+            return Err(Problem::parameter(name, detail));
+        }
+        if parameters[..index].iter().any(|(earlier, _)| earlier == name) {
+            return Err(Problem::parameter(name, format!("parameter {name:?} comes twice")));
+        }
+    }
+    let value =
+        |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    let required = |name: &str| {
+        let given = value(name).filter(|value| !value.is_empty());
+        given.ok_or_else(|| Problem::parameter(name, format!("{name}: it is needed")))
+    };
+    let end = |name: &str| {
+        let text = required(name)?;
+        text.parse()
+            .map_err(|error: NotAnEnd| Problem::parameter(name, format!("{name}: {text:?} is {error}")))
+    };
+    let wrong = |name: &'static str| move |why: String| Problem::parameter(name, format!("{name}: {why}"));
+    let flow = AskedFlow {
+        from: end("from")?,
+        to: end("to")?,
+        protocol: protocol(value("protocol").unwrap_or("tcp")).map_err(wrong("protocol"))?,
+        dscp: dscp(value("dscp").filter(|text| !text.is_empty()).unwrap_or("0")).map_err(wrong("dscp"))?,
+    };
+    Ok((required("tenant")?.to_owned(), flow))
 }
 
 /// What the parameters say.

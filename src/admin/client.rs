@@ -1,11 +1,14 @@
 //! `popgate show`: the API's reports as tables, or as the JSON they came in.
 
-use super::api::{Drops, Paths};
+use super::api::{Drops, Paths, Rules};
 use super::problem::Problem;
 use super::table::{Table, bytes, duration, endpoint, or_dash, utc};
 use super::token::{self, TokenError};
+use crate::config::AclAction;
 use crate::control::{FlowPage, Status};
-use crate::pipeline::report::{DropRow, FlowReport, PathReport, PathState, SessionPage, SessionReport};
+use crate::pipeline::report::{
+    DropRow, FlowReport, PathReport, PathState, RuleRow, SessionPage, SessionReport,
+};
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
 use std::io::{self, ErrorKind, Write};
@@ -22,9 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct ShowArgs {
     #[command(subcommand)]
     what: What,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// The running box, and in which form it is to answer.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Connection {
     /// The API's answer as it is
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
     /// Where popgate's admin API listens
     #[arg(long, global = true, default_value = "http://127.0.0.1:8443")]
     url: String,
@@ -46,6 +56,8 @@ enum What {
     Flows(FilterArgs),
     /// What was dropped, and why
     Drops(TenantArgs),
+    /// The ACL rules, and what each has let pass or dropped
+    Rules(TenantArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -114,21 +126,25 @@ pub(super) enum ShowError {
 
 /// What goes to standard output.
 pub(super) fn text(args: &ShowArgs) -> Result<String, ShowError> {
-    let answer = ask(args)?;
-    if args.json { Ok(format!("{answer}\n")) } else { render(&args.what, &answer) }
+    let (path, parameters) = question(&args.what);
+    let answer = ask(&args.connection, path, parameters)?;
+    if args.connection.json { Ok(format!("{answer}\n")) } else { render(&args.what, &answer) }
 }
 
 /// The body of the API's answer.
-fn ask(args: &ShowArgs) -> Result<String, ShowError> {
-    let url = args.url.trim_end_matches('/').to_owned();
+pub(super) fn ask(
+    to: &Connection,
+    path: &str,
+    parameters: Vec<(&'static str, String)>,
+) -> Result<String, ShowError> {
+    let url = to.url.trim_end_matches('/').to_owned();
     if !url.starts_with("http://") {
         return Err(ShowError::Url(url));
     }
-    let token = token::load(&args.token_file)?;
+    let token = token::load(&to.token_file)?;
     // The token goes to this address and to none that a proxy variable or a redirect names.
     let config = ureq::Agent::config_builder().proxy(None).max_redirects(0).http_status_as_error(false);
     let agent = config.timeout_global(Some(PATIENCE)).build().new_agent();
-    let (path, parameters) = question(&args.what);
     let mut request =
         agent.get(format!("{url}/api/v1/{path}")).header("Authorization", token.authorization());
     for (name, value) in parameters {
@@ -146,7 +162,7 @@ fn ask(args: &ShowArgs) -> Result<String, ShowError> {
     let body = body.map_err(|error| not_popgate(error.to_string()))?;
     match response.status().as_u16() {
         200 => Ok(body),
-        401 => Err(ShowError::Refused { url, token_file: args.token_file.clone() }),
+        401 => Err(ShowError::Refused { url, token_file: to.token_file.clone() }),
         status => match serde_json::from_str::<Problem>(&body) {
             Ok(problem) => Err(ShowError::Problem(problem.detail)),
             Err(_) => Err(not_popgate(format!("status {status}"))),
@@ -173,6 +189,7 @@ fn question(what: &What) -> (&'static str, Vec<(&'static str, String)>) {
         What::Sessions(args) => ("sessions", filter(args)),
         What::Flows(args) => ("flows", filter(args)),
         What::Drops(args) => ("drops", tenant(args)),
+        What::Rules(args) => ("rules", tenant(args)),
     }
 }
 
@@ -183,10 +200,11 @@ fn render(what: &What, answer: &str) -> Result<String, ShowError> {
         What::Sessions(_) => sessions(&read(answer)?),
         What::Flows(_) => flows(&read(answer)?),
         What::Drops(_) => drops(&read::<Drops>(answer)?.drops),
+        What::Rules(_) => rules(&read::<Rules>(answer)?.rules),
     })
 }
 
-fn read<T: DeserializeOwned>(answer: &str) -> Result<T, ShowError> {
+pub(super) fn read<T: DeserializeOwned>(answer: &str) -> Result<T, ShowError> {
     serde_json::from_str(answer)
         .map_err(|error| ShowError::Problem(format!("the answer is of another version of popgate: {error}")))
 }
@@ -343,6 +361,42 @@ fn drops(rows: &[DropRow]) -> String {
     for row in rows {
         let packets = row.packets.to_string();
         table.row([or_dash(row.tenant.clone()), row.reason.clone(), or_dash(row.detail.clone()), packets]);
+    }
+    table.render()
+}
+
+fn rules(rows: &[RuleRow]) -> String {
+    if rows.is_empty() {
+        return "no rules\n".to_owned();
+    }
+    let mut table = Table::new(&[
+        "TENANT",
+        "RULE",
+        "ACTION",
+        "WRITTEN",
+        ">SESSIONS",
+        ">PACKETS",
+        ">BYTES",
+        ">DROPPED",
+        ">UNLOGGED",
+    ]);
+    for row in rows {
+        let action = match row.action {
+            AclAction::Accept => "accept",
+            AclAction::Drop => "drop",
+            AclAction::Reject => "reject",
+        };
+        table.row([
+            row.tenant.clone(),
+            row.rule.clone(),
+            action.to_owned(),
+            row.at.clone(),
+            row.sessions.to_string(),
+            row.packets.to_string(),
+            bytes(row.bytes),
+            row.dropped_packets.to_string(),
+            row.unlogged.to_string(),
+        ]);
     }
     table.render()
 }

@@ -10,6 +10,7 @@ mod apps;
 mod assets;
 mod client;
 mod events;
+mod explain;
 mod guard;
 mod listen;
 mod problem;
@@ -18,6 +19,7 @@ pub mod token;
 
 pub use apps::{describe_app, list_apps};
 pub use client::{ShowArgs, show};
+pub use explain::{AskCandidate, ExplainArgs, explain};
 pub use token::Token;
 
 use crate::control::Control;
@@ -86,6 +88,8 @@ const ROUTES: &[Route] = &[
     ("/api/v1/sessions", || get(api::sessions)),
     ("/api/v1/flows", || get(api::flows)),
     ("/api/v1/drops", || get(api::drops)),
+    ("/api/v1/rules", || get(api::rules)),
+    ("/api/v1/explain", || get(api::explain)),
     ("/api/v1/events", || get(events::stream)),
 ];
 

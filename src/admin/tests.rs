@@ -1,8 +1,11 @@
 //! Through the front door: a server on a loopback port, and HTTP as anyone would speak it.
 
 use super::*;
+use crate::config::AclAction;
 use crate::control::{RecentFlows, SiteFacts, WorkerGone, WorkerPort};
-use crate::pipeline::report::{Answer, DropRow, Query, SessionPage, Totals};
+use crate::pipeline::report::{
+    Answer, DropRow, Explanation, Query, RuleRow, SessionPage, Step, StepKind, Totals,
+};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +46,10 @@ fn no_route_answers_without_the_token() {
 fn every_route_answers_with_the_token_and_is_not_stored() {
     let server = Server::start();
     for (path, _) in ROUTES.iter().filter(|(path, _)| *path != "/api/v1/events") {
-        let answer = server.get(path);
+        // Only that one cannot do without parameters.
+        let query =
+            if *path == "/api/v1/explain" { "?tenant=acme&from=10.1.0.5&to=192.0.2.1:443" } else { "" };
+        let answer = server.get(&format!("{path}{query}"));
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
         assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
@@ -194,6 +200,31 @@ struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
+#[test]
+fn a_flow_is_explained_with_its_parameters_read_strictly() {
+    let server = Server::start();
+    let ask = |query: &str| server.get(&format!("/api/v1/explain?{query}"));
+    for (query, parameter) in [
+        ("", "from"),
+        ("from=10.1.0.5&to=10.0.0.0/8&tenant=acme", "to"),
+        ("from=10.1.0.5&to=192.0.2.1:443", "tenant"),
+        ("from=10.1.0.5&to=192.0.2.1:443&tenant=acme&protocol=sctp", "protocol"),
+        ("from=10.1.0.5&to=192.0.2.1:443&tenant=acme&dscp=64", "dscp"),
+        ("from=10.1.0.5&to=192.0.2.1:443&tenant=acme&port=1", "port"),
+        ("from=10.1.0.5&from=10.1.0.6&to=192.0.2.1:443&tenant=acme", "from"),
+        ("from=10.1.0.5&to=192.0.2.1:443&tenant=nobody", "tenant"),
+    ] {
+        let answer = ask(query);
+        let (status, body) = (answer.status, answer.body);
+        assert_eq!(status, 400, "{query}: {body}");
+        assert!(body.contains(&format!("\"parameter\":\"{parameter}\"")), "{query}: {body}");
+    }
+    let answer = ask("from=10.1.0.5&to=192.0.2.1:443&tenant=acme&dscp=ef&protocol=udp");
+    let (status, body) = (answer.status, answer.body);
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("10.1.0.5 to 192.0.2.1:443, udp, 46"), "{body}");
+}
+
 struct Worker(Option<Arc<AtomicBool>>);
 
 impl WorkerPort for Worker {
@@ -204,11 +235,23 @@ impl WorkerPort for Worker {
             return Ok(());
         }
         let row = DropRow { tenant: None, reason: "not-wireguard".into(), detail: None, packets: 1 };
+        let rule = RuleRow {
+            tenant: "acme".into(),
+            rule: "web-out".into(),
+            action: AclAction::Accept,
+            at: "tenants/acme.toml:40".into(),
+            sessions: 2,
+            packets: 10,
+            bytes: 1_000,
+            dropped_packets: 0,
+            unlogged: 0,
+        };
         reply(match query {
             Query::Totals => Answer::Totals(Totals::default()),
             Query::Paths => Answer::Paths(Vec::new()),
             Query::Sessions { .. } => Answer::Sessions(SessionPage::default()),
             Query::Drops => Answer::Drops(vec![row]),
+            Query::Rules { .. } => Answer::Rules(vec![rule]),
         });
         Ok(())
     }
@@ -228,7 +271,15 @@ impl Server {
             started_unix_ms: 1,
             workers: workers.len(),
         };
-        let control = Arc::new(Control::new(site, workers, Arc::new(RecentFlows::default()), || 2));
+        let control = Control::new(site, workers, Arc::new(RecentFlows::default()), || 2);
+        let control = Arc::new(control.explained_by(|tenant, asked| match tenant {
+            "acme" => {
+                let flow = format!("{} to {}, {}, {}", asked.from, asked.to, asked.protocol, asked.dscp);
+                let step = Step { kind: StepKind::Source, text: flow, at: None, fits: true };
+                Ok(Explanation { steps: vec![step], ..Explanation::default() })
+            }
+            _ => Err(format!("there is no tenant {tenant:?}")),
+        }));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let listen = listener.local_addr().expect("an address");
         let token = Token::from_bytes([7; 32]);
@@ -364,6 +415,13 @@ mod show {
             Ok("TENANT  REASON         DETAIL  PACKETS\n-       not-wireguard  -             2\n")
         );
         assert!(shown("drops --json").expect("JSON").starts_with("{\"drops\":["));
+        assert_eq!(
+            shown("rules --tenant acme").as_deref(),
+            Ok(
+                "TENANT  RULE     ACTION  WRITTEN               SESSIONS  PACKETS    BYTES  DROPPED  UNLOGGED\n\
+                acme    web-out  accept  tenants/acme.toml:40         4       20  2.00 KB        0         0\n"
+            )
+        );
         assert!(
             shown("flows --limit 0")
                 .expect_err("refused")

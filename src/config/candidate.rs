@@ -2,8 +2,9 @@
 //! What is in here needs no further checking; `tables` compiles it without being able to fail.
 
 use super::App;
-use crate::model::{HostName, PrefixMap, Protocol, Timeouts};
+use crate::model::{AskedFlow, HostName, PrefixMap, Protocol, Timeouts};
 use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -171,6 +172,7 @@ pub struct Tenant {
     /// In the order they are tried; what matches none takes its handoff's pool.
     pub nat: Vec<NatRule>,
     pub path_policies: Vec<PathPolicy>,
+    pub policy_tests: Vec<PolicyTest>,
     pub timeouts: Timeouts,
     pub file: Arc<str>,
 }
@@ -182,6 +184,8 @@ pub const DEFAULT_CLASS: &str = "default";
 pub struct TenantBranch {
     pub name: String,
     pub prefixes: Vec<IpNetwork>,
+    /// Where each of them is written.
+    pub prefixes_at: Vec<SourceRef>,
     pub paths: Vec<TenantPath>,
     pub at: SourceRef,
 }
@@ -264,6 +268,8 @@ pub struct FlowMatch {
     pub protocols: Vec<Protocol>,
     pub source_ports: Vec<RangeInclusive<u16>>,
     pub destination_ports: Vec<RangeInclusive<u16>>,
+    /// Any of them; where there are some, protocols and ports above are empty.
+    pub services: Vec<Service>,
     /// 0-63.
     pub dscp: Vec<u8>,
     /// App classes; empty in `[[app-class]]` itself.
@@ -271,10 +277,30 @@ pub struct FlowMatch {
     /// Apps, of the tenant's or the catalog's; and domains that the flow's name lies in. In `[[app-class]]` alone.
     pub apps: Vec<String>,
     pub domains: Vec<HostName>,
+    /// Only in `[[acl]]`.
+    pub bound: Option<Bound>,
+}
+
+/// Which way a session goes, by who begins it. It is the same at the PoP and at the branch; between two branches it is
+/// outbound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// From a branch or a LAN.
+    Outbound,
+    /// From behind a handoff.
+    Inbound,
+}
+
+/// A service of a service group: each of these must fit. Ports left empty match every port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Service {
+    pub protocols: Vec<Protocol>,
+    pub source_ports: Vec<RangeInclusive<u16>>,
+    pub destination_ports: Vec<RangeInclusive<u16>>,
 }
 
 /// One end of a flow, as a rule names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     Prefix(IpNetwork),
     /// `branch:berlin`: whatever that branch's prefixes cover.
@@ -296,10 +322,13 @@ pub struct AclRule {
     pub name: String,
     pub matches: FlowMatch,
     pub action: AclAction,
+    /// The first packet of each session it decides on is logged.
+    pub log: bool,
     pub at: SourceRef,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AclAction {
     Accept,
     /// Silently.
@@ -330,6 +359,34 @@ pub struct PathPolicy {
     /// Path names, best first. A branch's paths that are not named here come after these, in its own order.
     pub prefer: Vec<String>,
     pub at: SourceRef,
+}
+
+/// A question to the policy, and what should come out.
+#[derive(Clone, Debug)]
+pub struct PolicyTest {
+    pub name: String,
+    /// All of them must come out so.
+    pub flows: Vec<AskedFlow>,
+    pub expect: Outcome,
+    pub class: Option<String>,
+    /// An ACL rule.
+    pub rule: Option<String>,
+    pub handoff: Option<String>,
+    /// The first of the paths it takes, best first; empty: whichever.
+    pub path: Vec<String>,
+    /// What its source is translated to lies in it.
+    pub nat: Option<IpNetwork>,
+    pub at: SourceRef,
+}
+
+/// What becomes of a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Accept,
+    #[default]
+    Drop,
+    Reject,
 }
 
 /// A Curve25519 private key. Never printed.

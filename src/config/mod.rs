@@ -118,21 +118,46 @@
 //! `dns-teachers`, a list of prefixes: whose DNS answers may teach which name an address has. Without it, any resolver's
 //! that a host of the tenant's asks; a host that asks one of its own can then give any address any name.
 //!
+//! `[[address-group]]`, any number: `name`; `addresses`, a list of what `from` and `to` take, other groups included.
+//! `[[service-group]]`, any number: `name`; `services`, a list of other groups' names and of tables with `protocol`, which
+//! must be there, `src-port` and `dst-port`. No group is in itself.
+//!
 //! `[[app-class]]`, tried in order: `name`, not `default`; `match`, a list of tables with the flow's keys (below) except
 //! `class`, and with `app` and `domain`; any of them may match.
 //!
-//! `[[acl]]`, tried in order, default deny: `name`; the flow's keys; `action`: `"accept"`, `"drop"` or `"reject"`.
+//! `[[acl]]`, tried in order, default deny: `name`; the flow's keys; `action`: `"accept"`, `"drop"` or `"reject"`; and
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `direction` | `"outbound"`, `"inbound"`, `"any"` | `"any"` | by who begins: a branch or LAN, or what is behind a handoff |
+//! | `log` | `true`, `false` | `false` | a line in the log for each session that the rule decides on; 10 a second and worker |
 //!
 //! `[[nat]]`, tried in order; what matches none takes its handoff's whole pool: `name`; the flow's keys; and either `pool`, a
 //! list of prefixes of the pool of each handoff that `to` names, or `no-nat = true`, for `from` within `routed`.
 //!
 //! `[[path-policy]]`, at most one per class: `class`, or `"default"`; `prefer`, a list of path names, best first.
 //!
+//! `[[policy-test]]`, any number, is no policy but a question with its answer: `popgate check` and every commit ask them all.
+//! A branch box asks those of its own LAN's flows.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `name` | name | | |
+//! | `from` | address, or address and port | | the host that begins |
+//! | `to` | address, or address and port | | |
+//! | `protocol` | as in rules | | or `service`, a service group's name: each protocol and first port of its ranges |
+//! | `dscp` | as in rules | 0 | |
+//! | `expect` | `"accept"`, `"drop"`, `"reject"` | | |
+//! | `class`, `rule`, `handoff` | a name | any | the class it is of, the rule that decides, the handoff it goes to |
+//! | `path` | list of path names | any | those it takes first, in their order |
+//! | `nat` | prefix | any | what its source is translated to lies in it |
+//!
 //! The flow's keys. Each takes one value or a list of them; one that is left out matches everything.
 //!
 //! | key | value |
 //! | --- | --- |
-//! | `from`, `to` | prefix, `"branch:NAME"`, `"handoff:NAME"` |
+//! | `from`, `to` | prefix, `"branch:NAME"`, `"handoff:NAME"`, `"group:NAME"` of an address group |
+//! | `service` | name of a service group; in place of `protocol`, `src-port` and `dst-port` |
 //! | `protocol` | `"tcp"`, `"udp"`, `"icmp"`, `"icmpv6"`, or a number |
 //! | `src-port`, `dst-port` | number or `"FIRST-LAST"`; `protocol` must be TCP or UDP |
 //! | `dscp` | `"ef"`, `"va"`, `"le"`, `"cs0"` to `"cs7"`, `"af11"` to `"af43"`, or 0 to 63 |
@@ -143,6 +168,7 @@
 mod appliance;
 mod apps;
 mod candidate;
+mod groups;
 mod keys;
 mod problem;
 mod reader;
@@ -154,6 +180,7 @@ pub use apps::{App, AppPorts, CatalogApp, catalog};
 pub use candidate::*;
 pub use keys::{NotAKey, public_of};
 pub use problem::{Problem, Problems};
+pub use values::dscp;
 
 use appliance::{RoleName, Surroundings};
 use ipnetwork::IpNetwork;

@@ -248,6 +248,11 @@ impl<'d> Value<'d> {
         self.value.get_ref().is_integer()
     }
 
+    /// Whether it is a string: for lists of names and tables.
+    pub(super) fn is_string(self) -> bool {
+        self.value.get_ref().is_str()
+    }
+
     /// A list of at least one, each read by `read`; the problems of all of them are noted.
     ///
     /// An empty list is refused everywhere: for a rule it would have to mean "nothing", and a reader would take it for

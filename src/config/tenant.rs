@@ -1,14 +1,15 @@
-//! `tenants/NAME.toml`: one customer. Branches and handoffs are read first, so that classes and rules can name them, then
-//! classes, then the rules.
+//! `tenants/NAME.toml`: one customer. Branches and handoffs are read first, so that groups, classes and rules can name them, then
+//! groups, then classes, then the rules.
 
 use super::appliance::{RoleName, Surroundings, interface, key_file, public_key, same_family};
 use super::apps::{domain, tenant_app, unknown_app};
+use super::groups::{Groups, Member};
 use super::problem::{Noted, seen_from, unknown};
 use super::reader::{Table, Value, all};
 use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
 use super::values::{self, covers};
 use super::*;
-use crate::model::{PrefixMap, Protocol, Timeouts};
+use crate::model::{AskedEnd, AskedFlow, NotAnEnd, PrefixMap, Protocol, Timeouts};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -39,6 +40,8 @@ pub(super) fn read(
         paths: around.branch_paths.iter().cloned().collect(),
         handoffs: Scope::new("handoff"),
         apps: Scope::new("app"),
+        addresses: Groups::new("address group"),
+        services: Groups::new("service group"),
         classes: Scope::new("class"),
         forwarded: Owners::default(),
         owners: Owners::default(),
@@ -54,6 +57,12 @@ pub(super) fn read(
         .and_then(|tables| all(tables.into_iter().map(|table| tenant_app(table, &mut reader.apps))));
     let dns_teachers = root
         .with_default("dns-teachers", Vec::new(), |value| value.list(|value| value.parse(values::prefix)));
+    let address_groups = root
+        .tables("address-group", "[[address-group]]")
+        .and_then(|tables| reader.read_address_groups(tables));
+    let service_groups = root
+        .tables("service-group", "[[service-group]]")
+        .and_then(|tables| reader.services.read(tables, "services", service_or_group));
     let classes = root
         .tables("app-class", "[[app-class]]")
         .and_then(|tables| all(tables.into_iter().map(|table| reader.class(table))));
@@ -76,6 +85,11 @@ pub(super) fn read(
         Some(table) => session_timeouts(table),
         None => Ok(Timeouts::DEFAULT),
     });
+    let mut test_names = Scope::new("policy test");
+    let policy_tests = root.tables("policy-test", "[[policy-test]]").and_then(|tables| {
+        all(tables.into_iter().map(|table| reader.policy_test(table, &mut test_names, &acl_names)))
+    });
+
     if let (Some((RoleName::Branch, _)), Some((site, at))) = (&around.role, &around.site)
         && reader.branches.get(site).is_none()
     {
@@ -83,6 +97,8 @@ pub(super) fn read(
         root.note_at(at, format!("site: {file} has no such branch: {branch}"));
     }
     root.finish();
+    address_groups?;
+    service_groups?;
     Ok(Tenant {
         name: name?,
         branches: branches?,
@@ -93,6 +109,7 @@ pub(super) fn read(
         acl: acl?,
         nat: nat?,
         path_policies: path_policies?,
+        policy_tests: policy_tests?,
         timeouts: timeouts?,
         file,
     })
@@ -136,6 +153,8 @@ struct TenantReader<'a> {
     paths: BTreeSet<String>,
     handoffs: Scope<()>,
     apps: Scope<()>,
+    addresses: Groups<Place>,
+    services: Groups<Service>,
     classes: Scope<()>,
     /// Of all handoffs.
     forwarded: Owners<(Protocol, SocketAddr)>,
@@ -147,15 +166,17 @@ impl TenantReader<'_> {
     fn branch(&mut self, mut table: Table<'_>) -> Result<TenantBranch, Noted> {
         let name = table.required("name", |value| self.branches.claim(value, ()));
         let branch = whose("branch", &name);
-        let prefixes =
-            table.required("prefixes", |value| value.list(|value| self.owned_prefix(value, &branch)));
+        let prefixes = table.required("prefixes", |value| {
+            value.list(|value| Ok((self.owned_prefix(value, &branch)?, value.at())))
+        });
         let mut names = Scope::new("path");
         let paths = table
             .tables("path", "[[branch.path]]")
             .and_then(|tables| all(tables.into_iter().map(|table| self.path(table, &branch, &mut names))));
         let at = table.at().clone();
         table.finish();
-        Ok(TenantBranch { name: name?, prefixes: prefixes?, paths: paths?, at })
+        let (prefixes, prefixes_at) = prefixes?.into_iter().unzip();
+        Ok(TenantBranch { name: name?, prefixes, prefixes_at, paths: paths?, at })
     }
 
     fn path(
@@ -437,10 +458,15 @@ impl TenantReader<'_> {
             [("accept", AclAction::Accept), ("drop", AclAction::Drop), ("reject", AclAction::Reject)];
         let name = table.required("name", |value| names.claim(value, ()));
         let matches = self.classified_match(&mut table);
+        let directions =
+            [("outbound", Some(Bound::Outbound)), ("inbound", Some(Bound::Inbound)), ("any", None)];
+        let bound = table.with_default("direction", None, |value| value.one_of(&directions));
         let action = table.required("action", |value| value.one_of(&actions));
+        let log = table.with_default("log", false, Value::boolean);
         let at = table.at().clone();
         table.finish();
-        Ok(AclRule { name: name?, matches: matches?, action: action?, at })
+        let matches = FlowMatch { bound: bound?, ..matches? };
+        Ok(AclRule { name: name?, matches, action: action?, log: log?, at })
     }
 
     fn nat_rule(
@@ -511,6 +537,74 @@ impl TenantReader<'_> {
         Ok(PathPolicy { class: class?, prefer: prefer?, at })
     }
 
+    fn policy_test(
+        &self,
+        mut table: Table<'_>,
+        names: &mut Scope<()>,
+        rules: &Scope<()>,
+    ) -> Result<PolicyTest, Noted> {
+        let name = table.required("name", |value| names.claim(value, ()));
+        let from = table.required("from", asked_end);
+        let to = table.required("to", |value| Ok((value, asked_end(value)?)));
+        let service = table.optional("service", |value| self.services.find(value, value.string()?));
+        let protocol = match service {
+            Ok(None) => table.required("protocol", protocol).map(Some),
+            _ => {
+                table.refuse(&["protocol"], "a policy test has either a service or a protocol");
+                Ok(None)
+            }
+        };
+        let dscp = table.with_default("dscp", 0, dscp);
+        let outcomes = [("accept", Outcome::Accept), ("drop", Outcome::Drop), ("reject", Outcome::Reject)];
+        let expect = table.required("expect", |value| value.one_of(&outcomes));
+        let class = table.optional("class", |value| self.find_class(value));
+        let rule = table.optional("rule", |value| rules.find(value, value.string()?));
+        let handoff = table.optional("handoff", |value| self.handoffs.find(value, value.string()?));
+        let path = table.with_default("path", Vec::new(), |value| {
+            value.one_or_many(|value| match value.string()? {
+                path if self.paths.contains(path) => Ok(path.to_owned()),
+                path => Err(value.note(unknown("path", path, self.paths.iter().map(String::as_str)))),
+            })
+        });
+        let nat = table.optional("nat", |value| value.parse(values::prefix));
+        let at = table.at().clone();
+        table.finish();
+        let (from, (to_value, to)) = (from?, to?);
+        if from.address.is_ipv4() != to.address.is_ipv4() {
+            return Err(to_value.note(format!("{} and {} are of two families", from.address, to.address)));
+        }
+        let flow = |protocol, to| AskedFlow { from, to, protocol, dscp: 0 };
+        let flows = match (service?, protocol?) {
+            (Some(_), _) if to.port.is_some() => return Err(to_value.note("the ports are the service's")),
+            (Some(services), _) => {
+                let mut flows = Vec::new();
+                for service in &services {
+                    let ports: Vec<_> =
+                        service.destination_ports.iter().map(|range| Some(*range.start())).collect();
+                    let ports = if ports.is_empty() { vec![None] } else { ports };
+                    for protocol in &service.protocols {
+                        flows
+                            .extend(ports.iter().map(|port| flow(*protocol, AskedEnd { port: *port, ..to })));
+                    }
+                }
+                flows
+            }
+            (None, protocol) => vec![flow(protocol.unwrap_or(Protocol(0)), to)],
+        };
+        let dscp = dscp?;
+        Ok(PolicyTest {
+            name: name?,
+            flows: flows.into_iter().map(|flow| AskedFlow { dscp, ..flow }).collect(),
+            expect: expect?,
+            class: class?,
+            rule: rule?,
+            handoff: handoff?,
+            path: path?,
+            nat: nat?,
+            at,
+        })
+    }
+
     /// [`TenantReader::flow_match`] and the class: for all that comes after classification.
     fn classified_match(&self, table: &mut Table<'_>) -> Result<FlowMatch, Noted> {
         let classes = table
@@ -520,12 +614,25 @@ impl TenantReader<'_> {
     }
 
     fn flow_match(&self, table: &mut Table<'_>) -> Result<FlowMatch, Noted> {
-        let mut places =
-            |key| table.with_default(key, Vec::new(), |value| value.one_or_many(|value| self.place(value)));
+        let mut places = |key| {
+            table.with_default(key, Vec::new(), |value| {
+                value.one_or_many(|value| self.places(value)).map(|places| places.concat())
+            })
+        };
         let (from, to) = (places("from"), places("to"));
-        let protocols = table.with_default("protocol", Vec::new(), |value| value.one_or_many(protocol));
-        let source_ports = ports(table, "src-port", &protocols);
-        let destination_ports = ports(table, "dst-port", &protocols);
+        let by_service = table.optional("service", |value| {
+            let groups = value.one_or_many(|value| self.services.find(value, value.string()?));
+            groups.map(|groups| groups.concat())
+        });
+        let (mut protocols, mut source_ports, mut destination_ports) = (Ok(vec![]), Ok(vec![]), Ok(vec![]));
+        if let Ok(None) = by_service {
+            protocols = table.with_default("protocol", Vec::new(), |value| value.one_or_many(protocol));
+            source_ports = ports(table, "src-port", &protocols);
+            destination_ports = ports(table, "dst-port", &protocols);
+        } else {
+            let reason = "a rule with a service has no protocol and no ports of its own";
+            table.refuse(&["protocol", "src-port", "dst-port"], reason);
+        }
         let dscp = table.with_default("dscp", Vec::new(), |value| value.one_or_many(dscp));
         Ok(FlowMatch {
             from: from?,
@@ -533,11 +640,35 @@ impl TenantReader<'_> {
             protocols: protocols?,
             source_ports: source_ports?,
             destination_ports: destination_ports?,
+            services: by_service?.unwrap_or_default(),
             dscp: dscp?,
             classes: Vec::new(),
             apps: Vec::new(),
             domains: Vec::new(),
+            bound: None,
         })
+    }
+
+    fn read_address_groups(&mut self, tables: Vec<Table<'_>>) -> Result<(), Noted> {
+        let mut groups = std::mem::replace(&mut self.addresses, Groups::new("address group"));
+        let read = groups.read(tables, "addresses", |value| match value.string()?.strip_prefix("group:") {
+            Some(group) => Ok(Member::Of(group)),
+            None => self.place(value).map(Member::Itself),
+        });
+        self.addresses = groups;
+        read
+    }
+
+    /// A place, or all those of a group.
+    fn places(&self, value: Value<'_>) -> Result<Vec<Place>, Noted> {
+        let text = value.string()?;
+        match text.strip_prefix("group:") {
+            Some(group) => self.addresses.find(value, group),
+            None if self.addresses.has(text) => {
+                Err(value.note(format!("{text:?} is an address group; write \"group:{text}\"")))
+            }
+            None => self.place(value).map(|place| vec![place]),
+        }
     }
 
     fn place(&self, value: Value<'_>) -> Result<Place, Noted> {
@@ -555,7 +686,8 @@ impl TenantReader<'_> {
             return Err(value.note(format!("{text:?} is a handoff; write \"handoff:{text}\"")));
         }
         if text.bytes().any(|b| !matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F' | b'.' | b':' | b'/')) {
-            return Err(value.note(format!("{text:?} is no prefix, address, branch:NAME or handoff:NAME")));
+            let message = format!("{text:?} is no prefix, address, branch:NAME, handoff:NAME or group:NAME");
+            return Err(value.note(message));
         }
         value.parse(values::prefix).map(Place::Prefix)
     }
@@ -575,6 +707,26 @@ impl TenantReader<'_> {
         }
         Err(value.note(unknown("class", class, self.classes.names().chain([DEFAULT_CLASS]))))
     }
+}
+
+fn asked_end(value: Value<'_>) -> Result<AskedEnd, Noted> {
+    value.parse(|text| text.parse().map_err(|error: NotAnEnd| format!("{text:?} is {error}")))
+}
+
+fn service_or_group(value: Value<'_>) -> Result<Member<'_, Service>, Noted> {
+    if value.is_string() {
+        return value.string().map(Member::Of);
+    }
+    let mut table = value.table("[[service-group.services]]")?;
+    let protocols = table.required("protocol", |value| value.one_or_many(protocol));
+    let source_ports = ports(&mut table, "src-port", &protocols);
+    let destination_ports = ports(&mut table, "dst-port", &protocols);
+    table.finish();
+    Ok(Member::Itself(Service {
+        protocols: protocols?,
+        source_ports: source_ports?,
+        destination_ports: destination_ports?,
+    }))
 }
 
 fn protocol(value: Value<'_>) -> Result<Protocol, Noted> {

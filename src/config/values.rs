@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// A value, or what is wrong with it.
-pub(super) type Parsed<T> = Result<T, String>;
+pub type Parsed<T> = Result<T, String>;
 
 /// A name of anything: 1-31 characters, so that it fits into netns names, IPFIX strings and a column of the console.
 pub(super) fn name(text: &str) -> Parsed<String> {
@@ -225,20 +225,14 @@ fn bad_port(port: &str) -> String {
 
 /// An IP protocol by name.
 pub(super) fn protocol(text: &str) -> Parsed<Protocol> {
-    const NAMES: [(&str, Protocol); 4] = [
-        ("tcp", Protocol::TCP),
-        ("udp", Protocol::UDP),
-        ("icmp", Protocol::ICMP),
-        ("icmpv6", Protocol::ICMPV6),
-    ];
-    match NAMES.iter().find(|(name, _)| *name == text) {
+    match Protocol::NAMED.iter().find(|(name, _)| *name == text) {
         Some((_, protocol)) => Ok(*protocol),
         None => Err(format!("unknown protocol {text:?}; tcp, udp, icmp, icmpv6 or a number")),
     }
 }
 
 /// A DSCP by name: RFC 2474's class selectors, RFC 2597's AF, RFC 3246's EF, RFC 5865's VA, RFC 8622's LE.
-pub(super) fn dscp(text: &str) -> Parsed<u8> {
+pub fn dscp(text: &str) -> Parsed<u8> {
     const NAMES: [(&str, u8); 24] = [
         ("default", 0),
         ("le", 1),

@@ -12,9 +12,12 @@ mod recent;
 pub use gather::{Unanswered, WorkerGone, WorkerPort};
 pub use recent::{FlowPage, RecentFlows};
 
-use crate::pipeline::report::{Answer, DropRow, FlowFilter, PathReport, Query, SessionPage, Totals};
+use crate::model::AskedFlow;
+use crate::pipeline::report::{
+    Answer, DropRow, Explanation, FlowFilter, PathReport, Query, RuleRow, SessionPage, Totals,
+};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// What does not change while the process lives.
@@ -52,7 +55,11 @@ pub struct Control {
     ports: Vec<Box<dyn WorkerPort>>,
     flows: Arc<RecentFlows>,
     unix_millis: Box<dyn Fn() -> u64 + Send + Sync>,
+    explainer: Box<Explainer>,
 }
+
+/// What the generation in force makes of a tenant's flow; or that there is no such tenant.
+type Explainer = dyn Fn(&str, &AskedFlow) -> Result<Explanation, String> + Send + Sync;
 
 impl Control {
     /// `unix_millis` reads the wall clock; it is shown and decides nothing.
@@ -62,7 +69,32 @@ impl Control {
         flows: Arc<RecentFlows>,
         unix_millis: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Control {
-        Control { site, ports, flows, unix_millis: Box::new(unix_millis) }
+        let explainer = Box::new(|tenant: &str, _: &AskedFlow| Err(format!("there is no tenant {tenant:?}")));
+        Control { site, ports, flows, unix_millis: Box::new(unix_millis), explainer }
+    }
+
+    /// With the one who explains what becomes of a flow: that needs the tables, which are no business of this module.
+    pub fn explained_by(
+        self,
+        explainer: impl Fn(&str, &AskedFlow) -> Result<Explanation, String> + Send + Sync + 'static,
+    ) -> Control {
+        Control { explainer: Box::new(explainer), ..self }
+    }
+
+    /// What would become of a flow of `tenant`'s, with how its paths stand; or that there is no such tenant.
+    pub async fn explain(
+        &self,
+        tenant: &str,
+        asked: &AskedFlow,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<Result<Explanation, String>, Unanswered> {
+        match (self.explainer)(tenant, asked) {
+            Ok(explanation) => {
+                let paths = self.paths(Some(tenant), deadline).await?;
+                Ok(Ok(explanation.with_live(tenant, &paths)))
+            }
+            Err(unknown) => Ok(Err(unknown)),
+        }
     }
 
     /// The box and its sums.
@@ -140,6 +172,35 @@ impl Control {
             .collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.packets));
         Ok(rows)
+    }
+
+    /// The ACL rules of one tenant or of all, by tenant and in the order they are tried, with the sums over all workers.
+    pub async fn rules(
+        &self,
+        tenant: Option<&str>,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<Vec<RuleRow>, Unanswered> {
+        let query = Query::Rules { tenant: tenant.map(str::to_owned) };
+        let answers = self.ask_all(query, deadline, |answer| match answer {
+            Answer::Rules(rows) => Some(rows),
+            _ => None,
+        });
+        let mut answers = answers.await?.into_iter();
+        let mut merged = answers.next().unwrap_or_default();
+        // For a moment, while a commit is being taken over, a worker may have other rules than the first.
+        let places: HashMap<(String, String), usize> =
+            merged.iter().enumerate().map(|(at, row)| ((row.tenant.clone(), row.rule.clone()), at)).collect();
+        for row in answers.flatten() {
+            if let Some(at) = places.get(&(row.tenant, row.rule)) {
+                let sum = &mut merged[*at];
+                sum.sessions += row.sessions;
+                sum.packets += row.packets;
+                sum.bytes += row.bytes;
+                sum.dropped_packets += row.dropped_packets;
+                sum.unlogged += row.unlogged;
+            }
+        }
+        Ok(merged)
     }
 
     async fn ask_all<T>(

@@ -8,6 +8,7 @@ use crate::config::Collector;
 use crate::export::{Directory, Exporter};
 use crate::flow::FlowRecord;
 use crate::model::Instant;
+use crate::pipeline::Logged;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -20,6 +21,8 @@ const IDLE: Duration = Duration::from_secs(60);
 /// What the thread is sent.
 pub enum Order {
     Record(FlowRecord),
+    /// What an ACL rule with `log` decided on.
+    Logged(Logged),
     /// A new generation's collectors and names. A collector that stays keeps its sequence numbers.
     Reconfigure {
         collectors: Vec<Collector>,
@@ -27,7 +30,7 @@ pub enum Order {
     },
 }
 
-/// Starts the thread. It calls `seen` with every record, and ends when all senders of `orders` are gone, after it has
+/// Starts the thread. It calls `seen` with every record and `log` with what rules decided on, and ends when all senders of `orders` are gone, after it has
 /// sent what was left.
 ///
 /// # Errors
@@ -36,15 +39,17 @@ pub fn start(
     orders: Receiver<Order>,
     clock: Clock,
     seen: impl FnMut(&FlowRecord) + Send + 'static,
+    log: impl FnMut(&Logged) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    let exporting = Exporting { orders, clock, seen, collectors: Vec::new() };
+    let exporting = Exporting { orders, clock, seen, log, collectors: Vec::new() };
     std::thread::Builder::new().name("export".into()).spawn(move || exporting.run())
 }
 
-struct Exporting<F> {
+struct Exporting<F, G> {
     orders: Receiver<Order>,
     clock: Clock,
     seen: F,
+    log: G,
     collectors: Vec<Connected>,
 }
 
@@ -57,7 +62,7 @@ struct Connected {
     failing: bool,
 }
 
-impl<F: FnMut(&FlowRecord)> Exporting<F> {
+impl<F: FnMut(&FlowRecord), G: FnMut(&Logged)> Exporting<F, G> {
     fn run(mut self) {
         loop {
             let now = self.clock.now();
@@ -91,6 +96,7 @@ impl<F: FnMut(&FlowRecord)> Exporting<F> {
                     connected.exporter.add(&record, now);
                 }
             }
+            Order::Logged(logged) => (self.log)(&logged),
             Order::Reconfigure { collectors, directory } => {
                 let mut old = std::mem::take(&mut self.collectors);
                 for collector in collectors {

@@ -97,6 +97,18 @@ impl<I: Id, T> IdMap<I, T> {
         self.slots.get_mut(id.index())?.as_mut()
     }
 
+    /// What stands under `id`, or the default that is put there.
+    pub fn get_or_default(&mut self, id: I) -> &mut T
+    where
+        T: Default,
+    {
+        let index = id.index();
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || None);
+        }
+        self.slots[index].get_or_insert_default()
+    }
+
     /// Puts `value` under `id`; gives back what stood there.
     pub fn insert(&mut self, id: I, value: T) -> Option<T> {
         let index = id.index();

@@ -16,6 +16,20 @@ impl Protocol {
     pub const UDP: Protocol = Protocol(17);
     pub const ICMPV6: Protocol = Protocol(58);
 
+    /// Those that have a name here.
+    pub const NAMED: [(&str, Protocol); 4] = [
+        ("tcp", Protocol::TCP),
+        ("udp", Protocol::UDP),
+        ("icmp", Protocol::ICMP),
+        ("icmpv6", Protocol::ICMPV6),
+    ];
+
+    /// The protocol of a name, or of a number.
+    pub fn by_name(text: &str) -> Option<Protocol> {
+        let named = Protocol::NAMED.iter().find(|(name, _)| *name == text).map(|(_, protocol)| *protocol);
+        named.or_else(|| text.parse().ok().map(Protocol))
+    }
+
     /// Whether it has something that can be translated besides the address: ports, or ICMP's query identifier.
     pub fn has_ports(self) -> bool {
         matches!(self, Protocol::TCP | Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6)

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows of sockets, files or policy; every other module may import this one.
 
+mod asked;
 mod class;
 mod drop;
 mod id;
@@ -12,6 +13,7 @@ mod time;
 mod timeouts;
 mod wheel;
 
+pub use asked::{AskedEnd, AskedFlow, NotAnEnd};
 pub use class::{ClassBy, NameSource, Named};
 pub use drop::DropReason;
 pub use id::{

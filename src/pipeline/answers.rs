@@ -44,6 +44,9 @@ impl Worker {
                 Answer::Sessions(self.page(scan, now))
             }
             Query::Drops => Answer::Drops(self.drops.rows(&self.generation)),
+            Query::Rules { tenant } => {
+                Answer::Rules(self.rules.rows(tenant.as_deref(), &self.drops, &self.generation))
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 
 use crate::config::AclAction;
 use crate::flow::Plan;
-use crate::model::{DropReason, End, FlowKey, NextHop};
-use crate::tables::{Generation, NatVerdict, Subject, Tenant};
+use crate::model::{ClassId, DropReason, End, FlowKey, NextHop};
+use crate::tables::{AclRule, Classified, Generation, NatVerdict, Subject, Tenant};
 
 /// A session that policy accepts.
 #[derive(Clone, Debug)]
@@ -13,6 +13,23 @@ pub struct Decision<'a> {
     /// What becomes of the source.
     pub nat: NatVerdict<'a>,
 }
+
+/// Looks on while a session is decided on. Nothing it does changes the decision, and `()`, which does nothing, costs
+/// nothing.
+pub trait Observer<'a> {
+    /// Who owns the source, if anybody does.
+    fn source(&mut self, _end: Option<End>) {}
+    /// Who owns the destination, if anybody does.
+    fn destination(&mut self, _end: Option<End>) {}
+    /// The class of the flow, and what told it.
+    fn class(&mut self, _classified: &Classified) {}
+    /// The first rule that fits.
+    fn rule(&mut self, _subject: &Subject<'_>, _class: ClassId, _rule: Option<&'a AclRule>) {}
+    /// What becomes of the source.
+    fn nat(&mut self, _subject: &Subject<'_>, _class: ClassId, _nat: &NatVerdict<'a>) {}
+}
+
+impl Observer<'_> for () {}
 
 /// Decides on a session whose first packet carries `key` and arrives from `arrived_from`.
 ///
@@ -24,12 +41,17 @@ pub fn decide<'a>(
     key: &FlowKey,
     dscp: u8,
     arrived_from: NextHop,
+    observer: &mut impl Observer<'a>,
 ) -> Result<Decision<'a>, DropReason> {
-    let source_end = tenant.owners.lookup(key.source()).ok_or(DropReason::SourceNotAllowed)?;
+    let source_end = tenant.owners.lookup(key.source());
+    observer.source(source_end);
+    let source_end = source_end.ok_or(DropReason::SourceNotAllowed)?;
     if tenant.next_hop(source_end) != Some(arrived_from) {
         return Err(DropReason::SourceNotAllowed);
     }
-    let destination_end = tenant.owners.lookup(key.destination()).ok_or(DropReason::NoRoute)?;
+    let destination_end = tenant.owners.lookup(key.destination());
+    observer.destination(destination_end);
+    let destination_end = destination_end.ok_or(DropReason::NoRoute)?;
     let to = tenant.next_hop(destination_end).ok_or(DropReason::NoRoute)?;
     if to == arrived_from {
         return Err(DropReason::HairpinRefused);
@@ -46,8 +68,12 @@ pub fn decide<'a>(
         apps: &[],
         domains: &[],
     };
-    let class = tenant.classifier.classify(&subject, None).class;
-    let rule = match tenant.acl.first_match(&subject, class) {
+    let classified = tenant.classifier.classify(&subject, None);
+    observer.class(&classified);
+    let class = classified.class;
+    let rule = tenant.acl.first_match(&subject, class);
+    observer.rule(&subject, class, rule);
+    let rule = match rule {
         None => return Err(DropReason::AclDefault),
         Some(rule) => match rule.action {
             AclAction::Accept => rule.id,
@@ -67,6 +93,7 @@ pub fn decide<'a>(
         }
         _ => NatVerdict::Untranslated,
     };
+    observer.nat(&subject, class, &nat);
     if let NatVerdict::Impossible(handoff) = nat {
         return Err(DropReason::NatRequired(handoff));
     }

@@ -22,6 +22,11 @@ impl Drops {
         self.counts.iter().filter(|((_, r), _)| *r == reason).map(|(_, count)| count).sum()
     }
 
+    /// How many of `tenant`'s were dropped for `reason`.
+    pub fn of_tenant(&self, tenant: TenantId, reason: DropReason) -> u64 {
+        self.counts.get(&(Some(tenant), reason)).copied().unwrap_or_default()
+    }
+
     /// How many were dropped at all.
     pub fn total(&self) -> u64 {
         self.counts.values().sum()

@@ -86,6 +86,7 @@ impl Entrance {
             Query::Paths => Answer::Paths(Vec::new()),
             Query::Sessions { .. } => Answer::Sessions(SessionPage::default()),
             Query::Drops => Answer::Drops(self.drops.rows(&self.generation)),
+            Query::Rules { .. } => Answer::Rules(Vec::new()),
         }
     }
 

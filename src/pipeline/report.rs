@@ -2,6 +2,7 @@
 //!
 //! Names, not ids: whoever reads a report has no generation to look ids up in.
 
+use crate::config::{AclAction, Outcome};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,8 +11,15 @@ use std::net::{IpAddr, SocketAddr};
 pub enum Query {
     Totals,
     Paths,
-    Sessions { filter: FlowFilter, limit: usize },
+    Sessions {
+        filter: FlowFilter,
+        limit: usize,
+    },
     Drops,
+    /// Of one tenant, or of all.
+    Rules {
+        tenant: Option<String>,
+    },
 }
 
 /// What it answers, of the same name as the question.
@@ -21,6 +29,8 @@ pub enum Answer {
     Paths(Vec<PathReport>),
     Sessions(SessionPage),
     Drops(Vec<DropRow>),
+    /// By tenant, in the order they are tried.
+    Rules(Vec<RuleRow>),
 }
 
 /// Sums over a worker's life.
@@ -145,6 +155,114 @@ pub struct DropRow {
     /// The rule, pool or handoff the reason speaks of.
     pub detail: Option<String>,
     pub packets: u64,
+}
+
+/// An ACL rule, and what it has done since the process began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RuleRow {
+    pub tenant: String,
+    pub rule: String,
+    pub action: AclAction,
+    /// Where it is written: `tenants/acme.toml:40`.
+    pub at: String,
+    /// Sessions it accepted.
+    pub sessions: u64,
+    /// What went in these sessions, both directions, as far as records of them have been written: at their ends and at
+    /// active timeouts.
+    pub packets: u64,
+    pub bytes: u64,
+    /// Packets it dropped or rejected.
+    pub dropped_packets: u64,
+    /// Sessions that a rule with `log` decided on and left out of the log, because there were too many.
+    pub unlogged: u64,
+}
+
+/// What would become of a flow, and why.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Explanation {
+    pub outcome: Outcome,
+    /// Why it would be dropped or rejected: [`crate::model::DropReason::name`].
+    pub reason: Option<String>,
+    pub class: Option<String>,
+    /// The ACL rule that decides.
+    pub rule: Option<String>,
+    /// The handoff it goes to.
+    pub handoff: Option<String>,
+    /// The prefixes whose addresses the source may be translated to.
+    pub nat: Vec<String>,
+    /// Best first: those it is sent on.
+    pub paths: Vec<PathStep>,
+    /// The paths are those of its own direction, not of its answers'.
+    pub paths_are_forward: bool,
+    /// In the order they were taken.
+    pub steps: Vec<Step>,
+}
+
+/// A step on the way to a decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Step {
+    pub kind: StepKind,
+    pub text: String,
+    /// Where what was asked for is written: `tenants/acme.toml:40`.
+    pub at: Option<String>,
+    /// It fitted, or went on.
+    pub fits: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepKind {
+    Source,
+    Destination,
+    Class,
+    /// An ACL rule.
+    Rule,
+    Nat,
+    Path,
+}
+
+/// A path in the order it would be tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PathStep {
+    /// The far site.
+    pub site: String,
+    pub path: String,
+    /// How it stands now; `None` where no box was asked.
+    pub live: Option<LivePath>,
+}
+
+/// How a path stands.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LivePath {
+    pub state: PathState,
+    /// Milliseconds.
+    pub rtt_ms: Option<f64>,
+    pub jitter_ms: Option<f64>,
+    /// 0 to 1.
+    pub loss: Option<f64>,
+}
+
+impl Explanation {
+    /// Fills in how its paths, which are `tenant`'s, stand.
+    pub fn with_live(mut self, tenant: &str, reports: &[PathReport]) -> Explanation {
+        for step in &mut self.paths {
+            let is = |report: &&PathReport| {
+                report.tenant == tenant && report.site == step.site && report.path == step.path
+            };
+            step.live = reports.iter().find(is).map(|report| LivePath {
+                state: report.state,
+                rtt_ms: report.rtt_ms,
+                jitter_ms: report.jitter_ms,
+                loss: report.loss,
+            });
+        }
+        self
+    }
 }
 
 /// A flow record in names, for the API's list of recent flows.

@@ -6,7 +6,7 @@ use crate::io::exporting::Order;
 use crate::io::forward::{DataPlane, Dropped, ForwardHandle};
 use crate::model::{Instant, Now};
 use crate::pipeline::report::{Answer, Query};
-use crate::pipeline::{Entrance, SessionScan, Worker};
+use crate::pipeline::{Entrance, Logged, SessionScan, Worker};
 use crate::tables::Generation;
 use crate::wire::{Batch, Outbound};
 use std::collections::VecDeque;
@@ -53,12 +53,19 @@ impl WorkerPlane {
         }
     }
 
-    fn pass_on_records(&mut self) {
+    /// Records, and lines of the log: neither holds up the worker.
+    fn pass_on(&mut self) {
         let mut lost = 0;
         for record in self.worker.take_records() {
             lost += u64::from(self.orders.try_send(Order::Record(record)).is_err());
         }
         self.worker.records_lost(lost);
+        let logged: Vec<Logged> = self.worker.take_logged().collect();
+        for logged in logged {
+            if self.orders.try_send(Order::Logged(logged)).is_err() {
+                self.worker.not_logged(logged.rule);
+            }
+        }
     }
 
     /// One look at the table for the question that has waited longest; those that come after wait their turn.
@@ -82,7 +89,7 @@ impl DataPlane for WorkerPlane {
 
     fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
         self.worker.process(batch, now, out);
-        self.pass_on_records();
+        self.pass_on();
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -92,7 +99,7 @@ impl DataPlane for WorkerPlane {
 
     fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
         self.worker.handle_timeout(now, out);
-        self.pass_on_records();
+        self.pass_on();
         self.go_on_scanning(now);
     }
 
@@ -104,7 +111,7 @@ impl DataPlane for WorkerPlane {
         match command {
             Command::Adopt(generation) => {
                 self.worker.adopt(generation, now);
-                self.pass_on_records();
+                self.pass_on();
             }
             Command::Ask(Query::Sessions { filter, limit }, reply) => {
                 // One that finds no room is dropped unanswered, and whoever asked is told that nobody answers.

@@ -7,7 +7,7 @@ use super::apps::{Apps, Domains, TenantApps};
 use super::classify::{Asks, ClassRule, Classifier};
 use super::device::{DeviceKind, DeviceSpec};
 use super::generation::{
-    Generation, InternetKind, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec,
+    Generation, InternetKind, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec, Written,
 };
 use super::names::Names;
 use super::nat::{NatPolicy, Pool, PoolPorts};
@@ -274,13 +274,17 @@ impl Compiler {
         }
         let rules = config.acl.iter().map(|rule| {
             let matcher = compile_matcher(names, tenant, &rule.matches, &end);
-            (AclRule { id: names.rule_id(tenant, &rule.name), action: rule.action }, matcher)
+            let id = names.rule_id(tenant, &rule.name);
+            (AclRule { id, action: rule.action, log: rule.log, at: rule.at.clone() }, matcher)
         });
         let acl = Acl::new(rules.collect());
         let classifier = Classifier::new(default, classes, apps, domains);
         let mut compiled = Tenant::new(classifier, acl, config.timeouts, next_hops);
         compiled.owners = owners;
         compiled.dns_teachers = config.dns_teachers.clone().into();
+        let named = config.classes.iter().map(|class| names.class_id(tenant, &class.name));
+        compiled.classes = named.chain([default]).collect();
+        compiled.written = written(config, names, tenant);
         for handoff in &config.handoffs {
             if let HandoffKind::Internet { nat_pool, nat_ports, nat_filtering, maps, routed, .. } =
                 &handoff.kind
@@ -294,9 +298,13 @@ impl Compiler {
                         NatAction::Pool(networks) => Some(pool(networks)),
                         NatAction::NoNat => None,
                     };
-                    rules.push((translates_to, compile_matcher(names, tenant, &rule.matches, &end)));
+                    rules.push((
+                        translates_to,
+                        rule.at.clone(),
+                        compile_matcher(names, tenant, &rule.matches, &end),
+                    ));
                 }
-                let policy = NatPolicy::new(
+                let mut policy = NatPolicy::new(
                     id,
                     *nat_filtering,
                     maps.clone().into(),
@@ -304,6 +312,7 @@ impl Compiler {
                     routed.clone().into(),
                     rules,
                 );
+                policy.at = Some(handoff.at.clone());
                 compiled.nat.insert(id, policy);
             }
         }
@@ -330,6 +339,26 @@ impl Compiler {
         });
         Site { orders: orders.collect(), paths: paths.iter().map(|(id, _)| *id).collect() }
     }
+}
+
+fn written(config: &config::Tenant, names: &mut Names, tenant: TenantId) -> Written {
+    let of_branches =
+        config.branches.iter().flat_map(|branch| branch.prefixes.iter().zip(&branch.prefixes_at));
+    let of_handoffs = config
+        .handoffs
+        .iter()
+        .flat_map(|handoff| handoff.prefixes.iter().map(|prefix| (prefix, &handoff.at)));
+    let all = of_branches.chain(of_handoffs).map(|(prefix, at)| (*prefix, at.clone()));
+    let mut prefixes: Vec<_> = all.collect();
+    prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix()));
+    let classes =
+        config.classes.iter().map(|class| (names.class_id(tenant, &class.name), class.at.clone())).collect();
+    let policies = config
+        .path_policies
+        .iter()
+        .map(|policy| (names.class_id(tenant, &policy.class), policy.at.clone()))
+        .collect();
+    Written { prefixes, classes, policies }
 }
 
 fn compile_matcher(

@@ -5,8 +5,8 @@ use super::device::DeviceSpec;
 use super::names::Names;
 use super::nat::{NatPolicy, PoolPorts};
 use super::routes::Routes;
-use super::rules::Acl;
-use crate::config::{IcmpSource, NatFiltering, PresharedKey, PrivateKey, PublicKey};
+use super::rules::{Acl, unreachable};
+use crate::config::{IcmpSource, NatFiltering, PresharedKey, PrivateKey, Problem, PublicKey, SourceRef};
 use crate::model::{
     ClassId, DeviceId, End, HandoffId, IdMap, NextHop, PathId, PrefixMap, Protocol, SiteId, TenantId,
     Timeouts, TransportId, Zone,
@@ -75,10 +75,30 @@ pub struct Tenant {
     /// Whose DNS answers teach names; empty: anybody's.
     pub dns_teachers: Box<[IpNetwork]>,
     pub acl: Acl,
+    /// All that its flows can be of.
+    pub classes: Box<[ClassId]>,
     pub nat: IdMap<HandoffId, NatPolicy>,
     pub sites: IdMap<SiteId, Site>,
     pub timeouts: Timeouts,
+    pub written: Written,
     next_hops: NextHops,
+}
+
+/// Where what the tables say is written, as far as they do not say so themselves: for explanations.
+#[derive(Clone, Default)]
+pub struct Written {
+    /// Of branches, and of handoffs, with the handoff's own line; longest first.
+    pub(super) prefixes: Vec<(IpNetwork, SourceRef)>,
+    pub classes: IdMap<ClassId, SourceRef>,
+    /// Path policies.
+    pub policies: IdMap<ClassId, SourceRef>,
+}
+
+impl Written {
+    /// The longest prefix that covers `address`, and where it is written.
+    pub fn prefix_of(&self, address: IpAddr) -> Option<&(IpNetwork, SourceRef)> {
+        self.prefixes.iter().find(|(prefix, _)| prefix.contains(address))
+    }
 }
 
 #[derive(Clone)]
@@ -136,9 +156,11 @@ impl Tenant {
             classifier,
             dns_teachers: [].into(),
             acl,
+            classes: Box::default(),
             nat: IdMap::default(),
             sites: IdMap::default(),
             timeouts,
+            written: Written::default(),
             next_hops,
         }
     }
@@ -189,6 +211,33 @@ impl Generation {
     /// How long each tenant's sessions are kept.
     pub fn timeouts(&self) -> IdMap<TenantId, Timeouts> {
         self.tenants.iter().map(|(id, tenant)| (id, tenant.timeouts)).collect()
+    }
+
+    /// The ACL rules that never decide, each at its line: not wrong, but not what was meant.
+    pub fn unreachable_rules(&self) -> Vec<Problem> {
+        let mut warnings = Vec::new();
+        for (_, tenant) in self.tenants.iter() {
+            let rules = tenant.acl.rules();
+            for found in unreachable(&tenant.acl, &tenant.classes, &tenant.owners) {
+                let rule = &rules[found.rule];
+                let told =
+                    |by: usize| format!("{:?} (line {})", self.names.rule(rules[by].id), rules[by].at.line);
+                // 3: who wants to know them all begins with these.
+                let listed = found.by.iter().take(3).map(|by| told(*by)).collect::<Vec<_>>().join(", ");
+                let by = match found.by.len() {
+                    1 => format!("rule {listed} takes"),
+                    2 | 3 => format!("rules {listed} together take"),
+                    more => format!("rules {listed} and {} more together take", more - 3),
+                };
+                let message = format!(
+                    "ACL rule {:?} never decides: {by} everything it could match",
+                    self.names.rule(rule.id)
+                );
+                warnings.push(Problem { at: rule.at.clone(), message });
+            }
+        }
+        warnings.sort_by(|a, b| a.at.cmp(&b.at));
+        warnings
     }
 
     /// `branch:berlin`, `handoff:internet`, `lan`: as policy names it.

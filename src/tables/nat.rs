@@ -2,7 +2,7 @@
 //! (`flow::nat`): that is state, this is policy.
 
 use super::rules::{FirstMatch, Matcher, Subject};
-use crate::config::NatFiltering;
+use crate::config::{NatFiltering, SourceRef};
 use crate::model::{ClassId, HandoffId, PrefixMap, Protocol};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use std::net::{IpAddr, Ipv4Addr};
@@ -72,6 +72,11 @@ impl Pool {
         Pool { handoff, networks: networks.iter().filter_map(v4).collect(), ports: PoolPorts::new(&ports) }
     }
 
+    /// Its addresses, as prefixes.
+    pub fn networks(&self) -> &[Ipv4Network] {
+        &self.networks
+    }
+
     /// How many addresses there are.
     pub fn len(&self) -> u64 {
         self.networks.iter().map(|network| u64::from(network.size())).sum()
@@ -112,6 +117,10 @@ pub struct NatPolicy {
     maps: Box<[PrefixMap]>,
     /// By rule: what it translates to, if it is not one that says not to.
     pools: Box<[Option<Pool>]>,
+    /// By rule: where it is written.
+    rules_at: Box<[SourceRef]>,
+    /// Where the handoff is written.
+    pub(super) at: Option<SourceRef>,
     first_match: FirstMatch,
     pool: Pool,
     routed: Box<[IpNetwork]>,
@@ -137,11 +146,33 @@ impl NatPolicy {
         maps: Box<[PrefixMap]>,
         pool: Pool,
         routed: Box<[IpNetwork]>,
-        rules: Vec<(Option<Pool>, Matcher)>,
+        rules: Vec<(Option<Pool>, SourceRef, Matcher)>,
     ) -> NatPolicy {
-        let (pools, matchers): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
+        let (mut pools, mut rules_at, mut matchers) = (Vec::new(), Vec::new(), Vec::new());
+        for (pool, at, matcher) in rules {
+            pools.push(pool);
+            rules_at.push(at);
+            matchers.push(matcher);
+        }
         let first_match = FirstMatch::new(matchers);
-        NatPolicy { handoff, filtering, maps, pools: pools.into(), first_match, pool, routed }
+        NatPolicy {
+            handoff,
+            filtering,
+            maps,
+            pools: pools.into(),
+            rules_at: rules_at.into(),
+            at: None,
+            first_match,
+            pool,
+            routed,
+        }
+    }
+
+    /// Where that is written which decides on the translation of this session: the rule that fits, or the handoff.
+    pub fn written(&self, subject: &Subject<'_>, class: ClassId) -> Option<&SourceRef> {
+        let is_mapped = self.maps.iter().any(|map| map.to_outside(subject.source).is_some());
+        let rule = self.first_match.find(subject, Some(class)).filter(|_| !is_mapped);
+        rule.map(|rule| &self.rules_at[rule]).or(self.at.as_ref())
     }
 
     /// What becomes of a session that leaves by this handoff. A mapped prefix is always known by its other one. Prefixes the tenant may show to the internet go

@@ -2,7 +2,7 @@
 
 use ipnetwork::IpNetwork;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A map from prefixes, looked up by address: the longest prefix that covers it wins.
 ///
@@ -57,6 +57,17 @@ impl<T: Copy> Routes<T> {
         let found =
             move |length: &u8| Some((*length, *family.entries.get(&(*length, bits & mask(*length)))?));
         family.lengths.iter().filter_map(found)
+    }
+}
+
+impl<T> Routes<T> {
+    /// Every prefix there is, in no particular order.
+    pub fn prefixes(&self) -> impl Iterator<Item = IpNetwork> {
+        let v4 = self.v4.entries.keys().map(|(length, bits)| ((bits >> 96) as u32, *length));
+        let v4 = v4.map(|(bits, length)| IpNetwork::new(Ipv4Addr::from_bits(bits).into(), length));
+        let v6 = self.v6.entries.keys().map(|(length, bits)| (Ipv6Addr::from_bits(*bits), *length));
+        let v6 = v6.map(|(address, length)| IpNetwork::new(address.into(), length));
+        v4.chain(v6).flatten()
     }
 }
 

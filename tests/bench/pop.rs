@@ -226,6 +226,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
                 .expect("a /22")
                 .expect("a /22"),
         ],
+        prefixes_at: Vec::new(),
         paths: vec![TenantPath {
             name: "wan".into(),
             transport: None,
@@ -246,6 +247,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
             ..FlowMatch::default()
         },
         action: AclAction::Drop,
+        log: false,
         at: at.clone(),
     };
     let mut acl: Vec<AclRule> = (1..rules).map(rule).collect();
@@ -253,6 +255,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         name: "out".into(),
         matches: FlowMatch { to: vec![Place::Handoff("internet".into())], ..FlowMatch::default() },
         action: AclAction::Accept,
+        log: false,
         at: at.clone(),
     });
     let class = |name: &str, dscp| popgate::config::AppClass {
@@ -287,6 +290,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
             prefer: vec!["wan".into()],
             at: at.clone(),
         }],
+        policy_tests: Vec::new(),
         file: "bench".into(),
     };
     let appliance = Appliance {

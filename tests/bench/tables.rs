@@ -8,7 +8,7 @@ use crate::measure::{cpu_time, median, rss, since};
 use crate::pop::{candidate, from_client, host_of, process, seal, udp};
 use crate::{SERVER, Wanted};
 use ipnetwork::{IpNetwork, Ipv4Network};
-use popgate::config::{AclRule, Candidate, FlowMatch, Place};
+use popgate::config::{AclRule, Candidate, FlowMatch, Place, Service};
 use popgate::flow::{Plan, Session, SessionTable, Translation};
 use popgate::model::{
     ClassId, Direction, End, FlowKey, Id, IdMap, NextHop, Now, Protocol, RuleId, SiteId, TenantId, Zone,
@@ -48,11 +48,11 @@ pub fn memory_rows(wanted: &Wanted) -> Vec<Value> {
 
 // Decisions.
 
-/// Rules that most flows pass by, until the last; rules that overlap, so that flows end anywhere among them; and rules
-/// each of which a flow fits but for one field, another one for every second rule.
+/// Rules that most flows pass by, until the last; rules that overlap, so that flows end anywhere among them, and such of
+/// three services each; and rules each of which a flow fits but for one field, another one for every second rule.
 fn decisions(rules: usize) -> Vec<Value> {
     let mut rng = StdRng::seed_from_u64(rules as u64);
-    [("last", true), ("mixed", true), ("near misses", false)]
+    [("last", true), ("mixed", true), ("services", true), ("near misses", false)]
         .map(|(kind, matches)| {
             let mut candidate = candidate(1, 1);
             let tenant = candidate.tenants.values_mut().next().expect("a tenant");
@@ -96,6 +96,23 @@ fn rule(kind: &str, n: usize, rng: &mut StdRng) -> FlowMatch {
                 to: prefix(0xcb00_7100 | rng.random_range(0..256), rng.random_range(24..=32)),
                 protocols: vec![if rng.random() { Protocol::TCP } else { Protocol::UDP }],
                 destination_ports: vec![port..=port + rng.random_range(0..50)],
+                ..FlowMatch::default()
+            }
+        }
+        "services" => {
+            let service = |protocol, rng: &mut StdRng| {
+                let port = rng.random_range(1..2_000);
+                Service {
+                    protocols: vec![protocol],
+                    source_ports: Vec::new(),
+                    destination_ports: vec![port..=port + rng.random_range(0..50)],
+                }
+            };
+            let source_bound = Service { source_ports: vec![1..=1_023], ..service(Protocol::UDP, rng) };
+            FlowMatch {
+                from: prefix(0x0a00_0000 | rng.random_range(0..1024), rng.random_range(20..=32)),
+                to: prefix(0xcb00_7100 | rng.random_range(0..256), rng.random_range(24..=32)),
+                services: vec![service(Protocol::TCP, rng), service(Protocol::UDP, rng), source_bound],
                 ..FlowMatch::default()
             }
         }
@@ -212,7 +229,13 @@ fn fits(config: &FlowMatch, subject: &Subject, generation: &Generation) -> bool 
     let port = |ranges: &[std::ops::RangeInclusive<u16>], port| {
         ranges.is_empty() || ranges.iter().any(|range| range.contains(&port))
     };
-    (config.protocols.is_empty() || config.protocols.contains(&subject.protocol))
+    let spoken = |service: &Service| {
+        service.protocols.contains(&subject.protocol)
+            && port(&service.source_ports, subject.source_port)
+            && port(&service.destination_ports, subject.destination_port)
+    };
+    (config.services.is_empty() || config.services.iter().any(spoken))
+        && (config.protocols.is_empty() || config.protocols.contains(&subject.protocol))
         && port(&config.destination_ports, subject.destination_port)
         && port(&config.source_ports, subject.source_port)
         && place(&config.from, subject.source, subject.source_end)

@@ -1,9 +1,12 @@
 //! A PoP that is not there: two workers whose paths, sessions and drops are a function of time and a number, so that
 //! they look and move like real ones and are the same in every run.
 
+use popgate::config::{AclAction, Outcome};
 use popgate::control::{Control, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
+use popgate::model::AskedFlow;
 use popgate::pipeline::report::{
-    Answer, DropRow, FlowFilter, FlowReport, PathReport, PathState, Query, SessionPage, SessionReport, Totals,
+    Answer, DropRow, Explanation, FlowFilter, FlowReport, PathReport, PathState, PathStep, Query, RuleRow,
+    SessionPage, SessionReport, Step, StepKind, Totals,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Weak};
@@ -59,7 +62,47 @@ pub(crate) fn control(mood: Mood) -> Arc<Control> {
         started_unix_ms: now - (HEAD_START * 1_000.0) as u64,
         workers: WORKERS as usize,
     };
-    Arc::new(Control::new(site, (0..WORKERS).map(worker).collect(), flows, unix_ms))
+    let control = Control::new(site, (0..WORKERS).map(worker).collect(), flows, unix_ms);
+    Arc::new(control.explained_by(explanation))
+}
+
+/// What a real box says has this shape.
+fn explanation(tenant: &str, asked: &AskedFlow) -> Result<Explanation, String> {
+    if !RULES.iter().any(|(of, ..)| *of == tenant) {
+        return Err(format!("there is no tenant {tenant:?}"));
+    }
+    let step = |kind, text: String, line: usize, fits| Step {
+        kind,
+        text,
+        at: (line > 0).then(|| format!("tenants/{tenant}.toml:{line}")),
+        fits,
+    };
+    let port = asked.destination_port();
+    Ok(Explanation {
+        outcome: Outcome::Accept,
+        class: Some("default".into()),
+        rule: Some("web-out".into()),
+        handoff: Some("internet".into()),
+        nat: vec!["198.51.100.0/29".into()],
+        paths: ["dsl", "mpls"]
+            .map(|path| PathStep { site: "berlin".into(), path: path.into(), live: None })
+            .into(),
+        steps: vec![
+            step(StepKind::Source, format!("{} belongs to branch:berlin", asked.from.address), 8, true),
+            step(
+                StepKind::Destination,
+                format!("{} belongs to handoff:internet", asked.to.address),
+                31,
+                true,
+            ),
+            step(StepKind::Class, "class default: no app class fits".into(), 0, true),
+            step(StepKind::Rule, format!("no-smb-out does not fit: tcp 49152 to {port}"), 40, false),
+            step(StepKind::Rule, "web-out fits: accept".into(), 53, true),
+            step(StepKind::Nat, "the source becomes an address of 198.51.100.0/29".into(), 31, true),
+            step(StepKind::Path, "answers take the path it came by".into(), 90, true),
+        ],
+        ..Explanation::default()
+    })
 }
 
 fn unix_ms() -> u64 {
@@ -80,6 +123,7 @@ impl WorkerPort for Worker {
             Query::Paths => Answer::Paths(self.paths(at)),
             Query::Sessions { filter, limit } => Answer::Sessions(self.sessions(at, &filter, limit)),
             Query::Drops => Answer::Drops(self.drops(at)),
+            Query::Rules { tenant } => Answer::Rules(rules(at, tenant.as_deref())),
         });
         Ok(())
     }
@@ -87,6 +131,37 @@ impl WorkerPort for Worker {
 
 /// Tenant, site, path, transport, Mbit/s, RTT in ms: a stock client, which answers no probes, has none.
 type FakePath = (&'static str, &'static str, &'static str, &'static str, f64, Option<f64>);
+
+/// Tenant, rule, what it does, its line, sessions a second: one that never decided has none.
+const RULES: [(&str, &str, AclAction, usize, f64); 7] = [
+    ("acme", "no-smb-out", AclAction::Drop, 40, 1.3),
+    ("acme", "voice", AclAction::Accept, 46, 0.4),
+    ("acme", "web-out", AclAction::Accept, 53, 6.1),
+    ("acme", "old-erp", AclAction::Accept, 61, 0.0),
+    ("globex", "no-ads", AclAction::Reject, 22, 0.12),
+    ("globex", "all-out", AclAction::Accept, 29, 4.7),
+    ("initech", "all-out", AclAction::Accept, 18, 2.2),
+];
+
+fn rules(at: f64, tenant: Option<&str>) -> Vec<RuleRow> {
+    let wanted = RULES.into_iter().filter(|(of, ..)| tenant.is_none_or(|tenant| tenant == *of));
+    let row = |(tenant, rule, action, line, rate): (&str, &str, AclAction, usize, f64)| {
+        let happened = (at * rate) as u64;
+        let accepted = if action == AclAction::Accept { happened } else { 0 };
+        RuleRow {
+            tenant: tenant.into(),
+            rule: rule.into(),
+            action,
+            at: format!("tenants/{tenant}.toml:{line}"),
+            sessions: accepted,
+            packets: accepted * 210,
+            bytes: accepted * 145_000,
+            dropped_packets: happened - accepted,
+            unlogged: 0,
+        }
+    };
+    wanted.map(row).collect()
+}
 
 const PATHS: [FakePath; 11] = [
     ("acme", "berlin", "dsl", "isp-a", 38.0, Some(14.2)),

@@ -88,3 +88,31 @@ fn transports_and_devices_are_exchanged_under_all_threads_and_the_number_of_work
     assert_eq!(world.status("fra1").totals.generation, generation);
     assert!(world.pings("berlin-host", "203.0.113.80"));
 }
+
+const TEST: &str = "[[policy-test]]\nname = \"telnet\"\nfrom = \"10.1.0.10\"\nto = \"203.0.113.80:23\"\nprotocol = \"tcp\"\n";
+
+#[test]
+fn a_policy_test_that_fails_stops_a_commit_and_a_box_tells_what_would_become_of_a_flow() {
+    let world = World::up("epolicy", &["berlin", "berlin-host"]);
+    world.await_ping("berlin-host", "203.0.113.80");
+    let pid = popgate(&world, "fra1");
+    let generation = world.status("fra1").totals.generation;
+    let acme = "tenants/acme.toml";
+    edit(&world, "fra1", acme, |text| format!("{text}{TEST}expect = \"accept\"\n"));
+    kill_process(pid, Signal::HUP).expect("it runs");
+    eventually("it says why not", || {
+        let log = fs::read_to_string(world.node("fra1").log()).expect("a log");
+        log.contains("policy test \"telnet\": expected accept, and it is rejected by ACL rule \"no-telnet\"")
+    });
+    assert_eq!(world.status("fra1").totals.generation, generation);
+    edit(&world, "fra1", acme, |text| text.replace("expect = \"accept\"", "expect = \"reject\""));
+    kill_process(pid, Signal::HUP).expect("it runs");
+    eventually("the box runs the new generation", || world.status("fra1").totals.generation > generation);
+
+    let flow = ["explain", "--tenant", "acme", "--from", "10.1.0.10", "--to", "203.0.113.80:80"];
+    let told = world.ask("fra1", &flow);
+    let ends_so = told.trim_end().ends_with("accept");
+    assert!(ends_so && told.contains("no-telnet does not fit") && told.contains("berlin/dsl: up"), "{told}");
+    let rules = world.show_text("fra1", &["rules", "--tenant", "acme"]);
+    assert!(rules.contains("no-telnet") && rules.contains("tenants/acme.toml:"), "{rules}");
+}

@@ -113,10 +113,15 @@ impl World {
 
     /// What the real `popgate show` says on the box `node`.
     pub fn show_text(&self, node: &str, what: &[&str]) -> String {
+        self.ask(node, &[&["show"], what].concat())
+    }
+
+    /// What the real `popgate` says on the box `node` to a question that needs its token.
+    pub fn ask(&self, node: &str, what: &[&str]) -> String {
         let token_file = self.node(node).state_dir().join("admin-token");
-        let command = self.node(node).command(POPGATE).arg("show").args(what);
+        let command = self.node(node).command(POPGATE).args(what);
         let output = command.arg("--token-file").arg(token_file).output().expect("popgate runs");
-        assert!(output.status.success(), "popgate show {what:?} on {node}: {}", stderr(&output));
+        assert!(output.status.success(), "popgate {what:?} on {node}: {}", stderr(&output));
         stdout(&output)
     }
 

@@ -20,3 +20,4 @@ mod packets;
 mod plane;
 mod policy;
 mod rubbish;
+mod why;

@@ -3,8 +3,11 @@
 use crate::plane::{Plane, workers};
 use popgate::config;
 use popgate::flow::FlowRecord;
-use popgate::model::{DeviceId, Now, TransportId};
-use popgate::pipeline::report::{Answer, DropRow, FlowFilter, PathReport, Query, SessionReport};
+use popgate::model::{AskedFlow, DeviceId, Now, TransportId};
+use popgate::pipeline::explain;
+use popgate::pipeline::report::{
+    Answer, DropRow, Explanation, FlowFilter, PathReport, Query, RuleRow, SessionReport,
+};
 use popgate::tables::{Compiler, Generation};
 use popgate::tunnel::{Keys, Opened, Sealed, Tunnel, TunnelIndex};
 use popgate::wire::{Ingress, Outbound};
@@ -476,6 +479,22 @@ impl Sim {
             (None, None) => None,
         };
         self.sessions(node).into_iter().filter_map(outside).collect::<BTreeSet<_>>().len() as u64
+    }
+
+    /// What `node` says would become of a flow of `tenant`'s.
+    pub fn explain(&mut self, node: &str, tenant: &str, asked: &AskedFlow) -> Explanation {
+        let generation = Arc::clone(&self.node(node).generation);
+        let found = generation.names.all_tenants().find(|(_, name)| ***name == *tenant);
+        explain(&generation, found.expect("a tenant").0, asked)
+    }
+
+    /// The rule of this name at `node`.
+    pub fn rule(&mut self, node: &str, tenant: &str, rule: &str) -> RuleRow {
+        let now = self.now;
+        match self.node(node).plane.answer(&Query::Rules { tenant: Some(tenant.to_owned()) }, now) {
+            Answer::Rules(rows) => rows.into_iter().find(|row| row.rule == rule).expect("a rule"),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn sessions(&mut self, node: &str) -> Vec<SessionReport> {

@@ -3,9 +3,9 @@
 
 use ipnetwork::IpNetwork;
 use popgate::config::{
-    AclAction, AclRule, Admin, AppClass, Appliance, Candidate, DEFAULT_CLASS, Export, FlowMatch, Handoff,
-    HandoffKind, IcmpSource, NatAction, NatFiltering, NatRule, Place, Pop, PrivateKey, Role, SourceRef,
-    Tenant, TenantBranch,
+    AclAction, AclRule, Admin, AppClass, Appliance, Bound, Candidate, DEFAULT_CLASS, Export, FlowMatch,
+    Handoff, HandoffKind, IcmpSource, NatAction, NatFiltering, NatRule, Place, Pop, PrivateKey, Role,
+    Service, SourceRef, Tenant, TenantBranch,
 };
 use popgate::model::{FlowKey, NextHop, Protocol, TenantId, Timeouts, Zone};
 use popgate::pipeline::decide;
@@ -87,16 +87,27 @@ fn flow_match(classes: Vec<String>) -> impl Strategy<Value = FlowMatch> {
     } else {
         prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(select(classes), 1..3)].boxed()
     };
-    (places(), places(), some_protocols, ports(), ports(), some_dscp, some_classes).prop_map(
-        |(from, to, protocols, source_ports, destination_ports, dscp, classes)| FlowMatch {
-            from,
-            to,
-            protocols,
-            source_ports,
-            destination_ports,
-            dscp,
-            classes,
-            ..FlowMatch::default()
+    let service = (prop::collection::vec(protocols(), 1..3), ports(), ports()).prop_map(
+        |(protocols, source_ports, destination_ports)| Service { protocols, source_ports, destination_ports },
+    );
+    // Services of groups, or one that the rule says itself.
+    let own = (some_protocols, ports(), ports()).prop_map(|own| (own, Vec::new()));
+    let named = prop::collection::vec(service, 1..4).prop_map(|named| (Default::default(), named));
+    let bound = select(vec![None, None, None, Some(Bound::Outbound), Some(Bound::Inbound)]);
+    (places(), places(), prop_oneof![2 => own, 1 => named], some_dscp, some_classes, bound).prop_map(
+        |(from, to, ((protocols, source_ports, destination_ports), services), dscp, classes, bound)| {
+            FlowMatch {
+                from,
+                to,
+                protocols,
+                source_ports,
+                destination_ports,
+                services,
+                dscp,
+                classes,
+                bound,
+                ..FlowMatch::default()
+            }
         },
     )
 }
@@ -129,6 +140,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
             let branch = |n: usize| TenantBranch {
                 name: format!("b{n}"),
                 prefixes: of(n),
+                prefixes_at: Vec::new(),
                 paths: Vec::new(),
                 at: at(),
             };
@@ -165,6 +177,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                         name: format!("r{n}"),
                         matches,
                         action,
+                        log: false,
                         at: at(),
                     })
                     .collect(),
@@ -182,6 +195,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                     .collect(),
                 timeouts: Timeouts::DEFAULT,
                 path_policies: Vec::new(),
+                policy_tests: Vec::new(),
                 file: "tenants/acme.toml".into(),
             }
         })
@@ -244,6 +258,16 @@ fn matches(tenant: &Tenant, rule: &FlowMatch, flow: &Flow, class: Option<&str>) 
         && (rule.protocols.is_empty() || rule.protocols.contains(&flow.protocol))
         && port(&rule.source_ports, flow.source.1)
         && port(&rule.destination_ports, flow.destination.1)
+        && (rule.services.is_empty()
+            || rule.services.iter().any(|service| {
+                service.protocols.contains(&flow.protocol)
+                    && port(&service.source_ports, flow.source.1)
+                    && port(&service.destination_ports, flow.destination.1)
+            }))
+        && rule.bound.is_none_or(|bound| {
+            let inside = !matches!(owner(tenant, flow.source.0), Some(Place::Handoff(_)));
+            inside == (bound == Bound::Outbound)
+        })
         && (rule.dscp.is_empty() || rule.dscp.contains(&flow.dscp))
         && (rule.classes.is_empty()
             || class.is_some_and(|class| rule.classes.iter().any(|wanted| wanted == class)))
@@ -328,7 +352,7 @@ proptest! {
                 .filter(|_| honest > 0)
                 .unwrap_or_else(|| place(PLACES[from.index(PLACES.len())]));
             let key = FlowKey::new(Zone::tenant(id), protocol, flow.source, flow.destination);
-            let decided = decide(&generation, compiled, &key, dscp, hop_of(&from));
+            let decided = decide(&generation, compiled, &key, dscp, hop_of(&from), &mut ());
             let told = match decided {
                 Ok(decision) => Ok((
                     names.class(decision.plan.class).to_owned(),

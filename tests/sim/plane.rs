@@ -7,7 +7,7 @@ use popgate::control::{Control, SiteFacts, Unanswered, WorkerGone, WorkerPort};
 use popgate::flow::FlowRecord;
 use popgate::model::{DropReason, Instant, Now};
 use popgate::pipeline::report::{Answer, Query};
-use popgate::pipeline::{Entrance, Steered, Team, Worker, steer};
+use popgate::pipeline::{Entrance, Logged, Steered, Team, Worker, steer};
 use popgate::tables::Generation;
 use popgate::wire::{self, Batch, Handover, Ingress, Outbound};
 use std::collections::VecDeque;
@@ -183,6 +183,7 @@ impl Plane {
                 Answer::Sessions(at_once(control.sessions(filter.clone(), *limit, pending())))
             }
             Query::Drops => Answer::Drops(at_once(control.drops(None, pending()))),
+            Query::Rules { tenant } => Answer::Rules(at_once(control.rules(tenant.as_deref(), pending()))),
         }
     }
 
@@ -196,6 +197,10 @@ impl Plane {
 
     pub fn end_all(&mut self, now: Now) {
         self.workers.iter_mut().for_each(|worker| worker.end_all(now));
+    }
+
+    pub fn take_logged(&mut self) -> Vec<Logged> {
+        self.workers.iter_mut().flat_map(|worker| worker.take_logged().collect::<Vec<_>>()).collect()
     }
 
     pub fn take_records(&mut self) -> Vec<FlowRecord> {

@@ -3,6 +3,7 @@
 use crate::net::{ACME, GLOBEX, Sim};
 use crate::packets::{answer, ends, other, ping, read, source, tcp, udp};
 use crate::plane::workers;
+use popgate::config::AclAction;
 use popgate::wire::tcp_flags::{ACK, FIN, RST, SYN};
 
 #[test]
@@ -194,4 +195,77 @@ fn ipv6_is_not_translated_whatever_a_nat_rule_says() {
     assert_eq!(ends(&out[0]), "[2001:db8:1::5]:1000 > [2001:db8:ffff::9]:53");
     assert_eq!(sim.from_internet(&answer(&out[0], b"a")).len(), 1, "{:?}", sim.drops("fra1"));
     assert_eq!(sim.node("fra1").plane.ports_in_use(), 0);
+}
+
+#[test]
+fn a_rule_counts_the_sessions_it_accepts_at_once_and_what_went_in_them_when_they_are_recorded() {
+    let mut sim = Sim::up();
+    let out = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+    sim.from_internet(&answer(&out[0], b"yes"));
+    sim.from_lan("berlin", &udp("10.1.0.5:1001", "203.0.113.80:53", b"x").bytes());
+    let rule = sim.rule("fra1", "acme", "out");
+    assert_eq!((rule.sessions, rule.packets, rule.bytes), (2, 0, 0));
+    let fra1 = "tenants/acme.toml:";
+    assert!(rule.at.starts_with(fra1), "{}", rule.at);
+    sim.advance(6 * 60_000);
+    let rule = sim.rule("fra1", "acme", "out");
+    assert_eq!((rule.sessions, rule.packets, rule.bytes), (2, 3, 29 + 31 + 29));
+    assert_eq!(sim.rule("fra1", "globex", "all-out").sessions, 0);
+}
+
+#[test]
+fn a_rule_that_refuses_counts_packets_and_a_session_that_never_was_counts_for_none() {
+    let mut sim = Sim::up();
+    for _ in 0..3 {
+        sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:27015", b"x").bytes());
+    }
+    let rule = sim.rule("berlin", "acme", "no-games");
+    assert_eq!((rule.sessions, rule.dropped_packets), (0, 3));
+    // Accepted, and then too far to go.
+    sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").ttl(1).bytes());
+    assert_eq!(sim.rule("berlin", "acme", "out").sessions, 0);
+}
+
+#[test]
+fn a_rule_that_logs_tells_of_the_first_packet_of_each_session_and_what_is_too_much_is_counted() {
+    let logging = ACME.replace("action = \"drop\"", "action = \"drop\"\nlog = true");
+    let out = "to = [\"handoff:internet\"]\naction = \"accept\"";
+    assert_eq!(logging.matches(out).count(), 1);
+    let logging = logging.replace(out, &format!("{out}\nlog = true"));
+    let mut sim = Sim::with_policies(&logging, GLOBEX);
+    sim.advance(2_000);
+    let packet = udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes();
+    sim.from_lan("berlin", &packet);
+    sim.from_lan("berlin", &packet);
+    sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:27015", b"x").bytes());
+    let lines = sim.node("berlin").plane.take_logged();
+    let told: Vec<_> = lines.iter().map(|line| (line.action, line.key.destination_port)).collect();
+    assert_eq!(told, [(AclAction::Accept, 53), (AclAction::Drop, 27_015)]);
+    for port in 0..100 {
+        sim.from_lan("berlin", &udp(&format!("10.1.0.5:{}", 2_000 + port), "203.0.113.80:53", b"x").bytes());
+    }
+    // 10 in a second, of which the first was told above.
+    assert_eq!(sim.node("berlin").plane.take_logged().len(), 9);
+    assert_eq!(sim.rule("berlin", "acme", "out").unlogged, 91);
+    sim.advance(1_000);
+    sim.from_lan("berlin", &udp("10.1.0.5:3000", "203.0.113.80:53", b"x").bytes());
+    let lines = sim.node("berlin").plane.take_logged();
+    assert_eq!(lines.iter().map(|line| line.unlogged).collect::<Vec<_>>(), [91]);
+}
+
+#[test]
+fn a_rule_for_one_direction_leaves_sessions_that_begin_at_the_other_end_alone() {
+    let inbound = ACME.replacen(
+        "[[acl]]",
+        "[[acl]]\nname = \"in\"\ndirection = \"inbound\"\naction = \"drop\"\n[[acl]]",
+        1,
+    );
+    let mut sim = Sim::with_policies(&inbound, GLOBEX);
+    sim.advance(2_000);
+    let call = tcp("[2001:db8:99::1]:1000", "[2001:db8:1::80]:80", SYN, b"").bytes();
+    assert!(sim.from_internet(&call).is_empty());
+    assert_eq!(sim.rule("fra1", "acme", "in").dropped_packets, 1);
+    let out = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+    assert_eq!(sim.from_internet(&answer(&out[0], b"an answer is not a session")).len(), 1);
+    assert_eq!(sim.from_lan("berlin", &udp("10.1.0.5:1000", "10.2.0.9:53", b"x").bytes()).len(), 1);
 }

@@ -2,6 +2,7 @@
 
 import { useEffect, useMemo, useReducer, useState } from 'preact/hooks';
 import { token } from './api';
+import { Explain } from './explain';
 import { Flows } from './flows';
 import { timeOfDay } from './format';
 import { Help } from './help';
@@ -10,6 +11,7 @@ import { useKeys } from './keys';
 import { Feed, type Live } from './live';
 import { Overview } from './overview';
 import { follow, go, linkTo, useRoute, type Route, type View } from './route';
+import { Rules } from './rules';
 import { Sessions } from './sessions';
 import { SignIn } from './signin';
 import { nextTheme, theme } from './theme';
@@ -45,6 +47,8 @@ const VIEWS: [View, string, string][] = [
   ['overview', 'Overview', 'g o'],
   ['sessions', 'Sessions', 'g s'],
   ['flows', 'Flows', 'g f'],
+  ['rules', 'Rules', 'g r'],
+  ['explain', 'Explain', 'g e'],
 ];
 
 function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => void }) {
@@ -105,6 +109,8 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
       {route.view === 'overview' && <Overview live={live} route={route} />}
       {route.view === 'sessions' && <Sessions {...listing} />}
       {route.view === 'flows' && <Flows {...listing} />}
+      {route.view === 'rules' && <Rules {...listing} />}
+      {route.view === 'explain' && <Explain {...listing} />}
       {help && <Help onClose={() => setHelp(false)} />}
     </div>
   );

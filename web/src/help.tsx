@@ -8,6 +8,8 @@ const KEYS: [string, [string, string][]][] = [
       ['g o', 'Overview'],
       ['g s', 'Sessions'],
       ['g f', 'Flows'],
+      ['g r', 'Rules'],
+      ['g e', 'Explain'],
       ['/', 'Filter'],
       ['t', 'Theme: automatic, light, dark'],
       ['?', 'This help'],

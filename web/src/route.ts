@@ -3,14 +3,20 @@
 
 import { useEffect, useState } from 'preact/hooks';
 
-export type View = 'overview' | 'sessions' | 'flows';
+export type View = 'overview' | 'sessions' | 'flows' | 'rules' | 'explain';
 
 export interface Route {
   view: View;
   query: Readonly<Record<string, string>>;
 }
 
-const PATHS: Record<View, string> = { overview: '/', sessions: '/sessions', flows: '/flows' };
+const PATHS: Record<View, string> = {
+  overview: '/',
+  sessions: '/sessions',
+  flows: '/flows',
+  rules: '/rules',
+  explain: '/explain',
+};
 
 /** What sessions and flows are both narrowed by; it stays when one goes from one to the other. */
 export const FILTERS = ['tenant', 'address', 'port', 'class'] as const;
@@ -30,7 +36,9 @@ export function href(view: View, query: Record<string, string | undefined> = {})
 /** The link to another view, taking along the filters both know. */
 export function linkTo(view: View, from: Route): string {
   if (view === 'overview' || from.view === 'overview') return href(view);
-  return href(view, Object.fromEntries(FILTERS.map((name) => [name, from.query[name]])));
+  // The others know tenants alone.
+  const shared = [view, from.view].some((either) => either === 'rules' || either === 'explain') ? (['tenant'] as const) : FILTERS;
+  return href(view, Object.fromEntries(shared.map((name) => [name, from.query[name]])));
 }
 
 const listeners = new Set<() => void>();

@@ -98,6 +98,43 @@ export interface FlowPage {
   flows: FlowReport[];
 }
 
+export interface RuleRow {
+  tenant: string;
+  rule: string;
+  action: 'accept' | 'drop' | 'reject';
+  at: string;
+  sessions: number;
+  packets: number;
+  bytes: number;
+  'dropped-packets': number;
+  unlogged: number;
+}
+
+export interface Step {
+  kind: 'source' | 'destination' | 'class' | 'rule' | 'nat' | 'path';
+  text: string;
+  at: string | null;
+  fits: boolean;
+}
+
+export interface PathStep {
+  site: string;
+  path: string;
+  live: { state: 'up' | 'down'; 'rtt-ms': number | null; 'jitter-ms': number | null; loss: number | null } | null;
+}
+
+export interface Explanation {
+  outcome: 'accept' | 'drop' | 'reject';
+  reason: string | null;
+  class: string | null;
+  rule: string | null;
+  handoff: string | null;
+  nat: string[];
+  paths: PathStep[];
+  'paths-are-forward': boolean;
+  steps: Step[];
+}
+
 /** RFC 9457. */
 export interface Problem {
   title: string;

@@ -166,6 +166,40 @@ const steps = {
     assert.equal(new URL(page.url()).searchParams.get('sort'), '-reverse');
   },
 
+  async 'shows the rules in their order, and which never decided'() {
+    await page.keyboard.press('g');
+    await page.keyboard.press('r');
+    const rules = page.getByRole('grid', { name: 'Rules' });
+    await rules.locator('tbody tr').first().waitFor();
+    assert.equal(new URL(page.url()).pathname, '/rules');
+    assert.match(await page.locator('.standing .count').textContent(), /^\d+ rules/);
+  },
+
+  async 'explains a flow by keyboard, and names a field at fault'() {
+    const tenant = (await page.locator('.rows tbody tr td').first().textContent()).trim();
+    await page.keyboard.press('g');
+    await page.keyboard.press('e');
+    await page.getByRole('form', { name: 'Flow to explain' }).waitFor();
+    await page.keyboard.press('/');
+    await page.keyboard.type(tenant);
+    await page.keyboard.press('Tab');
+    await page.keyboard.type('10.1.0.5');
+    await page.keyboard.press('Tab');
+    await page.keyboard.type('10.0.0.0/8');
+    await page.keyboard.press('Enter');
+    await page.getByRole('alert').filter({ hasText: 'is not an address' }).waitFor();
+    assert.equal(await page.locator('.asked-to input').getAttribute('aria-invalid'), 'true');
+    await page.locator('.asked-to input').fill('203.0.113.80:443');
+    await page.keyboard.press('Enter');
+    const answer = page.getByRole('region', { name: 'Explanation' });
+    await answer.getByRole('heading').filter({ hasText: /^(Accepted|Dropped|Rejected)/ }).waitFor();
+    await answer.locator('.steps li').filter({ hasText: /tenants\/.*\.toml:\d+/ }).first().waitFor();
+    assert.equal(new URL(page.url()).searchParams.get('to'), '203.0.113.80:443');
+    await page.goBack();
+    await page.goBack();
+    await page.getByRole('grid', { name: 'Flow records' }).waitFor();
+  },
+
   async 'explains its keys'() {
     await page.keyboard.press('?');
     await page.getByRole('dialog').waitFor();
@@ -185,7 +219,7 @@ const steps = {
 
   async 'fits a phone'() {
     await page.setViewportSize({ width: 390, height: 844 });
-    for (const view of ['Overview', 'Sessions', 'Flows']) {
+    for (const view of ['Overview', 'Sessions', 'Flows', 'Rules']) {
       await page.getByRole('navigation').getByText(view).click();
       await page.locator('.rows').first().waitFor();
       const [page_, window_] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);

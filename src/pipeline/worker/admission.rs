@@ -3,11 +3,11 @@
 use super::{Arrival, Refusal, Worker};
 use crate::config::NatFiltering;
 use crate::flow::{Binding, EndReason, InsertError, Plan, Session, SessionRef, TcpState, Translation};
-use crate::model::{Direction, DropReason, End, FlowKey, HandoffId, NextHop, Now, TenantId, Zone};
-use crate::pipeline::decide::decide;
+use crate::model::{ClassId, Direction, DropReason, End, FlowKey, HandoffId, NextHop, Now, TenantId, Zone};
+use crate::pipeline::decide::{Observer, decide};
 use crate::pipeline::nat::allocate;
 use crate::pipeline::team::session_share;
-use crate::tables::{Called, NatVerdict, Pool};
+use crate::tables::{AclRule, Called, NatVerdict, Pool, Subject};
 use crate::wire::{Parsed, Upper};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,6 +25,19 @@ enum Whom {
     Host((IpAddr, u16)),
     /// The host it is bound to.
     Bound(Binding),
+}
+
+/// Keeps the rule that decided and who owns the ends, if the rule logs.
+#[derive(Default)]
+struct Deciding<'a> {
+    logs: Option<(&'a AclRule, [End; 2])>,
+}
+
+impl<'a> Observer<'a> for Deciding<'a> {
+    fn rule(&mut self, subject: &Subject<'_>, _class: ClassId, rule: Option<&'a AclRule>) {
+        let ends = [subject.source_end, subject.destination_end];
+        self.logs = rule.filter(|rule| rule.log).map(|rule| (rule, ends));
+    }
 }
 
 impl Worker {
@@ -88,7 +101,7 @@ impl Worker {
         let answer = session.key(begins.opposite());
         let whom = self.whom(key, answer)?;
         let asked = FlowKey::new(key.zone, key.protocol, (key.source(), key.source_port), whom);
-        let decision = decide(&self.generation, tenant, &asked, session.dscp, from)?;
+        let decision = decide(&self.generation, tenant, &asked, session.dscp, from, &mut ())?;
         // The answers will come from another zone than the one they are known in.
         if self.zone_of(decision.plan.hops[1], session.tenant) != Some(answer.zone) {
             return Err(DropReason::NatBindingRevoked);
@@ -151,7 +164,7 @@ impl Worker {
             None => None,
         };
         let (reverse, plan, translation) =
-            self.plan_call(&call, key, parsed.dscp, arrival.hop).map_err(refuse)?;
+            self.plan_call(&call, key, parsed.dscp, arrival.hop, now).map_err(refuse)?;
         let keys = [*key, reverse];
         let session = Session::new(call.tenant, keys, plan, translation, tcp, parsed.dscp, now.instant);
         if self.sessions.len() >= self.sessions.allowed() {
@@ -208,6 +221,7 @@ impl Worker {
         key: &FlowKey,
         dscp: u8,
         from: NextHop,
+        now: Now,
     ) -> Result<(FlowKey, Plan, Translation), DropReason> {
         let generation = Arc::clone(&self.generation);
         let tenant = generation.tenants.get(call.tenant).ok_or(DropReason::NoRoute)?;
@@ -217,7 +231,10 @@ impl Worker {
             let answer = FlowKey::new(binding.zone, binding.protocol, binding.inside, caller);
             let host = tenant.owners.lookup(binding.inside.0).and_then(|end| tenant.next_hop(end));
             let host = host.ok_or(DropReason::NoRoute)?;
-            let decision = decide(&generation, tenant, &answer, dscp, host)?;
+            let mut deciding = Deciding::default();
+            let decision = decide(&generation, tenant, &answer, dscp, host, &mut deciding);
+            self.log(call.tenant, &deciding, &answer, dscp, now);
+            let decision = decision?;
             if decision.plan.hops[1] != from {
                 return Err(DropReason::SourceNotAllowed);
             }
@@ -231,11 +248,17 @@ impl Worker {
         if let Whom::Host(host) = call.whom {
             let caller = (key.source(), key.source_port);
             let called = FlowKey::new(key.zone, key.protocol, caller, host);
-            let decision = decide(&generation, tenant, &called, dscp, from)?;
+            let mut deciding = Deciding::default();
+            let decision = decide(&generation, tenant, &called, dscp, from, &mut deciding);
+            self.log(call.tenant, &deciding, &called, dscp, now);
+            let decision = decision?;
             let zone = self.zone_of(decision.plan.hops[1], call.tenant).ok_or(DropReason::DeviceDown)?;
             return Ok((called.turned_round(zone), decision.plan, Translation::Fixed));
         }
-        let decision = decide(&generation, tenant, key, dscp, from)?;
+        let mut deciding = Deciding::default();
+        let decision = decide(&generation, tenant, key, dscp, from, &mut deciding);
+        self.log(call.tenant, &deciding, key, dscp, now);
+        let decision = decision?;
         let far_zone = self.zone_of(decision.plan.hops[1], call.tenant).ok_or(DropReason::DeviceDown)?;
         match decision.nat {
             NatVerdict::Translate(pool) => {
@@ -251,6 +274,13 @@ impl Worker {
             }
             NatVerdict::Beyond(_) => Ok((key.turned_round(far_zone), decision.plan, Translation::Beyond)),
             _ => Ok((key.turned_round(far_zone), decision.plan, Translation::None)),
+        }
+    }
+
+    /// Tells of a session that a rule with `log` has decided on.
+    fn log(&mut self, tenant: TenantId, deciding: &Deciding<'_>, key: &FlowKey, dscp: u8, now: Now) {
+        if let Some((rule, ends)) = deciding.logs {
+            self.rules.decided(tenant, rule, key, dscp, ends, now.instant);
         }
     }
 

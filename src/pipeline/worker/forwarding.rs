@@ -106,6 +106,12 @@ impl Worker {
             }
         };
         let outcome = self.run_plan(at, direction, arrival, packet, parsed, now, out);
+        if is_new
+            && outcome.is_ok()
+            && let Some(session) = self.sessions.get(at)
+        {
+            self.rules.began(session.plan().rule);
+        }
         match (&outcome, datagram) {
             // Where the first fragment did not pass, nothing is to follow it.
             (Ok(()), Some(datagram)) => {

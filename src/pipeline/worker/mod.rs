@@ -15,9 +15,10 @@ mod leaving;
 
 use super::drops::Drops;
 use super::paths::{Paths, Traffic};
+use super::rules::{Logged, Rules};
 use super::team::Team;
 use crate::flow::{EndReason, FlowRecord, Fragments, SessionRef, SessionTable};
-use crate::model::{DeviceId, DropReason, FlowKey, Instant, NextHop, Now, PathId, TenantId, Zone};
+use crate::model::{DeviceId, DropReason, FlowKey, Instant, NextHop, Now, PathId, RuleId, TenantId, Zone};
 use crate::path::{self, Action};
 use crate::tables::Generation;
 use crate::tunnel::{Endpoint, buffer_for};
@@ -43,6 +44,7 @@ pub struct Worker {
     pub(super) sessions: SessionTable,
     fragments: Fragments,
     pub(super) drops: Drops,
+    pub(super) rules: Rules,
     pub(super) forwarded: Traffic,
     records: Vec<FlowRecord>,
     pub(super) records_lost: u64,
@@ -119,6 +121,7 @@ impl Worker {
             sessions,
             fragments: Fragments::default(),
             drops: Drops::default(),
+            rules: Rules::default(),
             forwarded: Traffic::default(),
             records: Vec::new(),
             records_lost: 0,
@@ -182,8 +185,11 @@ impl Worker {
 
     /// Does what is due: tunnels' timers, probes, sessions that end.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
-        let Self { sessions, records, .. } = self;
-        sessions.expire(now, |record| records.push(record));
+        let Self { sessions, records, rules, .. } = self;
+        sessions.expire(now, |record| {
+            rules.recorded(&record);
+            records.push(record);
+        });
         self.return_sessions();
         let mut due = std::mem::take(&mut self.due);
         self.paths.take_due(now.instant, &mut due);
@@ -202,6 +208,16 @@ impl Worker {
     /// The records written since the last call.
     pub fn take_records(&mut self) -> std::vec::Drain<'_, FlowRecord> {
         self.records.drain(..)
+    }
+
+    /// What rules with `log` decided on since the last call.
+    pub fn take_logged(&mut self) -> std::vec::Drain<'_, Logged> {
+        self.rules.take_lines()
+    }
+
+    /// What [`Worker::take_logged`] gave of `rule` could not be passed on.
+    pub fn not_logged(&mut self, rule: RuleId) {
+        self.rules.left_out(rule);
     }
 
     /// `count` records could not be passed on.
@@ -280,7 +296,10 @@ impl Worker {
     }
 
     fn end_session(&mut self, at: SessionRef, reason: EndReason, now: Now) {
-        self.records.extend(self.sessions.remove(at, reason, now));
+        if let Some(record) = self.sessions.remove(at, reason, now) {
+            self.rules.recorded(&record);
+            self.records.push(record);
+        }
     }
 }
 

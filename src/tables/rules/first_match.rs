@@ -1,5 +1,8 @@
 //! First match: which of many rules, in their order, is the first that a flow fits.
 //!
+//! A rule of several services is taken apart into one *row* for each, with the same number; the rest of this speaks of rows
+//! as of rules, for they are tried in the same order.
+//!
 //! A rule is a conjunction, so the rules that a flow fits are the intersection, over all fields, of the rules that its
 //! value in that field fits; and the first match is the lowest of them (bit vectors: Lakshman and Stiliadis, SIGCOMM 1998).
 //! When rules are compiled, each field's values are cut into intervals within which the same rules fit. A look-up finds
@@ -10,7 +13,7 @@
 //! set is 20 block numbers, and a mask tells which of its blocks hold anything at all (aggregated bit vectors: Baboescu and
 //! Varghese, SIGCOMM 2001), so that only blocks are read where every field has something.
 
-use super::{Matcher, Places, Subject};
+use super::{Matcher, Places, Service, Subject};
 use crate::model::{ClassId, End, HandoffId, Id, SiteId};
 use ipnetwork::IpNetwork;
 use std::collections::HashMap;
@@ -28,10 +31,14 @@ const SCANNED: usize = 8;
 #[derive(Clone, Debug)]
 pub enum FirstMatch {
     Scan(Box<[Matcher]>),
-    Compiled(Box<[Part]>),
+    Compiled {
+        parts: Box<[Part]>,
+        /// By row: the rule it is of. Empty where every rule is one row.
+        rules: Box<[u32]>,
+    },
 }
 
-/// Up to [`PART`] rules.
+/// Up to [`PART`] rows.
 #[derive(Clone, Debug)]
 pub struct Part {
     source: Place,
@@ -46,6 +53,7 @@ pub struct Part {
     /// A flow may be of several apps, and its name in several domains; one without stands at [`NONE`].
     app: Option<Intervals<u32>>,
     domain: Option<Intervals<u32>>,
+    bound: Option<Intervals<u16>>,
     sets: Sets,
 }
 
@@ -99,17 +107,29 @@ impl FirstMatch {
     }
 
     fn compile(matchers: &[Matcher]) -> FirstMatch {
-        FirstMatch::Compiled(matchers.chunks(PART).map(Part::compile).collect())
+        let mut rules = Vec::with_capacity(matchers.len());
+        let mut rows = Vec::with_capacity(matchers.len());
+        for (number, matcher) in (0..).zip(matchers) {
+            rows.extend(Row::of(matcher));
+            rules.resize(rows.len(), number);
+        }
+        if rows.len() == matchers.len() {
+            rules.clear();
+        }
+        FirstMatch::Compiled { parts: rows.chunks(PART).map(Part::compile).collect(), rules: rules.into() }
     }
 
     /// The number of the first rule that fits; `class` is `None` while the flow is still to be classified.
     pub fn find(&self, subject: &Subject<'_>, class: Option<ClassId>) -> Option<usize> {
         match self {
             FirstMatch::Scan(rules) => rules.iter().position(|rule| rule.matches(subject, class)),
-            FirstMatch::Compiled(parts) => parts
-                .iter()
-                .enumerate()
-                .find_map(|(number, part)| Some(number * PART + part.find(subject, class)?)),
+            FirstMatch::Compiled { parts, rules } => {
+                let row = parts
+                    .iter()
+                    .enumerate()
+                    .find_map(|(number, part)| Some(number * PART + part.find(subject, class)?))?;
+                Some(rules.get(row).map_or(row, |rule| *rule as usize))
+            }
         }
     }
 
@@ -118,7 +138,9 @@ impl FirstMatch {
     fn bytes(&self) -> usize {
         match self {
             FirstMatch::Scan(rules) => size_of_val(&**rules),
-            FirstMatch::Compiled(parts) => parts.iter().map(Part::bytes).sum(),
+            FirstMatch::Compiled { parts, rules } => {
+                parts.iter().map(Part::bytes).sum::<usize>() + size_of_val(&**rules)
+            }
         }
     }
 }
@@ -128,7 +150,7 @@ impl FirstMatch {
 impl Part {
     fn find(&self, subject: &Subject<'_>, class: Option<ClassId>) -> Option<usize> {
         let mut mask = u64::MAX;
-        let mut sets = [None; 5];
+        let mut sets = [None; 6];
         let source = self.source.sets(subject.source, subject.source_end);
         let destination = self.destination.sets(subject.destination, subject.destination_end);
         for pair in [source, destination] {
@@ -139,13 +161,14 @@ impl Part {
             (&self.destination_port, subject.destination_port),
             (&self.source_port, subject.source_port),
             (&self.dscp, u16::from(subject.dscp)),
+            (&self.bound, subject.bound() as u16),
         ];
         for (set, (field, value)) in sets.iter_mut().zip(fields) {
             *set = field.as_ref().map(|field| field.get(value));
             mask &= set.map_or(u64::MAX, |set| set.mask);
         }
-        sets[4] = self.class.as_ref().map(|field| field.get(number_of_class(class)));
-        mask &= sets[4].map_or(u64::MAX, |set| set.mask);
+        sets[5] = self.class.as_ref().map(|field| field.get(number_of_class(class)));
+        mask &= sets[5].map_or(u64::MAX, |set| set.mask);
         mask &= self.app.as_ref().map_or(u64::MAX, |field| field.mask_of_any(subject.apps));
         mask &= self.domain.as_ref().map_or(u64::MAX, |field| field.mask_of_any(subject.domains));
         while mask != 0 {
@@ -165,7 +188,7 @@ impl Part {
         at: u32,
         subject: &Subject<'_>,
         places: [[Option<Set>; 2]; 2],
-        sets: [Option<Set>; 5],
+        sets: [Option<Set>; 6],
     ) -> Option<usize> {
         let mut common = Block::FULL;
         for [by_address, by_owner] in places {
@@ -191,7 +214,7 @@ impl Part {
     #[cfg(test)]
     fn bytes(&self) -> usize {
         let place = |place: &Place| bytes_of(&place.v4) + bytes_of(&place.v6) + bytes_of(&place.owner);
-        let words = [&self.protocol, &self.source_port, &self.destination_port, &self.dscp];
+        let words = [&self.protocol, &self.source_port, &self.destination_port, &self.dscp, &self.bound];
         let fields = place(&self.source)
             + place(&self.destination)
             + words.into_iter().map(bytes_of).sum::<usize>()
@@ -277,25 +300,44 @@ impl Block {
 
 // Compiling.
 
+/// A rule, for one of its services.
+struct Row<'a> {
+    rule: &'a Matcher,
+    service: Option<&'a Service>,
+}
+
+impl<'a> Row<'a> {
+    fn of(rule: &'a Matcher) -> impl Iterator<Item = Row<'a>> {
+        let any = rule.services.is_empty().then_some(Row { rule, service: None });
+        any.into_iter().chain(rule.services.iter().map(move |service| Row { rule, service: Some(service) }))
+    }
+}
+
 impl Part {
-    fn compile(rules: &[Matcher]) -> Part {
+    fn compile(rules: &[Row<'_>]) -> Part {
         let mut builder = Builder::new(rules.len());
         let ports = |ranges: &[RangeInclusive<u16>]| ranges.iter().map(|r| (*r.start(), *r.end())).collect();
         let points = |bytes: &mut dyn Iterator<Item = u8>| bytes.map(|b| (b.into(), b.into())).collect();
         Part {
-            source: builder.place(rules, |rule| &rule.from),
-            destination: builder.place(rules, |rule| &rule.to),
-            protocol: builder.field(rules, |rule| points(&mut rule.protocols.iter().map(|p| p.0))),
-            source_port: builder.field(rules, |rule| ports(&rule.source_ports)),
-            destination_port: builder.field(rules, |rule| ports(&rule.destination_ports)),
-            dscp: builder.field(rules, |rule| points(&mut rule.dscp.iter().copied())),
-            class: builder.field(rules, |rule| {
-                rule.classes.iter().map(|class| number_of_class(Some(*class))).map(|n| (n, n)).collect()
+            source: builder.place(rules, |row| &row.rule.from),
+            destination: builder.place(rules, |row| &row.rule.to),
+            protocol: builder.field(rules, |row| {
+                points(&mut row.service.iter().flat_map(|service| &service.protocols).map(|p| p.0))
             }),
+            source_port: builder.field(rules, |row| ports(row.service.map_or(&[], |s| &s.source_ports))),
+            destination_port: builder
+                .field(rules, |row| ports(row.service.map_or(&[], |s| &s.destination_ports))),
+            dscp: builder.field(rules, |row| points(&mut row.rule.dscp.iter().copied())),
+            class: builder.field(rules, |row| {
+                row.rule.classes.iter().map(|class| number_of_class(Some(*class))).map(|n| (n, n)).collect()
+            }),
+            bound: builder
+                .field(rules, |row| row.rule.bound.map(|b| (b as u16, b as u16)).into_iter().collect()),
             app: builder
-                .field(rules, |rule| rule.apps.iter().map(|id| number_of(*id)).map(|n| (n, n)).collect()),
-            domain: builder
-                .field(rules, |rule| rule.domains.iter().map(|id| number_of(*id)).map(|n| (n, n)).collect()),
+                .field(rules, |row| row.rule.apps.iter().map(|id| number_of(*id)).map(|n| (n, n)).collect()),
+            domain: builder.field(rules, |row| {
+                row.rule.domains.iter().map(|id| number_of(*id)).map(|n| (n, n)).collect()
+            }),
             sets: builder.finish(),
         }
     }
@@ -347,13 +389,13 @@ impl Builder {
         Sets { numbers: self.numbers.into(), blocks: self.blocks.into() }
     }
 
-    fn place(&mut self, rules: &[Matcher], places: impl Fn(&Matcher) -> &Places) -> Place {
+    fn place<'a>(&mut self, rules: &[Row<'a>], places: impl Fn(&Row<'a>) -> &'a Places) -> Place {
         let is_open = |places: &Places| places.prefixes.is_empty() && places.ends.is_empty();
         if rules.iter().all(|rule| is_open(places(rule))) {
             return Place { v4: None, v6: None, owner: None };
         }
         // A rule for prefixes of the other family alone, or for owners alone, fits no address.
-        let open = |rule: &Matcher| is_open(places(rule));
+        let open = |rule: &Row<'a>| is_open(places(rule));
         let v4 = self.intervals(rules, open, |rule| {
             places(rule)
                 .prefixes
@@ -386,10 +428,10 @@ impl Builder {
     }
 
     /// A field that a rule leaves open by naming no value of it.
-    fn field<K: Value>(
+    fn field<'a, K: Value>(
         &mut self,
-        rules: &[Matcher],
-        ranges: impl Fn(&Matcher) -> Vec<(K, K)>,
+        rules: &[Row<'a>],
+        ranges: impl Fn(&Row<'a>) -> Vec<(K, K)>,
     ) -> Option<Intervals<K>> {
         if rules.iter().all(|rule| ranges(rule).is_empty()) {
             return None;
@@ -398,11 +440,11 @@ impl Builder {
     }
 
     /// Goes through the field's values from the lowest to the highest, and notes where the set of rules that fit changes.
-    fn intervals<K: Value>(
+    fn intervals<'a, K: Value>(
         &mut self,
-        rules: &[Matcher],
-        open: impl Fn(&Matcher) -> bool,
-        ranges: impl Fn(&Matcher) -> Vec<(K, K)>,
+        rules: &[Row<'a>],
+        open: impl Fn(&Row<'a>) -> bool,
+        ranges: impl Fn(&Row<'a>) -> Vec<(K, K)>,
     ) -> Intervals<K> {
         let mut current = vec![Block::EMPTY; self.blocks_per_set];
         // Where a rule begins or ceases to fit.
@@ -498,6 +540,7 @@ fn number_of_end(end: End) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Bound;
     use crate::model::{AppId, DomainId, Protocol};
     use proptest::prelude::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
@@ -572,32 +615,35 @@ mod tests {
             });
             several(range)
         };
+        let service = (several(protocol()), ranges(), ranges()).prop_map(
+            |(protocols, source_ports, destination_ports)| Service {
+                protocols: protocols.into(),
+                source_ports: source_ports.into(),
+                destination_ports: destination_ports.into(),
+            },
+        );
+        let bound =
+            prop_oneof![3 => Just(None), 1 => Just(Some(Bound::Outbound)), 1 => Just(Some(Bound::Inbound))];
         (
             places(),
             places(),
-            several(protocol()),
-            ranges(),
-            ranges(),
+            several(service),
             several(dscp()),
             several(class()),
+            bound,
             several(app()),
             several(domain()),
         )
-            .prop_map(
-                |(from, to, protocols, source_ports, destination_ports, dscp, classes, apps, domains)| {
-                    Matcher {
-                        from,
-                        to,
-                        protocols: protocols.into(),
-                        source_ports: source_ports.into(),
-                        destination_ports: destination_ports.into(),
-                        dscp: dscp.into(),
-                        classes: classes.into(),
-                        apps: apps.into(),
-                        domains: domains.into(),
-                    }
-                },
-            )
+            .prop_map(|(from, to, services, dscp, classes, bound, apps, domains)| Matcher {
+                from,
+                to,
+                services: services.into(),
+                dscp: dscp.into(),
+                classes: classes.into(),
+                bound,
+                apps: apps.into(),
+                domains: domains.into(),
+            })
     }
 
     fn app() -> impl Strategy<Value = AppId> {
@@ -675,7 +721,11 @@ mod tests {
                 .map(|(at, index)| {
                     let mut rule = index.get(&few).clone();
                     if at % 97 != 0 {
-                        rule.source_ports = vec![at as u16 + 100..=at as u16 + 200].into();
+                        let others: Box<[_]> = [at as u16 + 100..=at as u16 + 200].into();
+                        if rule.services.is_empty() {
+                            rule.services = [Service::default()].into();
+                        }
+                        rule.services.iter_mut().for_each(|service| service.source_ports = others.clone());
                     }
                     rule
                 })
@@ -700,13 +750,17 @@ mod tests {
         Matcher {
             from: prefix(0x0a00_0000),
             to: prefix(0xc000_0000),
-            protocols: [Protocol::TCP].into(),
-            source_ports: [port..=port].into(),
-            destination_ports: [port..=port].into(),
+            services: [Service {
+                protocols: [Protocol::TCP].into(),
+                source_ports: [port..=port].into(),
+                destination_ports: [port..=port].into(),
+            }]
+            .into(),
             dscp: [].into(),
             classes: [].into(),
             apps: [].into(),
             domains: [].into(),
+            bound: None,
         }
     }
 
@@ -731,6 +785,29 @@ mod tests {
         let rules: Vec<Matcher> = (0..10_000).map(narrow).collect();
         let bytes = FirstMatch::compile(&rules).bytes();
         assert!(bytes < 20 << 20, "{bytes} bytes for 10,000 rules");
+    }
+
+    #[test]
+    fn memory_grows_with_the_services_and_not_with_their_square() {
+        let web_and_dns = |number| {
+            let mut rule = narrow(number);
+            for (protocol, port) in [(Protocol::TCP, 443), (Protocol::UDP, 53)] {
+                let service = Service {
+                    protocols: [protocol].into(),
+                    source_ports: [].into(),
+                    destination_ports: [port..=port].into(),
+                };
+                rule.services = rule.services.into_iter().chain([service]).collect();
+            }
+            rule
+        };
+        let rules: Vec<Matcher> = (0..10_000).map(web_and_dns).collect();
+        let compiled = FirstMatch::compile(&rules);
+        let bytes = compiled.bytes();
+        assert!(bytes < 60 << 20, "{bytes} bytes for 10,000 rules of three services");
+        let dns =
+            Subject { protocol: Protocol::UDP, source_port: 9, destination_port: 53, ..of_narrow(7_777) };
+        assert_eq!(compiled.find(&dns, None), Some(7_777));
     }
 
     #[test]

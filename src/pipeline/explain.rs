@@ -1,0 +1,243 @@
+//! Why: what would become of a flow whose first packet came now, and what decides it.
+//!
+//! The slow path itself decides ([`decide`]); an [`Observer`] writes down each step with the line it is written at. No
+//! packet is needed and no state is touched, so that a candidate can be asked as well as the generation in force.
+
+use super::decide::{Observer, decide};
+use super::report::{Explanation, PathStep, Step, StepKind};
+use crate::config::{AclAction, Outcome};
+use crate::model::{
+    AskedFlow, ClassBy, ClassId, DropReason, End, FlowKey, HandoffId, NextHop, TenantId, Zone,
+};
+use crate::tables::{AclRule, Called, Classified, Generation, Misfit, NatVerdict, Subject, Tenant};
+use std::net::{IpAddr, SocketAddr};
+
+/// What would become of `asked` in `tenant`'s network.
+pub fn explain(generation: &Generation, tenant: TenantId, asked: &AskedFlow) -> Explanation {
+    let mut explaining = Explaining::new(generation, tenant);
+    let outcome = match generation.tenants.get(tenant) {
+        Some(tables) => explaining.decide(tables, asked),
+        None => Err(DropReason::NoRoute),
+    };
+    explaining.finish(outcome)
+}
+
+/// An explanation in the making.
+struct Explaining<'a> {
+    generation: &'a Generation,
+    tenant: TenantId,
+    explanation: Explanation,
+    /// The addresses that are asked about: of the source, and the destination.
+    addresses: Option<[IpAddr; 2]>,
+}
+
+impl<'a> Explaining<'a> {
+    fn new(generation: &'a Generation, tenant: TenantId) -> Explaining<'a> {
+        Explaining { generation, tenant, explanation: Explanation::default(), addresses: None }
+    }
+
+    fn decide(&mut self, tables: &'a Tenant, asked: &AskedFlow) -> Result<(), DropReason> {
+        self.addresses = Some([asked.from.address, asked.to.address]);
+        if asked.from.address.is_ipv4() != asked.to.address.is_ipv4() {
+            self.step(StepKind::Destination, "it is of another family than the source".into(), None, false);
+            return Err(DropReason::NoRoute);
+        }
+        // It is taken to come from where its source belongs; from anywhere else it would be refused.
+        let arrives = tables.owners.lookup(asked.from.address).and_then(|end| tables.next_hop(end));
+        let Some(arrived_from) = arrives else {
+            self.source(None);
+            return Err(DropReason::SourceNotAllowed);
+        };
+        let zone = match arrived_from {
+            NextHop::Device(device) => self.generation.device_zones.get(device).copied(),
+            NextHop::Tunnel(_) => Some(Zone::tenant(self.tenant)),
+        };
+        let zone = zone.ok_or(DropReason::DeviceDown)?;
+        let sent_to = (asked.to.address, asked.destination_port());
+        let host = if zone == Zone::INTERNET { self.called(asked, sent_to)? } else { sent_to };
+        let from = (asked.from.address, asked.source_port());
+        let key = FlowKey::new(zone, asked.protocol, from, host);
+        let decision = decide(self.generation, tables, &key, asked.dscp, arrived_from, self)?;
+        self.paths(tables, decision.plan.hops, decision.plan.class);
+        Ok(())
+    }
+
+    /// Whom a call from the internet reaches: the host that has the address, or that stands behind it.
+    fn called(&mut self, asked: &AskedFlow, sent_to: (IpAddr, u16)) -> Result<(IpAddr, u16), DropReason> {
+        let (text, reason) = match self.generation.called(asked.protocol, sent_to) {
+            Some(Called::Host { tenant, host }) if tenant == self.tenant => {
+                if host != sent_to {
+                    let text = format!("{} stands for {}", asked.to, SocketAddr::from(host));
+                    self.step(StepKind::Destination, text, None, true);
+                    self.addresses = Some([asked.from.address, host.0]);
+                }
+                return Ok(host);
+            }
+            Some(Called::Pool { tenant, .. }) if tenant == self.tenant => (
+                "is a NAT pool's: only a host that is bound to it can be called there",
+                DropReason::NoSession,
+            ),
+            _ => ("cannot be called from the internet", DropReason::NoRoute),
+        };
+        self.step(StepKind::Destination, format!("{} {text}", asked.to.address), None, false);
+        Err(reason)
+    }
+
+    /// The paths it would be sent on, best first; where it leaves by a device, those of its answers.
+    fn paths(&mut self, tables: &Tenant, hops: [NextHop; 2], class: ClassId) {
+        let (site, text) = match hops {
+            [_, NextHop::Tunnel(site)] => (site, "the first that is up is taken"),
+            [NextHop::Tunnel(site), _] => {
+                (site, "answers take the path it came by, and if that goes down, the first that is up")
+            }
+            _ => return,
+        };
+        self.explanation.paths_are_forward = matches!(hops[1], NextHop::Tunnel(_));
+        let Some(order) = tables.sites.get(site).map(|site| site.order(class)) else { return };
+        let at = tables.written.policies.get(class).map(ToString::to_string);
+        self.step(StepKind::Path, text.into(), at, true);
+        let names = &self.generation.names;
+        let steps = order.iter().filter_map(|id| {
+            let site = self.generation.paths.get(*id)?.far.clone();
+            Some(PathStep { site, path: names.path(*id).to_owned(), live: None })
+        });
+        self.explanation.paths = steps.collect();
+    }
+
+    fn finish(mut self, outcome: Result<(), DropReason>) -> Explanation {
+        self.explanation.outcome = match outcome {
+            Ok(()) => Outcome::Accept,
+            Err(DropReason::AclRejected(_)) => Outcome::Reject,
+            Err(_) => Outcome::Drop,
+        };
+        self.explanation.reason = outcome.err().map(|reason| reason.name().to_owned());
+        self.explanation
+    }
+
+    fn step(&mut self, kind: StepKind, text: String, at: Option<String>, fits: bool) {
+        self.explanation.steps.push(Step { kind, text, at, fits });
+    }
+
+    fn owner(&mut self, kind: StepKind, end: Option<End>) {
+        let Some([source, destination]) = self.addresses else { return };
+        let address = if kind == StepKind::Source { source } else { destination };
+        let Some(end) = end else {
+            let tenant = self.generation.names.tenant(self.tenant).to_owned();
+            return self.step(kind, format!("{address} is nobody's in {tenant}"), None, false);
+        };
+        let tables = self.generation.tenants.get(self.tenant);
+        let prefix = tables.and_then(|tables| tables.written.prefix_of(address));
+        let of = prefix.map_or(String::new(), |(prefix, _)| format!(", as part of {prefix}"));
+        let end = self.generation.describe_end(end);
+        self.step(
+            kind,
+            format!("{address} belongs to {end}{of}"),
+            prefix.map(|(_, at)| at.to_string()),
+            true,
+        );
+    }
+
+    fn tables(&self) -> Option<&'a Tenant> {
+        self.generation.tenants.get(self.tenant)
+    }
+
+    fn handoff(&self, handoff: HandoffId) -> String {
+        self.generation.names.handoff(handoff).to_owned()
+    }
+}
+
+impl<'a> Observer<'a> for Explaining<'a> {
+    fn source(&mut self, end: Option<End>) {
+        self.owner(StepKind::Source, end);
+    }
+
+    fn destination(&mut self, end: Option<End>) {
+        self.owner(StepKind::Destination, end);
+        if let Some(End::Handoff(handoff)) = end {
+            self.explanation.handoff = Some(self.handoff(handoff));
+        }
+    }
+
+    fn class(&mut self, classified: &Classified) {
+        let class = classified.class;
+        let name = self.generation.names.class(class).to_owned();
+        let at = self.tables().and_then(|tables| tables.written.classes.get(class)).map(ToString::to_string);
+        let text = match classified.by {
+            ClassBy::Default => format!("class {name}: no app class fits"),
+            ClassBy::Rule => format!("class {name}: the first whose match fits"),
+            by => format!("class {name}: the first whose match fits, by {}", by.name()),
+        };
+        self.step(StepKind::Class, text, at, true);
+        self.explanation.class = Some(name);
+    }
+
+    fn rule(&mut self, subject: &Subject<'_>, class: ClassId, rule: Option<&'a AclRule>) {
+        let Some(tables) = self.tables() else { return };
+        let names = &self.generation.names;
+        for (tried, misfits) in tables.acl.tried(subject, class) {
+            let name = names.rule(tried.id);
+            let why = |misfit: &Misfit| match misfit {
+                Misfit::Direction => "its direction".to_owned(),
+                Misfit::Source => format!("from {}", subject.source),
+                Misfit::Destination => format!("to {}", subject.destination),
+                Misfit::Service if subject.protocol.has_ports() => {
+                    format!("{} {} to {}", subject.protocol, subject.source_port, subject.destination_port)
+                }
+                Misfit::Service => format!("protocol {}", subject.protocol),
+                Misfit::Dscp => format!("DSCP {}", subject.dscp),
+                Misfit::Class => format!("class {}", names.class(class)),
+                Misfit::App | Misfit::Domain => "what it is known by".to_owned(),
+            };
+            let text = if misfits.is_empty() {
+                format!("{name} fits: {}", verb(tried.action))
+            } else {
+                format!("{name} does not fit: {}", misfits.iter().map(why).collect::<Vec<_>>().join(", "))
+            };
+            self.step(StepKind::Rule, text, Some(tried.at.to_string()), misfits.is_empty());
+        }
+        match rule {
+            Some(rule) => self.explanation.rule = Some(names.rule(rule.id).to_owned()),
+            None => self.step(StepKind::Rule, "no rule fits: drop".into(), None, false),
+        }
+    }
+
+    fn nat(&mut self, subject: &Subject<'_>, class: ClassId, nat: &NatVerdict<'a>) {
+        let (text, fits) = match nat {
+            NatVerdict::Untranslated => ("not translated".to_owned(), true),
+            NatVerdict::Map(outside) => {
+                self.explanation.nat = vec![outside.to_string()];
+                (format!("the source becomes {outside}"), true)
+            }
+            NatVerdict::Beyond(_) => ("the PoP translates it".to_owned(), true),
+            NatVerdict::Impossible(handoff) => {
+                let handoff = self.handoff(*handoff);
+                (format!("it would have to be translated, and handoff {handoff} has no pool"), false)
+            }
+            NatVerdict::Translate(pool) => {
+                let prefixes: Vec<String> = pool.networks().iter().map(ToString::to_string).collect();
+                self.explanation.nat = prefixes.clone();
+                (format!("the source becomes an address of {}", prefixes.join(", ")), true)
+            }
+        };
+        let at = self.tables().and_then(|tables| match subject.destination_end {
+            End::Handoff(handoff) if is_device(tables.next_hop(subject.destination_end)) => {
+                tables.nat.get(handoff)?.written(subject, class)
+            }
+            // Beyond a tunnel, it is the far end's business.
+            _ => None,
+        });
+        self.step(StepKind::Nat, text, at.map(ToString::to_string), fits);
+    }
+}
+
+fn is_device(hop: Option<NextHop>) -> bool {
+    matches!(hop, Some(NextHop::Device(_)))
+}
+
+fn verb(action: AclAction) -> &'static str {
+    match action {
+        AclAction::Accept => "accept",
+        AclAction::Drop => "drop",
+        AclAction::Reject => "reject",
+    }
+}
