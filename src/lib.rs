@@ -15,6 +15,8 @@
 //!    ([`pipeline::decide`]): who owns the source, and did it come from there; who owns the destination; which app
 //!    class; which ACL rule; which NAT policy. What comes out is a [`flow::Plan`], kept in a new session with both
 //!    directions' keys. Every later packet is one look-up: check the side it came from, run the plan, count.
+//!    What the flow is called may decide its class: DNS answers have taught which name its destination has, and what its
+//!    client says first is better still, and has the session planned anew (`pipeline`'s `naming`).
 //! 4. The plan says "into the tunnels to the PoP". Which of Berlin's paths, [`path::select`] says now, for this packet:
 //!    the first in the class's order that [`path::Prober`] has found alive. A failover therefore invalidates nothing.
 //! 5. [`tunnel::Tunnel`] seals it (boringtun's noise), and the datagram leaves with the batch.

@@ -4,7 +4,7 @@
 use popgate::export::{Directory, Exporter};
 use popgate::flow::{DirectionRecord, End, EndReason, FlowRecord};
 use popgate::model::{
-    ClassId, FlowKey, HandoffId, Instant, Now, PathId, Protocol, RuleId, SiteId, TenantId, Zone,
+    ClassBy, ClassId, FlowKey, HandoffId, Instant, Now, PathId, Protocol, RuleId, SiteId, TenantId, Zone,
 };
 use serde_json::Value;
 use std::fs::File;
@@ -172,6 +172,8 @@ fn session(number: u32, tenant: TenantId, key: FlowKey, reply_key: FlowKey) -> F
         initiator: End::Site(SiteId(0)),
         responder: End::Handoff(HandoffId(2)),
         class: ClassId(1),
+        class_by: ClassBy::Rule,
+        name: None,
         rule: RuleId(3),
         dscp: 46,
         generation: 1,

@@ -226,6 +226,7 @@ fn status(status: &Status) -> String {
         ("forwarded", format!("{} packets, {}", totals.forwarded_packets, bytes(totals.forwarded_bytes))),
         ("dropped", format!("{} packets", totals.dropped_packets)),
         ("records lost", totals.records_lost.to_string()),
+        ("not inspected", totals.not_inspected.to_string()),
     ];
     rows.iter().map(|(name, value)| format!("{name:<18}{value}\n")).collect()
 }
@@ -281,6 +282,8 @@ fn sessions(page: &SessionPage) -> String {
         "FROM",
         "TO",
         "CLASS",
+        "BY",
+        "NAME OR APP",
         "RULE",
         "PATHS",
         "STATE",
@@ -300,6 +303,8 @@ fn sessions(page: &SessionPage) -> String {
             session.from.clone(),
             session.to.clone(),
             session.class.clone(),
+            session.class_by.clone(),
+            or_dash(session.name.clone().or_else(|| session.app.clone())),
             session.rule.clone(),
             both_paths(&session.forward_path, &session.reverse_path),
             or_dash(session.tcp_state.clone()),
@@ -324,6 +329,8 @@ fn flows(page: &FlowPage) -> String {
         "FROM",
         "TO",
         "CLASS",
+        "BY",
+        "NAME OR APP",
         "RULE",
         "PATHS",
         "END",
@@ -343,6 +350,8 @@ fn flows(page: &FlowPage) -> String {
             flow.from.clone(),
             flow.to.clone(),
             flow.class.clone(),
+            flow.class_by.clone(),
+            or_dash(flow.name.clone().or_else(|| flow.app.clone())),
             flow.rule.clone(),
             both_paths(&flow.forward_path, &flow.reverse_path),
             flow.end_reason.clone(),

@@ -227,6 +227,7 @@ fn add(a: Totals, b: Totals) -> Totals {
         forwarded_bytes: a.forwarded_bytes + b.forwarded_bytes,
         dropped_packets: a.dropped_packets + b.dropped_packets,
         records_lost: a.records_lost + b.records_lost,
+        not_inspected: a.not_inspected + b.not_inspected,
     }
 }
 
@@ -405,6 +406,9 @@ mod tests {
             from: "branch:berlin".into(),
             to: "handoff:internet".into(),
             class: "default".into(),
+            class_by: "rule".into(),
+            app: None,
+            name: None,
             rule: "web-out".into(),
             forward_path: None,
             reverse_path: None,

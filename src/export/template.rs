@@ -32,7 +32,7 @@ impl Flow {
         };
         // What leaves is whatever the other direction answers.
         let leaving = answer.turned_round(answer.zone);
-        Some(Flow { record: *record, direction, arriving, leaving })
+        Some(Flow { record: record.clone(), direction, arriving, leaving })
     }
 
     /// The template to write it by.

@@ -5,7 +5,7 @@ mod decoder;
 use super::*;
 use crate::flow::{DirectionRecord, End, EndReason};
 use crate::model::{
-    ClassId, Direction, FlowKey, HandoffId, PathId, Protocol, RuleId, SiteId, TenantId, Zone,
+    ClassBy, ClassId, Direction, FlowKey, HandoffId, PathId, Protocol, RuleId, SiteId, TenantId, Zone,
 };
 use decoder::{Collector, Data, Header};
 use proptest::prelude::*;
@@ -59,6 +59,8 @@ fn translated() -> FlowRecord {
         initiator: End::Site(SiteId(9)),
         responder: End::Handoff(HandoffId(2)),
         class: ClassId(4),
+        class_by: ClassBy::Rule,
+        name: None,
         rule: RuleId(6),
         dscp: 46,
         generation: 1,
@@ -410,6 +412,8 @@ prop_compose! {
             initiator,
             responder,
             class: ClassId(class),
+            class_by: ClassBy::Rule,
+            name: None,
             rule: RuleId(rule),
             dscp,
             generation: 1,

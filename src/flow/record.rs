@@ -1,6 +1,6 @@
 //! What is written down of a session: at its end, and at every active timeout while it lasts.
 
-use crate::model::{ClassId, Direction, End, FlowKey, PathId, RuleId, TenantId};
+use crate::model::{ClassBy, ClassId, Direction, End, FlowKey, Named, PathId, RuleId, TenantId};
 
 /// Why a record was written (IPFIX flowEndReason, RFC 5102 section 5.11.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct DirectionRecord {
 }
 
 /// A session, as far as it has come since its last record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowRecord {
     /// Unique for the life of the process, the same in every record of one session.
     pub session: u64,
@@ -48,6 +48,9 @@ pub struct FlowRecord {
     pub initiator: End,
     pub responder: End,
     pub class: ClassId,
+    /// What told the class; and what the far end is called, where that could make a difference.
+    pub class_by: ClassBy,
+    pub name: Option<Named>,
     pub rule: RuleId,
     /// DSCP of the first packet, 0-63.
     pub dscp: u8,

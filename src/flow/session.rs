@@ -14,8 +14,8 @@ use super::nat::Binding;
 use super::record::{DirectionRecord, EndReason, FlowRecord};
 use super::tcp::{self, TcpState};
 use crate::model::{
-    ClassId, DeviceId, Direction, End, FlowKey, HandoffId, Id, Instant, NextHop, Now, PathId, Protocol,
-    RuleId, SiteId, TenantId, Timeouts,
+    ClassBy, ClassId, DeviceId, Direction, End, FlowKey, HandoffId, Id, Instant, NameSource, NextHop, Now,
+    PathId, Protocol, RuleId, SiteId, TenantId, Timeouts,
 };
 use crate::wire::Segment;
 use std::net::IpAddr;
@@ -44,6 +44,7 @@ pub struct Session {
     pub translation: Translation,
     /// DSCP of the first packet.
     pub dscp: u8,
+    told: PackedTold,
     /// Its neighbours in the ring of those that share its binding; itself, if it is alone.
     pub(super) next_sharing: u32,
     forward: Counters,
@@ -79,6 +80,8 @@ pub struct Plan {
     /// The generation it was made by.
     pub generation: u64,
     pub class: ClassId,
+    /// What told the class.
+    pub class_by: ClassBy,
     pub rule: RuleId,
     /// Who owns each end: the initiator, the responder.
     pub ends: [End; 2],
@@ -145,6 +148,7 @@ impl Session {
             tcp: tcp.map(|(state, _)| state),
             translation,
             dscp,
+            told: PackedTold::new(plan.class_by, false),
             next_sharing: 0,
             forward: counters,
             id: 0,
@@ -163,6 +167,7 @@ impl Session {
         Plan {
             generation: u64::from(self.generation),
             class: self.class,
+            class_by: self.told.class_by(),
             rule: self.rule,
             ends: self.ends.map(PackedEnd::get),
             hops: self.hops.map(PackedHop::get),
@@ -173,6 +178,7 @@ impl Session {
     pub fn set_plan(&mut self, plan: &Plan) {
         self.generation = plan.generation as u32;
         self.class = plan.class;
+        self.told = PackedTold::new(plan.class_by, self.is_inspected());
         self.rule = plan.rule;
         self.ends = plan.ends.map(PackedEnd::new);
         self.hops = plan.hops.map(PackedHop::new);
@@ -186,6 +192,17 @@ impl Session {
     /// Its app class.
     pub fn class(&self) -> ClassId {
         self.class
+    }
+
+    /// Whether its first bytes are being looked into.
+    #[inline]
+    pub fn is_inspected(&self) -> bool {
+        self.told.0 & PackedTold::INSPECTED != 0
+    }
+
+    /// Has its first bytes looked into, or no longer.
+    pub fn set_inspected(&mut self, inspected: bool) {
+        self.told = PackedTold::new(self.told.class_by(), inspected);
     }
 
     /// Where a packet in `direction` must come from.
@@ -343,6 +360,8 @@ impl Session {
             initiator: plan.ends[0],
             responder: plan.ends[1],
             class: plan.class,
+            class_by: plan.class_by,
+            name: None,
             rule: plan.rule,
             dscp: self.dscp,
             generation: plan.generation,
@@ -399,6 +418,34 @@ impl PackedPath {
 
     fn get(self) -> Option<PathId> {
         (self != PackedPath::NONE).then_some(PathId(self.0))
+    }
+}
+
+/// What told the class, and whether the session's first bytes are being looked into, in a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PackedTold(u8);
+
+impl PackedTold {
+    const INSPECTED: u8 = 1 << 7;
+    /// By their numbers.
+    const CLASS_BY: [ClassBy; 8] = [
+        ClassBy::Default,
+        ClassBy::Rule,
+        ClassBy::Port,
+        ClassBy::Prefix,
+        ClassBy::Name(NameSource::Dns),
+        ClassBy::Name(NameSource::TlsSni),
+        ClassBy::Name(NameSource::QuicSni),
+        ClassBy::Name(NameSource::HttpHost),
+    ];
+
+    fn new(class_by: ClassBy, inspected: bool) -> PackedTold {
+        let number = PackedTold::CLASS_BY.iter().position(|known| *known == class_by).unwrap_or(0);
+        PackedTold(number as u8 | if inspected { PackedTold::INSPECTED } else { 0 })
+    }
+
+    fn class_by(self) -> ClassBy {
+        PackedTold::CLASS_BY[usize::from(self.0 & 7)]
     }
 }
 
@@ -473,6 +520,9 @@ mod tests {
             assert_eq!(PackedHop::new(NextHop::Device(device)).get(), NextHop::Device(device));
         }
         assert_eq!(PackedEnd::new(End::Lan).get(), End::Lan);
+        for class_by in PackedTold::CLASS_BY {
+            assert_eq!(PackedTold::new(class_by, true).class_by(), class_by);
+        }
         for path in [None, Some(PathId(0)), Some(PathId(u32::MAX - 1))] {
             assert_eq!(PackedPath::new(path).get(), path);
         }

@@ -7,6 +7,7 @@ use super::index::Index;
 use super::nat::{Binding, Ports};
 use super::record::{EndReason, FlowRecord};
 use super::session::Session;
+use super::tcp::TcpState;
 use crate::model::{
     Direction, FlowKey, IdMap, Instant, Now, Protocol, TenantId, Timeouts, WORKER_BITS, Wheel, Zone,
 };
@@ -342,7 +343,9 @@ impl SessionTable {
                 emit(session.take_record(EndReason::EndOfFlow, now));
             } else if session.last_report + self.active_timeout <= now.instant {
                 if session.has_news() {
-                    emit(session.take_record(EndReason::ActiveTimeout, now));
+                    let is_over = session.tcp.is_some_and(TcpState::is_over);
+                    let reason = if is_over { EndReason::EndOfFlow } else { EndReason::ActiveTimeout };
+                    emit(session.take_record(reason, now));
                 } else {
                     session.last_report = now.instant;
                 }

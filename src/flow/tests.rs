@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::model::{
-    ClassId, Direction, FlowKey, HandoffId, IdMap, Instant, NextHop, Now, Protocol, RuleId, SiteId, TenantId,
-    WORKER_BITS, Zone,
+    ClassBy, ClassId, Direction, FlowKey, HandoffId, IdMap, Instant, NextHop, Now, Protocol, RuleId, SiteId,
+    TenantId, WORKER_BITS, Zone,
 };
 use crate::wire::Segment;
 use proptest::prelude::*;
@@ -38,6 +38,7 @@ fn session_with(to: u8, host: u8, port: u16, translated_port: Option<u16>, now: 
     let plan = Plan {
         generation: 1,
         class: ClassId(0),
+        class_by: ClassBy::Default,
         rule: RuleId(0),
         ends: [End::Site(SiteId(0)), End::Handoff(HandoffId(0))],
         hops: [NextHop::Tunnel(SiteId(0)), NextHop::Device(crate::model::DeviceId(0))],

@@ -321,6 +321,8 @@ fn refused<T>(error: TrySendError<T>) -> Refused<T> {
 fn on_the_wire(what: Handover, packet: &[u8]) -> u64 {
     match what {
         Handover::Datagram { .. } => 1,
+        // It has gone its own way.
+        Handover::Taught { .. } => 0,
         Handover::Arrived { segment, .. } | Handover::Leaving { segment, .. } => {
             wire::parse_super(packet, segment).map_or(1, |parsed| parsed.on_the_wire(packet).0)
         }

@@ -6,9 +6,9 @@ use super::report::{
 };
 use super::worker::Worker;
 use crate::flow::{EndReason, FlowRecord, Session, SessionRef, TcpState};
-use crate::model::{Direction, FlowKey, Now, PathId};
+use crate::model::{Direction, End, FlowKey, Now, PathId, TenantId};
 use crate::path::Candidate;
-use crate::tables::Generation;
+use crate::tables::{Generation, Subject};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::IpAddr;
@@ -64,6 +64,7 @@ impl Worker {
             forwarded_bytes: self.forwarded.bytes,
             dropped_packets: self.drops.total(),
             records_lost: self.records_lost,
+            not_inspected: self.inspections.refused,
         }
     }
 
@@ -126,6 +127,7 @@ impl Worker {
         let key = session.key(Direction::Forward);
         let plan = session.plan();
         let [nat_source, nat_destination] = translated(&session.keys);
+        let name = self.names.get(session.id).map(|named| &*named.name);
         let [forward, reverse] =
             [Direction::Forward, Direction::Reverse].map(|direction| session.counters(direction));
         let path = |first: Option<PathId>, second: Option<PathId>| {
@@ -146,6 +148,9 @@ impl Worker {
             from: self.generation.describe_end(plan.ends[0]),
             to: self.generation.describe_end(plan.ends[1]),
             class: names.class(plan.class).to_owned(),
+            class_by: plan.class_by.name().to_owned(),
+            app: app(&self.generation, session.tenant, key, plan.ends, session.dscp, name),
+            name: name.map(str::to_owned),
             rule: names.rule(plan.rule).to_owned(),
             forward_path: path(session.arrived_on(Direction::Forward), session.left_on(Direction::Forward)),
             reverse_path: path(session.left_on(Direction::Reverse), session.arrived_on(Direction::Reverse)),
@@ -165,6 +170,7 @@ pub fn describe_record(record: &FlowRecord, generation: &Generation) -> FlowRepo
     let names = &generation.names;
     let [forward, reverse] = &record.directions;
     let [nat_source, nat_destination] = translated(&[record.key, record.reply_key]);
+    let name = record.name.as_ref().map(|named| &*named.name);
     let path =
         |arrived: Option<PathId>, left: Option<PathId>| arrived.or(left).map(|id| names.path(id).to_owned());
     let begins = [forward, reverse].into_iter().filter(|d| d.packets > 0).map(|d| d.first_unix_millis).min();
@@ -184,6 +190,16 @@ pub fn describe_record(record: &FlowRecord, generation: &Generation) -> FlowRepo
         from: generation.describe_end(record.initiator),
         to: generation.describe_end(record.responder),
         class: names.class(record.class).to_owned(),
+        class_by: record.class_by.name().to_owned(),
+        app: app(
+            generation,
+            record.tenant,
+            &record.key,
+            [record.initiator, record.responder],
+            record.dscp,
+            name,
+        ),
+        name: name.map(str::to_owned),
         rule: names.rule(record.rule).to_owned(),
         dscp: record.dscp,
         forward_path: path(forward.arrived_on, forward.left_on),
@@ -213,6 +229,31 @@ fn translated(keys: &[FlowKey; 2]) -> [Option<(IpAddr, u16)>; 2] {
         (!key.comes_from_where(answer)).then(|| (answer.destination(), answer.destination_port)),
         (!key.goes_where(answer)).then(|| (answer.source(), answer.source_port)),
     ]
+}
+
+/// The app that a flow is of, by what the generation knows of apps.
+fn app(
+    generation: &Generation,
+    tenant: TenantId,
+    key: &FlowKey,
+    [source_end, destination_end]: [End; 2],
+    dscp: u8,
+    name: Option<&str>,
+) -> Option<String> {
+    let subject = Subject {
+        source: key.source(),
+        source_port: key.source_port,
+        source_end,
+        destination: key.destination(),
+        destination_port: key.destination_port,
+        destination_end,
+        protocol: key.protocol,
+        dscp,
+        apps: &[],
+        domains: &[],
+    };
+    let app = generation.tenants.get(tenant)?.classifier.app(&subject, name)?;
+    Some(generation.names.app(app).to_owned())
 }
 
 fn matches(filter: &FlowFilter, tenant: &str, class: &str, keys: &[FlowKey; 2]) -> bool {

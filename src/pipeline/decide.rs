@@ -3,7 +3,7 @@
 
 use crate::config::AclAction;
 use crate::flow::Plan;
-use crate::model::{ClassId, DropReason, End, FlowKey, NextHop};
+use crate::model::{ClassId, DropReason, End, FlowKey, Named, NextHop};
 use crate::tables::{AclRule, Classified, Generation, NatVerdict, Subject, Tenant};
 
 /// A session that policy accepts.
@@ -12,6 +12,8 @@ pub struct Decision<'a> {
     pub plan: Plan,
     /// What becomes of the source.
     pub nat: NatVerdict<'a>,
+    /// A name, or another one, could give it another class.
+    pub may_change: bool,
 }
 
 /// Looks on while a session is decided on. Nothing it does changes the decision, and `()`, which does nothing, costs
@@ -31,7 +33,8 @@ pub trait Observer<'a> {
 
 impl Observer<'_> for () {}
 
-/// Decides on a session whose first packet carries `key` and arrives from `arrived_from`.
+/// Decides on a session whose first packet carries `key` and arrives from `arrived_from`; its far end is `named`, as far as
+/// one knows.
 ///
 /// # Errors
 /// Why the session may not be.
@@ -41,6 +44,7 @@ pub fn decide<'a>(
     key: &FlowKey,
     dscp: u8,
     arrived_from: NextHop,
+    named: Option<&Named>,
     observer: &mut impl Observer<'a>,
 ) -> Result<Decision<'a>, DropReason> {
     let source_end = tenant.owners.lookup(key.source());
@@ -68,7 +72,7 @@ pub fn decide<'a>(
         apps: &[],
         domains: &[],
     };
-    let classified = tenant.classifier.classify(&subject, None);
+    let classified = tenant.classifier.classify(&subject, named);
     observer.class(&classified);
     let class = classified.class;
     let rule = tenant.acl.first_match(&subject, class);
@@ -100,9 +104,11 @@ pub fn decide<'a>(
     let plan = Plan {
         generation: generation.number,
         class,
+        class_by: classified.by,
         rule,
         ends: [source_end, destination_end],
         hops: [arrived_from, to],
     };
-    Ok(Decision { plan, nat })
+    let may_change = tenant.classifier.may_change(&subject, &classified);
+    Ok(Decision { plan, nat, may_change })
 }

@@ -57,7 +57,7 @@ impl<'a> Explaining<'a> {
         let host = if zone == Zone::INTERNET { self.called(asked, sent_to)? } else { sent_to };
         let from = (asked.from.address, asked.source_port());
         let key = FlowKey::new(zone, asked.protocol, from, host);
-        let decision = decide(self.generation, tables, &key, asked.dscp, arrived_from, self)?;
+        let decision = decide(self.generation, tables, &key, asked.dscp, arrived_from, None, self)?;
         self.paths(tables, decision.plan.hops, decision.plan.class);
         Ok(())
     }

@@ -6,6 +6,8 @@ mod decide;
 mod drops;
 mod entrance;
 mod explain;
+mod inspections;
+mod learned;
 mod nat;
 mod paths;
 mod rehearse;

@@ -50,6 +50,8 @@ pub struct Totals {
     pub dropped_packets: u64,
     /// Records the exporter's queue had no room for.
     pub records_lost: u64,
+    /// Flows that a name could have given another class, and that there was no room to look into.
+    pub not_inspected: u64,
 }
 
 /// A path's state.
@@ -130,6 +132,12 @@ pub struct SessionReport {
     pub from: String,
     pub to: String,
     pub class: String,
+    /// What told the class: `default`, `rule`, `port`, `prefix`, `dns`, `tls-sni`, `quic-sni`, `http-host`.
+    pub class_by: String,
+    /// The app it is of; of several the most specific.
+    pub app: Option<String>,
+    /// What its far end is called, where that could make a difference.
+    pub name: Option<String>,
     pub rule: String,
     /// Path the forward direction's last packet came or went by; the tunnel side nearest the initiator first.
     pub forward_path: Option<String>,
@@ -284,6 +292,10 @@ pub struct FlowReport {
     pub from: String,
     pub to: String,
     pub class: String,
+    /// As in [`SessionReport`].
+    pub class_by: String,
+    pub app: Option<String>,
+    pub name: Option<String>,
     pub rule: String,
     pub dscp: u8,
     pub forward_path: Option<String>,

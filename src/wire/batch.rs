@@ -1,7 +1,7 @@
 //! What `io` hands to a worker: packets received. Plain memory, reused from batch to batch, so that the packet path
 //! allocates nothing.
 
-use crate::model::{DeviceId, NextHop, PathId, TransportId, Zone};
+use crate::model::{DeviceId, NextHop, PathId, TenantId, TransportId, Zone};
 use std::net::SocketAddr;
 
 /// The most bytes one receive can deliver: a full UDP GRO or TUN super-packet.
@@ -29,6 +29,8 @@ pub enum Handover {
     Arrived { zone: Zone, hop: NextHop, path: Option<PathId>, segment: u16 },
     /// An IP packet that is ready to leave by a path of the other's, in fragments if it is larger than `mtu`.
     Leaving { path: PathId, mtu: u16, segment: u16 },
+    /// A DNS message, and no packet: an answer that a host of the tenant's was given, which teaches names.
+    Taught { tenant: TenantId },
 }
 
 /// Packets received, in order of arrival.

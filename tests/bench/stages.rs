@@ -10,7 +10,8 @@ use boringtun::x25519::{PublicKey, StaticSecret};
 use popgate::config::public_of;
 use popgate::flow::{Plan, Session, SessionTable, Translation};
 use popgate::model::{
-    ClassId, DeviceId, End, FlowKey, Id, IdMap, NextHop, Now, RuleId, SiteId, TenantId, TransportId, Zone,
+    ClassBy, ClassId, DeviceId, End, FlowKey, Id, IdMap, NextHop, Now, RuleId, SiteId, TenantId, TransportId,
+    Zone,
 };
 use popgate::tunnel::{Keys, Opened, Sealed, Tunnel, TunnelIndex, buffer_for};
 use popgate::wire::{self, Batch, Outbound, Parsed, Side};
@@ -261,6 +262,7 @@ fn session(keys: [FlowKey; 2], now: Now) -> Session {
     let plan = Plan {
         generation: 1,
         class: ClassId(0),
+        class_by: ClassBy::Default,
         rule: RuleId(0),
         ends: [End::Site(SiteId::from_index(0)), End::Site(SiteId::from_index(1))],
         hops: [NextHop::Tunnel(SiteId::from_index(0)), NextHop::Device(DeviceId(0))],

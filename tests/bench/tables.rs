@@ -11,7 +11,8 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use popgate::config::{AclRule, Candidate, FlowMatch, Place, Service};
 use popgate::flow::{Plan, Session, SessionTable, Translation};
 use popgate::model::{
-    ClassId, Direction, End, FlowKey, Id, IdMap, NextHop, Now, Protocol, RuleId, SiteId, TenantId, Zone,
+    ClassBy, ClassId, Direction, End, FlowKey, Id, IdMap, NextHop, Now, Protocol, RuleId, SiteId, TenantId,
+    Zone,
 };
 use popgate::tables::{Compiler, Generation, Subject, Tenant};
 use popgate::wire::Outbound;
@@ -258,6 +259,7 @@ fn session(n: u32, now: Now) -> Session {
     let plan = Plan {
         generation: 1,
         class: ClassId(0),
+        class_by: ClassBy::Default,
         rule: RuleId(0),
         ends: [end(0), end(1)],
         hops: [hop(0), hop(1)],

@@ -192,6 +192,7 @@ impl Worker {
             forwarded_bytes: bytes,
             dropped_packets: self.drops(at).iter().map(|row| row.packets).sum(),
             records_lost: 0,
+            not_inspected: 0,
         }
     }
 
@@ -378,6 +379,9 @@ fn session(k: u64, at: f64) -> SessionReport {
         from: format!("branch:{site}"),
         to: if private { "handoff:dc".into() } else { "handoff:internet".into() },
         class: class.into(),
+        class_by: if class == "default" { "default".into() } else { "rule".into() },
+        app: (port == 443).then(|| "web".into()),
+        name: None,
         rule: rule.into(),
         forward_path: Some(path.into()),
         reverse_path: Some(if site == "berlin" && class == "bulk" { "mpls".into() } else { path.into() }),
@@ -451,6 +455,9 @@ fn flow(s: SessionReport, start_unix_ms: u64, end_unix_ms: u64) -> FlowReport {
         to: s.to,
         dscp: if s.class == "voice" { 46 } else { 0 },
         class: s.class,
+        class_by: s.class_by,
+        app: s.app,
+        name: s.name,
         tenant: s.tenant,
         rule: s.rule,
         forward_path: s.forward_path,

@@ -11,6 +11,7 @@ mod hops;
 mod hosts;
 mod ipfix;
 mod isolation;
+mod names;
 mod nat;
 mod order;
 mod programs;

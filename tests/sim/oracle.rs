@@ -352,7 +352,7 @@ proptest! {
                 .filter(|_| honest > 0)
                 .unwrap_or_else(|| place(PLACES[from.index(PLACES.len())]));
             let key = FlowKey::new(Zone::tenant(id), protocol, flow.source, flow.destination);
-            let decided = decide(&generation, compiled, &key, dscp, hop_of(&from), &mut ());
+            let decided = decide(&generation, compiled, &key, dscp, hop_of(&from), None, &mut ());
             let told = match decided {
                 Ok(decision) => Ok((
                     names.class(decision.plan.class).to_owned(),

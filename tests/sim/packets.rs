@@ -87,6 +87,12 @@ impl Build {
         self
     }
 
+    /// TCP's.
+    pub fn sequence(mut self, sequence: u32) -> Build {
+        self.upper[4..8].copy_from_slice(&sequence.to_be_bytes());
+        self
+    }
+
     pub fn may_fragment(mut self) -> Build {
         self.dont_fragment = false;
         self

@@ -62,6 +62,11 @@ export interface FlowLike {
   from: string;
   to: string;
   class: string;
+  /** `default`, `rule`, `port`, `prefix`, `dns`, `tls-sni`, `quic-sni`, `http-host`. */
+  'class-by': string;
+  app: string | null;
+  /** What the far end is called. */
+  name: string | null;
   rule: string;
   'forward-path': string | null;
   'reverse-path': string | null;

@@ -3,11 +3,13 @@
 use super::{Arrival, Refusal, Worker};
 use crate::config::NatFiltering;
 use crate::flow::{Binding, EndReason, InsertError, Plan, Session, SessionRef, TcpState, Translation};
-use crate::model::{ClassId, Direction, DropReason, End, FlowKey, HandoffId, NextHop, Now, TenantId, Zone};
-use crate::pipeline::decide::{Observer, decide};
+use crate::model::{
+    ClassId, Direction, DropReason, End, FlowKey, HandoffId, Named, NextHop, Now, TenantId, Zone,
+};
+use crate::pipeline::decide::{Decision, Observer, decide};
 use crate::pipeline::nat::allocate;
 use crate::pipeline::team::session_share;
-use crate::tables::{AclRule, Called, NatVerdict, Pool, Subject};
+use crate::tables::{AclRule, Called, Generation, NatVerdict, Pool, Subject};
 use crate::wire::{Parsed, Upper};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -38,6 +40,16 @@ impl<'a> Observer<'a> for Deciding<'a> {
         let ends = [subject.source_end, subject.destination_end];
         self.logs = rule.filter(|rule| rule.log).map(|rule| (rule, ends));
     }
+}
+
+/// What policy says to a call.
+struct Planned {
+    /// The key of its answers.
+    reverse: FlowKey,
+    plan: Plan,
+    translation: Translation,
+    /// A name could give it another class.
+    may_change: bool,
 }
 
 impl Worker {
@@ -71,54 +83,70 @@ impl Worker {
     /// Where the policy has changed since the session was planned, it is decided on again, and keeps its NAT binding where
     /// that is still permitted. Where it is not, the session ends.
     pub(super) fn bring_up_to_date(&mut self, at: SessionRef, now: Now) -> Result<(), Refusal> {
-        let Some(session) = self.sessions.get(at) else { return Ok(()) };
-        if !session.is_stale(self.generation.number) {
-            return Ok(());
+        match self.sessions.get(at) {
+            Some(session) if session.is_stale(self.generation.number) => {
+                let plan = self.plan_again(session, Self::may_keep_binding);
+                self.settle_plan(at, plan, now)
+            }
+            _ => Ok(()),
         }
-        let tenant = session.tenant;
-        match self.plan_again(session) {
+    }
+
+    /// The session's name has become known: it is decided on again. Its NAT binding stays, even where the class that it has
+    /// now would have led to another pool.
+    pub(super) fn plan_by_name(&mut self, at: SessionRef, now: Now) -> Result<(), Refusal> {
+        let Some(session) = self.sessions.get(at) else { return Ok(()) };
+        let plan = self.plan_again(session, |_, _, _| true);
+        self.settle_plan(at, plan, now)
+    }
+
+    fn settle_plan(
+        &mut self,
+        at: SessionRef,
+        plan: Result<Plan, DropReason>,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
+        match plan {
             Ok(plan) => {
-                if let Some(session) = self.sessions.get_mut(at) {
-                    session.set_plan(&plan);
-                }
+                session.set_plan(&plan);
                 Ok(())
             }
             Err(reason) => {
+                let tenant = session.tenant;
                 self.end_session(at, EndReason::ForcedEnd, now);
                 Err(Refusal::new(Some(tenant), reason))
             }
         }
     }
 
-    fn plan_again(&self, session: &Session) -> Result<Plan, DropReason> {
-        let tenant = self.generation.tenants.get(session.tenant).ok_or(DropReason::NoRoute)?;
-        // Whoever called, policy is asked about the inside's side of it.
-        let begins = match session.translation {
-            Translation::Destination => Direction::Reverse,
-            _ => Direction::Forward,
-        };
-        let (key, from) = (session.key(begins), session.from(begins));
-        let answer = session.key(begins.opposite());
-        let whom = self.whom(key, answer)?;
-        let asked = FlowKey::new(key.zone, key.protocol, (key.source(), key.source_port), whom);
-        let decision = decide(&self.generation, tenant, &asked, session.dscp, from, &mut ())?;
+    fn plan_again(
+        &self,
+        session: &Session,
+        may_keep_binding: impl FnOnce(&Worker, &Session, &Decision<'_>) -> bool,
+    ) -> Result<Plan, DropReason> {
+        let decision = self.decide_again(session, self.names.get(session.id))?;
+        let begins = begins(session);
         // The answers will come from another zone than the one they are known in.
-        if self.zone_of(decision.plan.hops[1], session.tenant) != Some(answer.zone) {
-            return Err(DropReason::NatBindingRevoked);
-        }
-        let is_permitted = match (session.binding(), &decision.nat) {
-            (None, NatVerdict::Untranslated) => key.comes_from_where(answer),
-            (None, NatVerdict::Map(outside)) => *outside == answer.destination(),
-            (Some(binding), verdict) => permits(verdict, &binding),
-            _ => false,
-        };
-        if !is_permitted {
+        let answers_from = session.key(begins.opposite()).zone;
+        if self.zone_of(decision.plan.hops[1], session.tenant) != Some(answers_from)
+            || !may_keep_binding(self, session, &decision)
+        {
             return Err(DropReason::NatBindingRevoked);
         }
         match begins {
             Direction::Forward => Ok(decision.plan),
             Direction::Reverse => Ok(decision.plan.turned_round()),
         }
+    }
+
+    fn decide_again(&self, session: &Session, named: Option<&Named>) -> Result<Decision<'_>, DropReason> {
+        let tenant = self.generation.tenants.get(session.tenant).ok_or(DropReason::NoRoute)?;
+        let begins = begins(session);
+        let (key, from) = (session.key(begins), session.from(begins));
+        let whom = self.whom(key, session.key(begins.opposite()))?;
+        let asked = FlowKey::new(key.zone, key.protocol, (key.source(), key.source_port), whom);
+        decide(&self.generation, tenant, &asked, session.dscp, from, named, &mut ())
     }
 
     /// Whom a session's packets go to by policy: where one is called by another address than its own, that must still be so.
@@ -131,6 +159,21 @@ impl Worker {
             }
         }
         Ok(host)
+    }
+
+    /// Whether policy would give the session what it has. One that was named later had no name when it was translated.
+    fn may_keep_binding(&self, session: &Session, decision: &Decision<'_>) -> bool {
+        let begins = begins(session);
+        let (key, answer) = (session.key(begins), session.key(begins.opposite()));
+        let may_be = |verdict: &NatVerdict<'_>| match (session.binding(), verdict) {
+            (None, NatVerdict::Untranslated) => key.comes_from_where(answer),
+            (None, NatVerdict::Map(outside)) => *outside == answer.destination(),
+            (Some(binding), verdict) => permits(verdict, &binding),
+            _ => false,
+        };
+        may_be(&decision.nat)
+            || self.names.get(session.id).is_some()
+                && self.decide_again(session, None).is_ok_and(|unnamed| may_be(&unnamed.nat))
     }
 
     /// The slow path: a flow's first packet.
@@ -163,19 +206,26 @@ impl Worker {
             }
             None => None,
         };
-        let (reverse, plan, translation) =
-            self.plan_call(&call, key, parsed.dscp, arrival.hop, now).map_err(refuse)?;
+        // Who calls a host of the tenant's is nobody that DNS knows.
+        let is_call_out = matches!(call.whom, Whom::Itself);
+        let named = if is_call_out { self.name_by_dns(call.tenant, key, now) } else { None };
+        let Planned { reverse, plan, translation, may_change } =
+            self.plan_call(&call, key, parsed.dscp, arrival.hop, named.as_ref(), now).map_err(refuse)?;
         let keys = [*key, reverse];
         let session = Session::new(call.tenant, keys, plan, translation, tcp, parsed.dscp, now.instant);
         if self.sessions.len() >= self.sessions.allowed() {
             let granted = self.team.grant_sessions(self.generation.max_sessions);
             self.sessions.allow(self.sessions.allowed() + granted);
         }
-        self.sessions.insert(session).map_err(|error| match error {
+        let at = self.sessions.insert(session).map_err(|error| match error {
             InsertError::Full => refuse(DropReason::SessionTableFull),
             // Its answers are another session's already.
             InsertError::Taken => refuse(DropReason::SessionConflict),
-        })
+        })?;
+        if named.is_some() || may_change {
+            self.begin_naming(at, named, may_change, now);
+        }
+        Ok(at)
     }
 
     /// Whom a packet from the internet calls: a tenant's own prefix, or what a pool has bound to a host and filtering lets
@@ -214,15 +264,16 @@ impl Worker {
         passes.then_some(binding)
     }
 
-    /// What policy says to a call: the key of its answers, its plan, and what is translated.
+    /// What policy says to a call whose far end is `named`, as far as one knows.
     fn plan_call(
         &mut self,
         call: &Call,
         key: &FlowKey,
         dscp: u8,
         from: NextHop,
+        named: Option<&Named>,
         now: Now,
-    ) -> Result<(FlowKey, Plan, Translation), DropReason> {
+    ) -> Result<Planned, DropReason> {
         let generation = Arc::clone(&self.generation);
         let tenant = generation.tenants.get(call.tenant).ok_or(DropReason::NoRoute)?;
         if let Whom::Bound(binding) = call.whom {
@@ -231,57 +282,67 @@ impl Worker {
             let answer = FlowKey::new(binding.zone, binding.protocol, binding.inside, caller);
             let host = tenant.owners.lookup(binding.inside.0).and_then(|end| tenant.next_hop(end));
             let host = host.ok_or(DropReason::NoRoute)?;
-            let mut deciding = Deciding::default();
-            let decision = decide(&generation, tenant, &answer, dscp, host, &mut deciding);
-            self.log(call.tenant, &deciding, &answer, dscp, now);
-            let decision = decision?;
+            let decision = self.decide_and_log(&generation, call.tenant, &answer, dscp, host, None, now)?;
             if decision.plan.hops[1] != from {
                 return Err(DropReason::SourceNotAllowed);
             }
             return match decision.nat {
-                verdict if permits(&verdict, &binding) => {
-                    Ok((answer, decision.plan.turned_round(), Translation::Destination))
-                }
+                verdict if permits(&verdict, &binding) => Ok(Planned {
+                    reverse: answer,
+                    plan: decision.plan.turned_round(),
+                    translation: Translation::Destination,
+                    may_change: false,
+                }),
                 _ => Err(DropReason::NatBindingRevoked),
             };
         }
         if let Whom::Host(host) = call.whom {
             let caller = (key.source(), key.source_port);
             let called = FlowKey::new(key.zone, key.protocol, caller, host);
-            let mut deciding = Deciding::default();
-            let decision = decide(&generation, tenant, &called, dscp, from, &mut deciding);
-            self.log(call.tenant, &deciding, &called, dscp, now);
-            let decision = decision?;
-            let zone = self.zone_of(decision.plan.hops[1], call.tenant).ok_or(DropReason::DeviceDown)?;
-            return Ok((called.turned_round(zone), decision.plan, Translation::Fixed));
+            let Decision { plan, .. } =
+                self.decide_and_log(&generation, call.tenant, &called, dscp, from, None, now)?;
+            let zone = self.zone_of(plan.hops[1], call.tenant).ok_or(DropReason::DeviceDown)?;
+            let reverse = called.turned_round(zone);
+            return Ok(Planned { reverse, plan, translation: Translation::Fixed, may_change: false });
         }
-        let mut deciding = Deciding::default();
-        let decision = decide(&generation, tenant, key, dscp, from, &mut deciding);
-        self.log(call.tenant, &deciding, key, dscp, now);
-        let decision = decision?;
-        let far_zone = self.zone_of(decision.plan.hops[1], call.tenant).ok_or(DropReason::DeviceDown)?;
-        match decision.nat {
+        let Decision { plan, nat, may_change } =
+            self.decide_and_log(&generation, call.tenant, key, dscp, from, named, now)?;
+        let far_zone = self.zone_of(plan.hops[1], call.tenant).ok_or(DropReason::DeviceDown)?;
+        let answered_by = (key.destination(), key.destination_port);
+        let (reverse, translation) = match nat {
             NatVerdict::Translate(pool) => {
                 let outside = self.bind(pool, call.tenant, key)?;
-                let answered_by = (key.destination(), key.destination_port);
-                let answer = FlowKey::new(far_zone, key.protocol, answered_by, outside);
-                Ok((answer, decision.plan, Translation::Source))
+                (FlowKey::new(far_zone, key.protocol, answered_by, outside), Translation::Source)
             }
             NatVerdict::Map(outside) => {
-                let answered_by = (key.destination(), key.destination_port);
-                let answer = FlowKey::new(far_zone, key.protocol, answered_by, (outside, key.source_port));
-                Ok((answer, decision.plan, Translation::Fixed))
+                let outside = (outside, key.source_port);
+                (FlowKey::new(far_zone, key.protocol, answered_by, outside), Translation::Fixed)
             }
-            NatVerdict::Beyond(_) => Ok((key.turned_round(far_zone), decision.plan, Translation::Beyond)),
-            _ => Ok((key.turned_round(far_zone), decision.plan, Translation::None)),
-        }
+            NatVerdict::Beyond(_) => (key.turned_round(far_zone), Translation::Beyond),
+            _ => (key.turned_round(far_zone), Translation::None),
+        };
+        Ok(Planned { reverse, plan, translation, may_change })
     }
 
-    /// Tells of a session that a rule with `log` has decided on.
-    fn log(&mut self, tenant: TenantId, deciding: &Deciding<'_>, key: &FlowKey, dscp: u8, now: Now) {
+    /// Decides, and tells of it if the rule that decided has `log`.
+    #[expect(clippy::too_many_arguments, reason = "a session's first packet, and what is known of it")]
+    fn decide_and_log<'a>(
+        &mut self,
+        generation: &'a Generation,
+        tenant: TenantId,
+        key: &FlowKey,
+        dscp: u8,
+        from: NextHop,
+        named: Option<&Named>,
+        now: Now,
+    ) -> Result<Decision<'a>, DropReason> {
+        let mut deciding = Deciding::default();
+        let tables = generation.tenants.get(tenant).ok_or(DropReason::NoRoute)?;
+        let decision = decide(generation, tables, key, dscp, from, named, &mut deciding);
         if let Some((rule, ends)) = deciding.logs {
             self.rules.decided(tenant, rule, key, dscp, ends, now.instant);
         }
+        decision
     }
 
     /// What the source is known by outside: what it is bound to already, or a new port of `pool`.
@@ -312,6 +373,14 @@ impl Worker {
             NextHop::Device(device) => self.generation.device_zones.get(device).copied(),
             NextHop::Tunnel(_) => Some(Zone::tenant(tenant)),
         }
+    }
+}
+
+/// The direction that policy is asked about: whoever called, the inside's side of it.
+fn begins(session: &Session) -> Direction {
+    match session.translation {
+        Translation::Destination => Direction::Reverse,
+        _ => Direction::Forward,
     }
 }
 

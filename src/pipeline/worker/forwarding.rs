@@ -105,7 +105,9 @@ impl Worker {
                 (self.admit(arrival, &key, packet, parsed, now)?, Direction::Forward, true)
             }
         };
-        let outcome = self.run_plan(at, direction, arrival, packet, parsed, now, out);
+        let outcome = self
+            .listen(at, direction, arrival, packet, parsed, now, out)
+            .and_then(|()| self.run_plan(at, direction, arrival, packet, parsed, now, out));
         if is_new
             && outcome.is_ok()
             && let Some(session) = self.sessions.get(at)
@@ -120,7 +122,7 @@ impl Worker {
             }
             // A session begins with a packet that goes somewhere: this one is as if it had never been.
             (Err(_), _) if is_new => {
-                self.sessions.remove(at, EndReason::ForcedEnd, now);
+                self.forget_session(at, EndReason::ForcedEnd, now);
             }
             _ => {}
         }

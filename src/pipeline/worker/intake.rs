@@ -89,6 +89,10 @@ impl Worker {
                 let arrival = Arrival { zone, tenant: zone.as_tenant(), hop, path, handed_over: true };
                 Some(Arrived { arrival, packet, segment })
             }
+            Handover::Taught { tenant } => {
+                self.take_taught(tenant, packet, now);
+                None
+            }
             Handover::Leaving { path, mtu, segment } => {
                 self.take_leaving(path, packet, segment, mtu, now, out);
                 None

@@ -2,7 +2,7 @@
 //!
 //! A packet's way: 1 from the underlay: handshake, or tunnel message; 2 out of a tunnel: probe, or tenant's packet
 //! (`intake`); 3 forward: parse, look up, 4 run the plan: choose the way out, count, translate (`forwarding`); or take the
-//! slow path first (`admission`); 5 leave: into a tunnel, or to a device (`leaving`). What goes no further is a [`Refusal`],
+//! slow path first (`admission`), and what it says of names is heard (`naming`); 5 leave: into a tunnel, or to a device (`leaving`). What goes no further is a [`Refusal`],
 //! settled in one place.
 //!
 //! On that way a packet may change workers twice: before the look-up, to the one that has its session, and at the end, to
@@ -12,8 +12,11 @@ mod admission;
 mod forwarding;
 mod intake;
 mod leaving;
+mod naming;
 
 use super::drops::Drops;
+use super::inspections::{Inspections, SessionNames};
+use super::learned::LearnedNames;
 use super::paths::{Paths, Traffic};
 use super::rules::{Logged, Rules};
 use super::team::Team;
@@ -24,6 +27,7 @@ use crate::tables::Generation;
 use crate::tunnel::{Endpoint, buffer_for};
 use crate::wire::{Batch, Outbound, Parsed, SLOT_BYTES};
 use leaving::TokenBucket;
+use naming::Learners;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
@@ -43,6 +47,11 @@ pub struct Worker {
     pub(super) paths: Paths,
     pub(super) sessions: SessionTable,
     fragments: Fragments,
+    /// What DNS has taught; for whom it is to be learned.
+    learned: LearnedNames,
+    learners: Learners,
+    pub(super) inspections: Inspections,
+    pub(super) names: SessionNames,
     pub(super) drops: Drops,
     pub(super) rules: Rules,
     pub(super) forwarded: Traffic,
@@ -120,6 +129,10 @@ impl Worker {
             paths: Paths::new(Arc::clone(team), id, now),
             sessions,
             fragments: Fragments::default(),
+            learned: LearnedNames::new(rng.random()),
+            learners: Learners::new(),
+            inspections: Inspections::default(),
+            names: SessionNames::default(),
             drops: Drops::default(),
             rules: Rules::default(),
             forwarded: Traffic::default(),
@@ -151,6 +164,8 @@ impl Worker {
         for at in gone {
             self.end_session(at, EndReason::ForcedEnd, now);
         }
+        self.learners = self.find_learners(&generation);
+        self.learned.learn_for(&self.learners.keys().copied().collect::<Vec<_>>());
         self.generation = generation;
     }
 
@@ -185,9 +200,15 @@ impl Worker {
 
     /// Does what is due: tunnels' timers, probes, sessions that end.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
-        let Self { sessions, records, rules, .. } = self;
-        sessions.expire(now, |record| {
+        let Self { sessions, records, rules, names, inspections, .. } = self;
+        sessions.expire(now, |mut record| {
             rules.recorded(&record);
+            record.name = if record.end_reason == EndReason::ActiveTimeout {
+                names.get(record.session).cloned()
+            } else {
+                inspections.end(record.session);
+                names.remove(record.session)
+            };
             records.push(record);
         });
         self.return_sessions();
@@ -296,10 +317,21 @@ impl Worker {
     }
 
     fn end_session(&mut self, at: SessionRef, reason: EndReason, now: Now) {
-        if let Some(record) = self.sessions.remove(at, reason, now) {
-            self.rules.recorded(&record);
-            self.records.push(record);
+        let record = self.forget_session(at, reason, now);
+        if let Some(record) = &record {
+            self.rules.recorded(record);
         }
+        self.records.extend(record);
+    }
+
+    /// Ends a session and all that is kept beside it; gives its last record, if there is anything left to tell.
+    fn forget_session(&mut self, at: SessionRef, reason: EndReason, now: Now) -> Option<FlowRecord> {
+        let session = self.sessions.get(at)?.id;
+        self.inspections.end(session);
+        let name = self.names.remove(session);
+        let mut record = self.sessions.remove(at, reason, now)?;
+        record.name = name;
+        Some(record)
     }
 }
 
