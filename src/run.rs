@@ -18,6 +18,7 @@ use crate::flow::FlowRecord;
 use crate::io::clock::Clock;
 use crate::io::cpu;
 use crate::io::exporting::{self, Order};
+use crate::io::network::{self, AddressWatch};
 use crate::model::AskedFlow;
 use crate::pipeline::{Entrance, Logged, Team, Worker, describe_record, rehearse};
 use crate::tables::{Compiler, Generation};
@@ -66,6 +67,8 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
 
     let prefix = std::env::var(NETNS_PREFIX).unwrap_or_else(|_| "pg-".into());
     let mut compiler = Compiler::new(&prefix);
+    let watch = AddressWatch::open()?;
+    compiler.know_addresses(network::addresses(&candidate.masquerades()).await?);
     let generation = Arc::new(compiler.compile(&candidate)?);
     warn_of(&generation);
     // A box that is down carries nobody's traffic: at the start a failing test is told and no more.
@@ -119,10 +122,11 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     std::io::stdout().flush()?;
 
     let mut reloader = Reloader { dir, compiler, current, crew, orders: orders.clone(), candidate };
-    wait(&mut reloader, &mut kernel, || threads.dead()).await?;
+    wait(&mut reloader, &mut kernel, &watch, || threads.dead()).await?;
     let _ = stop.send(());
     admin.await??;
     drop(reloader);
+    kernel.leave();
     drop(kernel);
     let (planes, all) = threads.stop();
     planes.into_iter().for_each(|plane| plane.end(clock.now()));
@@ -135,6 +139,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
 async fn wait(
     reloader: &mut Reloader,
     kernel: &mut Kernel,
+    watch: &AddressWatch,
     is_crew_dead: impl Fn() -> bool,
 ) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -146,11 +151,13 @@ async fn wait(
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => reloader.reload(kernel).await,
+            () = watch.changed() => reloader.follow_addresses(kernel).await,
             _ = retry.tick() => {
                 if is_crew_dead() {
                     return Ok(());
                 }
-                if !kernel.is_complete() {
+                reloader.follow_addresses(kernel).await;
+                if !kernel.is_complete() || kernel.has_lost_something() {
                     let generation = reloader.current.load_full();
                     kernel.bring_to(&generation).await;
                 }
@@ -190,6 +197,31 @@ impl Reloader {
             );
             return;
         }
+        self.know_addresses(&candidate).await;
+        self.put_in_force(candidate, kernel).await;
+    }
+
+    /// Where an address of the box's own is masqueraded with, and has changed, the configuration is compiled anew with it.
+    async fn follow_addresses(&mut self, kernel: &mut Kernel) {
+        let candidate = self.candidate.clone();
+        if self.know_addresses(&candidate).await {
+            tracing::info!("an address of this box's own is another now");
+            self.put_in_force(candidate, kernel).await;
+        }
+    }
+
+    /// Looks what they are; true if that differs from before. Those that nobody can tell stay as they are.
+    async fn know_addresses(&mut self, candidate: &Candidate) -> bool {
+        match network::addresses(&candidate.masquerades()).await {
+            Ok(addresses) => self.compiler.know_addresses(addresses),
+            Err(error) => {
+                tracing::warn!("this box's own addresses: {error}");
+                false
+            }
+        }
+    }
+
+    async fn put_in_force(&mut self, candidate: Candidate, kernel: &mut Kernel) {
         let generation = match self.compiler.compile(&candidate) {
             Ok(generation) => Arc::new(generation),
             Err(error) => {

@@ -1053,6 +1053,30 @@ fn a_forwarded_port_is_of_the_pools_addresses_and_nobody_elses() {
 }
 
 #[test]
+fn a_handoff_has_a_pool_or_masquerades() {
+    Config::pop()
+        .edit(OTHER, "nat-pool", "masquerade = \"eth0\"\nnat-pool")
+        .has(&["tenants/globex.toml:13: masquerade: a handoff has either a nat-pool or masquerade"]);
+}
+
+#[test]
+fn no_port_is_given_out_that_the_box_listens_on() {
+    Config::pop()
+        .edit(OTHER, "nat-pool = [\"198.51.100.8/29\"]", "masquerade = \"eth0\"\nnat-ports = \"50000-60000\"")
+        .has(&[
+            r#"tenants/globex.toml:13: tenant "globex" handoff "internet": ports 50000-60000 cannot be given out: transport "isp-a" listens at 51820; choose others with nat-ports"#,
+        ]);
+}
+
+#[test]
+fn all_who_masquerade_on_one_interface_give_out_the_same_ports() {
+    Config::pop()
+        .edit(OTHER, "nat-pool = [\"198.51.100.8/29\"]", "masquerade = \"eth0\"")
+        .append(OTHER, "[[handoff]]\nname = \"backup\"\nkind = \"internet\"\nprefixes = [\"9.9.9.0/24\"]\nmasquerade = \"eth0\"\nnat-ports = \"60000-61000\"\n")
+        .has(&[r#"tenants/globex.toml:19: tenant "globex" handoff "backup": tenant "globex" handoff "internet" (line 13) gives out ports 52000-65535 of "eth0"; all must give out the same"#]);
+}
+
+#[test]
 fn ipv6_is_not_translated() {
     Config::pop()
         .edit(OTHER, "198.51.100.8/29", "2001:db8:99::/64")

@@ -579,7 +579,7 @@ fn only_device(realised: Realised) -> TunDevice {
 
 fn internet(id: u16, routes: &[&str]) -> (DeviceId, DeviceSpec) {
     let routes = routes.iter().map(|r| r.parse().expect("a prefix")).collect();
-    let kind = DeviceKind::Internet { routes };
+    let kind = DeviceKind::Internet { routes, masquerades: Vec::new() };
     (DeviceId(id), DeviceSpec { name: "pg-internet".to_owned(), mtu: 1420, kind })
 }
 

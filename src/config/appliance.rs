@@ -69,6 +69,9 @@ pub(super) fn read(
     let mut own = Claims::default();
     let transports = read_transports(&mut root, &mut transport_scope, &mut own);
     let admin = read_admin(&mut root);
+    if let Ok(admin) = &admin {
+        own.ports.push((admin.listen.port(), "the admin server".to_owned()));
+    }
     let export = read_export(&mut root);
 
     let role = match role_name {
@@ -253,6 +256,9 @@ fn read_transports(
         table.finish();
         if let Ok(Some((value, interface))) = &interface {
             own.interfaces.note_use(*value, interface.clone(), whose("transport", &name));
+        }
+        if let Ok((_, listen)) = &listen {
+            own.ports.push((listen.port(), whose("transport", &name)));
         }
         if let Ok((value, listen)) = &listen
             && !listen.ip().is_unspecified()

@@ -5,7 +5,7 @@ use super::App;
 use crate::model::{AskedFlow, HostName, PrefixMap, Protocol, Timeouts};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -220,6 +220,9 @@ pub enum HandoffKind {
     Internet {
         /// IPv4 addresses that tenants' addresses are translated to; no two tenants share one.
         nat_pool: Vec<IpNetwork>,
+        /// Instead of a pool: the interface of the box's whose own address, as it is at the time, tenants' addresses are
+        /// translated to.
+        masquerade: Option<String>,
         /// The ports of the pool's addresses that may be given out.
         nat_ports: RangeInclusive<u16>,
         nat_filtering: NatFiltering,
@@ -423,5 +426,17 @@ impl fmt::Display for PublicKey {
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl Candidate {
+    /// The interfaces whose addresses tenants' addresses are translated to.
+    pub fn masquerades(&self) -> BTreeSet<String> {
+        let handoffs = self.tenants.values().flat_map(|tenant| &tenant.handoffs);
+        let interface = |handoff: &Handoff| match &handoff.kind {
+            HandoffKind::Internet { masquerade, .. } => masquerade.clone(),
+            HandoffKind::Private { .. } => None,
+        };
+        handoffs.filter_map(interface).collect()
     }
 }

@@ -91,7 +91,8 @@
 //! | --- | --- | --- | --- |
 //! | `prefixes` | list of prefixes | `internet`: `0.0.0.0/0`, `::/0` | what is reached through it |
 //! | `nat-pool` | list of IPv4 prefixes | none | kind `internet`: overlaps no other pool |
-//! | `nat-ports` | `"FIRST-LAST"` | `"1024-65535"` | kind `internet` |
+//! | `masquerade` | interface | none | kind `internet`, instead of `nat-pool`: its own address, as it is at the time |
+//! | `nat-ports` | `"FIRST-LAST"` | `"1024-65535"`; with `masquerade` `"52000-65535"` | kind `internet`; the same for all who masquerade on one interface, and none the box listens on |
 //! | `routed` | list of prefixes | none | kind `internet`: not translated; part of the branches' prefixes, overlaps no pool and no other tenant's |
 //! | `interface` | interface | | kind `private`: moved into the tenant's network namespace |
 //! | `address` | list of `"10.200.0.1/24"` | | kind `private`: the interface's |

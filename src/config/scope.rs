@@ -8,6 +8,7 @@ use super::values::{self, covers};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 /// The names of one kind of thing, with what else must be known of each.
 ///
@@ -113,6 +114,10 @@ pub(super) struct Claims {
     pub(super) public_keys: Owners<PublicKey>,
     /// Interfaces of the box; a private handoff takes its interface away into the tenant's namespace.
     pub(super) interfaces: Owners<String>,
+    /// Ports of its addresses' that the box itself listens on, and what does.
+    pub(super) ports: Vec<(u16, String)>,
+    /// By interface: which ports of its address are given out, and who said so first.
+    masquerades: BTreeMap<String, (RangeInclusive<u16>, String, SourceRef)>,
     prefixes: Vec<Claim>,
 }
 
@@ -140,6 +145,37 @@ impl Claims {
     /// `owner` wants these addresses on the internet's side; settled by [`Claims::check`].
     pub(super) fn prefix(&mut self, value: Value<'_>, kind: PrefixKind, prefix: IpNetwork, owner: String) {
         self.prefixes.push(Claim { kind, prefix, owner, at: value.at() });
+    }
+
+    /// `owner` has `ports` of the interface's address given out; others may, if they say the same of them.
+    pub(super) fn masquerade(
+        &mut self,
+        value: Value<'_>,
+        interface: &str,
+        ports: &RangeInclusive<u16>,
+        owner: &str,
+    ) -> Result<(), Noted> {
+        if let Some((port, what)) = self.ports.iter().find(|(port, _)| ports.contains(port)) {
+            let (first, last) = (ports.start(), ports.end());
+            return Err(value.remark(format!(
+                "{owner}: ports {first}-{last} cannot be given out: {what} listens at {port}; choose others with nat-ports"
+            )));
+        }
+        self.interfaces.note_use(value, interface.to_owned(), owner.to_owned());
+        let first = self
+            .masquerades
+            .entry(interface.to_owned())
+            .or_insert_with(|| (ports.clone(), owner.to_owned(), value.at()));
+        if first.0 != *ports {
+            let first_at = seen_from(&value.at(), &first.2);
+            return Err(value.remark(format!(
+                "{owner}: {} ({first_at}) gives out ports {}-{} of {interface:?}; all must give out the same",
+                first.1,
+                first.0.start(),
+                first.0.end()
+            )));
+        }
+        Ok(())
     }
 
     /// Notes what overlaps and must not, each at whichever stands later.

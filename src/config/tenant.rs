@@ -14,6 +14,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
+/// What masquerading gives out unless it is told otherwise: above where WireGuard listens by custom, and leaving the box
+/// most of what the kernel gives out itself (32768 to 60999).
+const MASQUERADE_PORTS: RangeInclusive<u16> = 52_000..=u16::MAX;
+
 /// Reads the tenant in `root`, whose file is called `stem`.toml. Key files' names are relative to `dir`; what no two
 /// tenants may have goes to `claims`.
 pub(super) fn read(
@@ -139,7 +143,8 @@ fn session_timeouts(mut table: Table<'_>) -> Result<Timeouts, Noted> {
 }
 
 /// Keys that only one kind of handoff has.
-const INTERNET_KEYS: [&str; 6] = ["nat-pool", "nat-ports", "nat-filtering", "map", "port-forward", "routed"];
+const INTERNET_KEYS: [&str; 7] =
+    ["nat-pool", "masquerade", "nat-ports", "nat-filtering", "map", "port-forward", "routed"];
 const PRIVATE_KEYS: [&str; 3] = ["interface", "address", "routes"];
 
 /// One tenant's file while it is being read.
@@ -292,8 +297,20 @@ impl TenantReader<'_> {
                 Ok(prefix)
             })
         });
+        let masquerade = table.optional("masquerade", |value| Ok((value, interface(value)?)));
         // 1024: the ports below are for services; clients' translated ports there trip filters (RFC 7857 section 4).
-        let nat_ports = table.with_default("nat-ports", 1024..=u16::MAX, |value| value.parse(values::ports));
+        let all_ports = if matches!(masquerade, Ok(Some(_))) { MASQUERADE_PORTS } else { 1024..=u16::MAX };
+        let nat_ports = table.with_default("nat-ports", all_ports, |value| value.parse(values::ports));
+        let masquerade = masquerade.and_then(|masquerade| {
+            let Some((value, interface)) = masquerade else { return Ok(None) };
+            if nat_pool.as_ref().is_ok_and(|pool| !pool.is_empty()) {
+                return Err(value.note("a handoff has either a nat-pool or masquerade"));
+            }
+            if let Ok(ports) = &nat_ports {
+                self.claims.masquerade(value, &interface, ports, &owner)?;
+            }
+            Ok(Some(interface))
+        });
         let filterings = [
             ("endpoint-independent", NatFiltering::EndpointIndependent),
             ("address-dependent", NatFiltering::AddressDependent),
@@ -325,6 +342,7 @@ impl TenantReader<'_> {
         });
         Ok(HandoffKind::Internet {
             nat_pool: nat_pool?,
+            masquerade: masquerade?,
             nat_ports: nat_ports?,
             nat_filtering: nat_filtering?,
             maps: maps?,

@@ -2,7 +2,7 @@
 //! change, in one namespace. [`super::network`] decides what they should be.
 
 use super::namespace::Namespace;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
@@ -11,11 +11,15 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use rtnetlink::{Error, Handle, IpVersion, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{
+    Error, Handle, IpVersion, LinkMessageBuilder, LinkUnspec, MulticastGroup, RouteMessageBuilder,
+};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// "Who added this" of our routes and rules (rtm_protocol, FRA_PROTOCOL): a number that nobody registered in
@@ -76,6 +80,43 @@ pub(super) enum Action {
         not_prefix: Option<u32>,
     },
     Unreachable,
+}
+
+/// Tells when IPv4 addresses come and go, in the calling thread's namespace.
+#[derive(Debug)]
+pub struct AddressWatch {
+    changed: Arc<Notify>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl AddressWatch {
+    /// Begins to watch; within a tokio runtime.
+    ///
+    /// # Errors
+    /// The process may open no more files.
+    pub fn open() -> io::Result<AddressWatch> {
+        let groups = [MulticastGroup::Ipv4Ifaddr];
+        let (connection, _, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+        let changed = Arc::new(Notify::new());
+        let tell = Arc::clone(&changed);
+        let told = tokio::spawn(async move {
+            while messages.next().await.is_some() {
+                tell.notify_one();
+            }
+        });
+        Ok(AddressWatch { changed, tasks: [tokio::spawn(connection), told] })
+    }
+
+    /// Until some have come or gone since it was last asked.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+impl Drop for AddressWatch {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
 }
 
 impl Drop for Netlink {

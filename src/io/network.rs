@@ -3,7 +3,7 @@
 //! [`Network::realise`] looks at what is there and changes what differs, so that running it twice changes nothing, and
 //! running it after a crash picks up what the dead process left: an interface that is in its tenant's namespace already,
 //! rules of devices that are no more. Order: 1 dismantle what is no longer wanted, 2 the box's own namespace, 3 one private
-//! namespace after the other. What fails is reported by device and leaves the others alone.
+//! namespace after the other, 4 answers to addresses of the box's own (`masquerade`). What fails is reported by device and leaves the others alone.
 //!
 //! What is put into the kernel, and how to recognise it:
 //! - routes and rules are of protocol 74 ([`super::netlink::PROTOCOL`]); whatever has that number is popgate's to remove;
@@ -26,7 +26,9 @@
 //! that forwards no longer listens to router advertisements unless its `accept_ra` is 2. An underlay that is configured by
 //! them needs that set; we leave it alone.
 
+use super::masquerade::Masquerading;
 use super::namespace::Namespace;
+pub use super::netlink::AddressWatch;
 use super::netlink::{Action, Link, Netlink, Route, Rule, Target};
 use super::tun::TunDevice;
 use crate::model::DeviceId;
@@ -68,6 +70,7 @@ pub struct Network {
     known: BTreeMap<DeviceId, Known>,
     /// Devices no longer wanted, of which something could not be taken away yet.
     leftovers: Vec<Known>,
+    masquerading: Masquerading,
 }
 
 /// A device that exists.
@@ -137,7 +140,27 @@ impl Network {
     /// The network of the calling thread's namespace, which is from then on the box's own, with no devices known yet. Those
     /// it makes have a queue for each of `workers`.
     pub fn new(workers: u16) -> io::Result<Network> {
-        Ok(Network { home: Namespace::current()?, workers, known: BTreeMap::new(), leftovers: Vec::new() })
+        Ok(Network {
+            home: Namespace::current()?,
+            workers,
+            known: BTreeMap::new(),
+            leftovers: Vec::new(),
+            masquerading: Masquerading::default(),
+        })
+    }
+
+    /// Takes away what would outlive the process and lead nowhere, or bind the box, when it has stopped.
+    pub fn leave(&mut self) {
+        let device = self.known.values().find(|known| matches!(known.spec.kind, DeviceKind::Internet { .. }));
+        let Some(device) = device else { return };
+        if let Err(message) = self.masquerading.realise(&self.home, &device.spec.name, &[]) {
+            tracing::warn!("{message}");
+        }
+    }
+
+    /// Whether somebody else took away what [`Network::realise`] had put into the kernel for masquerading.
+    pub fn has_lost_masquerades(&mut self) -> bool {
+        self.masquerading.is_gone(&self.home)
     }
 
     /// Brings the kernel to `wanted`. Within a tokio runtime.
@@ -163,6 +186,7 @@ impl Network {
                 realised.problem(Some(&spec.name), message);
             }
         }
+        self.realise_masquerades(wanted, &mut realised);
         realised
     }
 
@@ -253,7 +277,7 @@ impl Network {
             }
             match self.realise_device(*id, spec, None, &netlink, realised).await {
                 Ok(index) => match &spec.kind {
-                    DeviceKind::Internet { routes: pools } => {
+                    DeviceKind::Internet { routes: pools, .. } => {
                         routes.extend(pools.iter().map(|pool| route(*pool, MAIN_TABLE, index, None)));
                     }
                     _ => routes.extend(defaults().map(|default| route(default, TABLE, index, None))),
@@ -340,6 +364,26 @@ impl Network {
         found.ok_or_else(|| format!("interface {interface} did not arrive in {netns}"))
     }
 
+    // 4: answers to addresses of the box's own.
+
+    fn realise_masquerades(&mut self, wanted: &[(DeviceId, DeviceSpec)], realised: &mut Realised) {
+        for (id, spec) in wanted {
+            let DeviceKind::Internet { masquerades, .. } = &spec.kind else { continue };
+            // Without the device there is nothing to lead them to.
+            if !self.known.contains_key(id) {
+                continue;
+            }
+            for one in masquerades.iter().filter(|one| one.address.is_none()) {
+                let message = format!("masquerade: interface {} has no IPv4 address", one.interface);
+                realised.problem(Some(&spec.name), message);
+            }
+            match self.masquerading.realise(&self.home, &spec.name, masquerades) {
+                Ok(changes) => changes.into_iter().for_each(|change| realised.changed(change)),
+                Err(message) => realised.problem(Some(&spec.name), message),
+            }
+        }
+    }
+
     // A TUN device, wherever it is.
 
     /// Makes the device unless it is there; sets what can be set on it. Gives its interface index.
@@ -387,6 +431,31 @@ impl Network {
         bring_up(netlink, &ip, &link, realised).await?;
         Ok(link.index)
     }
+}
+
+/// The first IPv4 address of each of `interfaces` in the calling thread's namespace; those that have none, or are not there,
+/// are left out. Within a tokio runtime.
+///
+/// # Errors
+/// The kernel does not answer.
+pub async fn addresses(interfaces: &BTreeSet<String>) -> io::Result<BTreeMap<String, Ipv4Addr>> {
+    let mut found = BTreeMap::new();
+    if interfaces.is_empty() {
+        return Ok(found);
+    }
+    let netlink = Netlink::open(&Namespace::current()?)?;
+    for link in netlink.links().await? {
+        if !interfaces.contains(&link.name) {
+            continue;
+        }
+        let addresses = netlink.addresses(link.index).await?;
+        let first = addresses.iter().find_map(|address| match address.ip() {
+            IpAddr::V4(v4) if !v4.is_link_local() => Some(v4),
+            _ => None,
+        });
+        found.extend(first.map(|address| (link.name, address)));
+    }
+    Ok(found)
 }
 
 /// Whether a device can become the other without being made anew.
@@ -632,7 +701,7 @@ fn set_sysctls(namespace: &Namespace, device: &str, realised: &mut Realised) -> 
 }
 
 /// A setting of the calling thread's namespace; none if the kernel has none of that name.
-fn read_sysctl(path: &str) -> io::Result<Option<String>> {
+pub(super) fn read_sysctl(path: &str) -> io::Result<Option<String>> {
     match std::fs::read_to_string(Path::new("/proc/sys").join(path)) {
         Ok(value) => Ok(Some(value.trim().to_owned())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -39,6 +39,16 @@ impl Kernel {
         self.complete = transports && devices;
     }
 
+    /// Whether somebody else took something away that was there.
+    pub(super) fn has_lost_something(&mut self) -> bool {
+        self.network.has_lost_masquerades()
+    }
+
+    /// Takes away what should not outlive the process.
+    pub(super) fn leave(&mut self) {
+        self.network.leave();
+    }
+
     async fn bring_transports_to(&mut self, generation: &Generation) -> bool {
         let wanted: Vec<(TransportId, Listen)> = generation
             .transports

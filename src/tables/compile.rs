@@ -5,7 +5,7 @@
 
 use super::apps::{Apps, Domains, TenantApps};
 use super::classify::{Asks, ClassRule, Classifier};
-use super::device::{DeviceKind, DeviceSpec};
+use super::device::{DeviceKind, DeviceSpec, Masquerade};
 use super::generation::{
     Generation, InternetKind, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec, Written,
 };
@@ -18,7 +18,8 @@ use crate::config::{
 };
 use crate::model::{End, IdMap, PathId, TenantId, Zone};
 use ipnetwork::IpNetwork;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// Ethernet's: what handoffs and LANs carry. Larger packets towards a tunnel are answered by the pipeline.
@@ -43,6 +44,8 @@ pub struct Compiler {
     netns_prefix: String,
     /// The catalog's: most tenants have no others.
     apps: Arc<Apps>,
+    /// The box's own addresses, by interface, as far as they are masqueraded with.
+    addresses: BTreeMap<String, Ipv4Addr>,
 }
 
 impl Compiler {
@@ -51,7 +54,16 @@ impl Compiler {
     pub fn new(netns_prefix: &str) -> Compiler {
         let mut names = Names::default();
         let apps = Arc::new(Apps::compile(catalog().values().map(|app| &app.app), &mut names));
-        Compiler { names, number: 0, netns_prefix: netns_prefix.into(), apps }
+        let (netns_prefix, addresses) = (netns_prefix.into(), BTreeMap::new());
+        Compiler { names, number: 0, netns_prefix, apps, addresses }
+    }
+
+    /// What the addresses of interfaces that are masqueraded with are from now on; true if that differs from before, so that
+    /// what was compiled is out of date.
+    pub fn know_addresses(&mut self, addresses: BTreeMap<String, Ipv4Addr>) -> bool {
+        let differ = self.addresses != addresses;
+        self.addresses = addresses;
+        differ
     }
 
     /// The next generation.
@@ -105,20 +117,32 @@ impl Compiler {
     ) {
         let internet = self.names.device_id("internet");
         let mut internet_routes = Vec::new();
+        let mut masquerades = BTreeMap::new();
         for config in candidate.tenants.values() {
             let tenant = self.names.tenant_id(&config.name);
             let mut devices = IdMap::default();
             for handoff in &config.handoffs {
                 let id = self.names.handoff_id(tenant, &handoff.name);
                 let device = match &handoff.kind {
-                    HandoffKind::Internet { nat_pool, routed, nat_ports, maps, forwards, .. } => {
+                    HandoffKind::Internet {
+                        nat_pool, masquerade, routed, nat_ports, maps, forwards, ..
+                    } => {
                         let pool = InternetKind::Pool(PoolPorts::new(nat_ports));
+                        if let Some(interface) = masquerade {
+                            let address = self.addresses.get(interface).copied();
+                            let (interface, ports) = (interface.clone(), nat_ports.clone());
+                            masquerades.insert(interface.clone(), Masquerade { interface, address, ports });
+                            if let Some(address) = address {
+                                let owner = InternetPrefix { tenant, handoff: id, kind: pool, shared: true };
+                                generation.internet.insert(IpAddr::V4(address).into(), owner);
+                            }
+                        }
                         let pools = nat_pool.iter().map(|prefix| (*prefix, pool));
                         let routed = routed.iter().map(|prefix| (*prefix, InternetKind::Routed));
                         let maps = maps.iter().map(|map| (map.outside(), InternetKind::Mapped(*map)));
                         for (prefix, kind) in pools.chain(routed).chain(maps) {
                             internet_routes.push(prefix);
-                            let owner = InternetPrefix { tenant, handoff: id, kind };
+                            let owner = InternetPrefix { tenant, handoff: id, kind, shared: false };
                             generation.internet.insert(prefix, owner);
                         }
                         for PortForward { protocol, outside, inside, .. } in forwards {
@@ -176,7 +200,8 @@ impl Compiler {
         }
         internet_routes.sort();
         internet_routes.dedup();
-        let kind = DeviceKind::Internet { routes: internet_routes };
+        let masquerades = masquerades.into_values().collect();
+        let kind = DeviceKind::Internet { routes: internet_routes, masquerades };
         generation
             .devices
             .insert(internet, DeviceSpec { name: pop.internet_device.clone(), mtu: DEVICE_MTU, kind });
@@ -286,9 +311,19 @@ impl Compiler {
         compiled.classes = named.chain([default]).collect();
         compiled.written = written(config, names, tenant);
         for handoff in &config.handoffs {
-            if let HandoffKind::Internet { nat_pool, nat_ports, nat_filtering, maps, routed, .. } =
-                &handoff.kind
+            if let HandoffKind::Internet {
+                nat_pool,
+                masquerade,
+                nat_ports,
+                nat_filtering,
+                maps,
+                routed,
+                ..
+            } = &handoff.kind
             {
+                let own = masquerade.as_ref().and_then(|interface| self.addresses.get(interface));
+                let own: Vec<IpNetwork> = own.map(|own| IpAddr::V4(*own).into()).into_iter().collect();
+                let nat_pool = if masquerade.is_some() { &own } else { nat_pool };
                 let id = names.handoff_id(tenant, &handoff.name);
                 let pool = |networks: &[IpNetwork]| Pool::new(id, networks, nat_ports.clone());
                 let mut rules = Vec::new();
@@ -311,7 +346,8 @@ impl Compiler {
                     pool(nat_pool),
                     routed.clone().into(),
                     rules,
-                );
+                )
+                .shared(masquerade.is_some());
                 policy.at = Some(handoff.at.clone());
                 compiled.nat.insert(id, policy);
             }

@@ -1,7 +1,8 @@
 //! The TUN devices a generation asks `io` for, and what the kernel must know so that the right packets come out of them.
 
 use ipnetwork::IpNetwork;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 
 /// A TUN device that `io` keeps. Two specs that are equal need no work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,12 +14,22 @@ pub struct DeviceSpec {
     pub kind: DeviceKind,
 }
 
+/// Ports of an address of the box's own, which are given out to tenants' sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Masquerade {
+    pub interface: String,
+    /// The interface's, when the generation was compiled; none if it had none.
+    pub address: Option<Ipv4Addr>,
+    pub ports: RangeInclusive<u16>,
+}
+
 /// Which side of the box a device faces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceKind {
     /// All tenants' internet handoff: in the box's own namespace, with `routes` (NAT pools, routed prefixes) pointing
-    /// into it; what is written to it the kernel forwards by its own routes.
-    Internet { routes: Vec<IpNetwork> },
+    /// into it; what is written to it the kernel forwards by its own routes. What comes for the ports that `masquerades`
+    /// give out is led into it too.
+    Internet { routes: Vec<IpNetwork>, masquerades: Vec<Masquerade> },
     /// One tenant's private handoff: in the namespace `netns` (a name under /run/netns, made when missing, left in place
     /// at exit and found again, removed when no generation wants it), together with `interface`, moved there from the box's namespace and given `addresses`
     /// and `routes`; everything else in that namespace is routed to the device.

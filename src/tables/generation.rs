@@ -44,6 +44,8 @@ pub struct InternetPrefix {
     pub tenant: TenantId,
     pub handoff: HandoffId,
     pub kind: InternetKind,
+    /// It is the box's own address too: what belongs to no session is for the box.
+    pub shared: bool,
 }
 
 /// What addresses on the internet's side are to their tenant.
@@ -196,7 +198,7 @@ impl Site {
 impl Generation {
     /// Who is called at an address and port on the internet's side; `None` if it is nobody's.
     pub fn called(&self, protocol: Protocol, (address, port): (IpAddr, u16)) -> Option<Called> {
-        let InternetPrefix { tenant, handoff, kind } = self.internet.lookup(address)?;
+        let InternetPrefix { tenant, handoff, kind, .. } = self.internet.lookup(address)?;
         let host = match kind {
             InternetKind::Routed => Some((address, port)),
             InternetKind::Mapped(map) => Some((map.to_inside(address)?, port)),

@@ -13,7 +13,7 @@ mod rules;
 pub use apps::{Fit, FitBy, TenantApps};
 pub use classify::{Classified, Classifier};
 pub use compile::{Compiler, OutOfIds};
-pub use device::{DeviceKind, DeviceSpec};
+pub use device::{DeviceKind, DeviceSpec, Masquerade};
 pub use generation::{Called, Generation, PathSpec, Site, Tenant, TransportSpec, Written};
 pub use names::Names;
 pub use nat::{NatPolicy, NatVerdict, Pool};

@@ -124,6 +124,8 @@ pub struct NatPolicy {
     first_match: FirstMatch,
     pool: Pool,
     routed: Box<[IpNetwork]>,
+    /// The pool is an address of the box's own.
+    shared: bool,
 }
 
 /// What becomes of a session's source.
@@ -165,6 +167,7 @@ impl NatPolicy {
             first_match,
             pool,
             routed,
+            shared: false,
         }
     }
 
@@ -173,6 +176,12 @@ impl NatPolicy {
         let is_mapped = self.maps.iter().any(|map| map.to_outside(subject.source).is_some());
         let rule = self.first_match.find(subject, Some(class)).filter(|_| !is_mapped);
         rule.map(|rule| &self.rules_at[rule]).or(self.at.as_ref())
+    }
+
+    /// The same, of a pool that is an address of the box's own: what has no ports cannot be told from the box's there, and has
+    /// nothing to be translated to.
+    pub(super) fn shared(self, shared: bool) -> NatPolicy {
+        NatPolicy { shared, ..self }
     }
 
     /// What becomes of a session that leaves by this handoff. A mapped prefix is always known by its other one. Prefixes the tenant may show to the internet go
@@ -191,7 +200,10 @@ impl NatPolicy {
         }
         if routed {
             NatVerdict::Untranslated
-        } else if subject.source.is_ipv6() || self.pool.is_empty() {
+        } else if subject.source.is_ipv6()
+            || self.pool.is_empty()
+            || self.shared && !subject.protocol.has_ports()
+        {
             NatVerdict::Impossible(self.handoff)
         } else {
             NatVerdict::Translate(&self.pool)

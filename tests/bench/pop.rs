@@ -272,6 +272,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
             name: "internet".into(),
             kind: HandoffKind::Internet {
                 nat_pool: vec![network("198.51.100.0/24")],
+                masquerade: None,
                 nat_ports: 1_024..=65_535,
                 nat_filtering: NatFiltering::AddressAndPortDependent,
                 maps: Vec::new(),

@@ -11,6 +11,7 @@ mod hops;
 mod hosts;
 mod ipfix;
 mod isolation;
+mod masquerade;
 mod names;
 mod nat;
 mod order;

@@ -11,6 +11,7 @@ mod chaos;
 mod drops;
 mod failover;
 mod forwarding;
+mod masquerade;
 mod naming;
 mod nat;
 mod nat_behaviour;

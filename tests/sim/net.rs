@@ -447,6 +447,16 @@ impl Sim {
         node.collect();
     }
 
+    /// The PoP's interface has this address from now on, or none; the tenant files are as given.
+    pub fn own_address(&mut self, interface: &str, address: Option<&str>, tenants: &[(&str, &str)]) {
+        let address = address.map(|address| (interface.to_owned(), address.parse().expect("IPv4")));
+        assert!(
+            self.node("fra1").compiler.know_addresses(address.into_iter().collect()),
+            "another than before"
+        );
+        self.commit(tenants);
+    }
+
     /// The box loses all its state, as by `kill -9`, and starts again.
     pub fn restart(&mut self, name: &str) {
         let now = self.now;

@@ -146,6 +146,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
             };
             let internet = HandoffKind::Internet {
                 nat_pool: if pooled { POOLS.map(net).to_vec() } else { Vec::new() },
+                masquerade: None,
                 nat_ports: 1_024..=65_535,
                 nat_filtering: NatFiltering::AddressAndPortDependent,
                 maps: vec![],

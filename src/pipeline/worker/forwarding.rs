@@ -78,7 +78,34 @@ impl Worker {
             Ok(Fate::Forwarded) => self.forwarded.add(parsed.on_the_wire(packet)),
             // Whoever has it now counts it.
             Ok(Fate::HandedOver) => {}
+            Err(refusal) if self.is_for_the_box(&refusal, arrival, packet, parsed) => {
+                self.give_back(refusal, arrival, packet, parsed, now, out);
+            }
             Err(refusal) => self.settle(refusal, arrival, packet, parsed, now, out),
+        }
+    }
+
+    /// Whether what no session knows is for the box itself, which shares its address with tenants' sessions.
+    fn is_for_the_box(&self, refusal: &Refusal, arrival: Arrival, packet: &[u8], parsed: &Parsed) -> bool {
+        arrival.zone == Zone::INTERNET
+            && matches!(refusal.reason, DropReason::NoSession | DropReason::FragmentUnknown)
+            && self.generation.internet.lookup(parsed.destination(packet)).is_some_and(|prefix| prefix.shared)
+    }
+
+    /// Lets the kernel have what came from it by mistake, as it came.
+    fn give_back(
+        &mut self,
+        refusal: Refusal,
+        arrival: Arrival,
+        packet: &mut [u8],
+        parsed: &Parsed,
+        now: Now,
+        out: &mut Outbound,
+    ) {
+        let NextHop::Device(device) = arrival.hop else { return };
+        match self.leave(Exit::Device(device), packet, parsed, u16::MAX, now, out) {
+            Ok(()) => self.forwarded.add(parsed.on_the_wire(packet)),
+            Err(reason) => self.drops.count(refusal.tenant, reason, parsed.on_the_wire(packet).0),
         }
     }
 
