@@ -20,6 +20,9 @@ PACKAGES := \
 	ethtool iproute2 nftables \
 	brotli jq python3
 
+CARGO_FUZZ_VERSION := 0.13.1
+CARGO_FUZZ := target/tools/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz
+
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := target/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
@@ -39,6 +42,7 @@ help:
 	echo 'make check  the quick part of it: format, lints, licences, unit tests'
 	echo 'make bench  the data plane without I/O, beside its peers; target/bench/pipeline.json'
 	echo 'make bench-net  the release binary between WireGuard peers and a server, beside its peers; target/bench/net.json'
+	echo 'make fuzz TARGET=dns SECONDS=60  one of tests/fuzz/bin'
 	echo 'make build  popgate and popgate-lab with the console in them, in target/debug'
 	echo 'make setup  only install what the others need'
 
@@ -81,6 +85,28 @@ bench-net: setup
 			echo 'bench-net: it cannot be installed: going on without'
 	fi
 	BORINGTUN_CLI=$$cli cargo bench --locked $(AS_ROOT) --bench net
+
+# What it finds and has seen stays in target/fuzz; a find is made small (`cargo fuzz tmin`) and put into tests/corpus/$(TARGET)
+# with its mending. Coverage and the address sanitizer are the nightly compiler's; RUSTC_BOOTSTRAP lets any one do it.
+SECONDS := 60
+.PHONY: fuzz
+fuzz: setup web $(CARGO_FUZZ)
+	@[[ -e tests/fuzz/bin/$(TARGET).rs ]] || { echo "fuzz: TARGET is one of $$(basename --suffix=.rs -a tests/fuzz/bin/* | xargs)" >&2; exit 2; }
+	seen=target/fuzz/corpus/$(TARGET) found=target/fuzz/found/$(TARGET)/
+	mkdir --parents $$seen $$found
+	case $(TARGET) in
+	config) for box in pop branch; do
+			(cd config/examples/$$box; cat popgate.toml; printf '\0'; cat tenants/acme.toml) >$$seen/example-$$box
+		done ;;
+	topology) cp config/lab/*.toml $$seen ;;
+	esac
+	RUSTC_BOOTSTRAP=1 $(CARGO_FUZZ) run --fuzz-dir tests/fuzz --target-dir target/fuzz $(TARGET) $$seen tests/corpus/$(TARGET) -- \
+		-max_total_time=$(SECONDS) -max_len=16384 -timeout=10 -artifact_prefix=$$found
+
+# It is in no Debian and not on PyPI.
+$(CARGO_FUZZ):
+	@echo 'fuzz: installing cargo-fuzz $(CARGO_FUZZ_VERSION) from crates.io into target/tools'
+	cargo install --quiet --locked --root target/tools/cargo-fuzz-$(CARGO_FUZZ_VERSION) cargo-fuzz --version $(CARGO_FUZZ_VERSION)
 
 .PHONY: build
 build: web

@@ -4,7 +4,7 @@
 #[path = "fuzz/targets/initial.rs"]
 mod initial;
 
-use initial::{V1, V2, Version, crypto, seal};
+use initial::{V1, V2, Version, seal};
 use popgate::model::{HostName, Protocol};
 use popgate::wire::{Inspection, NamedBy, Progress};
 use proptest::prelude::*;
@@ -193,6 +193,12 @@ fn chromium_and_aioquic_name_their_servers() {
     let (sent, resent) = (unpack(sent), unpack(resent));
     assert_eq!(datagrams([sent[1], resent[0], resent[1]]), quic("chromium.example.com"));
     assert_eq!(datagrams([sent[0], resent[1], resent[0]]), quic("chromium.example.com"));
+}
+
+/// A CRYPTO frame (RFC 9000 section 19.6).
+fn crypto(offset: usize, data: &[u8]) -> Vec<u8> {
+    let varint = |value: usize| (0x8000_0000 | value as u32).to_be_bytes();
+    [&[0x06][..], &varint(offset), &varint(data.len()), data].concat()
 }
 
 /// What TLS has in its record, QUIC has in CRYPTO frames.

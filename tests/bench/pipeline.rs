@@ -7,9 +7,11 @@
 //!
 //! `cases`: a packet by size, sessions, rules and tunnels. `supers`: super-packets. `stages`: where a packet's time goes.
 //! `handshakes`: at the entrance and in the worker. `tunnels`: ten thousand of them, their memory, and what they cost
-//! while idle. `workers`: what a second one adds. `tables`: rules and sessions by themselves.
+//! while idle. `workers`: what a second one adds. `tables`: rules and sessions by themselves. `classify`: names in the first
+//! bytes of flows.
 
 mod cases;
+mod classify;
 mod handshakes;
 mod measure;
 mod pop;
@@ -115,6 +117,7 @@ fn all(wanted: &Wanted) -> Vec<Value> {
     rows.extend(values(handshakes::rows(wanted)));
     rows.extend(values(workers::rows(wanted)));
     rows.extend(tables::rows(wanted));
+    rows.extend(classify::rows(wanted));
     rows
 }
 

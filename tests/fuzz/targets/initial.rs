@@ -61,9 +61,3 @@ pub fn seal(version: &Version, packet_number: u8, frames: &[u8]) -> Vec<u8> {
     packet[packet_number_at] ^= mask[1];
     packet
 }
-
-/// A CRYPTO frame (RFC 9000 section 19.6).
-pub fn crypto(offset: usize, data: &[u8]) -> Vec<u8> {
-    let varint = |value: usize| (0x8000_0000 | value as u32).to_be_bytes();
-    [&[0x06][..], &varint(offset), &varint(data.len()), data].concat()
-}
