@@ -6,6 +6,8 @@
 //! popgate runs with all that it does switched on: NAT, 100 rules, app classes, path policy, flow export. The others have
 //! the kernel do as much of that as it can (conntrack, NAT and 100 rules in nftables).
 //!
+//! When asked for (`CASE=transmit`), the ways a single packet can leave by are measured without any DUT.
+//!
 //! Writes `target/bench/net.json` and prints a table. In the environment:
 //!
 //! - `CASE=text`, `DUT=text`: only cases and DUTs whose name holds the text; some cases run only when asked for
@@ -25,6 +27,7 @@ mod packet;
 mod report;
 mod rig;
 mod tcp;
+mod transmit;
 
 use dut::{Dut, Kind};
 use load::{Direction, Found, Generator, Load, Offer};
@@ -38,6 +41,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tcp::Tcp;
 use tokio::signal::unix::{SignalKind, signal};
+use transmit::Transmit;
 
 pub type Failure = Box<dyn Error + Send + Sync>;
 
@@ -86,6 +90,8 @@ fn cases() -> Vec<Case> {
     rates(Down, 1_420, 1, 1_000, false);
     rates(Both, 1_420, 44, 1, true);
     rates(Both, 1_420, 4, 1_000, true);
+    rates(Up, 64, 1, 1_000, true);
+    rates(Down, 64, 1, 1_000, true);
     rates(Up, 1_420, 4, 10_000, true);
     rates(Down, 1_420, 4, 10_000, true);
     for (name, cpus, extra) in [("flood", &[DUT_CPU][..], false), ("flood, both cores", &[0, 1][..], true)] {
@@ -159,6 +165,8 @@ fn run() -> Result<(), Failure> {
     let asked = std::env::var_os("CASE").is_some_and(|text| !text.is_empty());
     let cases: Vec<Case> =
         cases().into_iter().filter(|case| holds(&case.name, "CASE") && (asked || !case.extra)).collect();
+    let transmits = Transmit::all().filter(|transmit| asked && holds(&transmit.name(), "CASE"));
+    let transmits: Vec<Transmit> = transmits.collect();
     let number = |variable: &str| std::env::var(variable).ok().and_then(|text| text.parse::<f64>().ok());
     let trial = Duration::from_secs_f64(number("SECS").unwrap_or(1.0));
 
@@ -175,14 +183,19 @@ fn run() -> Result<(), Failure> {
                     break 'runs;
                 }
                 let result = result.map_err(|error| error.to_string());
-                println!(
-                    "{:5.0} s  {}, {}: {}",
-                    begin.elapsed().as_secs_f64(),
-                    case.name,
-                    dut.name,
-                    in_short(&result)
-                );
+                tell(begin, &case.name, dut.name, &result);
                 report.add(&case.subject(), dut.name, result);
+            }
+        }
+        for transmit in &transmits {
+            let measured = transmit.measure(&setting);
+            if setting.check().is_err() {
+                interrupted = true;
+                break 'runs;
+            }
+            for (way, result) in measured? {
+                tell(begin, &transmit.name(), way, &result);
+                report.add(&transmit.subject(), way, result);
             }
         }
     }
@@ -191,14 +204,15 @@ fn run() -> Result<(), Failure> {
     if interrupted { Err("interrupted".into()) } else { Ok(()) }
 }
 
-fn in_short(result: &Result<Figures, String>) -> String {
-    match result {
+fn tell(begin: Instant, case: &str, dut: &str, result: &Result<Figures, String>) {
+    let said = match result {
         Ok(figures) => {
             let figures = figures.iter().map(|(name, value)| format!("{name} {value:.3}"));
             figures.collect::<Vec<_>>().join(", ")
         }
         Err(error) => error.clone(),
-    }
+    };
+    println!("{:5.0} s  {case}, {dut}: {said}", begin.elapsed().as_secs_f64());
 }
 
 fn measure(case: &Case, dut: &Dut, setting: &Setting, trial: Duration) -> Result<Figures, Failure> {

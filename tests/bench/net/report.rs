@@ -8,9 +8,10 @@ use std::path::Path;
 /// In every row, `null` where there is no such thing.
 const ALWAYS: [&str; 5] = ["lossless_kpps", "overload_kpps", "cpu_s_per_gb", "rss_mb", "ratio_to_boringtun"];
 /// What the table shows, if a case has it, and what it calls it; digits behind the point.
-const SHOWN: [(&str, &str, usize); 18] = [
+const SHOWN: [(&str, &str, usize); 19] = [
     ("lossless_kpps", "lossless kpps", 0),
     ("overload_kpps", "overload kpps", 0),
+    ("ns_per_packet", "ns a packet", 0),
     ("mbit_s", "Mbit/s", 0),
     ("retransmits", "retransmits", 0),
     ("out_of_order", "out of order", 0),
