@@ -52,6 +52,8 @@ pub(super) enum Element {
     EgressVrfId = 235,
     VrfName = 236,
     BiflowDirection = 239,
+    PostNatSourceIpv6Address = 281,
+    PostNatDestinationIpv6Address = 282,
     SelectorName = 335,
 }
 

@@ -129,7 +129,7 @@ pub(super) static FLOW_IPV4: Template<Flow> = Template {
     ],
 };
 
-/// IPv6 is routed, not translated.
+/// Of IPv6 no port is translated.
 pub(super) static FLOW_IPV6: Template<Flow> = Template {
     id: 257,
     scope_fields: 0,
@@ -138,6 +138,8 @@ pub(super) static FLOW_IPV6: Template<Flow> = Template {
         Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
         Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
         Field::u16(Element::DestinationTransportPort, |flow| flow.arriving.destination_port),
+        Field::v6(Element::PostNatSourceIpv6Address, |flow| v6(flow.leaving.source())),
+        Field::v6(Element::PostNatDestinationIpv6Address, |flow| v6(flow.leaving.destination())),
     ],
 };
 
@@ -171,6 +173,8 @@ pub(super) static FLOW_ICMPV6: Template<Flow> = Template {
             Direction::Forward => ECHO_REQUEST_V6,
             Direction::Reverse => ECHO_REPLY_V6,
         }),
+        Field::v6(Element::PostNatSourceIpv6Address, |flow| v6(flow.leaving.source())),
+        Field::v6(Element::PostNatDestinationIpv6Address, |flow| v6(flow.leaving.destination())),
     ],
 };
 

@@ -155,7 +155,7 @@ fn an_untranslated_flow_leaves_as_it_arrives() {
 }
 
 #[test]
-fn ipv6_flows_have_their_own_template_without_translation() {
+fn ipv6_flows_have_their_own_template_and_leave_as_they_arrive_or_by_another_prefix() {
     let flows = flows(&untranslated(Protocol::TCP, ("2001:db8:1::5", 5_000), ("2001:db8:2::5", 80)));
     assert_eq!(flows.len(), 2);
     assert_eq!(
@@ -168,6 +168,15 @@ fn ipv6_flows_have_their_own_template_without_translation() {
     );
     assert_eq!((flows[1].number(7), flows[1].number(11)), (80, 5_000));
     assert!(!flows[0].has(225));
+    assert_eq!((flows[0].address(281), flows[0].address(282)), (flows[0].address(27), flows[0].address(28)));
+
+    let mut mapped = untranslated(Protocol::TCP, ("2001:db8:1::5", 5_000), ("2001:db8:2::5", 80));
+    let server = (address("2001:db8:2::5"), 80);
+    let outside = (address("2001:db8:f00:4e3b::5"), 5_000);
+    mapped.reply_key = FlowKey::new(Zone::INTERNET, Protocol::TCP, server, outside);
+    let [request, reply] = &self::flows(&mapped)[..] else { panic!("two flows") };
+    assert_eq!((request.address(27), request.address(281)), (address("2001:db8:1::5"), outside.0));
+    assert_eq!((reply.address(28), reply.address(282)), (outside.0, address("2001:db8:1::5")));
 }
 
 #[test]
