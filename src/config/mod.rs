@@ -93,6 +93,9 @@
 //! | `nat-pool` | list of IPv4 prefixes | none | kind `internet`: overlaps no other pool |
 //! | `masquerade` | interface | none | kind `internet`, instead of `nat-pool`: its own address, as it is at the time |
 //! | `nat-ports` | `"FIRST-LAST"` | `"1024-65535"`; with `masquerade` `"52000-65535"` | kind `internet`; the same for all who masquerade on one interface, and none the box listens on |
+//! | `nat-filtering` | `"endpoint-independent"`, `"address-dependent"` or `"address-and-port-dependent"` | `"address-and-port-dependent"` | kind `internet`: who may send to what a host is known by (RFC 4787 section 5) |
+//! | `map` | `{ "PREFIX" = "PREFIX" }` | none | kind `internet`: a branch's prefix and what it is known by, host by host; overlaps nothing else out there |
+//! | `[[handoff.port-forward]]` | `name`, `protocol` (`"tcp"`, `"udp"`), `address` and `to` (endpoints) | none | kind `internet`: `address` is of the pool and its port not of `nat-ports` |
 //! | `routed` | list of prefixes | none | kind `internet`: not translated; part of the branches' prefixes, overlaps no pool and no other tenant's |
 //! | `interface` | interface | | kind `private`: moved into the tenant's network namespace |
 //! | `address` | list of `"10.200.0.1/24"` | | kind `private`: the interface's |
@@ -135,6 +138,9 @@
 //!
 //! `[[nat]]`, tried in order; what matches none takes its handoff's whole pool: `name`; the flow's keys; and either `pool`, a
 //! list of prefixes of the pool of each handoff that `to` names, or `no-nat = true`, for `from` within `routed`.
+//!
+//! `[session-timeouts]`, durations without a packet, 1s to 168h: `tcp-established` (124m), `tcp-transitory` (4m), `udp` (5m),
+//! `icmp` (60s), `other` (5m).
 //!
 //! `[[path-policy]]`, at most one per class: `class`, or `"default"`; `prefer`, a list of path names, best first.
 //!

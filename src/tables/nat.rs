@@ -184,8 +184,9 @@ impl NatPolicy {
         NatPolicy { shared, ..self }
     }
 
-    /// What becomes of a session that leaves by this handoff. A mapped prefix is always known by its other one. Prefixes the tenant may show to the internet go
-    /// untranslated; the rest takes the first rule's pool, or the handoff's. IPv6 is translated by a map alone.
+    /// What becomes of a session that leaves by this handoff. A mapped prefix is always known by its other one. Prefixes the
+    /// tenant may show to the internet go untranslated; the rest takes the first rule's pool, or the handoff's. IPv6 is
+    /// translated by a map alone.
     pub fn outbound(&self, subject: &Subject<'_>, class: ClassId) -> NatVerdict<'_> {
         if let Some(outside) = self.maps.iter().find_map(|map| map.to_outside(subject.source)) {
             return NatVerdict::Map(outside);
