@@ -14,7 +14,7 @@
 
 use super::Failure;
 use super::dut::{Pop, peer_key};
-use super::load::{Company, Direction, Generator, Load, Newcomer, Offer};
+use super::load::{Company, Direction, Generator, Load, Newcomer, Offer, Upper};
 use super::report::Figures;
 use super::rig::{POP, POP_PORT};
 use boringtun::noise::{Tunn, TunnResult};
@@ -25,7 +25,7 @@ use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-pub const LOAD: Load = Load { direction: Direction::Up, bytes: 1_420, burst: 44 };
+pub const LOAD: Load = Load { upper: Upper::Udp, direction: Direction::Up, bytes: 1_420, burst: 44 };
 /// The one that sends, the one for probes, and the newcomer.
 pub const PEERS: usize = 3;
 /// Asked for; what was reached stands in the row.

@@ -10,7 +10,7 @@
 
 use super::Failure;
 use super::dut::{Pop, inner_address, outer_address, peer_key};
-use super::packet::{self, HEADERS};
+use super::packet::{self, HEADERS, TCP_HEADERS};
 use super::rig::{Count, Counter, POP, POP_PORT, SERVER, early_filter};
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::PublicKey;
@@ -66,9 +66,18 @@ impl Direction {
     }
 }
 
+/// What the inner packets are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upper {
+    Udp,
+    /// Segments of a long upload, one behind the other, as TCP sends them; nobody acknowledges any. Only upwards.
+    Tcp,
+}
+
 /// What is sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
+    pub upper: Upper,
     pub direction: Direction,
     /// Of the inner packet.
     pub bytes: usize,
@@ -80,6 +89,13 @@ impl Load {
     /// Of the UDP payload that the inner packet becomes.
     fn sealed_bytes(self) -> usize {
         self.bytes + SEAL_BYTES
+    }
+
+    fn headers(self) -> usize {
+        match self.upper {
+            Upper::Udp => HEADERS,
+            Upper::Tcp => TCP_HEADERS,
+        }
     }
 }
 
@@ -195,7 +211,8 @@ impl<'a> Generator<'a> {
         self.open_flows()?;
         let sink = |probes: u16, load: u16| {
             early_filter(&format!(
-                "udp dport {probes} accept\n  udp dport {load} numgen inc mod 64 0 accept\n  udp dport {load} drop"
+                "udp dport {probes} accept\n  udp dport {load} numgen inc mod 64 0 accept\n  udp dport {load} drop\n  \
+                 tcp dport {load} drop"
             ))
         };
         rig.nft("srv", &sink(PROBE_PORT, LOAD_PORT))?;
@@ -401,8 +418,11 @@ impl<'a> Generator<'a> {
         let arrived = |from: &[Count; 2], to: &[Count; 2]| {
             let [up, down] = [0, 1].map(|way| {
                 // Either way's other end hears of the other way only what is of no consequence.
-                let payload = if way == 0 { load.bytes - HEADERS } else { load.sealed_bytes() };
-                to[way].packets_since(from[way], payload)
+                let (headers, payload) = match way {
+                    0 => (load.headers(), load.bytes - load.headers()),
+                    _ => (HEADERS, load.sealed_bytes()),
+                };
+                to[way].packets_since(from[way], headers, payload)
             });
             match load.direction {
                 Direction::Up => up,
@@ -707,6 +727,8 @@ struct Bursts {
     load: Load,
     /// By peer.
     packets: Vec<Vec<u8>>,
+    /// Of the next segment, by peer.
+    sequences: Vec<u32>,
     payloads: Vec<Vec<u8>>,
     room: Vec<u8>,
     /// Bursts sealed beforehand, in the order of their turns, and how many bytes of them have been sent.
@@ -715,10 +737,18 @@ struct Bursts {
 
 impl Bursts {
     fn new(generator: &Generator<'_>, load: Load) -> Bursts {
-        let packets = generator.peers.iter().map(|peer| peer.packet(LOAD_PORT, load.bytes)).collect();
+        let packet = |peer: &Peer| match load.upper {
+            Upper::Udp => peer.packet(LOAD_PORT, load.bytes),
+            Upper::Tcp => {
+                let payload = packet::payload(peer.index, load.bytes - TCP_HEADERS);
+                packet::tcp(inner(peer.index), SocketAddrV4::new(SERVER, LOAD_PORT), &payload)
+            }
+        };
+        let packets = generator.peers.iter().map(packet).collect();
+        let sequences = vec![0; generator.peers.len()];
         let payloads = generator.peers.iter().map(|peer| packet::payload(peer.index, load.bytes - HEADERS));
         let room = vec![0; load.burst * load.sealed_bytes() + SEAL_ROOM];
-        Bursts { load, packets, payloads: payloads.collect(), room, sealed: None }
+        Bursts { load, packets, sequences, payloads: payloads.collect(), room, sealed: None }
     }
 
     /// Seals what a run at that rate will need, or [`SEALED_BYTES`] of it.
@@ -738,8 +768,13 @@ impl Bursts {
 
     fn seal_burst(&mut self, peer: &mut Peer) {
         let sealed = self.load.sealed_bytes();
-        let packet = &self.packets[peer.index];
+        let packet = &mut self.packets[peer.index];
         for slot in 0..self.load.burst {
+            if self.load.upper == Upper::Tcp {
+                let sequence = &mut self.sequences[peer.index];
+                packet::set_sequence(packet, *sequence);
+                *sequence = sequence.wrapping_add((self.load.bytes - TCP_HEADERS) as u32);
+            }
             // Its slack is the next one's room.
             let room = &mut self.room[slot * sealed..][..sealed.max(SEAL_ROOM)];
             peer.tunn.encapsulate(packet, room);

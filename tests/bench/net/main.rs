@@ -30,7 +30,7 @@ mod tcp;
 mod transmit;
 
 use dut::{Dut, Kind};
-use load::{Direction, Found, Generator, Load, Offer};
+use load::{Direction, Found, Generator, Load, Offer, Upper};
 use report::{Figures, Report, Subject, quantile};
 use rig::{Rig, Setting, pin};
 use std::error::Error;
@@ -71,12 +71,18 @@ struct Case {
 fn cases() -> Vec<Case> {
     use Direction::{Both, Down, Up};
     let mut cases = Vec::new();
-    let mut rates = |direction: Direction, bytes: usize, burst: usize, peers: usize, extra: bool| {
+    let mut loads = |upper, direction: Direction, bytes: usize, burst: usize, peers: usize, extra: bool| {
         let size = if burst == 1 { format!("{bytes} singles") } else { format!("{bytes}x{burst}") };
         let who = if peers == 1 { "1 peer".to_owned() } else { format!("{peers} peers") };
-        let load = Load { direction, bytes, burst };
-        let name = format!("{} {size}, {who}", direction.name());
+        let load = Load { upper, direction, bytes, burst };
+        let tcp = if upper == Upper::Tcp { " TCP" } else { "" };
+        let name = format!("{}{tcp} {size}, {who}", direction.name());
         cases.push(Case { name, peers, measure: Measure::Rates(load), extra });
+    };
+    loads(Upper::Tcp, Up, 1_420, 44, 1, false);
+    loads(Upper::Tcp, Up, 1_420, 4, 1_000, false);
+    let mut rates = |direction, bytes, burst, peers, extra| {
+        loads(Upper::Udp, direction, bytes, burst, peers, extra);
     };
     rates(Up, 1_420, 44, 1, false);
     rates(Up, 64, 64, 1, false);

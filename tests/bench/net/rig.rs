@@ -281,12 +281,13 @@ impl Counter {
 }
 
 impl Count {
-    /// How many packets of `payload` bytes inside UDP inside IPv4 have come since `earlier`, super-packets taken apart.
-    pub fn packets_since(self, earlier: Count, payload: usize) -> f64 {
-        const HEADERS: f64 = 14.0 + 28.0;
+    /// How many packets of `payload` bytes behind IP's and the upper layer's `headers` have come since `earlier`,
+    /// super-packets taken apart.
+    pub fn packets_since(self, earlier: Count, headers: usize, payload: usize) -> f64 {
+        let headers = 14.0 + headers as f64;
         let bytes = self.bytes.saturating_sub(earlier.bytes) as f64;
         let buffers = self.buffers.saturating_sub(earlier.buffers) as f64;
-        (bytes - HEADERS * buffers).max(0.0) / payload as f64
+        (bytes - headers * buffers).max(0.0) / payload as f64
     }
 }
 
