@@ -1009,6 +1009,16 @@ fn nat_filtering_is_one_of_the_rfcs_three() {
 }
 
 #[test]
+fn limits_of_sessions_are_of_one_at_least() {
+    let prefixes = "prefixes = [\"10.20.0.0/16\", \"2001:db8:30::/48\"]";
+    let limits = format!("{prefixes}\nmax-sessions = 0\nnew-sessions-per-second = 2_000_000");
+    Config::pop().edit(OTHER, prefixes, &limits).has(&[
+        "tenants/globex.toml:6: max-sessions: 0 is out of range; 1 to 100000000",
+        "tenants/globex.toml:7: new-sessions-per-second: 2000000 is out of range; 1 to 1000000",
+    ]);
+}
+
+#[test]
 fn session_timeouts_are_of_seconds_to_a_week() {
     Config::pop().append(OTHER, "[session-timeouts]\nudp = \"500ms\"\nicmp = 60\n").has(&[
         r#"tenants/globex.toml:16: udp: "500ms" is out of range; 1s to 168h"#,

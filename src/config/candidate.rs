@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -174,6 +174,8 @@ pub struct Tenant {
     pub path_policies: Vec<PathPolicy>,
     pub policy_tests: Vec<PolicyTest>,
     pub timeouts: Timeouts,
+    /// How many sessions the tenant has at most; as many as the box, if `None`.
+    pub max_sessions: Option<usize>,
     pub file: Arc<str>,
 }
 
@@ -187,7 +189,15 @@ pub struct TenantBranch {
     /// Where each of them is written.
     pub prefixes_at: Vec<SourceRef>,
     pub paths: Vec<TenantPath>,
+    pub limits: BranchLimits,
     pub at: SourceRef,
+}
+
+/// What one branch may have of what all share (RFC 6888 REQ-4, REQ-12); `None`: as much as there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BranchLimits {
+    pub max_sessions: Option<usize>,
+    pub new_sessions_per_second: Option<NonZeroU32>,
 }
 
 /// A PoP's path to a branch: a WireGuard peer.

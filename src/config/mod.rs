@@ -139,6 +139,9 @@
 //! `[[nat]]`, tried in order; what matches none takes its handoff's whole pool: `name`; the flow's keys; and either `pool`, a
 //! list of prefixes of the pool of each handoff that `to` names, or `no-nat = true`, for `from` within `routed`.
 //!
+//! `max-sessions`, of the tenant's, which may not be more than the box's; and in a `[[branch]]` of that branch's, with
+//! `new-sessions-per-second`: none unless given.
+//!
 //! `[session-timeouts]`, durations without a packet, 1s to 168h: `tcp-established` (124m), `tcp-transitory` (4m), `udp` (5m),
 //! `icmp` (60s), `other` (5m).
 //!

@@ -12,6 +12,7 @@ use super::*;
 use crate::model::{AskedEnd, AskedFlow, NotAnEnd, PrefixMap, Protocol, Timeouts};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
 /// What masquerading gives out unless it is told otherwise: above where WireGuard listens by custom, and leaving the box
@@ -85,6 +86,7 @@ pub(super) fn read(
         .tables("path-policy", "[[path-policy]]")
         .and_then(|tables| all(tables.into_iter().map(|table| reader.path_policy(table, &mut policies))));
 
+    let max_sessions = root.optional("max-sessions", |value| value.number(1..=MAX_SESSIONS));
     let timeouts = root.table("session-timeouts", "[session-timeouts]").and_then(|table| match table {
         Some(table) => session_timeouts(table),
         None => Ok(Timeouts::DEFAULT),
@@ -115,6 +117,7 @@ pub(super) fn read(
         path_policies: path_policies?,
         policy_tests: policy_tests?,
         timeouts: timeouts?,
+        max_sessions: max_sessions?,
         file,
     })
 }
@@ -141,6 +144,9 @@ fn session_timeouts(mut table: Table<'_>) -> Result<Timeouts, Noted> {
         other: other?,
     })
 }
+
+/// A box has no more.
+const MAX_SESSIONS: usize = 100_000_000;
 
 /// Keys that only one kind of handoff has.
 const INTERNET_KEYS: [&str; 7] =
@@ -178,10 +184,16 @@ impl TenantReader<'_> {
         let paths = table
             .tables("path", "[[branch.path]]")
             .and_then(|tables| all(tables.into_iter().map(|table| self.path(table, &branch, &mut names))));
+        let max_sessions = table.optional("max-sessions", |value| value.number(1..=MAX_SESSIONS));
+        let rate = table.optional("new-sessions-per-second", |value| value.number(1..=1_000_000));
         let at = table.at().clone();
         table.finish();
+        let limits = BranchLimits {
+            max_sessions: max_sessions?,
+            new_sessions_per_second: rate?.and_then(NonZeroU32::new),
+        };
         let (prefixes, prefixes_at) = prefixes?.into_iter().unzip();
-        Ok(TenantBranch { name: name?, prefixes, prefixes_at, paths: paths?, at })
+        Ok(TenantBranch { name: name?, prefixes, prefixes_at, paths: paths?, limits, at })
     }
 
     fn path(

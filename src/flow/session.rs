@@ -174,8 +174,16 @@ impl Session {
         }
     }
 
+    /// The branch whose session it is: who began it, or else who was called.
+    pub fn branch(&self) -> Option<SiteId> {
+        self.ends.iter().find_map(|end| match end.get() {
+            End::Site(site) => Some(site),
+            End::Handoff(_) | End::Lan => None,
+        })
+    }
+
     /// Replaces what the slow path decided.
-    pub fn set_plan(&mut self, plan: &Plan) {
+    pub(super) fn set_plan(&mut self, plan: &Plan) {
         self.generation = plan.generation as u32;
         self.class = plan.class;
         self.told = PackedTold::new(plan.class_by, self.is_inspected());

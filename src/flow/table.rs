@@ -6,10 +6,11 @@
 use super::index::Index;
 use super::nat::{Binding, Ports};
 use super::record::{EndReason, FlowRecord};
-use super::session::Session;
+use super::session::{Plan, Session};
 use super::tcp::TcpState;
 use crate::model::{
-    Direction, FlowKey, IdMap, Instant, Now, Protocol, TenantId, Timeouts, WORKER_BITS, Wheel, Zone,
+    Direction, FlowKey, Id, IdMap, Instant, Now, Protocol, SiteId, TenantId, Timeouts, WORKER_BITS, Wheel,
+    Zone,
 };
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
@@ -55,6 +56,8 @@ pub struct SessionTable {
     max: usize,
     active_timeout: Duration,
     timeouts: IdMap<TenantId, Timeouts>,
+    of_tenants: IdMap<TenantId, usize>,
+    of_branches: IdMap<SiteId, usize>,
 }
 
 /// [`CHUNK`] slots, of which memory is touched as they are first used.
@@ -99,6 +102,8 @@ impl SessionTable {
             max: 0,
             active_timeout: Duration::MAX,
             timeouts: IdMap::default(),
+            of_tenants: IdMap::default(),
+            of_branches: IdMap::default(),
         }
     }
 
@@ -175,6 +180,28 @@ impl SessionTable {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many are this tenant's.
+    pub fn of_tenant(&self, tenant: TenantId) -> usize {
+        self.of_tenants.get(tenant).copied().unwrap_or(0)
+    }
+
+    /// How many are this branch's: see [`Session::branch`].
+    pub fn of_branch(&self, branch: SiteId) -> usize {
+        self.of_branches.get(branch).copied().unwrap_or(0)
+    }
+
+    /// Replaces the plan of the session at `at`.
+    pub fn set_plan(&mut self, at: SessionRef, plan: &Plan) {
+        let Some(session) = self.get_mut(at) else { return };
+        let before = session.branch();
+        session.set_plan(plan);
+        let after = session.branch();
+        if before != after {
+            before.into_iter().for_each(|branch| uncount(&mut self.of_branches, branch));
+            after.into_iter().for_each(|branch| count(&mut self.of_branches, branch));
+        }
     }
 
     /// How many there may be.
@@ -288,6 +315,8 @@ impl SessionTable {
         self.created += 1;
         session.id = self.created << WORKER_BITS | self.worker;
         let look = next_look(&session, timeouts_of(&self.timeouts, session.tenant), self.active_timeout);
+        count(&mut self.of_tenants, session.tenant);
+        session.branch().into_iter().for_each(|branch| count(&mut self.of_branches, branch));
         let at = self.place(session);
         self.look_by(at, look);
         self.index.insert(hashes[0], at.entry(Kind::Forward));
@@ -311,6 +340,8 @@ impl SessionTable {
         if let Some(binding) = session.binding() {
             self.leave_ring(at, &session, &binding);
         }
+        uncount(&mut self.of_tenants, session.tenant);
+        session.branch().into_iter().for_each(|branch| uncount(&mut self.of_branches, branch));
         self.free.push(at.0);
         (!session.is_told()).then(|| session.take_record(reason, now))
     }
@@ -526,6 +557,21 @@ impl Entry {
             1 => Some((at, Direction::Reverse)),
             _ => None,
         }
+    }
+}
+
+fn count<I: Id>(counts: &mut IdMap<I, usize>, id: I) {
+    match counts.get_mut(id) {
+        Some(count) => *count += 1,
+        None => {
+            counts.insert(id, 1);
+        }
+    }
+}
+
+fn uncount<I: Id>(counts: &mut IdMap<I, usize>, id: I) {
+    if let Some(count) = counts.get_mut(id) {
+        *count -= 1;
     }
 }
 

@@ -157,6 +157,7 @@ proptest! {
                 }
             }
             prop_assert_eq!(table.len(), twins.len());
+            prop_assert_eq!([table.of_tenant(TENANT), table.of_branch(SiteId(0))], [twins.len(); 2]);
             prop_assert_eq!(table.ports().in_use(), outsides(&twins).len() as u64);
             for port in 5_000..=5_003 {
                 let sharing = |t: &&Twin| t.session.binding().is_some_and(|b| b.outside == (POOL, port));

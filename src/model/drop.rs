@@ -1,6 +1,6 @@
 //! Why a packet was dropped. One variant, one counter, one row in the console, one test.
 
-use super::{HandoffId, RuleId};
+use super::{HandoffId, RuleId, SiteId};
 
 /// Why a packet went no further. Every packet that popgate takes in and does not pass on is counted under one of these,
 /// per tenant where the tenant is known.
@@ -64,6 +64,12 @@ pub enum DropReason {
     NatPoolExhausted(HandoffId),
     /// The session table is full.
     SessionTableFull,
+    /// The tenant has as many sessions as it may.
+    TenantSessionLimit,
+    /// The branch has as many sessions as it may.
+    BranchSessionLimit(SiteId),
+    /// The branch begins more sessions a second than it may.
+    BranchSessionRate(SiteId),
     /// The answers it would get are another session's.
     SessionConflict,
     /// A session whose NAT binding, or the zone its answers are known in, the new policy no longer permits.
@@ -115,6 +121,9 @@ impl DropReason {
             NatRequired(_) => "nat-required",
             NatPoolExhausted(_) => "nat-pool-exhausted",
             SessionTableFull => "session-table-full",
+            TenantSessionLimit => "tenant-session-limit",
+            BranchSessionLimit(_) => "branch-session-limit",
+            BranchSessionRate(_) => "branch-session-rate",
             SessionConflict => "session-conflict",
             NatBindingRevoked => "nat-binding-revoked",
             NoPath => "no-path",

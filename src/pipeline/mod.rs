@@ -10,6 +10,7 @@ mod inspections;
 mod learned;
 mod nat;
 mod paths;
+mod quotas;
 mod rehearse;
 pub mod report;
 mod rules;

@@ -3,20 +3,25 @@
 //! A site belongs to one worker, with all its tunnels. A session belongs to the worker of its site; of its two sites, if
 //! it has two, to the first's. Both directions' packets lead to the same worker, whoever they reach first.
 
-use crate::model::{FlowKey, NextHop, PathId, SiteId, TransportId};
+use crate::model::{FlowKey, NextHop, PathId, SiteId, TenantId, TransportId};
 use crate::path::Candidate;
 use crate::tables::{Called, Generation, Tenant};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// The workers of a box.
 pub struct Team {
     size: u16,
     board: Board,
-    /// How many sessions workers have been allowed to have.
-    granted: AtomicUsize,
+    /// How many sessions workers have been allowed to have; and of those that may not have as many as there are.
+    granted: AtomicU32,
+    granted_of_tenants: Board,
+    granted_of_branches: Board,
 }
+
+/// How many sessions of somebody's the workers have been allowed to have.
+pub(super) struct Granted<'a>(&'a AtomicU32);
 
 /// What is known of a path, whoever works it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +34,13 @@ pub struct Standing {
 impl Team {
     /// A team of `size` workers, numbered from 0; at least one.
     pub fn new(size: u16) -> Arc<Team> {
-        Arc::new(Team { size: size.max(1), board: Board::default(), granted: AtomicUsize::new(0) })
+        Arc::new(Team {
+            size: size.max(1),
+            board: Board::default(),
+            granted: AtomicU32::new(0),
+            granted_of_tenants: Board::default(),
+            granted_of_branches: Board::default(),
+        })
     }
 
     /// How many they are.
@@ -69,16 +80,22 @@ impl Team {
     /// Allows a worker some more sessions of the box's `max`; none, if all are given away. A worker that knows how many it
     /// may have need not ask the others about each.
     pub(super) fn grant_sessions(&self, max: usize) -> usize {
-        let share = session_share(max);
-        let granted = self.granted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |granted| {
-            (granted < max).then(|| granted + share.min(max - granted))
-        });
-        granted.map_or(0, |granted| share.min(max - granted))
+        Granted(&self.granted).grant(max)
     }
 
     /// A worker needs so many no longer.
     pub(super) fn return_sessions(&self, count: usize) {
-        self.granted.fetch_sub(count, Ordering::Relaxed);
+        Granted(&self.granted).give_back(count);
+    }
+
+    /// What workers may have of a tenant's.
+    pub(super) fn sessions_of_tenant(&self, tenant: TenantId) -> Granted<'_> {
+        Granted(self.granted_of_tenants.cell(tenant.0.into()))
+    }
+
+    /// What workers may have of a branch's.
+    pub(super) fn sessions_of_branch(&self, branch: SiteId) -> Granted<'_> {
+        Granted(self.granted_of_branches.cell(branch.0))
     }
 
     /// How a path stands.
@@ -101,6 +118,22 @@ impl Team {
 /// so that asking costs nothing.
 pub(super) fn session_share(max: usize) -> usize {
     (max / 65_536).clamp(1, 1_024)
+}
+
+impl Granted<'_> {
+    /// Some more, of `max`.
+    pub(super) fn grant(&self, max: usize) -> usize {
+        let (share, max) = (session_share(max) as u32, max as u32);
+        let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |granted| {
+            (granted < max).then(|| granted + share.min(max - granted))
+        });
+        before.map_or(0, |before| share.min(max - before)) as usize
+    }
+
+    /// So many are no longer needed.
+    pub(super) fn give_back(&self, count: usize) {
+        self.0.fetch_sub(count as u32, Ordering::Relaxed);
+    }
 }
 
 fn site_of(tenant: &Tenant, address: IpAddr) -> Option<SiteId> {
@@ -133,19 +166,23 @@ impl Standing {
     }
 }
 
-/// One word a path, in chunks that double, so that none ever moves: chunk `n` has 1,024 << `n` of them.
+/// One word a number, in chunks that double, so that none ever moves: chunk `n` has 1,024 << `n` of them.
 #[derive(Default)]
 struct Board {
     chunks: [OnceLock<Box<[AtomicU32]>>; CHUNKS],
 }
 
 const FIRST_CHUNK: u64 = 1_024;
-/// Enough for every number a path can have.
+/// Enough for every number a path can have, which are the most.
 const CHUNKS: usize = 23;
 
 impl Board {
     fn of(&self, path: PathId) -> &AtomicU32 {
-        let at = u64::from(path.0) + FIRST_CHUNK;
+        self.cell(path.0)
+    }
+
+    fn cell(&self, number: u32) -> &AtomicU32 {
+        let at = u64::from(number) + FIRST_CHUNK;
         let chunk = (at.ilog2() - FIRST_CHUNK.ilog2()) as usize;
         let size = FIRST_CHUNK << chunk;
         let cells = self.chunks[chunk]

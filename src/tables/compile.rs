@@ -13,8 +13,8 @@ use super::names::Names;
 use super::nat::{NatPolicy, Pool, PoolPorts};
 use super::rules::{Acl, AclRule, Matcher};
 use crate::config::{
-    self, Appliance, Branch, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind, NatAction, Place, Pop,
-    PortForward, Role, catalog,
+    self, Appliance, Branch, BranchLimits, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind, NatAction,
+    Place, Pop, PortForward, Role, catalog,
 };
 use crate::model::{End, IdMap, PathId, TenantId, Zone};
 use ipnetwork::IpNetwork;
@@ -194,7 +194,8 @@ impl Compiler {
                     };
                     generation.paths.insert(id, spec);
                 }
-                compiled.sites.insert(site, self.compile_orders(config, tenant, &paths));
+                let orders = self.compile_orders(config, tenant, &paths);
+                compiled.sites.insert(site, Site { limits: branch.limits, ..orders });
             }
             generation.tenants.insert(tenant, compiled);
         }
@@ -306,6 +307,7 @@ impl Compiler {
         let classifier = Classifier::new(default, classes, apps, domains);
         let mut compiled = Tenant::new(classifier, acl, config.timeouts, next_hops);
         compiled.owners = owners;
+        compiled.max_sessions = config.max_sessions;
         compiled.dns_teachers = config.dns_teachers.clone().into();
         let named = config.classes.iter().map(|class| names.class_id(tenant, &class.name));
         compiled.classes = named.chain([default]).collect();
@@ -373,7 +375,8 @@ impl Compiler {
             }
             (self.names.class_id(tenant, &policy.class), order.into_boxed_slice())
         });
-        Site { orders: orders.collect(), paths: paths.iter().map(|(id, _)| *id).collect() }
+        let paths = paths.iter().map(|(id, _)| *id).collect();
+        Site { orders: orders.collect(), paths, limits: BranchLimits::default() }
     }
 }
 

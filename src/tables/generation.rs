@@ -6,7 +6,9 @@ use super::names::Names;
 use super::nat::{NatPolicy, PoolPorts};
 use super::routes::Routes;
 use super::rules::{Acl, unreachable};
-use crate::config::{IcmpSource, NatFiltering, PresharedKey, PrivateKey, Problem, PublicKey, SourceRef};
+use crate::config::{
+    BranchLimits, IcmpSource, NatFiltering, PresharedKey, PrivateKey, Problem, PublicKey, SourceRef,
+};
 use crate::model::{
     ClassId, DeviceId, End, HandoffId, IdMap, NextHop, PathId, PrefixMap, Protocol, SiteId, TenantId,
     Timeouts, TransportId, Zone,
@@ -82,6 +84,8 @@ pub struct Tenant {
     pub nat: IdMap<HandoffId, NatPolicy>,
     pub sites: IdMap<SiteId, Site>,
     pub timeouts: Timeouts,
+    /// How many sessions it may have; as many as the box, if `None`.
+    pub max_sessions: Option<usize>,
     pub written: Written,
     next_hops: NextHops,
 }
@@ -118,6 +122,7 @@ pub struct Site {
     pub paths: Box<[PathId]>,
     /// Best first, by app class; classes without a policy take `paths` as it stands.
     pub orders: IdMap<ClassId, Box<[PathId]>>,
+    pub limits: BranchLimits,
 }
 
 /// A path: one WireGuard peer.
@@ -162,6 +167,7 @@ impl Tenant {
             nat: IdMap::default(),
             sites: IdMap::default(),
             timeouts,
+            max_sessions: None,
             written: Written::default(),
             next_hops,
         }

@@ -4,9 +4,9 @@ use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use ipnetwork::IpNetwork;
 use popgate::config::{
-    AclAction, AclRule, Admin, Appliance, Candidate, DEFAULT_CLASS, Export, FlowMatch, Handoff, HandoffKind,
-    IcmpSource, NatFiltering, PathPolicy, Place, Pop as PopRole, PrivateKey, Role, SourceRef, Tenant,
-    TenantBranch, TenantPath, Transport, public_of,
+    AclAction, AclRule, Admin, Appliance, BranchLimits, Candidate, DEFAULT_CLASS, Export, FlowMatch, Handoff,
+    HandoffKind, IcmpSource, NatFiltering, PathPolicy, Place, Pop as PopRole, PrivateKey, Role, SourceRef,
+    Tenant, TenantBranch, TenantPath, Transport, public_of,
 };
 use popgate::model::{DeviceId, Now, Protocol, Timeouts, TransportId};
 use popgate::pipeline::{Entrance, Team, Worker};
@@ -227,6 +227,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
                 .expect("a /22"),
         ],
         prefixes_at: Vec::new(),
+        limits: BranchLimits::default(),
         paths: vec![TenantPath {
             name: "wan".into(),
             transport: None,
@@ -286,6 +287,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         acl,
         nat: Vec::new(),
         timeouts: Timeouts::DEFAULT,
+        max_sessions: None,
         path_policies: vec![PathPolicy {
             class: DEFAULT_CLASS.into(),
             prefer: vec!["wan".into()],

@@ -199,6 +199,71 @@ fn session_table_full() {
     assert_eq!(sim.sessions("fra1").len(), 1_000);
 }
 
+/// acme's Berlin with a line more; and how many of 20 sessions it begins with Lyon and of 20 with the internet get through.
+fn begun_by_berlin(line: &str) -> (Sim, [usize; 2]) {
+    let prefixes = "prefixes = [\"10.1.0.0/16\", \"2001:db8:1::/48\"]";
+    let mut sim =
+        Sim::with_policies(&ACME.replace(prefixes, &format!("{prefixes}\n{line}")), crate::net::GLOBEX);
+    sim.advance(2_000);
+    let begun = ["10.2.0.1:7", "203.0.113.80:7"].map(|to| {
+        let before = sim.sessions("fra1").len();
+        for port in 1..=20 {
+            from_tunnel(&mut sim, "berlin", &udp(&format!("10.1.0.5:{port}"), to, b"").bytes());
+        }
+        sim.sessions("fra1").len() - before
+    });
+    (sim, begun)
+}
+
+#[test]
+fn branch_session_limit() {
+    let (mut sim, begun) = begun_by_berlin("max-sessions = 25");
+    assert_eq!(begun, [20, 5], "with whomever, and whichever worker has them");
+    assert_dropped(&mut sim, Some("acme"), "branch-session-limit", 15);
+    assert_eq!(
+        sim.drops("fra1").iter().find(|d| d.reason == "branch-session-limit").and_then(|d| d.detail.clone()),
+        Some("berlin".to_owned())
+    );
+    // Another branch has its own.
+    assert_eq!(sim.from_lan("lyon", &udp("10.2.0.1:9", "203.0.113.80:9", b"").bytes()).len(), 1);
+    sim.advance(301_000);
+    assert_eq!(sim.from_lan("berlin", &udp("10.1.0.5:1", "203.0.113.80:9", b"").bytes()).len(), 1);
+}
+
+#[test]
+fn branch_session_rate() {
+    let (mut sim, [with_lyon, with_internet]) = begun_by_berlin("new-sessions-per-second = 10");
+    // Those with Lyon may be another worker's.
+    assert!((with_lyon, with_internet) == (10, 0) || (with_lyon, with_internet) == (10, 10));
+    assert_dropped(&mut sim, Some("acme"), "branch-session-rate", 40 - (with_lyon + with_internet) as u64);
+    sim.advance(1_000);
+    let again = (1..=20u16).filter(|port| {
+        let packet = udp(&format!("10.1.0.6:{port}"), "203.0.113.80:7", b"").bytes();
+        !sim.from_lan("berlin", &packet).is_empty()
+    });
+    assert_eq!(again.count(), 10);
+}
+
+#[test]
+fn tenant_session_limit() {
+    let limited = format!("max-sessions = 30\n{ACME}");
+    let mut sim = Sim::with_policies(&limited, crate::net::GLOBEX);
+    sim.advance(2_000);
+    for port in 1..=20 {
+        from_tunnel(&mut sim, "berlin", &udp(&format!("10.1.0.5:{port}"), "203.0.113.80:7", b"").bytes());
+        from_tunnel(&mut sim, "lyon", &udp(&format!("10.2.0.5:{port}"), "203.0.113.80:7", b"").bytes());
+    }
+    assert_dropped(&mut sim, Some("acme"), "tenant-session-limit", 10);
+    assert_eq!(sim.sessions("fra1").len(), 30);
+    assert_eq!(sim.from_lan("site1", &udp("10.1.0.5:1", "203.0.113.80:9", b"").bytes()).len(), 1);
+    // What one worker no longer needs, another may have.
+    sim.advance(301_000);
+    for port in 1..=30 {
+        let packet = udp(&format!("10.2.0.5:{port}"), "203.0.113.80:7", b"").bytes();
+        assert_eq!(sim.from_lan("lyon", &packet).len(), 1, "port {port}");
+    }
+}
+
 #[test]
 fn session_conflict_when_another_sessions_answers_would_be_the_same() {
     // A host with an address of its own on the internet, whose calls to port 53 are nevertheless translated.

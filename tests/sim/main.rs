@@ -8,6 +8,7 @@
 )]
 
 mod chaos;
+mod crowd;
 mod drops;
 mod failover;
 mod forwarding;

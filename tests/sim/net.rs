@@ -533,6 +533,7 @@ impl Sim {
         let wanted = match device {
             "internet" => "pg-internet",
             "lan" => "pg-lan",
+            "globex/dc" => "pg2",
             _ => "pg1",
         };
         let found = node.generation.devices.iter().find(|(_, spec)| spec.name == wanted);

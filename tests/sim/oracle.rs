@@ -3,9 +3,9 @@
 
 use ipnetwork::IpNetwork;
 use popgate::config::{
-    AclAction, AclRule, Admin, AppClass, Appliance, Bound, Candidate, DEFAULT_CLASS, Export, FlowMatch,
-    Handoff, HandoffKind, IcmpSource, NatAction, NatFiltering, NatRule, Place, Pop, PrivateKey, Role,
-    Service, SourceRef, Tenant, TenantBranch,
+    AclAction, AclRule, Admin, AppClass, Appliance, Bound, BranchLimits, Candidate, DEFAULT_CLASS, Export,
+    FlowMatch, Handoff, HandoffKind, IcmpSource, NatAction, NatFiltering, NatRule, Place, Pop, PrivateKey,
+    Role, Service, SourceRef, Tenant, TenantBranch,
 };
 use popgate::model::{FlowKey, NextHop, Protocol, TenantId, Timeouts, Zone};
 use popgate::pipeline::decide;
@@ -141,6 +141,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                 name: format!("b{n}"),
                 prefixes: of(n),
                 prefixes_at: Vec::new(),
+                limits: BranchLimits::default(),
                 paths: Vec::new(),
                 at: at(),
             };
@@ -195,6 +196,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                     })
                     .collect(),
                 timeouts: Timeouts::DEFAULT,
+                max_sessions: None,
                 path_policies: Vec::new(),
                 policy_tests: Vec::new(),
                 file: "tenants/acme.toml".into(),

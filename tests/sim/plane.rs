@@ -99,8 +99,9 @@ impl Plane {
     /// Takes packets that came in together.
     pub fn process_together(&mut self, packets: &[(Ingress, Vec<u8>)], now: Now, out: &mut Outbound) {
         let threads = self.workers.len() + 1;
-        let mut shares: Vec<Batch> = (0..threads).map(|_| Batch::with_slots(packets.len())).collect();
-        for (ingress, packet) in packets {
+        let mut shares: Vec<Vec<&(Ingress, Vec<u8>)>> = vec![Vec::new(); threads];
+        for taken in packets {
+            let (ingress, packet) = taken;
             let to = match ingress {
                 Ingress::Device(_) => queue_of(packet) % self.workers.len(),
                 _ => match steer(packet, self.workers.len() as u16) {
@@ -108,9 +109,13 @@ impl Plane {
                     Steered::Entrance => threads - 1,
                 },
             };
-            assert!(shares[to].push(*ingress, packet), "the packet fits");
+            shares[to].push(taken);
         }
-        for (at, mut share) in shares.into_iter().enumerate() {
+        for (at, taken) in shares.into_iter().enumerate().filter(|(_, taken)| !taken.is_empty()) {
+            let mut share = Batch::with_slots(taken.len());
+            for (ingress, packet) in taken {
+                assert!(share.push(*ingress, packet), "the packet fits");
+            }
             let mut sent = Outbound::default();
             self.thread(at, &mut share, now, &mut sent);
             self.pass_on(sent, now, out);

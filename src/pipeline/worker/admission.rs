@@ -106,10 +106,10 @@ impl Worker {
         plan: Result<Plan, DropReason>,
         now: Now,
     ) -> Result<(), Refusal> {
-        let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
+        let Some(session) = self.sessions.get(at) else { return Ok(()) };
         match plan {
             Ok(plan) => {
-                session.set_plan(&plan);
+                self.sessions.set_plan(at, &plan);
                 Ok(())
             }
             Err(reason) => {
@@ -324,7 +324,8 @@ impl Worker {
         Ok(Planned { reverse, plan, translation, may_change })
     }
 
-    /// Decides, and tells of it if the rule that decided has `log`.
+    /// Decides, and tells of it if the rule that decided has `log`. What is accepted must also be within the tenant's and the
+    /// branch's limits.
     #[expect(clippy::too_many_arguments, reason = "a session's first packet, and what is known of it")]
     fn decide_and_log<'a>(
         &mut self,
@@ -342,7 +343,10 @@ impl Worker {
         if let Some((rule, ends)) = deciding.logs {
             self.rules.decided(tenant, rule, key, dscp, ends, now.instant);
         }
-        decision
+        let decision = decision?;
+        let whose = (tenant, tables);
+        self.quotas.admit(whose, &decision.plan, &self.sessions, &self.team, now.instant)?;
+        Ok(decision)
     }
 
     /// What the source is known by outside: what it is bound to already, or a new port of `pool`.
@@ -365,6 +369,7 @@ impl Worker {
             self.sessions.allow(self.sessions.len() + keep);
             self.team.return_sessions(spare - keep);
         }
+        self.quotas.give_back(&self.generation, &self.sessions, &self.team);
     }
 
     /// The zone that a tenant's packets are in when they come from `hop`.

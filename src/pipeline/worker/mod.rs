@@ -18,6 +18,7 @@ use super::drops::Drops;
 use super::inspections::{Inspections, SessionNames};
 use super::learned::LearnedNames;
 use super::paths::{Paths, Traffic};
+use super::quotas::Quotas;
 use super::rules::{Logged, Rules};
 use super::team::Team;
 use crate::flow::{EndReason, FlowRecord, Fragments, SessionRef, SessionTable};
@@ -46,6 +47,7 @@ pub struct Worker {
     pub(super) generation: Arc<Generation>,
     pub(super) paths: Paths,
     pub(super) sessions: SessionTable,
+    quotas: Quotas,
     fragments: Fragments,
     /// What DNS has taught; for whom it is to be learned.
     learned: LearnedNames,
@@ -128,6 +130,7 @@ impl Worker {
             generation: Arc::clone(&generation),
             paths: Paths::new(Arc::clone(team), id, now),
             sessions,
+            quotas: Quotas::default(),
             fragments: Fragments::default(),
             learned: LearnedNames::new(rng.random()),
             learners: Learners::new(),
