@@ -7,7 +7,7 @@
 //! in a full pool than in an empty one. A port belongs to one binding; `table` gives it back with the last
 //! session that shares it.
 
-use crate::model::{Protocol, Zone};
+use crate::model::{Protocol, SiteId, TenantId, Zone};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -23,6 +23,30 @@ pub struct Binding {
     pub outside: (IpAddr, u16),
     /// Where the outside one does.
     pub far_zone: Zone,
+}
+
+/// That an outside address and ports began, or ceased, to be somebody's: what the ledger is told. It has no time of its own:
+/// whoever takes it from the table knows the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortEvent {
+    pub change: PortChange,
+    pub tenant: TenantId,
+    /// Of the session that began the holding, or ended it as the last to share it.
+    pub branch: Option<SiteId>,
+    pub outside: IpAddr,
+    /// The first and the last; one and the same for a binding.
+    pub ports: (u16, u16),
+    /// `None` for all protocols, which a block is for.
+    pub protocol: Option<Protocol>,
+    /// Who has a binding; `None` for a block, which is the whole branch's. Its family may be another than `outside`'s.
+    pub inside: Option<(IpAddr, u16)>,
+}
+
+/// What a [`PortEvent`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortChange {
+    Began,
+    Ended,
 }
 
 /// Ports in use, by pool address and protocol.

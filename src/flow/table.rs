@@ -4,7 +4,7 @@
 //! into the one index, which lead to one of them. The binding ends, and its port is free, when the ring's last session ends.
 
 use super::index::Index;
-use super::nat::{Binding, Ports};
+use super::nat::{Binding, PortChange, PortEvent, Ports};
 use super::record::{EndReason, FlowRecord};
 use super::session::{Plan, Session};
 use super::tcp::TcpState;
@@ -49,6 +49,8 @@ pub struct SessionTable {
     due: Vec<SessionRef>,
     /// Bindings live and die with their sessions.
     ports: Ports,
+    /// Of bindings that began and ended since they were last taken; `None` while nobody keeps a ledger.
+    port_events: Option<Vec<PortEvent>>,
     created: u64,
     worker: u64,
     /// How many there may be at present, and how many there is room for.
@@ -96,6 +98,7 @@ impl SessionTable {
             wheel: Wheel::new(TICK, now),
             due: Vec::new(),
             ports: Ports::default(),
+            port_events: None,
             created: 0,
             worker: u64::from(worker),
             allowed: 0,
@@ -239,6 +242,19 @@ impl SessionTable {
         &mut self.ports
     }
 
+    /// Whether it tells from now on when bindings begin and end. Whoever has it told takes the events after each batch, which
+    /// bounds them.
+    pub fn tell_bindings(&mut self, tell: bool) {
+        if tell != self.port_events.is_some() {
+            self.port_events = tell.then(Vec::new);
+        }
+    }
+
+    /// What became of bindings since this was last called, in order.
+    pub fn take_port_events(&mut self) -> impl Iterator<Item = PortEvent> {
+        self.port_events.iter_mut().flat_map(|events| events.drain(..))
+    }
+
     /// What an inside endpoint is known by, where it is bound to something that `permits` says will do.
     pub fn bound_to(
         &self,
@@ -317,13 +333,17 @@ impl SessionTable {
         let look = next_look(&session, timeouts_of(&self.timeouts, session.tenant), self.active_timeout);
         count(&mut self.of_tenants, session.tenant);
         session.branch().into_iter().for_each(|branch| count(&mut self.of_branches, branch));
+        let (tenant, branch) = (session.tenant, session.branch());
         let at = self.place(session);
         self.look_by(at, look);
         self.index.insert(hashes[0], at.entry(Kind::Forward));
         self.index.insert(hashes[1], at.entry(Kind::Reverse));
         match (binding, ring) {
             (Some(_), Some((others, _))) => self.join_ring(at, others),
-            (Some(binding), None) => self.begin_ring(at, &binding),
+            (Some(binding), None) => {
+                self.begin_ring(at, &binding);
+                self.note(PortChange::Began, (tenant, branch), &binding);
+            }
             (None, _) => {}
         }
         Ok(at)
@@ -479,9 +499,17 @@ impl SessionTable {
         }
         if next == at {
             self.ports.release(binding.outside.0, binding.protocol, binding.outside.1);
+            self.note(PortChange::Ended, (session.tenant, session.branch()), binding);
         } else {
             self.link(previous, next);
         }
+    }
+
+    fn note(&mut self, change: PortChange, (tenant, branch): (TenantId, Option<SiteId>), binding: &Binding) {
+        let Some(events) = &mut self.port_events else { return };
+        let (outside, port) = binding.outside;
+        let (protocol, inside) = (Some(binding.protocol), Some(binding.inside));
+        events.push(PortEvent { change, tenant, branch, outside, ports: (port, port), protocol, inside });
     }
 
     fn link(&mut self, first: SessionRef, second: SessionRef) {

@@ -343,3 +343,28 @@ fn rfc_7857_section_2_2_a_connection_that_is_over_is_told_of_soon_and_its_port_k
     }
     assert_eq!(records, [(11, EndReason::EndOfFlow)]);
 }
+
+#[test]
+fn a_binding_that_sessions_share_is_one_holding_from_the_first_to_the_last() {
+    let mut table = table(8);
+    table.tell_bindings(true);
+    let port = table.ports().take(POOL, Protocol::UDP, &(5_000..=5_003), 5_000, 0);
+    let first = table.insert(session_with(1, 7, 1_000, port, at(0))).unwrap();
+    let second = table.insert(session_with(2, 7, 1_000, port, at(1))).unwrap();
+    table.insert(session_with(1, 8, 1_000, None, at(1))).unwrap();
+    let mut event = PortEvent {
+        change: PortChange::Began,
+        tenant: TENANT,
+        branch: Some(SiteId(0)),
+        outside: POOL,
+        ports: (5_000, 5_000),
+        protocol: Some(Protocol::UDP),
+        inside: Some((IpAddr::from([10, 0, 0, 7]), 1_000)),
+    };
+    assert_eq!(table.take_port_events().collect::<Vec<_>>(), [event]);
+    table.remove(first, EndReason::ForcedEnd, at(2));
+    assert_eq!(table.take_port_events().count(), 0);
+    table.remove(second, EndReason::ForcedEnd, at(3));
+    event.change = PortChange::Ended;
+    assert_eq!(table.take_port_events().collect::<Vec<_>>(), [event]);
+}
