@@ -349,9 +349,9 @@ fn a_binding_that_sessions_share_is_one_holding_from_the_first_to_the_last() {
     let mut table = table(8);
     table.tell_bindings(true);
     let port = table.ports().take(POOL, Protocol::UDP, &(5_000..=5_003), 5_000, 0);
-    let first = table.insert(session_with(1, 7, 1_000, port, at(0))).unwrap();
-    let second = table.insert(session_with(2, 7, 1_000, port, at(1))).unwrap();
-    table.insert(session_with(1, 8, 1_000, None, at(1))).unwrap();
+    let first = table.insert(session_with(1, 7, 1_000, port, at(0))).expect("room");
+    let second = table.insert(session_with(2, 7, 1_000, port, at(1))).expect("room");
+    table.insert(session_with(1, 8, 1_000, None, at(1))).expect("room");
     let mut event = PortEvent {
         change: PortChange::Began,
         tenant: TENANT,
