@@ -64,9 +64,9 @@ fn every_example_is_whole() {
 #[test]
 fn the_examples_say_what_they_seem_to() {
     let pop = config::load(copy_with_keys("pop").path()).expect("whole");
-    assert_eq!(pop.summary(), "pop fra1, 2 tenants, 3 branches, 4 paths, 11 rules");
+    assert_eq!(pop.summary(), "pop fra1, 2 tenants, 3 branches, 4 paths, 13 rules");
     let branch = config::load(copy_with_keys("branch").path()).expect("whole");
-    assert_eq!(branch.summary(), "branch berlin of acme, 1 pop, 2 paths, 10 rules");
+    assert_eq!(branch.summary(), "branch berlin of acme, 1 pop, 2 paths, 11 rules");
 }
 
 /// The defaults named in the examples' comments are the ones that hold.

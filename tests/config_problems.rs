@@ -762,7 +762,7 @@ fn a_branch_named_without_saying_that_it_is_one_is_told() {
     Config::pop().edit(TENANT, "\"branch:paris\"", "\"paris\", \"dc\", \"site:x\"").has(&[
         r#"tenants/acme.toml:38: from: "paris" is a branch; write "branch:paris""#,
         r#"tenants/acme.toml:38: from: "dc" is a handoff; write "handoff:dc""#,
-        r#"tenants/acme.toml:38: from: "site:x" is no prefix, address, branch:NAME, handoff:NAME or group:NAME"#,
+        r#"tenants/acme.toml:38: from: "site:x" is no prefix, address, branch:NAME, handoff:NAME, group:NAME, tenant:NAME or service:TENANT/NAME"#,
     ]);
 }
 
@@ -997,6 +997,166 @@ fn a_nat_pool_does_not_contain_a_transports_address() {
     Config::pop().edit(OTHER, "198.51.100.8/29", "192.0.2.0/28").has(&[
         r#"tenants/globex.toml:13: tenant "globex" handoff "internet": NAT pool 192.0.2.0/28 overlaps address 192.0.2.1 of transport "isp-a" (popgate.toml:7)"#,
     ]);
+}
+
+/// globex publishes something to acme.
+const PUBLISHER: &str = r#"
+[[publish]]
+name = "payroll"
+host = "10.20.0.40"
+protocol = "tcp"
+dst-port = 443
+
+[[publish]]
+name = "wiki"
+host = "10.20.0.41"
+protocol = "tcp"
+
+[[subscriber]]
+tenant = "acme"
+services = ["payroll"]
+known-as = "172.20.0.0/16"
+
+[[acl]]
+name = "payroll"
+from = ["tenant:acme"]
+action = "accept"
+"#;
+
+const SUBSCRIBER: &str = r#"
+[[subscribe]]
+tenant = "globex"
+services = { payroll = "10.20.255.1" }
+map = { "10.20.0.0/16" = "172.20.0.0/16" }
+
+[[acl]]
+name = "payroll"
+to = ["service:globex/payroll", "tenant:globex"]
+action = "accept"
+"#;
+
+fn neighbours() -> Config {
+    Config::pop().append(TENANT, SUBSCRIBER).append(OTHER, PUBLISHER)
+}
+
+#[test]
+fn a_subscription_that_both_files_speak_of_has_no_problem_at_the_pop_and_none_at_a_branch() {
+    neighbours().has(&[]);
+    Config::branch().append(TENANT, SUBSCRIBER).has(&[]);
+}
+
+#[test]
+fn a_tenant_publishes_only_hosts_of_its_own() {
+    let message = "lies in no branch's and no private handoff's prefixes";
+    neighbours()
+        .edit(OTHER, "host = \"10.20.0.40\"", "host = \"203.0.113.9\"")
+        .edit(TENANT, "{ \"10.20.0.0/16\" = \"172.20.0.0/16\" }", "{ \"10.3.0.0/16\" = \"172.20.0.0/16\" }")
+        .has(&[
+            &format!("tenants/acme.toml:58: map: 10.3.0.0/16 {message}"),
+            &format!("tenants/globex.toml:18: host: 203.0.113.9 {message}"),
+        ]);
+}
+
+#[test]
+fn what_is_published_by_a_service_group_has_no_ports_of_its_own() {
+    let group = "[[service-group]]\nname = \"web\"\nservices = [{ protocol = \"tcp\", dst-port = 80 }]\n";
+    neighbours().edit(OTHER, "dst-port = 443", "service = \"web\"\ndst-port = 443").append(OTHER, group).has(&[
+        "tenants/globex.toml:19: protocol: what is published by a service group has no protocol and no ports of its own",
+        "tenants/globex.toml:21: dst-port: what is published by a service group has no protocol and no ports of its own",
+    ]);
+}
+
+#[test]
+fn nobody_subscribes_whom_the_publisher_does_not_name() {
+    neighbours()
+        .edit(OTHER, "tenant = \"acme\"", "tenant = \"acne\"")
+        .edit(OTHER, "tenant:acme", "tenant:acne")
+        .has(&[
+            r#"tenants/acme.toml:55: tenant "globex" has no [[subscriber]] "acme": both must say so"#,
+            r#"tenants/globex.toml:27: unknown tenant "acne"; did you mean "acme"?"#,
+        ]);
+}
+
+#[test]
+fn a_subscription_is_to_a_tenant_that_there_is_and_to_another_one() {
+    neighbours()
+        .edit(TENANT, "tenant = \"globex\"", "tenant = \"globes\"")
+        .edit(TENANT, "\"service:globex/payroll\", \"tenant:globex\"", "\"tenant:globes\"")
+        .has(&[r#"tenants/acme.toml:55: unknown tenant "globes"; did you mean "globex"?"#]);
+    neighbours()
+        .edit(OTHER, "tenant = \"acme\"", "tenant = \"globex\"")
+        .edit(OTHER, "tenant:acme", "10.20.0.0/16")
+        .has(&["tenants/globex.toml:28: tenant: this is the tenant itself, which needs no service"]);
+}
+
+#[test]
+fn only_services_that_are_offered_to_it_are_a_subscribers() {
+    neighbours()
+        .edit(
+            TENANT,
+            "{ payroll = \"10.20.255.1\" }",
+            "{ payroll = \"10.20.255.1\", wiki = \"10.20.255.2\" }",
+        )
+        .has(&[r#"tenants/acme.toml:57: unknown service "globex/wiki"; known are globex/payroll"#]);
+}
+
+#[test]
+fn a_service_is_called_by_an_address_of_its_family_that_nobody_else_has() {
+    neighbours()
+        .edit(TENANT, "\"10.20.255.1\"", "\"2001:db8:20::9\"")
+        .has(&["tenants/acme.toml:57: 2001:db8:20::9 cannot stand for 10.20.0.40: another family"]);
+    neighbours()
+        .edit(TENANT, "\"10.20.255.1\"", "\"10.21.0.1\"")
+        .edit(TENANT, "[\"10.21.0.0/16\"]", "[\"10.21.0.0/16\", \"10.21.0.1\"]")
+        .has(&[r#"tenants/acme.toml:57: subscription to "globex": 10.21.0.1 already belongs to branch "lyon" (line 16)"#]);
+}
+
+#[test]
+fn a_subscriber_is_known_as_what_the_publisher_says() {
+    neighbours().edit(TENANT, "\"10.20.0.0/16\" = \"172.20.0.0/16\"", "\"10.20.0.0/16\" = \"172.21.0.0/16\"").has(&[
+        r#"tenants/acme.toml:58: 172.21.0.0/16 is not of what tenant "globex" knows this one as: 172.20.0.0/16 (tenants/globex.toml:27)"#,
+    ]);
+}
+
+#[test]
+fn one_host_of_a_subscribers_is_known_by_one_address() {
+    neighbours()
+        .edit(
+            TENANT,
+            "map = { \"10.20.0.0/16\"",
+            "map = { \"10.20.7.0/24\" = \"172.20.9.0/24\", \"10.20.0.0/16\"",
+        )
+        .has(&[
+            "tenants/acme.toml:58: map: 10.20.7.0/24 = 172.20.9.0/24 overlaps 10.20.0.0/16 = 172.20.0.0/16",
+        ]);
+    let second =
+        "[[subscriber]]\ntenant = \"initech\"\nservices = [\"wiki\"]\nknown-as = [\"172.20.9.0/24\"]\n";
+    neighbours()
+        .append(OTHER, second)
+        .has(&["tenants/globex.toml:39: known-as: 172.20.9.0/24 overlaps 172.20.0.0/16 (line 30)"]);
+}
+
+#[test]
+fn two_subscribers_are_two_tenants() {
+    let second = "[[subscriber]]\ntenant = \"acme\"\nservices = [\"wiki\"]\nknown-as = \"172.21.0.0/16\"\n";
+    neighbours()
+        .append(OTHER, second)
+        .has(&[r#"tenants/globex.toml:37: tenant: subscriber "acme" already exists (line 28)"#]);
+    let second = "[[subscribe]]\ntenant = \"globex\"\nservices = {}\nmap = {}\n";
+    neighbours()
+        .append(TENANT, second)
+        .has(&[r#"tenants/acme.toml:65: tenant: subscription to "globex" already exists (line 56)"#]);
+}
+
+#[test]
+fn rules_name_only_services_that_are_subscribed_to_and_tenants_that_have_to_do_with_this_one() {
+    neighbours()
+        .edit(TENANT, "service:globex/payroll", "service:globex/wiki")
+        .edit(OTHER, "tenant:acme", "tenant:initech")
+        .has(&[
+            r#"tenants/acme.toml:62: to: unknown service "globex/wiki"; known are globex/payroll"#,
+            r#"tenants/globex.toml:34: from: no [[subscriber]] and no [[subscribe]] here is of tenant "initech""#,
+        ]);
 }
 
 #[test]

@@ -161,6 +161,11 @@ pub struct Tenant {
     pub name: String,
     pub branches: Vec<TenantBranch>,
     pub handoffs: Vec<Handoff>,
+    /// What other tenants may call, as far as they are subscribers.
+    pub published: Vec<PublishedService>,
+    pub subscribers: Vec<Subscriber>,
+    /// What it calls in other tenants.
+    pub subscriptions: Vec<Subscription>,
     /// Its own apps; the catalog has the others.
     pub apps: Vec<App>,
     /// Whose DNS answers may teach which name an address has; empty: anybody's.
@@ -263,6 +268,47 @@ pub struct PortForward {
     pub at: SourceRef,
 }
 
+/// A service that other tenants may call.
+#[derive(Clone, Debug)]
+pub struct PublishedService {
+    pub name: String,
+    /// Among the tenant's own addresses.
+    pub host: IpAddr,
+    /// Any of them is spoken.
+    pub spoken: Vec<Service>,
+    pub at: SourceRef,
+}
+
+/// A tenant that may call services of this one.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    pub tenant: String,
+    /// Their names.
+    pub services: Vec<String>,
+    /// Which addresses its own are known by here.
+    pub known_as: Vec<IpNetwork>,
+    pub at: SourceRef,
+}
+
+/// Services of another tenant's that this one calls.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// The publisher.
+    pub tenant: String,
+    pub services: Vec<SubscribedService>,
+    /// Own prefixes and what they are known by to the publisher, host by host; with where each is written.
+    pub maps: Vec<(PrefixMap, SourceRef)>,
+    pub at: SourceRef,
+}
+
+#[derive(Clone, Debug)]
+pub struct SubscribedService {
+    pub name: String,
+    /// Among the subscriber's own addresses: what the service is called by.
+    pub address: IpAddr,
+    pub at: SourceRef,
+}
+
 /// From whom packets pass to an address and port that is bound to a host (RFC 4787 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NatFiltering {
@@ -300,7 +346,7 @@ pub struct FlowMatch {
 pub enum Bound {
     /// From a branch or a LAN.
     Outbound,
-    /// From behind a handoff.
+    /// From behind a handoff, or from another tenant.
     Inbound,
 }
 
@@ -320,6 +366,8 @@ pub enum Place {
     Branch(String),
     /// `handoff:internet`: whatever is reached through it.
     Handoff(String),
+    /// `tenant:acme`: another tenant's hosts, by what they are known by here; or services that it publishes.
+    Tenant(String),
 }
 
 #[derive(Clone, Debug)]

@@ -101,6 +101,22 @@
 //! | `address` | list of `"10.200.0.1/24"` | | kind `private`: the interface's |
 //! | `routes` | `{ "PREFIX" = "NEXT HOP" }` | none | kind `private` |
 //!
+//! `[[publish]]`, any number: a service that other tenants may call, if they are subscribers.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `name` | name | | |
+//! | `host` | address | | in a branch's or private handoff's prefixes |
+//! | `protocol`, `dst-port` | as in rules | `dst-port`: all | or `service`, service groups' names |
+//!
+//! `[[subscriber]]`, at most one per tenant: `tenant`, another one's name; `services`, a list of names of what is published;
+//! `known-as`, a prefix or a list of them that nobody else has here: the addresses by which its hosts are known.
+//!
+//! `[[subscribe]]`, at most one per tenant: `tenant`, the publisher's name, whose file must have a `[[subscriber]]` for this
+//! one; `services`, `{ NAME = "ADDRESS" }`, the address by which each is called here; `map`, `{ "PREFIX" = "PREFIX" }`, own
+//! prefixes and what they are known by there, host by host, within what the publisher's `known-as` says. The publisher's ACL
+//! is asked as well as the subscriber's, and only who subscribes can begin.
+//!
 //! `[[app]]`, any number: what an application is known by. It adds to the catalog that comes with the binary (`popgate apps`
 //! lists it), or takes the place of what has its name there.
 //!
@@ -133,7 +149,7 @@
 //!
 //! | key | value | default | |
 //! | --- | --- | --- | --- |
-//! | `direction` | `"outbound"`, `"inbound"`, `"any"` | `"any"` | by who begins: a branch or LAN, or what is behind a handoff |
+//! | `direction` | `"outbound"`, `"inbound"`, `"any"` | `"any"` | by who begins: a branch or LAN, or what is behind a handoff or in another tenant |
 //! | `log` | `true`, `false` | `false` | a line in the log for each session that the rule decides on; 10 a second and worker |
 //!
 //! `[[nat]]`, tried in order; what matches none takes its handoff's whole pool: `name`; the flow's keys; and either `pool`, a
@@ -166,7 +182,7 @@
 //!
 //! | key | value |
 //! | --- | --- |
-//! | `from`, `to` | prefix, `"branch:NAME"`, `"handoff:NAME"`, `"group:NAME"` of an address group |
+//! | `from`, `to` | prefix, `"branch:NAME"`, `"handoff:NAME"`, `"group:NAME"` of an address group, `"service:TENANT/NAME"`, which is the address it is called by, `"tenant:NAME"`, which is a subscriber's hosts or a publisher's services |
 //! | `service` | name of a service group; in place of `protocol`, `src-port` and `dst-port` |
 //! | `protocol` | `"tcp"`, `"udp"`, `"icmp"`, `"icmpv6"`, or a number |
 //! | `src-port`, `dst-port` | number or `"FIRST-LAST"`; `protocol` must be TCP or UDP |
@@ -183,6 +199,7 @@ mod keys;
 mod problem;
 mod reader;
 mod scope;
+mod services;
 mod tenant;
 mod values;
 
@@ -240,7 +257,11 @@ fn read(dir: &Path, ledger: &Ledger) -> Result<Candidate, Noted> {
         }))
     });
     claims.check(ledger);
-    let tenants = tenants?.into_iter().map(|tenant| (tenant.name.clone(), tenant)).collect();
+    let tenants: BTreeMap<_, _> = tenants?.into_iter().map(|tenant| (tenant.name.clone(), tenant)).collect();
+    // A branch has its own tenant's file alone.
+    if let Some((RoleName::Pop, _)) = &around.role {
+        services::settle(&tenants, ledger);
+    }
     Ok(Candidate { appliance: appliance?, tenants })
 }
 

@@ -7,11 +7,12 @@ use super::groups::{Groups, Member};
 use super::problem::{Noted, seen_from, unknown};
 use super::reader::{Table, Value, all};
 use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
+use super::services::Homes;
 use super::values::{self, covers};
 use super::*;
 use crate::model::{AskedEnd, AskedFlow, NotAnEnd, PrefixMap, Protocol, Timeouts};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
@@ -47,6 +48,11 @@ pub(super) fn read(
         apps: Scope::new("app"),
         addresses: Groups::new("address group"),
         services: Groups::new("service group"),
+        published: Scope::new("service"),
+        subscribers: Scope::new("subscriber"),
+        publishers: Scope::new("subscription to"),
+        called: BTreeMap::new(),
+        known_as: Vec::new(),
         classes: Scope::new("class"),
         forwarded: Owners::default(),
         owners: Owners::default(),
@@ -62,12 +68,23 @@ pub(super) fn read(
         .and_then(|tables| all(tables.into_iter().map(|table| tenant_app(table, &mut reader.apps))));
     let dns_teachers = root
         .with_default("dns-teachers", Vec::new(), |value| value.list(|value| value.parse(values::prefix)));
-    let address_groups = root
-        .tables("address-group", "[[address-group]]")
-        .and_then(|tables| reader.read_address_groups(tables));
     let service_groups = root
         .tables("service-group", "[[service-group]]")
         .and_then(|tables| reader.services.read(tables, "services", service_or_group));
+    let homes = branches.as_deref().ok().zip(handoffs.as_deref().ok());
+    let homes = homes.map(|(branches, handoffs)| Homes { branches, handoffs });
+    let published = root
+        .tables("publish", "[[publish]]")
+        .and_then(|tables| all(tables.into_iter().map(|table| reader.publish(table, homes))));
+    let subscribers = root
+        .tables("subscriber", "[[subscriber]]")
+        .and_then(|tables| all(tables.into_iter().map(|table| reader.subscriber(table))));
+    let subscriptions = root
+        .tables("subscribe", "[[subscribe]]")
+        .and_then(|tables| all(tables.into_iter().map(|table| reader.subscription(table, homes))));
+    let address_groups = root
+        .tables("address-group", "[[address-group]]")
+        .and_then(|tables| reader.read_address_groups(tables));
     let classes = root
         .tables("app-class", "[[app-class]]")
         .and_then(|tables| all(tables.into_iter().map(|table| reader.class(table))));
@@ -109,6 +126,9 @@ pub(super) fn read(
         name: name?,
         branches: branches?,
         handoffs: handoffs?,
+        published: published?,
+        subscribers: subscribers?,
+        subscriptions: subscriptions?,
         apps: apps?,
         dns_teachers: dns_teachers?,
         classes: classes?,
@@ -154,23 +174,32 @@ const INTERNET_KEYS: [&str; 7] =
 const PRIVATE_KEYS: [&str; 3] = ["interface", "address", "routes"];
 
 /// One tenant's file while it is being read.
-struct TenantReader<'a> {
+pub(super) struct TenantReader<'a> {
     dir: &'a Path,
     around: &'a Surroundings,
     claims: &'a mut Claims,
-    tenant: &'a str,
+    pub(super) tenant: &'a str,
     branches: Scope<()>,
     /// Of all branches; two of them may well use the same names.
     paths: BTreeSet<String>,
     handoffs: Scope<()>,
     apps: Scope<()>,
     addresses: Groups<Place>,
-    services: Groups<Service>,
+    pub(super) services: Groups<Service>,
+    /// The services that it publishes.
+    pub(super) published: Scope<()>,
+    /// The tenants that subscribe to them, and those that it subscribes to.
+    pub(super) subscribers: Scope<()>,
+    pub(super) publishers: Scope<()>,
+    /// By `TENANT/NAME`: what a service of another tenant's is called by.
+    pub(super) called: BTreeMap<String, IpAddr>,
+    /// What subscribers are known as, and where that is written.
+    pub(super) known_as: Vec<(IpNetwork, SourceRef)>,
     classes: Scope<()>,
     /// Of all handoffs.
     forwarded: Owners<(Protocol, SocketAddr)>,
     /// Whose a prefix is within the tenant. More specific ones may be another's, the same one may not.
-    owners: Owners<IpNetwork>,
+    pub(super) owners: Owners<IpNetwork>,
 }
 
 impl TenantReader<'_> {
@@ -243,7 +272,7 @@ impl TenantReader<'_> {
         })
     }
 
-    fn owned_prefix(&mut self, value: Value<'_>, owner: &str) -> Result<IpNetwork, Noted> {
+    pub(super) fn owned_prefix(&mut self, value: Value<'_>, owner: &str) -> Result<IpNetwork, Noted> {
         let prefix = value.parse(values::owned_prefix)?;
         self.owners.claim(value, prefix, &prefix.to_string(), owner.to_owned())?;
         Ok(prefix)
@@ -709,6 +738,12 @@ impl TenantReader<'_> {
         if let Some(handoff) = text.strip_prefix("handoff:") {
             return self.handoffs.find(value, handoff).map(Place::Handoff);
         }
+        if let Some(tenant) = text.strip_prefix("tenant:") {
+            return self.neighbour(value, tenant).map(Place::Tenant);
+        }
+        if let Some(service) = text.strip_prefix("service:") {
+            return self.called_service(value, service).map(|address| Place::Prefix(address.into()));
+        }
         if self.branches.get(text).is_some() {
             return Err(value.note(format!("{text:?} is a branch; write \"branch:{text}\"")));
         }
@@ -716,7 +751,9 @@ impl TenantReader<'_> {
             return Err(value.note(format!("{text:?} is a handoff; write \"handoff:{text}\"")));
         }
         if text.bytes().any(|b| !matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F' | b'.' | b':' | b'/')) {
-            let message = format!("{text:?} is no prefix, address, branch:NAME, handoff:NAME or group:NAME");
+            let message = format!(
+                "{text:?} is no prefix, address, branch:NAME, handoff:NAME, group:NAME, tenant:NAME or service:TENANT/NAME"
+            );
             return Err(value.note(message));
         }
         value.parse(values::prefix).map(Place::Prefix)
@@ -759,7 +796,7 @@ fn service_or_group(value: Value<'_>) -> Result<Member<'_, Service>, Noted> {
     }))
 }
 
-fn protocol(value: Value<'_>) -> Result<Protocol, Noted> {
+pub(super) fn protocol(value: Value<'_>) -> Result<Protocol, Noted> {
     if value.is_number() { value.number(0..=255).map(Protocol) } else { value.parse(values::protocol) }
 }
 
@@ -767,7 +804,7 @@ fn dscp(value: Value<'_>) -> Result<u8, Noted> {
     if value.is_number() { value.number(0..=63) } else { value.parse(values::dscp) }
 }
 
-fn ports(
+pub(super) fn ports(
     table: &mut Table<'_>,
     key: &'static str,
     protocols: &Result<Vec<Protocol>, Noted>,
@@ -842,7 +879,7 @@ fn source_is_routed(
                 .filter(|branch| branch.name == *name)
                 .flat_map(|branch| branch.prefixes.iter().copied().filter(IpNetwork::is_ipv4))
                 .collect(),
-            Place::Handoff(_) => Vec::new(),
+            Place::Handoff(_) | Place::Tenant(_) => Vec::new(),
         })
         .collect();
     if sources.is_empty() {

@@ -35,7 +35,12 @@ impl Directory {
         let paths = self.paths.iter().map(|(&id, name)| (path_interface(id), name.as_str(), "path"));
         let sites =
             self.sites.iter().map(|(&id, name)| (interface(End::Site(id), None), name.as_str(), "site"));
-        lan.chain(handoffs).chain(paths).chain(sites)
+        // As what a session crosses to, or comes from.
+        let tenants = self
+            .tenants
+            .iter()
+            .map(|(&id, name)| (interface(End::Tenant(id), None), name.as_str(), "tenant"));
+        lan.chain(handoffs).chain(paths).chain(sites).chain(tenants)
     }
 
     /// The tenant's name, or its number where a record outlived it.
@@ -51,6 +56,7 @@ impl Directory {
 /// | --- | --- |
 /// | 1 | the branch's own LAN |
 /// | 100,000 to 165,535 | a handoff: its id added |
+/// | 200,000 to 265,535 | another tenant, of which the path is not known: its id added |
 /// | 1,000,000 to 999,999,999 | a path: its id added |
 /// | 1,000,000,000 to 1,999,999,999 | a site of which the path is not known: its id added |
 ///
@@ -61,6 +67,7 @@ pub fn interface(end: End, path: Option<PathId>) -> u32 {
         (_, Some(path)) => path_interface(path),
         (End::Lan, None) => 1,
         (End::Handoff(id), None) => 100_000 + u32::from(id.0),
+        (End::Tenant(id), None) => 200_000 + u32::from(id.0),
         (End::Site(id), None) => 1_000_000_000 + id.0.min(999_999_999),
     }
 }
@@ -106,6 +113,7 @@ mod tests {
         let ids = [0, 1, 2, 99_999, 100_000, 165_535, 998_999_999];
         let mut numbers = vec![interface(End::Lan, None)];
         numbers.extend([0, 1, u16::MAX].map(|id| interface(End::Handoff(HandoffId(id)), None)));
+        numbers.extend([0, 1, u16::MAX].map(|id| interface(End::Tenant(TenantId(id)), None)));
         numbers.extend(ids.map(|id| interface(End::Site(SiteId(id)), None)));
         numbers.extend(ids.map(|id| interface(End::Lan, Some(PathId(id)))));
         assert_eq!(numbers.iter().collect::<BTreeSet<_>>().len(), numbers.len());

@@ -323,7 +323,7 @@ fn a_provider_s_many_names_go_in_bursts_and_flows_do_not_wait_for_them() {
         bursts += 1;
         now = Now { instant: exporter.poll_timeout(), ..now };
     }
-    assert_eq!(names, 1_002);
+    assert_eq!(names, 1_003);
     assert!(bursts > 1);
 }
 
@@ -391,6 +391,7 @@ fn any_end() -> impl Strategy<Value = End> {
     prop_oneof![
         any::<u32>().prop_map(|id| End::Site(SiteId(id))),
         any::<u16>().prop_map(|id| End::Handoff(HandoffId(id))),
+        any::<u16>().prop_map(|id| End::Tenant(TenantId(id))),
         Just(End::Lan),
     ]
 }

@@ -178,7 +178,7 @@ impl Session {
     pub fn branch(&self) -> Option<SiteId> {
         self.ends.iter().find_map(|end| match end.get() {
             End::Site(site) => Some(site),
-            End::Handoff(_) | End::Lan => None,
+            End::Handoff(_) | End::Lan | End::Tenant(_) => None,
         })
     }
 
@@ -226,6 +226,12 @@ impl Session {
     /// The key under which packets of `direction` arrive.
     pub fn key(&self, direction: Direction) -> &FlowKey {
         &self.keys[direction as usize]
+    }
+
+    /// Whose network packets of `direction` come from: the session's tenant's, but for the far side of one that has crossed
+    /// into another's.
+    pub fn side(&self, direction: Direction) -> TenantId {
+        self.key(direction).zone.as_tenant().unwrap_or(self.tenant)
     }
 
     /// Source and destination that a packet of `direction` leaves with.
@@ -459,9 +465,10 @@ impl PackedTold {
 
 /// The first number that is no site's.
 const NO_SITE: u32 = SiteId::LIMIT as u32;
-const LAN: u32 = NO_SITE + 0x1_0000;
+const NO_HANDOFF: u32 = NO_SITE + 0x1_0000;
+const LAN: u32 = NO_HANDOFF + 0x1_0000;
 
-/// An [`End`] in four bytes: a site as it is, a handoff from [`NO_SITE`] on, the LAN behind those.
+/// An [`End`] in four bytes: a site as it is, a handoff from [`NO_SITE`] on, a tenant from [`NO_HANDOFF`], the LAN behind those.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PackedEnd(u32);
 
@@ -470,6 +477,7 @@ impl PackedEnd {
         PackedEnd(match end {
             End::Site(site) => site.0,
             End::Handoff(handoff) => NO_SITE + u32::from(handoff.0),
+            End::Tenant(tenant) => NO_HANDOFF + u32::from(tenant.0),
             End::Lan => LAN,
         })
     }
@@ -477,7 +485,8 @@ impl PackedEnd {
     fn get(self) -> End {
         match self.0 {
             site @ ..NO_SITE => End::Site(SiteId(site)),
-            handoff @ NO_SITE..LAN => End::Handoff(HandoffId((handoff - NO_SITE) as u16)),
+            handoff @ NO_SITE..NO_HANDOFF => End::Handoff(HandoffId((handoff - NO_SITE) as u16)),
+            tenant @ NO_HANDOFF..LAN => End::Tenant(TenantId((tenant - NO_HANDOFF) as u16)),
             LAN.. => End::Lan,
         }
     }
@@ -525,6 +534,8 @@ mod tests {
         for number in [0, 1, u16::MAX] {
             let (handoff, device) = (HandoffId(number), DeviceId(number));
             assert_eq!(PackedEnd::new(End::Handoff(handoff)).get(), End::Handoff(handoff));
+            let tenant = TenantId(number);
+            assert_eq!(PackedEnd::new(End::Tenant(tenant)).get(), End::Tenant(tenant));
             assert_eq!(PackedHop::new(NextHop::Device(device)).get(), NextHop::Device(device));
         }
         assert_eq!(PackedEnd::new(End::Lan).get(), End::Lan);

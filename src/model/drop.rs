@@ -57,6 +57,10 @@ pub enum DropReason {
     AclDefault,
     /// No session, and this packet cannot begin one (an answer, an error, a TCP RST).
     NoSession,
+    /// Nothing that the service's publisher offers at that address: another protocol or port.
+    ServiceNotPublished,
+    /// The service's publisher has no address for this source.
+    SubscriberUnmapped,
     // Translation and state.
     /// The handoff needs an address of a NAT pool and none is configured.
     NatRequired(HandoffId),
@@ -118,6 +122,8 @@ impl DropReason {
             AclRejected(_) => "acl-rejected",
             AclDefault => "acl-default",
             NoSession => "no-session",
+            ServiceNotPublished => "service-not-published",
+            SubscriberUnmapped => "subscriber-unmapped",
             NatRequired(_) => "nat-required",
             NatPoolExhausted(_) => "nat-pool-exhausted",
             SessionTableFull => "session-table-full",

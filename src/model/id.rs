@@ -53,8 +53,8 @@ id! {
     /// A customer.
     TenantId(u16);
     /// A branch of one tenant, or (at a branch) a PoP: whatever is at the far end of tunnels. The numbers from the
-    /// limit on stand for handoffs, devices and the LAN where a site and one of those share four bytes.
-    SiteId(u32) below 0xfffe_0000;
+    /// limit on stand for handoffs, tenants, devices and the LAN where a site and one of those share four bytes.
+    SiteId(u32) below 0xfffd_0000;
     /// A path: one WireGuard peer.
     PathId(u32);
     /// An underlay attachment of this box.

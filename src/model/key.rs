@@ -109,6 +109,8 @@ pub enum End {
     Handoff(HandoffId),
     /// On this branch's own LAN.
     Lan,
+    /// In another tenant, which publishes a service here or subscribes to one.
+    Tenant(TenantId),
 }
 
 /// Where a session's packets physically go.

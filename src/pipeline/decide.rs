@@ -1,10 +1,11 @@
 //! The slow path: what becomes of a session, by policy alone. Classify -> ACL -> route -> NAT policy, in that order of
-//! dependence: owners first, for everything else asks about them.
+//! dependence: owners first, for everything else asks about them. Where a session crosses into another tenant, by a service
+//! that is published there, that tenant's ACL has its say too.
 
 use crate::config::AclAction;
 use crate::flow::Plan;
-use crate::model::{ClassId, DropReason, End, FlowKey, Named, NextHop};
-use crate::tables::{AclRule, Classified, Generation, NatVerdict, Subject, Tenant};
+use crate::model::{ClassId, DropReason, End, FlowKey, Named, NextHop, RuleId};
+use crate::tables::{AclRule, Classified, Crossing, Generation, NatVerdict, Subject, Tenant};
 
 /// A session that policy accepts.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub trait Observer<'a> {
     fn rule(&mut self, _subject: &Subject<'_>, _class: ClassId, _rule: Option<&'a AclRule>) {}
     /// What becomes of the source.
     fn nat(&mut self, _subject: &Subject<'_>, _class: ClassId, _nat: &NatVerdict<'a>) {}
+    /// From here on it is decided on in another tenant: ends, class and rule once more.
+    fn crosses(&mut self, _crossing: &Crossing) {}
 }
 
 impl Observer<'_> for () {}
@@ -39,7 +42,7 @@ impl Observer<'_> for () {}
 /// # Errors
 /// Why the session may not be.
 pub fn decide<'a>(
-    generation: &Generation,
+    generation: &'a Generation,
     tenant: &'a Tenant,
     key: &FlowKey,
     dscp: u8,
@@ -56,7 +59,12 @@ pub fn decide<'a>(
     let destination_end = tenant.owners.lookup(key.destination());
     observer.destination(destination_end);
     let destination_end = destination_end.ok_or(DropReason::NoRoute)?;
-    let to = tenant.next_hop(destination_end).ok_or(DropReason::NoRoute)?;
+    let service = tenant.services.called(key.destination());
+    let to = match service {
+        Some(service) => service.next_hop(generation),
+        None => tenant.next_hop(destination_end),
+    };
+    let to = to.ok_or(DropReason::NoRoute)?;
     if to == arrived_from {
         return Err(DropReason::HairpinRefused);
     }
@@ -72,20 +80,12 @@ pub fn decide<'a>(
         apps: &[],
         domains: &[],
     };
-    let classified = tenant.classifier.classify(&subject, named);
-    observer.class(&classified);
+    let (classified, rule) = judge(tenant, &subject, named, observer)?;
     let class = classified.class;
-    let rule = tenant.acl.first_match(&subject, class);
-    observer.rule(&subject, class, rule);
-    let rule = match rule {
-        None => return Err(DropReason::AclDefault),
-        Some(rule) => match rule.action {
-            AclAction::Accept => rule.id,
-            AclAction::Drop => return Err(DropReason::AclDropped(rule.id)),
-            AclAction::Reject => return Err(DropReason::AclRejected(rule.id)),
-        },
-    };
     let nat = match destination_end {
+        End::Tenant(_) if let Some(service) = service => {
+            NatVerdict::Cross(tenant.services.cross(service, &subject)?)
+        }
         End::Handoff(handoff) => {
             let policy = tenant.nat.get(handoff);
             match policy.map_or(NatVerdict::Untranslated, |policy| policy.outbound(&subject, class)) {
@@ -101,6 +101,9 @@ pub fn decide<'a>(
     if let NatVerdict::Impossible(handoff) = nat {
         return Err(DropReason::NatRequired(handoff));
     }
+    if let NatVerdict::Cross(crossing) = &nat {
+        admit_guest(generation, crossing, &subject, observer)?;
+    }
     let plan = Plan {
         generation: generation.number,
         class,
@@ -111,4 +114,45 @@ pub fn decide<'a>(
     };
     let may_change = tenant.classifier.may_change(&subject, &classified);
     Ok(Decision { plan, nat, may_change })
+}
+
+/// What a tenant's classes and ACL say to it.
+fn judge<'a>(
+    tenant: &'a Tenant,
+    subject: &Subject<'_>,
+    named: Option<&Named>,
+    observer: &mut impl Observer<'a>,
+) -> Result<(Classified, RuleId), DropReason> {
+    let classified = tenant.classifier.classify(subject, named);
+    observer.class(&classified);
+    let rule = tenant.acl.first_match(subject, classified.class);
+    observer.rule(subject, classified.class, rule);
+    let rule = rule.ok_or(DropReason::AclDefault)?;
+    match rule.action {
+        AclAction::Accept => Ok((classified, rule.id)),
+        AclAction::Drop => Err(DropReason::AclDropped(rule.id)),
+        AclAction::Reject => Err(DropReason::AclRejected(rule.id)),
+    }
+}
+
+/// Asks the publisher whether it lets in who calls its service. No name goes with it: what a subscriber's resolver says is
+/// no ground for another tenant's policy.
+fn admit_guest<'a>(
+    generation: &'a Generation,
+    crossing: &Crossing,
+    called: &Subject<'_>,
+    observer: &mut impl Observer<'a>,
+) -> Result<(), DropReason> {
+    let Crossing { subscriber, publisher, source, host: destination } = *crossing;
+    observer.crosses(crossing);
+    let publisher = generation.tenants.get(publisher).ok_or(DropReason::NoRoute)?;
+    let [source_end, destination_end] = [source, destination].map(|address| publisher.owners.lookup(address));
+    observer.source(source_end);
+    observer.destination(destination_end);
+    // A part of what the subscriber is known as may be somebody else's there.
+    let source_end =
+        source_end.filter(|end| *end == End::Tenant(subscriber)).ok_or(DropReason::SubscriberUnmapped)?;
+    let destination_end = destination_end.ok_or(DropReason::NoRoute)?;
+    let subject = Subject { source, source_end, destination, destination_end, ..*called };
+    judge(publisher, &subject, None, observer).map(|_| ())
 }

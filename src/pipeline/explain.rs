@@ -9,7 +9,7 @@ use crate::config::{AclAction, Outcome};
 use crate::model::{
     AskedFlow, ClassBy, ClassId, DropReason, End, FlowKey, HandoffId, NextHop, TenantId, Zone,
 };
-use crate::tables::{AclRule, Called, Classified, Generation, Misfit, NatVerdict, Subject, Tenant};
+use crate::tables::{AclRule, Called, Classified, Crossing, Generation, Misfit, NatVerdict, Subject, Tenant};
 use std::net::{IpAddr, SocketAddr};
 
 /// What would become of `asked` in `tenant`'s network.
@@ -29,11 +29,19 @@ struct Explaining<'a> {
     explanation: Explanation,
     /// The addresses that are asked about: of the source, and the destination.
     addresses: Option<[IpAddr; 2]>,
+    /// `tenant` is another than was asked about: what it says is told, and the answer stays the first one's.
+    crossed: bool,
 }
 
 impl<'a> Explaining<'a> {
     fn new(generation: &'a Generation, tenant: TenantId) -> Explaining<'a> {
-        Explaining { generation, tenant, explanation: Explanation::default(), addresses: None }
+        Explaining {
+            generation,
+            tenant,
+            explanation: Explanation::default(),
+            addresses: None,
+            crossed: false,
+        }
     }
 
     fn decide(&mut self, tables: &'a Tenant, asked: &AskedFlow) -> Result<(), DropReason> {
@@ -58,7 +66,8 @@ impl<'a> Explaining<'a> {
         let from = (asked.from.address, asked.source_port());
         let key = FlowKey::new(zone, asked.protocol, from, host);
         let decision = decide(self.generation, tables, &key, asked.dscp, arrived_from, None, self)?;
-        self.paths(tables, decision.plan.hops, decision.plan.class);
+        self.crossed = false;
+        self.paths(decision.plan.hops, decision.plan.class);
         Ok(())
     }
 
@@ -84,7 +93,7 @@ impl<'a> Explaining<'a> {
     }
 
     /// The paths it would be sent on, best first; where it leaves by a device, those of its answers.
-    fn paths(&mut self, tables: &Tenant, hops: [NextHop; 2], class: ClassId) {
+    fn paths(&mut self, hops: [NextHop; 2], class: ClassId) {
         let (site, text) = match hops {
             [_, NextHop::Tunnel(site)] => (site, "the first that is up is taken"),
             [NextHop::Tunnel(site), _] => {
@@ -93,10 +102,12 @@ impl<'a> Explaining<'a> {
             _ => return,
         };
         self.explanation.paths_are_forward = matches!(hops[1], NextHop::Tunnel(_));
+        let names = &self.generation.names;
+        let tables = names.site_tenant(site).and_then(|tenant| self.generation.tenants.get(tenant));
+        let Some(tables) = tables else { return };
         let Some(order) = tables.sites.get(site).map(|site| site.order(class)) else { return };
         let at = tables.written.policies.get(class).map(ToString::to_string);
         self.step(StepKind::Path, text.into(), at, true);
-        let names = &self.generation.names;
         let steps = order.iter().filter_map(|id| {
             let site = self.generation.paths.get(*id)?.far.clone();
             Some(PathStep { site, path: names.path(*id).to_owned(), live: None })
@@ -114,7 +125,10 @@ impl<'a> Explaining<'a> {
         self.explanation
     }
 
-    fn step(&mut self, kind: StepKind, text: String, at: Option<String>, fits: bool) {
+    fn step(&mut self, kind: StepKind, mut text: String, at: Option<String>, fits: bool) {
+        if self.crossed {
+            text = format!("in {}: {text}", self.generation.names.tenant(self.tenant));
+        }
         self.explanation.steps.push(Step { kind, text, at, fits });
     }
 
@@ -168,7 +182,9 @@ impl<'a> Observer<'a> for Explaining<'a> {
             by => format!("class {name}: the first whose match fits, by {}", by.name()),
         };
         self.step(StepKind::Class, text, at, true);
-        self.explanation.class = Some(name);
+        if !self.crossed {
+            self.explanation.class = Some(name);
+        }
     }
 
     fn rule(&mut self, subject: &Subject<'_>, class: ClassId, rule: Option<&'a AclRule>) {
@@ -196,13 +212,33 @@ impl<'a> Observer<'a> for Explaining<'a> {
             self.step(StepKind::Rule, text, Some(tried.at.to_string()), misfits.is_empty());
         }
         match rule {
-            Some(rule) => self.explanation.rule = Some(names.rule(rule.id).to_owned()),
-            None => self.step(StepKind::Rule, "no rule fits: drop".into(), None, false),
+            Some(rule) if !self.crossed || rule.action != AclAction::Accept => {
+                self.explanation.rule = Some(names.rule(rule.id).to_owned());
+            }
+            Some(_) => {}
+            None => {
+                self.explanation.rule = None;
+                self.step(StepKind::Rule, "no rule fits: drop".into(), None, false);
+            }
         }
+    }
+
+    fn crosses(&mut self, crossing: &Crossing) {
+        self.tenant = crossing.publisher;
+        self.addresses = Some([crossing.source, crossing.host]);
+        self.crossed = true;
     }
 
     fn nat(&mut self, subject: &Subject<'_>, class: ClassId, nat: &NatVerdict<'a>) {
         let (text, fits) = match nat {
+            NatVerdict::Cross(Crossing { publisher, source, host, .. }) => {
+                self.explanation.nat = vec![source.to_string()];
+                let publisher = self.generation.names.tenant(*publisher);
+                (
+                    format!("a service of {publisher}: the source becomes {source}, the destination {host}"),
+                    true,
+                )
+            }
             NatVerdict::Untranslated => ("not translated".to_owned(), true),
             NatVerdict::Map(outside) => {
                 self.explanation.nat = vec![outside.to_string()];

@@ -43,7 +43,7 @@ impl Quotas {
         }
         let branch = plan.ends.iter().find_map(|end| match end {
             End::Site(site) => Some((*site, tenant.sites.get(*site)?)),
-            End::Handoff(_) | End::Lan => None,
+            End::Handoff(_) | End::Lan | End::Tenant(_) => None,
         });
         let Some((branch, site)) = branch else { return Ok(()) };
         if let Some(max) = site.limits.max_sessions

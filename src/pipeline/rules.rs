@@ -9,7 +9,7 @@ use super::report::RuleRow;
 use crate::config::AclAction;
 use crate::flow::FlowRecord;
 use crate::model::{Direction, DropReason, End, FlowKey, IdMap, Instant, RuleId, TenantId};
-use crate::tables::{AclRule, Generation};
+use crate::tables::{AclRule, Generation, Services};
 use std::time::Duration;
 
 /// Lines of one rule a second, and at once: what a person can follow. A worker counts what it left out.
@@ -112,9 +112,11 @@ impl Rules {
             tenants.filter(|(name, ..)| tenant.is_none_or(|only| only == *name)).collect();
         tenants.sort_by_key(|(name, ..)| *name);
         let none = Count::default();
-        let row = |name: &str, tenant: TenantId, rule: &AclRule| {
+        let row = |name: &str, tenant: TenantId, services: &Services, rule: &AclRule| {
             let count = self.counts.get(rule.id).unwrap_or(&none);
-            let dropped = |reason| drops.of_tenant(tenant, reason);
+            // What subscribers send to a service that is published here, passes this ACL too.
+            let asked = || services.subscribers().chain([tenant]);
+            let dropped = |reason| asked().map(|tenant| drops.of_tenant(tenant, reason)).sum();
             RuleRow {
                 tenant: name.to_owned(),
                 rule: names.rule(rule.id).to_owned(),
@@ -132,9 +134,9 @@ impl Rules {
             }
         };
         let rows = tenants.into_iter().flat_map(|(name, tenant, tables)| {
-            tables.acl.rules().iter().map(move |rule| (name, tenant, rule))
+            tables.acl.rules().iter().map(move |rule| (name, tenant, &tables.services, rule))
         });
-        rows.map(|(name, tenant, rule)| row(name, tenant, rule)).collect()
+        rows.map(|(name, tenant, services, rule)| row(name, tenant, services, rule)).collect()
     }
 
     fn count(&mut self, rule: RuleId) -> &mut Count {

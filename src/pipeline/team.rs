@@ -5,7 +5,7 @@
 
 use crate::model::{FlowKey, NextHop, PathId, SiteId, TenantId, TransportId};
 use crate::path::Candidate;
-use crate::tables::{Called, Generation, Tenant};
+use crate::tables::{Called, Generation};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -62,8 +62,7 @@ impl Team {
             Some(tenant) => tenant,
             None => match generation.called(key.protocol, (key.destination(), key.destination_port))? {
                 Called::Host { tenant, host } => {
-                    let tenant = generation.tenants.get(tenant)?;
-                    return Some(self.worker_of(site_of(tenant, host.0)?));
+                    return Some(self.worker_of(site_of(generation, tenant, host.0)?));
                 }
                 Called::Pool { ports, .. } => {
                     let address = key.destination();
@@ -71,9 +70,8 @@ impl Team {
                 }
             },
         };
-        let tenant = generation.tenants.get(tenant)?;
-        let (source, destination) = (site_of(tenant, key.source()), site_of(tenant, key.destination()));
-        let first = source.into_iter().chain(destination).min()?;
+        let sites = [key.source(), key.destination()].map(|address| site_of(generation, tenant, address));
+        let first = sites.into_iter().flatten().min()?;
         Some(self.worker_of(first))
     }
 
@@ -136,7 +134,14 @@ impl Granted<'_> {
     }
 }
 
-fn site_of(tenant: &Tenant, address: IpAddr) -> Option<SiteId> {
+/// The site of an address of a tenant's; where that stands for another tenant's host, that host's, so that both tenants'
+/// addresses lead to the same worker.
+fn site_of(generation: &Generation, tenant: TenantId, address: IpAddr) -> Option<SiteId> {
+    let here = generation.tenants.get(tenant)?;
+    let (tenant, address) = match here.services.counterpart(address) {
+        Some((other, host)) => (generation.tenants.get(other)?, host),
+        None => (here, address),
+    };
     match tenant.next_hop(tenant.owners.lookup(address)?)? {
         NextHop::Tunnel(site) => Some(site),
         NextHop::Device(_) => None,

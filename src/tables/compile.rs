@@ -1,7 +1,8 @@
 //! Candidate -> Generation. Whatever could be wrong, `config` has found; all that can fail here is that a process has seen
 //! more names than it has numbers for.
 //!
-//! 1 the box's transports and devices, 2 each tenant: ends and owners, classes, ACL, NAT, paths and their orders.
+//! 1 the box's transports and devices, 2 each tenant: ends and owners, classes, ACL, NAT, paths and their orders, 3 the
+//! services that tenants publish to each other.
 
 use super::apps::{Apps, Domains, TenantApps};
 use super::classify::{Asks, ClassRule, Classifier};
@@ -12,11 +13,12 @@ use super::generation::{
 use super::names::Names;
 use super::nat::{NatPolicy, Pool, PoolPorts};
 use super::rules::{Acl, AclRule, Matcher};
+use super::services::Subscribed;
 use crate::config::{
     self, Appliance, Branch, BranchLimits, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind, NatAction,
     Place, Pop, PortForward, Role, catalog,
 };
-use crate::model::{End, IdMap, PathId, TenantId, Zone};
+use crate::model::{End, IdMap, PathId, PrefixMap, TenantId, Zone};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -170,6 +172,7 @@ impl Compiler {
             let ends = |names: &mut Names, place: &Place| match place {
                 Place::Branch(name) => End::Site(names.site_id(tenant, name)),
                 Place::Handoff(name) => End::Handoff(names.handoff_id(tenant, name)),
+                Place::Tenant(name) => End::Tenant(names.tenant_id(name)),
                 Place::Prefix(_) => End::Lan,
             };
             let mut compiled = self.compile_policy(config, tenant, NextHops::Pop(devices), ends);
@@ -199,6 +202,7 @@ impl Compiler {
             }
             generation.tenants.insert(tenant, compiled);
         }
+        self.compile_services(candidate, generation);
         internet_routes.sort();
         internet_routes.dedup();
         let masquerades = masquerades.into_values().collect();
@@ -226,6 +230,7 @@ impl Compiler {
             Place::Branch(name) if *name == here => End::Lan,
             Place::Branch(name) => End::Site(names.site_id(tenant, name)),
             Place::Handoff(name) => End::Handoff(names.handoff_id(tenant, name)),
+            Place::Tenant(name) => End::Tenant(names.tenant_id(name)),
             Place::Prefix(_) => End::Lan,
         };
         let mut compiled = self.compile_policy(config, tenant, NextHops::Branch { lan, uplink }, ends);
@@ -257,6 +262,33 @@ impl Compiler {
         generation.device_zones.insert(lan, Zone::tenant(tenant));
     }
 
+    /// Ties each subscription to what is published: both tenants know of it, or neither.
+    fn compile_services(&mut self, candidate: &Candidate, generation: &mut Generation) {
+        for config in candidate.tenants.values() {
+            let tenant = self.names.tenant_id(&config.name);
+            for subscription in &config.subscriptions {
+                let Some(published) = candidate.tenants.get(&subscription.tenant) else { continue };
+                let publisher = self.names.tenant_id(&published.name);
+                let maps: Box<[PrefixMap]> = subscription.maps.iter().map(|(map, _)| *map).collect();
+                if let Some(own) = generation.tenants.get_mut(tenant) {
+                    for service in &subscription.services {
+                        let named = published.published.iter().find(|offered| offered.name == service.name);
+                        let Some(offered) = named else { continue };
+                        let spoken = FlowMatch { services: offered.spoken.clone(), ..FlowMatch::default() };
+                        let spoken = Matcher::compile(&spoken, [].into(), |_| End::Tenant(publisher));
+                        let (subscriber, host) = (tenant, offered.host);
+                        let subscribed = Subscribed { subscriber, publisher, host, spoken };
+                        own.services.subscribe(service.address, subscribed);
+                    }
+                    own.services.known_as(publisher, maps.clone());
+                }
+                if let Some(other) = generation.tenants.get_mut(publisher) {
+                    other.services.subscribed_by(tenant, maps);
+                }
+            }
+        }
+    }
+
     /// A namespace of the tenant's for each private handoff: were two in one, its kernel would forward between them past
     /// the policy.
     fn netns(&self, site: &str, tenant: &str, handoff: &str) -> String {
@@ -284,6 +316,18 @@ impl Compiler {
             let owner = end(names, &Place::Handoff(handoff.name.clone()));
             for prefix in &handoff.prefixes {
                 owners.insert(*prefix, owner);
+            }
+        }
+        for subscriber in &config.subscribers {
+            let owner = end(names, &Place::Tenant(subscriber.tenant.clone()));
+            for prefix in &subscriber.known_as {
+                owners.insert(*prefix, owner);
+            }
+        }
+        for subscription in &config.subscriptions {
+            let owner = end(names, &Place::Tenant(subscription.tenant.clone()));
+            for service in &subscription.services {
+                owners.insert(service.address.into(), owner);
             }
         }
         let apps = TenantApps { catalog: Arc::clone(&self.apps), own: Apps::compile(&config.apps, names) };
@@ -387,7 +431,19 @@ fn written(config: &config::Tenant, names: &mut Names, tenant: TenantId) -> Writ
         .handoffs
         .iter()
         .flat_map(|handoff| handoff.prefixes.iter().map(|prefix| (prefix, &handoff.at)));
-    let all = of_branches.chain(of_handoffs).map(|(prefix, at)| (*prefix, at.clone()));
+    let of_subscribers = config
+        .subscribers
+        .iter()
+        .flat_map(|subscriber| subscriber.known_as.iter().map(|prefix| (prefix, &subscriber.at)));
+    let services = config.subscriptions.iter().flat_map(|subscription| &subscription.services);
+    let services: Vec<_> =
+        services.map(|service| (IpNetwork::from(service.address), service.at.clone())).collect();
+    let of_services = services.iter().map(|(address, at)| (address, at));
+    let all = of_branches
+        .chain(of_handoffs)
+        .chain(of_subscribers)
+        .chain(of_services)
+        .map(|(prefix, at)| (*prefix, at.clone()));
     let mut prefixes: Vec<_> = all.collect();
     prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix()));
     let classes =

@@ -6,6 +6,7 @@ use super::names::Names;
 use super::nat::{NatPolicy, PoolPorts};
 use super::routes::Routes;
 use super::rules::{Acl, unreachable};
+use super::services::Services;
 use crate::config::{
     BranchLimits, IcmpSource, NatFiltering, PresharedKey, PrivateKey, Problem, PublicKey, SourceRef,
 };
@@ -82,6 +83,7 @@ pub struct Tenant {
     /// All that its flows can be of.
     pub classes: Box<[ClassId]>,
     pub nat: IdMap<HandoffId, NatPolicy>,
+    pub services: Services,
     pub sites: IdMap<SiteId, Site>,
     pub timeouts: Timeouts,
     /// How many sessions it may have; as many as the box, if `None`.
@@ -165,6 +167,7 @@ impl Tenant {
             acl,
             classes: Box::default(),
             nat: IdMap::default(),
+            services: Services::default(),
             sites: IdMap::default(),
             timeouts,
             max_sessions: None,
@@ -185,9 +188,10 @@ impl Tenant {
             (NextHops::Pop(devices), End::Handoff(handoff)) => {
                 devices.get(handoff).copied().map(NextHop::Device)
             }
-            (NextHops::Pop(_), End::Lan) => None,
+            // Where another tenant's host is, depends on the host.
+            (NextHops::Pop(_), End::Lan | End::Tenant(_)) => None,
             (NextHops::Branch { lan, .. }, End::Lan) => Some(NextHop::Device(*lan)),
-            (NextHops::Branch { uplink, .. }, End::Site(_) | End::Handoff(_)) => {
+            (NextHops::Branch { uplink, .. }, End::Site(_) | End::Handoff(_) | End::Tenant(_)) => {
                 Some(NextHop::Tunnel(*uplink))
             }
         }
@@ -254,6 +258,7 @@ impl Generation {
             End::Site(site) => format!("branch:{}", self.names.site(site)),
             End::Handoff(handoff) => format!("handoff:{}", self.names.handoff(handoff)),
             End::Lan => "lan".into(),
+            End::Tenant(tenant) => format!("tenant:{}", self.names.tenant(tenant)),
         }
     }
 }

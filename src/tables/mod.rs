@@ -9,6 +9,7 @@ mod names;
 mod nat;
 mod routes;
 mod rules;
+mod services;
 
 pub use apps::{Fit, FitBy, TenantApps};
 pub use classify::{Classified, Classifier};
@@ -19,3 +20,4 @@ pub use names::Names;
 pub use nat::{NatPolicy, NatVerdict, Pool};
 pub use routes::Routes;
 pub use rules::{Acl, AclRule, Matcher, Misfit, Subject};
+pub use services::{Crossing, Services, Subscribed};

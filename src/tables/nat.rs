@@ -2,6 +2,7 @@
 //! (`flow::nat`): that is state, this is policy.
 
 use super::rules::{FirstMatch, Matcher, Subject};
+use super::services::Crossing;
 use crate::config::{NatFiltering, SourceRef};
 use crate::model::{ClassId, HandoffId, PrefixMap, Protocol};
 use ipnetwork::{IpNetwork, Ipv4Network};
@@ -134,6 +135,8 @@ pub enum NatVerdict<'a> {
     Translate(&'a Pool),
     /// It becomes this address, and nothing else about it changes.
     Map(IpAddr),
+    /// It becomes an address of the tenant's whose service is called.
+    Cross(Crossing),
     Untranslated,
     /// The far end of the tunnels translates it.
     Beyond(HandoffId),

@@ -269,6 +269,9 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         dns_teachers: vec![],
         name: "acme".into(),
         branches: branches.collect(),
+        published: Vec::new(),
+        subscribers: Vec::new(),
+        subscriptions: Vec::new(),
         handoffs: vec![Handoff {
             name: "internet".into(),
             kind: HandoffKind::Internet {

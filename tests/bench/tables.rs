@@ -224,6 +224,7 @@ fn fits(config: &FlowMatch, subject: &Subject, generation: &Generation) -> bool 
             || places.iter().any(|place| match place {
                 Place::Prefix(prefix) => prefix.contains(address),
                 Place::Handoff(_) => matches!(end, End::Handoff(_)),
+                Place::Tenant(name) => matches!(end, End::Tenant(id) if generation.names.tenant(id) == name),
                 Place::Branch(name) => matches!(end, End::Site(site) if generation.names.site(site) == name),
             })
     };

@@ -3,6 +3,7 @@
 use crate::net::{ACME, Sim};
 use crate::packets::{addr, answer, ping, read, source, tcp, udp};
 use crate::plane::workers;
+use crate::services;
 use popgate::model::TransportId;
 use popgate::wire::Ingress;
 use popgate::wire::tcp_flags::{ACK, RST, SYN};
@@ -262,6 +263,33 @@ fn tenant_session_limit() {
         let packet = udp(&format!("10.2.0.5:{port}"), "203.0.113.80:7", b"").bytes();
         assert_eq!(sim.from_lan("lyon", &packet).len(), 1, "port {port}");
     }
+}
+
+#[test]
+fn service_not_published_at_another_port() {
+    let mut sim = services::up();
+    assert!(sim.from_lan("berlin", &services::syn("10.1.0.5:4000", "10.1.255.1:22")).is_empty());
+    assert!(sim.from_lan("berlin", &udp("10.1.0.5:4000", "10.1.255.1:443", b"x").bytes()).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "service-not-published", 2);
+}
+
+#[test]
+fn subscriber_unmapped_whom_the_publisher_has_no_address_for() {
+    let mut sim = services::up();
+    assert!(sim.from_lan("lyon", &services::syn("10.2.0.5:4000", "10.1.255.1:443")).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "subscriber-unmapped", 1);
+}
+
+#[test]
+fn subscriber_unmapped_whose_address_is_somebody_elses_at_the_publishers() {
+    let (acme, globex) = services::policies();
+    let globex =
+        globex.replacen("prefixes = [\"10.1.0.0/16\"]", "prefixes = [\"10.1.0.0/16\", \"172.20.7.0/24\"]", 1);
+    let mut sim = Sim::with_policies(&acme, &globex);
+    sim.advance(2_000);
+    assert!(sim.from_lan("berlin", &services::syn("10.1.7.5:4000", "10.1.255.1:443")).is_empty());
+    assert_dropped(&mut sim, Some("acme"), "subscriber-unmapped", 1);
+    assert_eq!(sim.from_lan("berlin", &services::syn("10.1.8.5:4000", "10.1.255.1:443")).len(), 1);
 }
 
 #[test]

@@ -23,4 +23,5 @@ mod packets;
 mod plane;
 mod policy;
 mod rubbish;
+mod services;
 mod why;

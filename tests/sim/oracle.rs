@@ -166,6 +166,9 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                 branches: (0..3).map(branch).collect(),
                 apps: vec![],
                 dns_teachers: vec![],
+                published: Vec::new(),
+                subscribers: Vec::new(),
+                subscriptions: Vec::new(),
                 handoffs: vec![handoff("internet", internet, of(3), true), handoff("dc", dc, of(4), false)],
                 classes: ["voice", "bulk"]
                     .into_iter()
@@ -341,7 +344,7 @@ proptest! {
                 let wanted = if name == "internet" { "internet".to_owned() } else { format!("acme/{name}") };
                 NextHop::Device(names.all_devices().find(|(_, device)| ***device == *wanted).expect("a device").0)
             }
-            Place::Prefix(_) => unreachable!("nobody owns by prefix"),
+            Place::Prefix(_) | Place::Tenant(_) => unreachable!("nobody owns by these"),
         };
         for (source, destination, source_port, destination_port, protocol, dscp, from, honest) in flows {
             let address = |index: &Index| ADDRESSES[index.index(ADDRESSES.len())].parse::<IpAddr>().expect("an address");
@@ -375,7 +378,7 @@ proptest! {
                             let parts = [whole.clone(), vec![whole[0]], vec![whole[1]]];
                             format!("{:?}", parts.iter().find(|part| is(part)).expect("a pool of the file's"))
                         }
-                        NatVerdict::Impossible(_) => unreachable!("an error"),
+                        NatVerdict::Cross(_) | NatVerdict::Impossible(_) => unreachable!("no other tenant, or an error"),
                     },
                 )),
                 Err(reason) => {

@@ -26,6 +26,8 @@ export const REASONS: Record<string, string> = {
   'acl-rejected': 'An ACL rule rejects it; answered',
   'acl-default': 'No ACL rule accepts it',
   'no-session': 'Belongs to no session and cannot begin one',
+  'service-not-published': 'The service’s publisher offers nothing at that protocol and port',
+  'subscriber-unmapped': 'The service’s publisher has no address for this source',
   'nat-required': 'Handoff has no NAT pool',
   'nat-pool-exhausted': 'Every port of the NAT pool is in use',
   'session-table-full': 'Session table is full',

@@ -9,7 +9,7 @@ use crate::model::{
 use crate::pipeline::decide::{Decision, Observer, decide};
 use crate::pipeline::nat::allocate;
 use crate::pipeline::team::session_share;
-use crate::tables::{AclRule, Called, Generation, NatVerdict, Pool, Subject};
+use crate::tables::{AclRule, Called, Crossing, Generation, NatVerdict, Pool, Subject};
 use crate::wire::{Parsed, Upper};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,16 +29,25 @@ enum Whom {
     Bound(Binding),
 }
 
-/// Keeps the rule that decided and who owns the ends, if the rule logs.
-#[derive(Default)]
+/// Keeps the rules that decided: the tenant's, and where the session crosses into another, that one's.
 struct Deciding<'a> {
-    logs: Option<(&'a AclRule, [End; 2])>,
+    tenant: TenantId,
+    rule: Option<&'a AclRule>,
+    /// Those that log: whose, what they were asked about, and who owns its ends.
+    logs: Vec<(TenantId, &'a AclRule, FlowKey, [End; 2])>,
 }
 
 impl<'a> Observer<'a> for Deciding<'a> {
     fn rule(&mut self, subject: &Subject<'_>, _class: ClassId, rule: Option<&'a AclRule>) {
-        let ends = [subject.source_end, subject.destination_end];
-        self.logs = rule.filter(|rule| rule.log).map(|rule| (rule, ends));
+        self.rule = rule;
+        if let Some(rule) = rule.filter(|rule| rule.log) {
+            let ends = [subject.source_end, subject.destination_end];
+            self.logs.push((self.tenant, rule, subject.key(Zone::tenant(self.tenant)), ends));
+        }
+    }
+
+    fn crosses(&mut self, crossing: &Crossing) {
+        self.tenant = crossing.publisher;
     }
 }
 
@@ -129,7 +138,7 @@ impl Worker {
         let begins = begins(session);
         // The answers will come from another zone than the one they are known in.
         let answers_from = session.key(begins.opposite()).zone;
-        if self.zone_of(decision.plan.hops[1], session.tenant) != Some(answers_from)
+        if self.far_zone(&decision, session.tenant) != Some(answers_from)
             || !may_keep_binding(self, session, &decision)
         {
             return Err(DropReason::NatBindingRevoked);
@@ -149,11 +158,16 @@ impl Worker {
         decide(&self.generation, tenant, &asked, session.dscp, from, named, &mut ())
     }
 
-    /// Whom a session's packets go to by policy: where one is called by another address than its own, that must still be so.
+    /// Whom a session's packets go to by policy: where the internet calls one by another address than its own, that must still
+    /// be so.
     fn whom(&self, key: &FlowKey, answer: &FlowKey) -> Result<(IpAddr, u16), DropReason> {
+        let called = (key.destination(), key.destination_port);
+        if key.zone != Zone::INTERNET {
+            return Ok(called);
+        }
         let host = (answer.source(), answer.source_port);
-        if key.zone == Zone::INTERNET && !key.goes_where(answer) {
-            let called = self.generation.called(key.protocol, (key.destination(), key.destination_port));
+        if !key.goes_where(answer) {
+            let called = self.generation.called(key.protocol, called);
             if !matches!(called, Some(Called::Host { host: now, .. }) if now == host) {
                 return Err(DropReason::NatBindingRevoked);
             }
@@ -168,6 +182,9 @@ impl Worker {
         let may_be = |verdict: &NatVerdict<'_>| match (session.binding(), verdict) {
             (None, NatVerdict::Untranslated) => key.comes_from_where(answer),
             (None, NatVerdict::Map(outside)) => *outside == answer.destination(),
+            (None, NatVerdict::Cross(crossing)) => {
+                (crossing.source, crossing.host) == (answer.destination(), answer.source())
+            }
             (Some(binding), verdict) => permits(verdict, &binding),
             _ => false,
         };
@@ -305,9 +322,9 @@ impl Worker {
             let reverse = called.turned_round(zone);
             return Ok(Planned { reverse, plan, translation: Translation::Fixed, may_change: false });
         }
-        let Decision { plan, nat, may_change } =
-            self.decide_and_log(&generation, call.tenant, key, dscp, from, named, now)?;
-        let far_zone = self.zone_of(plan.hops[1], call.tenant).ok_or(DropReason::DeviceDown)?;
+        let decision = self.decide_and_log(&generation, call.tenant, key, dscp, from, named, now)?;
+        let far_zone = self.far_zone(&decision, call.tenant).ok_or(DropReason::DeviceDown)?;
+        let Decision { plan, nat, may_change } = decision;
         let answered_by = (key.destination(), key.destination_port);
         let (reverse, translation) = match nat {
             NatVerdict::Translate(pool) => {
@@ -317,6 +334,11 @@ impl Worker {
             NatVerdict::Map(outside) => {
                 let outside = (outside, key.source_port);
                 (FlowKey::new(far_zone, key.protocol, answered_by, outside), Translation::Fixed)
+            }
+            NatVerdict::Cross(crossing) => {
+                let answered_by = (crossing.host, key.destination_port);
+                let known_as = (crossing.source, key.source_port);
+                (FlowKey::new(far_zone, key.protocol, answered_by, known_as), Translation::Fixed)
             }
             NatVerdict::Beyond(_) => (key.turned_round(far_zone), Translation::Beyond),
             _ => (key.turned_round(far_zone), Translation::None),
@@ -337,15 +359,18 @@ impl Worker {
         named: Option<&Named>,
         now: Now,
     ) -> Result<Decision<'a>, DropReason> {
-        let mut deciding = Deciding::default();
+        let mut deciding = Deciding { tenant, rule: None, logs: Vec::new() };
         let tables = generation.tenants.get(tenant).ok_or(DropReason::NoRoute)?;
         let decision = decide(generation, tables, key, dscp, from, named, &mut deciding);
-        if let Some((rule, ends)) = deciding.logs {
-            self.rules.decided(tenant, rule, key, dscp, ends, now.instant);
+        for (tenant, rule, key, ends) in deciding.logs {
+            self.rules.decided(tenant, rule, &key, dscp, ends, now.instant);
         }
         let decision = decision?;
         let whose = (tenant, tables);
         self.quotas.admit(whose, &decision.plan, &self.sessions, &self.team, now.instant)?;
+        if let (NatVerdict::Cross(_), Some(guest_rule)) = (&decision.nat, deciding.rule) {
+            self.rules.began(guest_rule.id);
+        }
         Ok(decision)
     }
 
@@ -372,6 +397,14 @@ impl Worker {
         self.quotas.give_back(&self.generation, &self.sessions, &self.team);
     }
 
+    /// The zone that the answers of a tenant's session come from.
+    fn far_zone(&self, decision: &Decision<'_>, tenant: TenantId) -> Option<Zone> {
+        match decision.nat {
+            NatVerdict::Cross(crossing) => Some(Zone::tenant(crossing.publisher)),
+            _ => self.zone_of(decision.plan.hops[1], tenant),
+        }
+    }
+
     /// The zone that a tenant's packets are in when they come from `hop`.
     fn zone_of(&self, hop: NextHop, tenant: TenantId) -> Option<Zone> {
         match hop {
@@ -394,6 +427,8 @@ fn permits(verdict: &NatVerdict<'_>, binding: &Binding) -> bool {
     match verdict {
         NatVerdict::Translate(pool) => pool.permits(binding.outside.0, binding.outside.1),
         NatVerdict::Beyond(_) => binding.inside == binding.outside,
-        NatVerdict::Map(_) | NatVerdict::Untranslated | NatVerdict::Impossible(_) => false,
+        NatVerdict::Map(_) | NatVerdict::Cross(_) | NatVerdict::Untranslated | NatVerdict::Impossible(_) => {
+            false
+        }
     }
 }

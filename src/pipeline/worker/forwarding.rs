@@ -187,7 +187,8 @@ impl Worker {
         let refuse = |reason| Refusal::new(Some(session.tenant), reason);
         let reporter = parsed.source(packet);
         // Whoever reports it, a host or a router on the way, must be on the side the packet went to.
-        if session.from(direction) != arrival.hop || !self.may_report(session.tenant, reporter, arrival.hop) {
+        let side = session.side(direction);
+        if session.from(direction) != arrival.hop || !self.may_report(side, reporter, arrival.hop) {
             return Err(refuse(DropReason::SourceNotAllowed));
         }
         if parsed.ttl <= 1 {
@@ -201,10 +202,12 @@ impl Worker {
         }
         let (source, destination) = session.leaving(direction);
         // Towards the internet it comes from the address that was called: neither a host's inside address nor the dummy
-        // one of a box of ours means anything out there.
-        let to_internet = session.key(direction.opposite()).zone == Zone::INTERNET;
-        let hides_source =
-            to_internet && (session.translation != Translation::None || self.is_ours(reporter));
+        // one of a box of ours means anything out there. Nor does one tenant's address in another.
+        let [near, far] = [direction, direction.opposite()].map(|direction| session.key(direction).zone);
+        let hides_source = match far.as_tenant() {
+            None => session.translation != Translation::None || self.is_ours(reporter),
+            Some(_) => near.as_tenant().is_some() && near != far && !self.is_ours(reporter),
+        };
         wire::translate_embedded(packet, parsed, &embedded, Side::Source, destination.0, destination.1);
         wire::translate_embedded(packet, parsed, &embedded, Side::Destination, source.0, source.1);
         if hides_source {
@@ -344,7 +347,7 @@ impl Worker {
                     Direction::Forward => None,
                     Direction::Reverse => session.arrived_on(Direction::Forward),
                 };
-                self.choose_path(session.tenant, site, session.class(), arrived_on)
+                self.choose_path(session.side(direction.opposite()), site, session.class(), arrived_on)
                     .map(Exit::Path)
                     .ok_or(DropReason::NoPath)
             }

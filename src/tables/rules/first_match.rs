@@ -14,7 +14,7 @@
 //! Varghese, SIGCOMM 2001), so that only blocks are read where every field has something.
 
 use super::{Matcher, Places, Service, Subject};
-use crate::model::{ClassId, End, HandoffId, Id, SiteId};
+use crate::model::{ClassId, End, HandoffId, Id, SiteId, TenantId};
 use ipnetwork::IpNetwork;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -534,6 +534,7 @@ fn number_of_end(end: End) -> u64 {
         End::Lan => 0,
         End::Handoff(HandoffId(handoff)) => 1 << 32 | u64::from(handoff),
         End::Site(SiteId(site)) => 2 << 32 | u64::from(site),
+        End::Tenant(TenantId(tenant)) => 3 << 32 | u64::from(tenant),
     }
 }
 
@@ -576,6 +577,7 @@ mod tests {
             Just(End::Lan),
             (0u16..3).prop_map(|n| End::Handoff(HandoffId(n))),
             (0u32..3).prop_map(|n| End::Site(SiteId(n))),
+            (0u16..3).prop_map(|n| End::Tenant(TenantId(n))),
         ]
     }
 

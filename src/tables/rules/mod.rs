@@ -10,7 +10,7 @@ pub use first_match::FirstMatch;
 pub(super) use unreachable::unreachable;
 
 use crate::config::{self, AclAction, Bound, Place, SourceRef};
-use crate::model::{AppId, ClassId, DomainId, End, Protocol, RuleId};
+use crate::model::{AppId, ClassId, DomainId, End, FlowKey, Protocol, RuleId, Zone};
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -59,12 +59,24 @@ impl Misfit {
 }
 
 impl Subject<'_> {
+    /// The key of its first packet, in `zone`.
+    pub fn key(&self, zone: Zone) -> FlowKey {
+        let (source, destination) =
+            ((self.source, self.source_port), (self.destination, self.destination_port));
+        FlowKey::new(zone, self.protocol, source, destination)
+    }
+
     /// Which way it goes.
     pub fn bound(&self) -> Bound {
-        match self.source_end {
-            End::Site(_) | End::Lan => Bound::Outbound,
-            End::Handoff(_) => Bound::Inbound,
-        }
+        bound_from(self.source_end)
+    }
+}
+
+/// Which way a session goes that begins at `end`.
+fn bound_from(end: End) -> Bound {
+    match end {
+        End::Site(_) | End::Lan => Bound::Outbound,
+        End::Handoff(_) | End::Tenant(_) => Bound::Inbound,
     }
 }
 

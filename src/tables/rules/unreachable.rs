@@ -7,7 +7,7 @@
 //! Only what can come about counts: addresses that somebody owns, classes that there are. That a class may itself depend on
 //! ports or DSCP is not looked into, so a rule may be unreachable without being found; what is found is unreachable.
 
-use super::{Acl, Matcher, Places, Service, Subject};
+use super::{Acl, Matcher, Places, Service, Subject, bound_from};
 use crate::config::Bound;
 use crate::model::{ClassId, End, Protocol};
 use crate::tables::Routes;
@@ -173,11 +173,7 @@ impl Universe {
 
     /// The addresses that sessions of this direction begin at.
     fn bound(&self, bound: Option<Bound>, is_v4: bool) -> Ranges {
-        let begins = |end: &End| match bound {
-            None => true,
-            Some(Bound::Outbound) => !matches!(end, End::Handoff(_)),
-            Some(Bound::Inbound) => matches!(end, End::Handoff(_)),
-        };
+        let begins = |end: &End| bound.is_none_or(|bound| bound == bound_from(*end));
         let owned = self.owned[usize::from(!is_v4)].iter().filter(|(.., end)| begins(end));
         joined(owned.map(|(first, last, _)| (*first, *last)).collect())
     }
