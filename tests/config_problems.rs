@@ -1169,6 +1169,31 @@ fn nat_filtering_is_one_of_the_rfcs_three() {
 }
 
 #[test]
+fn a_nat64_prefix_is_of_ipv6_has_a_length_of_rfc_6052s_a_pool_behind_it_and_no_hosts_within() {
+    let pool = "nat-pool = [\"198.51.100.8/29\"]";
+    let with =
+        |prefix: &str| Config::pop().edit(OTHER, pool, &format!("{pool}\nnat64-prefix = \"{prefix}\""));
+    with("64:ff9b::/95").has(&[
+        "tenants/globex.toml:14: nat64-prefix: a NAT64 prefix is a /32, /40, /48, /56, /64 or /96, not a /95",
+    ]);
+    with("2001:db8:0:0:100::/96").has(&[
+        "tenants/globex.toml:14: nat64-prefix: bits 64 to 71 of the NAT64 prefix 2001:db8:0:0:100::/96 must be zero (RFC 6052)",
+    ]);
+    with("100.64.0.0/32")
+        .has(&["tenants/globex.toml:14: nat64-prefix: 100.64.0.0/32 is IPv4, and a NAT64 prefix is IPv6"]);
+    with("2001:db8::/32").has(&[
+        "tenants/globex.toml:14: nat64-prefix: branch prefix 2001:db8:30::/48 lies in it, and would stand for IPv4 addresses",
+    ]);
+    Config::pop().edit(OTHER, pool, "nat64-prefix = \"64:ff9b::/96\"").has(&[
+        "tenants/globex.toml:13: nat64-prefix: it leads to IPv4 by a nat-pool or masquerade, and the handoff has neither",
+    ]);
+    let only_v6 = format!("{pool}\nnat64-prefix = \"64:ff9b::/96\"\nprefixes = [\"::/0\"]");
+    Config::pop().edit(OTHER, pool, &only_v6).has(&[
+        "tenants/globex.toml:14: nat64-prefix: it leads to what the handoff reaches of IPv4, and none of its prefixes is",
+    ]);
+}
+
+#[test]
 fn limits_of_sessions_are_of_one_at_least() {
     let prefixes = "prefixes = [\"10.20.0.0/16\", \"2001:db8:30::/48\"]";
     let limits = format!("{prefixes}\nmax-sessions = 0\nnew-sessions-per-second = 2_000_000");

@@ -2,7 +2,7 @@
 //! What is in here needs no further checking; `tables` compiles it without being able to fail.
 
 use super::App;
-use crate::model::{AskedFlow, HostName, PrefixMap, Protocol, Timeouts};
+use crate::model::{AskedFlow, HostName, Nat64Prefix, PrefixMap, Protocol, Timeouts};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -241,6 +241,8 @@ pub enum HandoffKind {
         /// The ports of the pool's addresses that may be given out.
         nat_ports: RangeInclusive<u16>,
         nat_filtering: NatFiltering,
+        /// Within which IPv6 hosts find IPv4's addresses, and are translated to the pool's (RFC 6146).
+        nat64_prefix: Option<Nat64Prefix>,
         /// Prefixes of the tenant's that are known outside by others, host by host, both ways.
         maps: Vec<PrefixMap>,
         /// Ports of the pool's addresses that lead to a host.
@@ -484,6 +486,16 @@ impl fmt::Display for PublicKey {
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl Handoff {
+    /// Within which IPv6 hosts find the IPv4 addresses behind it, if they do.
+    pub fn nat64(&self) -> Option<Nat64Prefix> {
+        match self.kind {
+            HandoffKind::Internet { nat64_prefix, .. } => nat64_prefix,
+            HandoffKind::Private { .. } => None,
+        }
     }
 }
 

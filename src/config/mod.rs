@@ -94,6 +94,7 @@
 //! | `masquerade` | interface | none | kind `internet`, instead of `nat-pool`: its own address, as it is at the time |
 //! | `nat-ports` | `"FIRST-LAST"` | `"1024-65535"`; with `masquerade` `"52000-65535"` | kind `internet`; the same for all who masquerade on one interface, and none the box listens on |
 //! | `nat-filtering` | `"endpoint-independent"`, `"address-dependent"` or `"address-and-port-dependent"` | `"address-and-port-dependent"` | kind `internet`: who may send to what a host is known by (RFC 4787 section 5) |
+//! | `nat64-prefix` | IPv6 prefix of /32, /40, /48, /56, /64 or /96 | none | kind `internet`, with a pool: within it IPv6 hosts find IPv4's addresses (RFC 6052). `"64:ff9b::/96"` leads to global ones only |
 //! | `map` | `{ "PREFIX" = "PREFIX" }` | none | kind `internet`: a branch's prefix and what it is known by, host by host; overlaps nothing else out there |
 //! | `[[handoff.port-forward]]` | `name`, `protocol` (`"tcp"`, `"udp"`), `address` and `to` (endpoints) | none | kind `internet`: `address` is of the pool and its port not of `nat-ports` |
 //! | `routed` | list of prefixes | none | kind `internet`: not translated; part of the branches' prefixes, overlaps no pool and no other tenant's |

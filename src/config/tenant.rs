@@ -10,7 +10,7 @@ use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
 use super::services::Homes;
 use super::values::{self, covers};
 use super::*;
-use crate::model::{AskedEnd, AskedFlow, NotAnEnd, PrefixMap, Protocol, Timeouts};
+use crate::model::{AskedEnd, AskedFlow, Nat64Prefix, NotAnEnd, PrefixMap, Protocol, Timeouts};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -169,8 +169,8 @@ fn session_timeouts(mut table: Table<'_>) -> Result<Timeouts, Noted> {
 const MAX_SESSIONS: usize = 100_000_000;
 
 /// Keys that only one kind of handoff has.
-const INTERNET_KEYS: [&str; 7] =
-    ["nat-pool", "masquerade", "nat-ports", "nat-filtering", "map", "port-forward", "routed"];
+const INTERNET_KEYS: [&str; 8] =
+    ["nat-pool", "masquerade", "nat-ports", "nat-filtering", "nat64-prefix", "map", "port-forward", "routed"];
 const PRIVATE_KEYS: [&str; 3] = ["interface", "address", "routes"];
 
 /// One tenant's file while it is being read.
@@ -293,7 +293,8 @@ impl TenantReader<'_> {
                 };
                 let reason = "only for kind \"private\"; this handoff's kind is \"internet\"";
                 table.refuse(&PRIVATE_KEYS, reason);
-                self.internet(&mut table, &handoff, branches)
+                let reached = prefixes.as_deref().unwrap_or_default();
+                self.internet(&mut table, &handoff, reached, branches)
             }
             Ok(false) => {
                 prefixes = table
@@ -328,6 +329,7 @@ impl TenantReader<'_> {
         &mut self,
         table: &mut Table<'_>,
         handoff: &str,
+        reached: &[IpNetwork],
         branches: Option<&[TenantBranch]>,
     ) -> Result<HandoffKind, Noted> {
         let owner = format!("tenant {:?} {handoff}", self.tenant);
@@ -361,6 +363,16 @@ impl TenantReader<'_> {
             table.with_default("nat-filtering", NatFiltering::AddressAndPortDependent, |value| {
                 value.one_of(&filterings)
             });
+        let nat64_prefix = table.optional("nat64-prefix", |value| {
+            let prefix = self.nat64_prefix(value, handoff, reached, branches)?;
+            match (&nat_pool, &masquerade) {
+                (Ok(pool), Ok(None)) if pool.is_empty() => {
+                    let message = "it leads to IPv4 by a nat-pool or masquerade, and the handoff has neither";
+                    Err(value.note(message))
+                }
+                _ => Ok(prefix),
+            }
+        });
         let maps = table.with_default("map", Vec::new(), |value| {
             all(value.entries()?.map(|(inside, value)| self.prefix_map(inside, value, &owner, branches)))
         });
@@ -386,10 +398,35 @@ impl TenantReader<'_> {
             masquerade: masquerade?,
             nat_ports: nat_ports?,
             nat_filtering: nat_filtering?,
+            nat64_prefix: nat64_prefix?,
             maps: maps?,
             forwards: forwards?,
             routed: routed?,
         })
+    }
+
+    /// `nat64-prefix = "64:ff9b::/96"`: it is the handoff's as its `prefixes` are, and no host's.
+    fn nat64_prefix(
+        &mut self,
+        value: Value<'_>,
+        handoff: &str,
+        reached: &[IpNetwork],
+        branches: Option<&[TenantBranch]>,
+    ) -> Result<Nat64Prefix, Noted> {
+        let IpNetwork::V6(network) = self.owned_prefix(value, handoff)? else {
+            return Err(value.note(format!("{} is IPv4, and a NAT64 prefix is IPv6", value.string()?)));
+        };
+        let prefix = Nat64Prefix::new(network).map_err(|message| value.note(message))?;
+        let mut hosts = branches.into_iter().flatten().flat_map(|branch| &branch.prefixes);
+        if let Some(hosts) = hosts.find(|hosts| covers(network.into(), **hosts)) {
+            let message = format!("branch prefix {hosts} lies in it, and would stand for IPv4 addresses");
+            return Err(value.note(message));
+        }
+        if !reached.iter().any(IpNetwork::is_ipv4) {
+            let message = "it leads to what the handoff reaches of IPv4, and none of its prefixes is";
+            return Err(value.note(message));
+        }
+        Ok(prefix)
     }
 
     /// `map = { "10.1.0.0/16" = "172.20.0.0/16" }`: what the tenant's own prefixes are known by outside.
@@ -873,7 +910,7 @@ fn source_is_routed(
         .iter()
         .flat_map(|place| match place {
             Place::Prefix(prefix) => vec![*prefix],
-            // IPv6 is never translated, so the rule says nothing about it.
+            // IPv6 takes of the pool only where it must (NAT64), so the rule says nothing about it.
             Place::Branch(name) => branches
                 .iter()
                 .filter(|branch| branch.name == *name)

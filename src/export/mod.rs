@@ -197,6 +197,10 @@ impl Exporter {
         message.define(&template::FLOW_IPV6);
         message.define(&template::FLOW_ICMP);
         message.define(&template::FLOW_ICMPV6);
+        message.define(&template::FLOW_IPV6_TO_IPV4);
+        message.define(&template::FLOW_IPV4_TO_IPV6);
+        message.define(&template::FLOW_ICMPV6_TO_IPV4);
+        message.define(&template::FLOW_ICMP_TO_IPV6);
         message.define(&template::INTERFACE);
         message.define(&template::APPLICATION);
         message.define(&template::VRF);

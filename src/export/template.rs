@@ -37,7 +37,12 @@ impl Flow {
 
     /// The template to write it by.
     pub(super) fn template(&self) -> &'static Template<Flow> {
+        let changes_family = self.arriving.changes_family(&self.leaving);
         match (self.arriving.source(), self.arriving.protocol) {
+            (IpAddr::V4(_), Protocol::ICMP) if changes_family => &FLOW_ICMP_TO_IPV6,
+            (IpAddr::V4(_), _) if changes_family => &FLOW_IPV4_TO_IPV6,
+            (IpAddr::V6(_), Protocol::ICMPV6) if changes_family => &FLOW_ICMPV6_TO_IPV4,
+            (IpAddr::V6(_), _) if changes_family => &FLOW_IPV6_TO_IPV4,
             (IpAddr::V4(_), Protocol::ICMP) => &FLOW_ICMP,
             (IpAddr::V4(_), _) => &FLOW_IPV4,
             (IpAddr::V6(_), Protocol::ICMPV6) => &FLOW_ICMPV6,
@@ -129,7 +134,7 @@ pub(super) static FLOW_IPV4: Template<Flow> = Template {
     ],
 };
 
-/// Of IPv6 no port is translated.
+/// Of IPv6 no port is translated, as long as it stays IPv6.
 pub(super) static FLOW_IPV6: Template<Flow> = Template {
     id: 257,
     scope_fields: 0,
@@ -178,13 +183,79 @@ pub(super) static FLOW_ICMPV6: Template<Flow> = Template {
     ],
 };
 
+/// What NAT64 takes across arrives in one family and leaves in the other.
+pub(super) static FLOW_IPV6_TO_IPV4: Template<Flow> = Template {
+    id: 265,
+    scope_fields: 0,
+    fields: flow_fields![
+        Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
+        Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
+        Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
+        Field::u16(Element::DestinationTransportPort, |flow| flow.arriving.destination_port),
+        Field::v4(Element::PostNatSourceIpv4Address, |flow| v4(flow.leaving.source())),
+        Field::v4(Element::PostNatDestinationIpv4Address, |flow| v4(flow.leaving.destination())),
+        Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving.source_port),
+        Field::u16(Element::PostNaptDestinationTransportPort, |flow| flow.leaving.destination_port),
+    ],
+};
+
+/// See [`FLOW_IPV6_TO_IPV4`].
+pub(super) static FLOW_IPV4_TO_IPV6: Template<Flow> = Template {
+    id: 266,
+    scope_fields: 0,
+    fields: flow_fields![
+        Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
+        Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
+        Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
+        Field::u16(Element::DestinationTransportPort, |flow| flow.arriving.destination_port),
+        Field::v6(Element::PostNatSourceIpv6Address, |flow| v6(flow.leaving.source())),
+        Field::v6(Element::PostNatDestinationIpv6Address, |flow| v6(flow.leaving.destination())),
+        Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving.source_port),
+        Field::u16(Element::PostNaptDestinationTransportPort, |flow| flow.leaving.destination_port),
+    ],
+};
+
+/// See [`FLOW_ICMP`] and [`FLOW_IPV6_TO_IPV4`].
+pub(super) static FLOW_ICMPV6_TO_IPV4: Template<Flow> = Template {
+    id: 267,
+    scope_fields: 0,
+    fields: flow_fields![
+        Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
+        Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
+        Field::u16(Element::IcmpTypeCodeIpv6, |flow| match flow.direction {
+            Direction::Forward => ECHO_REQUEST_V6,
+            Direction::Reverse => ECHO_REPLY_V6,
+        }),
+        Field::v4(Element::PostNatSourceIpv4Address, |flow| v4(flow.leaving.source())),
+        Field::v4(Element::PostNatDestinationIpv4Address, |flow| v4(flow.leaving.destination())),
+        Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving_echo_identifier()),
+    ],
+};
+
+/// See [`FLOW_ICMPV6_TO_IPV4`].
+pub(super) static FLOW_ICMP_TO_IPV6: Template<Flow> = Template {
+    id: 268,
+    scope_fields: 0,
+    fields: flow_fields![
+        Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
+        Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
+        Field::u16(Element::IcmpTypeCodeIpv4, |flow| match flow.direction {
+            Direction::Forward => ECHO_REQUEST,
+            Direction::Reverse => ECHO_REPLY,
+        }),
+        Field::v6(Element::PostNatSourceIpv6Address, |flow| v6(flow.leaving.source())),
+        Field::v6(Element::PostNatDestinationIpv6Address, |flow| v6(flow.leaving.destination())),
+        Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving_echo_identifier()),
+    ],
+};
+
 /// ICMP type and code in one (RFC 792, RFC 4443 section 4). Only an echo makes an ICMP session.
 const ECHO_REQUEST: u16 = 8 << 8;
 const ECHO_REPLY: u16 = 0;
 const ECHO_REQUEST_V6: u16 = 128 << 8;
 const ECHO_REPLY_V6: u16 = 129 << 8;
 
-/// A flow's addresses are all of one family, so what the templates ask for is there.
+/// What a template asks for is there: it was chosen by the addresses' families.
 fn v4(address: IpAddr) -> Ipv4Addr {
     match address {
         IpAddr::V4(v4) => v4,

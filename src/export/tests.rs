@@ -197,6 +197,29 @@ fn an_echo_says_type_code_and_leaving_identifier_instead_of_ports() {
 }
 
 #[test]
+fn what_nat64_takes_across_arrives_in_one_family_and_leaves_in_the_other() {
+    let [inner, called] = ["2001:db8:1::5", "2001:db8:64::cb00:7150"].map(address);
+    let [server, pool] = ["203.0.113.80", "198.51.100.1"].map(address);
+    let mut record = translated();
+    record.key = FlowKey::new(record.key.zone, Protocol::TCP, (inner, 40_000), (called, 443));
+    let [request, reply] = &flows(&record)[..] else { panic!("two flows") };
+    let addresses = |flow: &Data, elements: [u16; 4]| elements.map(|element| flow.address(element));
+    assert_eq!(addresses(request, [27, 28, 225, 226]), [inner, called, pool, server]);
+    assert_eq!(addresses(reply, [8, 12, 281, 282]), [server, pool, called, inner]);
+    let ports = |flow: &Data| [7, 11, 227, 228].map(|element| flow.number(element));
+    assert_eq!((ports(request), ports(reply)), ([40_000, 443, 2_048, 443], [443, 2_048, 443, 40_000]));
+    assert!(!request.has(281) && !reply.has(225));
+
+    record.key = FlowKey::new(record.key.zone, Protocol::ICMPV6, (inner, 4_242), (called, 0));
+    record.reply_key = FlowKey::new(Zone::INTERNET, Protocol::ICMP, (server, 0), (pool, 1_025));
+    let [request, reply] = &flows(&record)[..] else { panic!("two flows") };
+    assert_eq!((request.number(4), request.number(139), request.number(227)), (58, 128 << 8, 1_025));
+    assert_eq!((reply.number(4), reply.number(32), reply.number(227)), (1, 0, 4_242));
+    assert_eq!(addresses(request, [27, 28, 225, 226]), [inner, called, pool, server]);
+    assert_eq!(addresses(reply, [8, 12, 281, 282]), [server, pool, called, inner]);
+}
+
+#[test]
 fn a_direction_without_packets_is_not_told() {
     let mut record = translated();
     record.directions[Direction::Reverse as usize] = DirectionRecord::default();
@@ -403,6 +426,7 @@ prop_compose! {
             // Not the IPv4-mapped ones, which a key cannot tell from IPv4.
             any::<[u128; 3]>().prop_map(|bits| bits.map(|it| IpAddr::V6((it | 1 << 127).into()))),
         ],
+        nat64 in any::<Option<[u32; 2]>>(),
         ports in any::<[u16; 3]>(),
         protocol in prop_oneof![Just(1), Just(6), Just(17), Just(58), any::<u8>()],
         (session, tenant, class, rule) in any::<(u64, u16, u16, u32)>(),
@@ -413,12 +437,17 @@ prop_compose! {
     ) -> FlowRecord {
         let [inner, server, pool] = addresses;
         let nat = if inner.is_ipv4() { pool } else { inner };
+        let (far, nat) = match nat64.map(|bits| bits.map(|it| IpAddr::V4(it.into()))) {
+            Some([far, nat]) if inner.is_ipv6() => (far, nat),
+            _ => (server, nat),
+        };
+        let there = Protocol(protocol).with(far);
         let zone = Zone::tenant(TenantId(tenant));
         FlowRecord {
             session,
             tenant: TenantId(tenant),
             key: FlowKey::new(zone, Protocol(protocol), (inner, ports[0]), (server, ports[1])),
-            reply_key: FlowKey::new(Zone::INTERNET, Protocol(protocol), (server, ports[1]), (nat, ports[2])),
+            reply_key: FlowKey::new(Zone::INTERNET, there, (far, ports[1]), (nat, ports[2])),
             initiator,
             responder,
             class: ClassId(class),

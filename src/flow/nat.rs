@@ -17,6 +17,7 @@ use std::ops::RangeInclusive;
 pub struct Binding {
     /// Where the inside address means something.
     pub zone: Zone,
+    /// As it is outside: an IPv6 host's ICMPv6 may be ICMP there.
     pub protocol: Protocol,
     /// Ports are identifiers for ICMP queries, and 0 for protocols without any.
     pub inside: (IpAddr, u16),

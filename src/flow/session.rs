@@ -249,7 +249,7 @@ impl Session {
         };
         Some(Binding {
             zone: inside.zone,
-            protocol: inside.protocol,
+            protocol: outside.protocol,
             inside: (inside.source(), inside.source_port),
             outside: (outside.destination(), outside.destination_port),
             far_zone: outside.zone,

@@ -255,7 +255,8 @@ impl SessionTable {
         self.port_events.iter_mut().flat_map(|events| events.drain(..))
     }
 
-    /// What an inside endpoint is known by, where it is bound to something that `permits` says will do.
+    /// What an inside endpoint is known by, where it is bound to something that `permits` says will do. `protocol` is the
+    /// outside's.
     pub fn bound_to(
         &self,
         zone: Zone,

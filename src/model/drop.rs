@@ -62,6 +62,12 @@ pub enum DropReason {
     /// The service's publisher has no address for this source.
     SubscriberUnmapped,
     // Translation and state.
+    /// NAT64 does not lead there: the address within the prefix is not global and the prefix the well-known one (RFC 6052
+    /// section 3.1), or it is not beyond the handoff. Answered with ICMP.
+    Nat64Refused,
+    /// It would have to become a packet of the other family and has no counterpart there (RFC 7915): a piece of an ICMP
+    /// message, or of a UDP datagram without a checksum.
+    Untranslatable,
     /// The handoff needs an address of a NAT pool and none is configured.
     NatRequired(HandoffId),
     /// Every port of the NAT pool is in use.
@@ -124,6 +130,8 @@ impl DropReason {
             NoSession => "no-session",
             ServiceNotPublished => "service-not-published",
             SubscriberUnmapped => "subscriber-unmapped",
+            Nat64Refused => "nat64-refused",
+            Untranslatable => "untranslatable",
             NatRequired(_) => "nat-required",
             NatPoolExhausted(_) => "nat-pool-exhausted",
             SessionTableFull => "session-table-full",

@@ -30,6 +30,20 @@ impl Protocol {
         named.or_else(|| text.parse().ok().map(Protocol))
     }
 
+    /// Either family's.
+    pub fn is_icmp(self) -> bool {
+        matches!(self, Protocol::ICMP | Protocol::ICMPV6)
+    }
+
+    /// The same protocol as it is called with addresses of `address`'s family: ICMP and ICMPv6 are one another's.
+    pub fn with(self, address: IpAddr) -> Protocol {
+        match (self, address) {
+            (Protocol::ICMP, IpAddr::V6(_)) => Protocol::ICMPV6,
+            (Protocol::ICMPV6, IpAddr::V4(_)) => Protocol::ICMP,
+            (protocol, _) => protocol,
+        }
+    }
+
     /// Whether it has something that can be translated besides the address: ports, or ICMP's query identifier.
     pub fn has_ports(self) -> bool {
         matches!(self, Protocol::TCP | Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6)
@@ -146,7 +160,8 @@ impl FlowKey {
         protocol: Protocol(0),
     };
 
-    /// A key of the given addresses; both must be of one family.
+    /// A key of the given addresses. No packet has two of different families; what policy is asked about has, where it is
+    /// NAT64 that takes it there.
     pub fn new(
         zone: Zone,
         protocol: Protocol,
@@ -171,6 +186,12 @@ impl FlowKey {
     /// The address the packet goes to.
     pub fn destination(&self) -> IpAddr {
         unpack(self.destination)
+    }
+
+    /// Whether packets with it become packets of the other family on the way to where `answer` comes from.
+    #[inline]
+    pub fn changes_family(&self, answer: &FlowKey) -> bool {
+        is_v4(self.source) != is_v4(answer.source)
     }
 
     /// Whether it comes from where packets with `answer` go: its source is not translated.
@@ -232,6 +253,11 @@ fn pack(address: IpAddr) -> [u64; 2] {
     [(bits >> 64) as u64, bits as u64]
 }
 
+#[inline]
+fn is_v4(words: [u64; 2]) -> bool {
+    words[0] == 0 && words[1] >> 32 == 0xffff
+}
+
 fn unpack(words: [u64; 2]) -> IpAddr {
     let v6 = Ipv6Addr::from_bits((u128::from(words[0]) << 64) | u128::from(words[1]));
     v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
@@ -251,6 +277,7 @@ mod tests {
         for text in ["10.1.2.3", "2001:db8::1", "::1"] {
             let address: IpAddr = text.parse().expect("an address");
             assert_eq!(unpack(pack(address)), address);
+            assert_eq!(is_v4(pack(address)), address.is_ipv4());
         }
     }
 }

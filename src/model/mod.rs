@@ -22,7 +22,7 @@ pub use id::{
 };
 pub use key::{Direction, End, FlowKey, NextHop, Protocol, Zone};
 pub use name::{HostName, NotAHostName};
-pub use prefix::{Nat64Prefix, PrefixMap};
+pub use prefix::{Nat64Prefix, PrefixMap, may_be_forwarded};
 pub use time::{Instant, Now};
 pub use timeouts::Timeouts;
 pub use wheel::Wheel;

@@ -54,11 +54,17 @@ impl Nat64Prefix {
         Ipv6Addr::from(octets)
     }
 
-    /// The address that `v6` stands for; `None` if it is not within the prefix, has anything in bits 64 to 71, or the well-known
-    /// prefix is used for an address that is not global (RFC 6052 section 3.1). What follows the IPv4 address is of no account.
+    /// Whether addresses within it stand for others.
+    pub fn contains(&self, v6: Ipv6Addr) -> bool {
+        self.prefix.contains(v6)
+    }
+
+    /// The address that `v6` stands for; `None` if it is not within the prefix, has anything in bits 64 to 71, stands for one that
+    /// nothing is forwarded to, or the well-known prefix is used for one that is not global (RFC 6052 section 3.1). What follows
+    /// the IPv4 address is of no account.
     pub fn extract(&self, v6: Ipv6Addr) -> Option<Ipv4Addr> {
         let octets = v6.octets();
-        if !self.prefix.contains(v6) || octets[U_OCTET] != 0 {
+        if !self.contains(v6) || octets[U_OCTET] != 0 {
             return None;
         }
         let mut v4 = [0; 4];
@@ -67,7 +73,7 @@ impl Nat64Prefix {
         }
         let v4 = Ipv4Addr::from(v4);
         let well_known = self.prefix.network() == Nat64Prefix::WELL_KNOWN && self.prefix.prefix() == 96;
-        (!well_known || is_global(v4)).then_some(v4)
+        (may_be_forwarded(v4.into()) && (!well_known || is_global(v4))).then_some(v4)
     }
 
     /// Where the four octets stand: behind the prefix, but not in bits 64 to 71.
@@ -96,6 +102,28 @@ fn is_global(v4: Ipv4Addr) -> bool {
         || (a, b & 0xfe) == (198, 18)
         || (a, b, c) == (192, 0, 0)
         || (a, b, c) == (192, 88, 99))
+}
+
+/// Whether a router may forward from or to it at all (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2 to 2.7). An IPv4-mapped
+/// address on the wire is refused too (RFC 4942 section 2.2): nothing inside may confuse the families.
+#[inline]
+pub fn may_be_forwarded(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback()
+                || v4.is_multicast()
+                || v4.is_link_local()
+                || v4.is_broadcast()
+                || v4.octets()[0] == 0)
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback()
+                || v6.is_multicast()
+                || v6.is_unicast_link_local()
+                || v6.is_unspecified()
+                || v6.to_ipv4_mapped().is_some())
+        }
+    }
 }
 
 /// One prefix for another of the same length: every address within one has its counterpart within the other.
@@ -306,7 +334,11 @@ mod tests {
         ] {
             let v4: Ipv4Addr = text.parse().expect("an address");
             assert_eq!(well_known.extract(well_known.embed(v4)).is_some(), global, "{text}");
-            assert_eq!(own.extract(own.embed(v4)), Some(v4));
+            assert_eq!(
+                own.extract(own.embed(v4)),
+                Some(v4).filter(|v4| may_be_forwarded((*v4).into())),
+                "{text}"
+            );
         }
     }
 

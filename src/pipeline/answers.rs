@@ -240,6 +240,8 @@ fn app(
     dscp: u8,
     name: Option<&str>,
 ) -> Option<String> {
+    let tenant = generation.tenants.get(tenant)?;
+    let key = tenant.across(key).ok().flatten().unwrap_or(*key);
     let subject = Subject {
         source: key.source(),
         source_port: key.source_port,
@@ -252,7 +254,7 @@ fn app(
         apps: &[],
         domains: &[],
     };
-    let app = generation.tenants.get(tenant)?.classifier.app(&subject, name)?;
+    let app = tenant.classifier.app(&subject, name)?;
     Some(generation.names.app(app).to_owned())
 }
 

@@ -1,6 +1,7 @@
 //! The slow path: what becomes of a session, by policy alone. Classify -> ACL -> route -> NAT policy, in that order of
-//! dependence: owners first, for everything else asks about them. Where a session crosses into another tenant, by a service
-//! that is published there, that tenant's ACL has its say too.
+//! dependence: owners first, for everything else asks about them. Of a destination within a NAT64 prefix all of it is asked
+//! about the IPv4 address that this stands for. Where a session crosses into another tenant, by a service that is published
+//! there, that tenant's ACL has its say too.
 
 use crate::config::AclAction;
 use crate::flow::Plan;
@@ -11,6 +12,8 @@ use crate::tables::{AclRule, Classified, Crossing, Generation, NatVerdict, Subje
 #[derive(Clone, Debug)]
 pub struct Decision<'a> {
     pub plan: Plan,
+    /// What policy was asked about: of what NAT64 takes across, the flow on the far side.
+    pub asked: FlowKey,
     /// What becomes of the source.
     pub nat: NatVerdict<'a>,
     /// A name, or another one, could give it another class.
@@ -24,6 +27,8 @@ pub trait Observer<'a> {
     fn source(&mut self, _end: Option<End>) {}
     /// Who owns the destination, if anybody does.
     fn destination(&mut self, _end: Option<End>) {}
+    /// The destination is within a NAT64 prefix, and stands for this one, if that is one that it leads to.
+    fn across(&mut self, _asked: Option<&FlowKey>) {}
     /// The class of the flow, and what told it.
     fn class(&mut self, _classified: &Classified) {}
     /// The first rule that fits.
@@ -56,7 +61,12 @@ pub fn decide<'a>(
     if tenant.next_hop(source_end) != Some(arrived_from) {
         return Err(DropReason::SourceNotAllowed);
     }
-    let destination_end = tenant.owners.lookup(key.destination());
+    let across = tenant.across(key);
+    if !matches!(across, Ok(None)) {
+        observer.across(across.as_ref().ok().and_then(Option::as_ref));
+    }
+    let asked = across?.unwrap_or(*key);
+    let destination_end = tenant.owners.lookup(asked.destination());
     observer.destination(destination_end);
     let destination_end = destination_end.ok_or(DropReason::NoRoute)?;
     let service = tenant.services.called(key.destination());
@@ -69,13 +79,13 @@ pub fn decide<'a>(
         return Err(DropReason::HairpinRefused);
     }
     let subject = Subject {
-        source: key.source(),
-        source_port: key.source_port,
+        source: asked.source(),
+        source_port: asked.source_port,
         source_end,
-        destination: key.destination(),
-        destination_port: key.destination_port,
+        destination: asked.destination(),
+        destination_port: asked.destination_port,
         destination_end,
-        protocol: key.protocol,
+        protocol: asked.protocol,
         dscp,
         apps: &[],
         domains: &[],
@@ -113,7 +123,7 @@ pub fn decide<'a>(
         hops: [arrived_from, to],
     };
     let may_change = tenant.classifier.may_change(&subject, &classified);
-    Ok(Decision { plan, nat, may_change })
+    Ok(Decision { plan, asked, nat, may_change })
 }
 
 /// What a tenant's classes and ACL say to it.

@@ -45,11 +45,12 @@ impl<'a> Explaining<'a> {
     }
 
     fn decide(&mut self, tables: &'a Tenant, asked: &AskedFlow) -> Result<(), DropReason> {
-        self.addresses = Some([asked.from.address, asked.to.address]);
-        if asked.from.address.is_ipv4() != asked.to.address.is_ipv4() {
+        let Some(to) = called_by(tables, asked) else {
+            self.addresses = Some([asked.from.address, asked.to.address]);
             self.step(StepKind::Destination, "it is of another family than the source".into(), None, false);
             return Err(DropReason::NoRoute);
-        }
+        };
+        self.addresses = Some([asked.from.address, to]);
         // It is taken to come from where its source belongs; from anywhere else it would be refused.
         let arrives = tables.owners.lookup(asked.from.address).and_then(|end| tables.next_hop(end));
         let Some(arrived_from) = arrives else {
@@ -61,7 +62,7 @@ impl<'a> Explaining<'a> {
             NextHop::Tunnel(_) => Some(Zone::tenant(self.tenant)),
         };
         let zone = zone.ok_or(DropReason::DeviceDown)?;
-        let sent_to = (asked.to.address, asked.destination_port());
+        let sent_to = (to, asked.destination_port());
         let host = if zone == Zone::INTERNET { self.called(asked, sent_to)? } else { sent_to };
         let from = (asked.from.address, asked.source_port());
         let key = FlowKey::new(zone, asked.protocol, from, host);
@@ -172,6 +173,19 @@ impl<'a> Observer<'a> for Explaining<'a> {
         }
     }
 
+    fn across(&mut self, asked: Option<&FlowKey>) {
+        let Some([source, destination]) = self.addresses else { return };
+        let (text, fits) = match asked {
+            Some(asked) => {
+                self.addresses = Some([source, asked.destination()]);
+                (format!("{destination} stands for {}", asked.destination()), true)
+            }
+            None => (format!("{destination} stands for an address that NAT64 does not lead to"), false),
+        };
+        let prefix = self.tables().and_then(|tables| tables.written.prefix_of(destination));
+        self.step(StepKind::Destination, text, prefix.map(|(_, at)| at.to_string()), fits);
+    }
+
     fn class(&mut self, classified: &Classified) {
         let class = classified.class;
         let name = self.generation.names.class(class).to_owned();
@@ -263,6 +277,19 @@ impl<'a> Observer<'a> for Explaining<'a> {
             _ => None,
         });
         self.step(StepKind::Nat, text, at.map(ToString::to_string), fits);
+    }
+}
+
+/// What the source calls the destination: one of IPv4 is called by IPv6 hosts within the NAT64 prefix that leads there. `None` if
+/// there is no such.
+fn called_by(tables: &Tenant, asked: &AskedFlow) -> Option<IpAddr> {
+    match (asked.from.address, asked.to.address) {
+        (IpAddr::V6(_), IpAddr::V4(v4)) => match tables.owners.lookup(v4.into())? {
+            End::Handoff(handoff) => Some(tables.nat64(handoff)?.embed(v4).into()),
+            End::Site(_) | End::Lan | End::Tenant(_) => None,
+        },
+        (IpAddr::V4(_), IpAddr::V6(_)) => None,
+        (_, destination) => Some(destination),
     }
 }
 

@@ -314,8 +314,9 @@ impl Compiler {
         }
         for handoff in &config.handoffs {
             let owner = end(names, &Place::Handoff(handoff.name.clone()));
-            for prefix in &handoff.prefixes {
-                owners.insert(*prefix, owner);
+            let nat64 = handoff.nat64().map(|prefix| IpNetwork::V6(prefix.network()));
+            for prefix in handoff.prefixes.iter().copied().chain(nat64) {
+                owners.insert(prefix, owner);
             }
         }
         for subscriber in &config.subscribers {
@@ -395,6 +396,7 @@ impl Compiler {
                 )
                 .shared(masquerade.is_some());
                 policy.at = Some(handoff.at.clone());
+                policy.nat64 = handoff.nat64();
                 compiled.nat.insert(id, policy);
             }
         }
@@ -436,15 +438,11 @@ fn written(config: &config::Tenant, names: &mut Names, tenant: TenantId) -> Writ
         .iter()
         .flat_map(|subscriber| subscriber.known_as.iter().map(|prefix| (prefix, &subscriber.at)));
     let services = config.subscriptions.iter().flat_map(|subscription| &subscription.services);
-    let services: Vec<_> =
-        services.map(|service| (IpNetwork::from(service.address), service.at.clone())).collect();
-    let of_services = services.iter().map(|(address, at)| (address, at));
-    let all = of_branches
-        .chain(of_handoffs)
-        .chain(of_subscribers)
-        .chain(of_services)
-        .map(|(prefix, at)| (*prefix, at.clone()));
-    let mut prefixes: Vec<_> = all.collect();
+    let services = services.map(|service| (IpNetwork::from(service.address), service.at.clone()));
+    let nat64 = config.handoffs.iter().filter_map(|handoff| Some((handoff.nat64()?, &handoff.at)));
+    let nat64 = nat64.map(|(prefix, at)| (IpNetwork::V6(prefix.network()), at.clone()));
+    let all = of_branches.chain(of_handoffs).chain(of_subscribers).map(|(prefix, at)| (*prefix, at.clone()));
+    let mut prefixes: Vec<_> = all.chain(services).chain(nat64).collect();
     prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix()));
     let classes =
         config.classes.iter().map(|class| (names.class_id(tenant, &class.name), class.at.clone())).collect();

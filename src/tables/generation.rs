@@ -11,8 +11,8 @@ use crate::config::{
     BranchLimits, IcmpSource, NatFiltering, PresharedKey, PrivateKey, Problem, PublicKey, SourceRef,
 };
 use crate::model::{
-    ClassId, DeviceId, End, HandoffId, IdMap, NextHop, PathId, PrefixMap, Protocol, SiteId, TenantId,
-    Timeouts, TransportId, Zone,
+    ClassId, DeviceId, DropReason, End, FlowKey, HandoffId, IdMap, Nat64Prefix, NextHop, PathId, PrefixMap,
+    Protocol, SiteId, TenantId, Timeouts, TransportId, Zone,
 };
 use ipnetwork::IpNetwork;
 use std::collections::HashMap;
@@ -181,6 +181,31 @@ impl Tenant {
         Some(self.nat.get(handoff)?.filtering)
     }
 
+    /// The prefix within which `handoff` leads from IPv6 to IPv4, if it does.
+    pub fn nat64(&self, handoff: HandoffId) -> Option<Nat64Prefix> {
+        self.nat.get(handoff)?.nat64
+    }
+
+    /// What `key` is to policy if its destination is within a NAT64 prefix: to the IPv4 address that this stands for, of the
+    /// protocol that it is there. `None` if it is not.
+    ///
+    /// # Errors
+    /// `Nat64Refused`, where the prefix does not lead to that address: it lies behind its handoff, or nowhere.
+    pub fn across(&self, key: &FlowKey) -> Result<Option<FlowKey>, DropReason> {
+        let IpAddr::V6(destination) = key.destination() else { return Ok(None) };
+        let Some(End::Handoff(handoff)) = self.owners.lookup(key.destination()) else { return Ok(None) };
+        let Some(prefix) = self.nat64(handoff).filter(|prefix| prefix.contains(destination)) else {
+            return Ok(None);
+        };
+        let real = prefix.extract(destination).map(IpAddr::V4).ok_or(DropReason::Nat64Refused)?;
+        if self.owners.lookup(real) != Some(End::Handoff(handoff)) {
+            return Err(DropReason::Nat64Refused);
+        }
+        let source = (key.source(), key.source_port);
+        let destination = (real, key.destination_port);
+        Ok(Some(FlowKey::new(key.zone, key.protocol.with(real), source, destination)))
+    }
+
     /// Where packets for `end` go, and the only place its packets may come from.
     pub fn next_hop(&self, end: End) -> Option<NextHop> {
         match (&self.next_hops, end) {
@@ -230,7 +255,8 @@ impl Generation {
         let mut warnings = Vec::new();
         for (_, tenant) in self.tenants.iter() {
             let rules = tenant.acl.rules();
-            for found in unreachable(&tenant.acl, &tenant.classes, &tenant.owners) {
+            let nat64 = tenant.nat.iter().any(|(_, policy)| policy.nat64.is_some());
+            for found in unreachable(&tenant.acl, &tenant.classes, &tenant.owners, nat64) {
                 let rule = &rules[found.rule];
                 let told =
                     |by: usize| format!("{:?} (line {})", self.names.rule(rules[by].id), rules[by].at.line);

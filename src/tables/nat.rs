@@ -4,7 +4,7 @@
 use super::rules::{FirstMatch, Matcher, Subject};
 use super::services::Crossing;
 use crate::config::{NatFiltering, SourceRef};
-use crate::model::{ClassId, HandoffId, PrefixMap, Protocol};
+use crate::model::{ClassId, HandoffId, Nat64Prefix, PrefixMap, Protocol};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -115,6 +115,8 @@ pub struct NatPolicy {
     handoff: HandoffId,
     /// Who may call an address and port that is bound to a host.
     pub filtering: NatFiltering,
+    /// Within which IPv6 hosts find IPv4's addresses.
+    pub nat64: Option<Nat64Prefix>,
     maps: Box<[PrefixMap]>,
     /// By rule: what it translates to, if it is not one that says not to.
     pools: Box<[Option<Pool>]>,
@@ -163,6 +165,7 @@ impl NatPolicy {
         NatPolicy {
             handoff,
             filtering,
+            nat64: None,
             maps,
             pools: pools.into(),
             rules_at: rules_at.into(),
@@ -176,7 +179,8 @@ impl NatPolicy {
 
     /// Where that is written which decides on the translation of this session: the rule that fits, or the handoff.
     pub fn written(&self, subject: &Subject<'_>, class: ClassId) -> Option<&SourceRef> {
-        let is_mapped = self.maps.iter().any(|map| map.to_outside(subject.source).is_some());
+        let is_mapped =
+            !is_nat64(subject) && self.maps.iter().any(|map| map.to_outside(subject.source).is_some());
         let rule = self.first_match.find(subject, Some(class)).filter(|_| !is_mapped);
         rule.map(|rule| &self.rules_at[rule]).or(self.at.as_ref())
     }
@@ -188,23 +192,26 @@ impl NatPolicy {
     }
 
     /// What becomes of a session that leaves by this handoff. A mapped prefix is always known by its other one. Prefixes the
-    /// tenant may show to the internet go untranslated; the rest takes the first rule's pool, or the handoff's. IPv6 is
-    /// translated by a map alone.
+    /// tenant may show to the internet go untranslated; the rest takes the first rule's pool, or the handoff's. Towards IPv6
+    /// there is no pool; towards IPv4 an IPv6 host has nothing else (NAT64).
     pub fn outbound(&self, subject: &Subject<'_>, class: ClassId) -> NatVerdict<'_> {
-        if let Some(outside) = self.maps.iter().find_map(|map| map.to_outside(subject.source)) {
+        let changes_family = is_nat64(subject);
+        if let Some(outside) = self.maps.iter().find_map(|map| map.to_outside(subject.source))
+            && !changes_family
+        {
             return NatVerdict::Map(outside);
         }
-        let routed = self.routed.iter().any(|prefix| prefix.contains(subject.source));
+        let routed = !changes_family && self.routed.iter().any(|prefix| prefix.contains(subject.source));
         let rule = self.first_match.find(subject, Some(class));
         // A rule not to translate changes nothing: it can show to the internet only what may be shown anyway.
         if let Some(pool) = rule.and_then(|rule| self.pools[rule].as_ref())
-            && subject.source.is_ipv4()
+            && subject.destination.is_ipv4()
         {
             return NatVerdict::Translate(pool);
         }
         if routed {
             NatVerdict::Untranslated
-        } else if subject.source.is_ipv6()
+        } else if subject.destination.is_ipv6()
             || self.pool.is_empty()
             || self.shared && !subject.protocol.has_ports()
         {
@@ -213,6 +220,10 @@ impl NatPolicy {
             NatVerdict::Translate(&self.pool)
         }
     }
+}
+
+fn is_nat64(subject: &Subject<'_>) -> bool {
+    subject.source.is_ipv6() && subject.destination.is_ipv4()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use super::checksum;
 use super::rewrite::Side;
-use crate::model::{DropReason, FlowKey, Protocol, Zone};
+use crate::model::{DropReason, FlowKey, Protocol, Zone, may_be_forwarded};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
@@ -185,7 +185,7 @@ pub fn parse(packet: &[u8]) -> Result<Parsed, DropReason> {
         Some(6) => parse_v6(packet)?,
         _ => return Err(DropReason::Malformed),
     };
-    if !may_be_forwarded(parsed.source(packet), parsed.destination(packet)) {
+    if !may_be_forwarded(parsed.source(packet)) || !may_be_forwarded(parsed.destination(packet)) {
         return Err(DropReason::AddressNotForwarded);
     }
     parsed.upper = parse_upper(packet, &parsed)?;
@@ -325,28 +325,6 @@ fn walk_extensions(packet: &[u8], first: u8) -> Result<(u8, usize, Option<Fragme
         }
     }
     Err(DropReason::Malformed)
-}
-
-/// Whether a router may forward between these at all (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2 to 2.7). An
-/// IPv4-mapped address on the wire is refused too (RFC 4942 section 2.2): nothing inside may confuse the families.
-fn may_be_forwarded(source: IpAddr, destination: IpAddr) -> bool {
-    let fit = |address: IpAddr| match address {
-        IpAddr::V4(v4) => {
-            !(v4.is_loopback()
-                || v4.is_multicast()
-                || v4.is_link_local()
-                || v4.is_broadcast()
-                || v4.octets()[0] == 0)
-        }
-        IpAddr::V6(v6) => {
-            !(v6.is_loopback()
-                || v6.is_multicast()
-                || v6.is_unicast_link_local()
-                || v6.is_unspecified()
-                || v6.to_ipv4_mapped().is_some())
-        }
-    };
-    fit(source) && fit(destination)
 }
 
 fn parse_upper(packet: &[u8], ip: &Parsed) -> Result<Upper, DropReason> {

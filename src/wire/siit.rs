@@ -164,10 +164,10 @@ fn change_upper(
     change: &Change,
 ) -> Option<()> {
     if header.is_later_fragment() {
-        return (!is_icmp(header.protocol)).then_some(());
+        return (!header.protocol.is_icmp()).then_some(());
     }
     // The pseudo header has the whole message's length (section 1.2).
-    if is_icmp(header.protocol) && parsed.fragment.is_some() {
+    if header.protocol.is_icmp() && parsed.fragment.is_some() {
         return None;
     }
     let without_checksum = parsed.segment == 0
@@ -395,10 +395,6 @@ impl Change {
         let to_v6 = self.ends.source.0.is_ipv6();
         (to_v6 == parsed.ipv4).then_some(to_v6)
     }
-}
-
-fn is_icmp(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::ICMP | Protocol::ICMPV6)
 }
 
 /// The protocol's number in the other family.

@@ -279,6 +279,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
                 masquerade: None,
                 nat_ports: 1_024..=65_535,
                 nat_filtering: NatFiltering::AddressAndPortDependent,
+                nat64_prefix: None,
                 maps: Vec::new(),
                 forwards: Vec::new(),
                 routed: Vec::new(),

@@ -166,6 +166,53 @@ fn ttl_expired_and_too_big_are_counted_where_they_are_answered() {
     assert_dropped(&mut sim, Some("acme"), "too-big", 1);
 }
 
+/// acme, with a prefix within which IPv6 hosts find IPv4's addresses.
+fn nat64(prefix: &str) -> Sim {
+    let pool = "nat-pool = [\"198.51.100.0/30\"]";
+    let acme = ACME.replace(pool, &format!("{pool}\nnat64-prefix = \"{prefix}\""));
+    let mut sim = Sim::with_policies(&acme, crate::net::GLOBEX);
+    sim.advance(2_000);
+    sim
+}
+
+#[test]
+fn nat64_refused_to_where_the_prefix_does_not_lead() {
+    // 203.0.113.80 is documentation's, 10.2.0.9 lyon's, 127.0.0.1 nobody's to forward to.
+    for (prefix, to) in [
+        ("64:ff9b::/96", "64:ff9b::cb00:7150"),
+        ("64:ff9b::/96", "64:ff9b::a02:9"),
+        ("2001:db8:64::/96", "2001:db8:64::a02:9"),
+        ("2001:db8:64::/96", "2001:db8:64::7f00:1"),
+    ] {
+        let mut sim = nat64(prefix);
+        let packet = udp("[2001:db8:1::5]:1", &format!("[{to}]:1"), b"").bytes();
+        let answers = sim.send("berlin", "lan", &packet);
+        assert_eq!(
+            (answers[0].0.as_str(), &answers[0].1[40..42]),
+            ("berlin pg-lan", &[1, 0][..]),
+            "no route"
+        );
+        assert!(from_tunnel(&mut sim, "berlin", &packet).is_empty());
+        assert_dropped(&mut sim, Some("acme"), "nat64-refused", 1);
+    }
+    let mut sim = nat64("64:ff9b::/96");
+    let global = udp("[2001:db8:1::5]:1", "[64:ff9b::808:808]:1", b"").bytes();
+    assert_eq!(from_tunnel(&mut sim, "berlin", &global).len(), 1);
+}
+
+#[test]
+fn untranslatable_without_a_counterpart_in_the_other_family() {
+    let mut sim = nat64("2001:db8:64::/96");
+    let packet = udp("[2001:db8:1::5]:5001", "[2001:db8:64::cb00:7150]:9", b"").bytes();
+    let out = from_tunnel(&mut sim, "berlin", &packet).remove(0).1;
+    // The first fragment of a datagram that has no checksum: what is not here cannot be summed.
+    let mut first = crate::packets::fragments(&answer(&out, &[7; 1_000]), 600).remove(0);
+    first[26..28].fill(0);
+    let answers = sim.send("fra1", "internet", &first);
+    assert_eq!(answers[0].1[20..22], [3, 13], "communication administratively prohibited");
+    assert_dropped(&mut sim, Some("acme"), "untranslatable", 1);
+}
+
 #[test]
 fn nat_required_without_a_pool() {
     let poolless = ACME.replace("nat-pool = [\"198.51.100.0/30\"]\n", "");

@@ -15,6 +15,7 @@ mod forwarding;
 mod masquerade;
 mod naming;
 mod nat;
+mod nat64;
 mod nat_behaviour;
 mod net;
 mod oracle;

@@ -150,6 +150,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                 masquerade: None,
                 nat_ports: 1_024..=65_535,
                 nat_filtering: NatFiltering::AddressAndPortDependent,
+                nat64_prefix: None,
                 maps: vec![],
                 forwards: vec![],
                 routed: routed.into_iter().map(net).collect(),

@@ -19,7 +19,7 @@ const BEGINNINGS: [(&str, &str, &[&str]); 4] = [
     ("fra1", "internet", &["203.0.113.80", "2001:db8:99::1"]),
     ("fra1", "dc", &["10.200.0.9"]),
 ];
-const DESTINATIONS: [&str; 14] = [
+const DESTINATIONS: [&str; 16] = [
     "203.0.113.80",
     "203.0.113.81",
     "10.2.0.9",
@@ -34,6 +34,9 @@ const DESTINATIONS: [&str; 14] = [
     "10.1.255.1",
     "10.1.255.2",
     "172.31.0.5",
+    // By NAT64: 203.0.113.80, and lyon's 10.2.0.9, where it does not lead.
+    "2001:db8:64::cb00:7150",
+    "2001:db8:64::a02:9",
 ];
 
 fn flows() -> impl Strategy<Value = Vec<(usize, usize, &'static str, u16, bool, u8)>> {
@@ -109,7 +112,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
     #[test]
     fn each_box_does_what_its_explanation_said(flows in flows()) {
-        let mut sim = services::up();
+        let (acme, globex) = services::policies();
+        let pool = "nat-pool = [\"198.51.100.0/30\"]";
+        let acme = acme.replace(pool, &format!("{pool}\nnat64-prefix = \"2001:db8:64::/96\""));
+        let mut sim = Sim::with_policies(&acme, &globex);
+        sim.advance(2_000);
         for (number, (begin, host, to, port, is_tcp, dscp)) in (20_000u16..).zip(flows) {
             let (node, device, hosts) = BEGINNINGS[begin];
             let from: IpAddr = hosts[host % hosts.len()].parse().expect("an address");

@@ -28,6 +28,8 @@ export const REASONS: Record<string, string> = {
   'no-session': 'Belongs to no session and cannot begin one',
   'service-not-published': 'The service’s publisher offers nothing at that protocol and port',
   'subscriber-unmapped': 'The service’s publisher has no address for this source',
+  'nat64-refused': 'NAT64 does not lead to that IPv4 address',
+  untranslatable: 'Has no counterpart in the other address family (NAT64)',
   'nat-required': 'Handoff has no NAT pool',
   'nat-pool-exhausted': 'Every port of the NAT pool is in use',
   'session-table-full': 'Session table is full',

@@ -25,8 +25,8 @@ enum Whom {
     Itself,
     /// The host that stands behind it.
     Host((IpAddr, u16)),
-    /// The host it is bound to.
-    Bound(Binding),
+    /// The host it is bound to, which knows the caller by this address.
+    Bound(Binding, IpAddr),
 }
 
 /// Keeps the rules that decided: the tenant's, and where the session crosses into another, that one's.
@@ -136,9 +136,10 @@ impl Worker {
     ) -> Result<Plan, DropReason> {
         let decision = self.decide_again(session, self.names.get(session.id))?;
         let begins = begins(session);
-        // The answers will come from another zone than the one they are known in.
-        let answers_from = session.key(begins.opposite()).zone;
-        if self.far_zone(&decision, session.tenant) != Some(answers_from)
+        let answer = session.key(begins.opposite());
+        // The answers will come from another zone than the one they are known in, or from another address.
+        if self.far_zone(&decision, session.tenant) != Some(answer.zone)
+            || (session.key(begins).changes_family(answer) && decision.asked.destination() != answer.source())
             || !may_keep_binding(self, session, &decision)
         {
             return Err(DropReason::NatBindingRevoked);
@@ -205,7 +206,7 @@ impl Worker {
         let call = match arrival.tenant {
             Some(tenant) => {
                 let bound = self.called_from_beyond(tenant, key);
-                Call { tenant, whom: bound.map_or(Whom::Itself, Whom::Bound) }
+                Call { tenant, whom: bound.unwrap_or(Whom::Itself) }
             }
             None => self.called_from_internet(key)?,
         };
@@ -214,7 +215,7 @@ impl Worker {
             Some(segment) => {
                 let state = TcpState::first(segment.flags);
                 // From outside nothing but a call begins a session: its middle may be anything.
-                let is_bound = matches!(call.whom, Whom::Bound(_));
+                let is_bound = matches!(call.whom, Whom::Bound(..));
                 let begins = state.filter(|state| !is_bound || *state == TcpState::SynSent);
                 Some((begins.ok_or_else(|| refuse(DropReason::NoSession))?, segment))
             }
@@ -255,14 +256,13 @@ impl Worker {
             Some(Called::Host { tenant, host }) => Ok(Call { tenant, whom: Whom::Host(host) }),
             Some(Called::Pool { tenant, handoff, .. }) => {
                 let lost = Refusal::new(Some(tenant), DropReason::NoSession);
-                let binding = self.bound_and_open(tenant, handoff, key).ok_or(lost)?;
-                Ok(Call { tenant, whom: Whom::Bound(binding) })
+                Ok(Call { tenant, whom: self.bound_and_open(tenant, handoff, key).ok_or(lost)? })
             }
         }
     }
 
     /// The host at a branch that a packet out of the tunnels calls, if the PoP that translates for it has let the caller in.
-    fn called_from_beyond(&self, tenant: TenantId, key: &FlowKey) -> Option<Binding> {
+    fn called_from_beyond(&self, tenant: TenantId, key: &FlowKey) -> Option<Whom> {
         match self.generation.tenants.get(tenant)?.owners.lookup(key.source())? {
             End::Handoff(handoff) => self.bound_and_open(tenant, handoff, key),
             _ => None,
@@ -270,15 +270,20 @@ impl Worker {
     }
 
     /// What the packet's destination is bound to, if filtering lets its source in (RFC 4787 section 5).
-    fn bound_and_open(&self, tenant: TenantId, handoff: HandoffId, key: &FlowKey) -> Option<Binding> {
+    fn bound_and_open(&self, tenant: TenantId, handoff: HandoffId, key: &FlowKey) -> Option<Whom> {
         let outside = (key.destination(), key.destination_port);
         let (at, binding) = self.sessions.bound_from(key.zone, key.protocol, outside)?;
-        let passes = match self.generation.tenants.get(tenant)?.filtering(handoff)? {
+        let tenant = self.generation.tenants.get(tenant)?;
+        let caller = match (key.source(), binding.inside.0) {
+            (IpAddr::V4(v4), IpAddr::V6(_)) => IpAddr::V6(tenant.nat64(handoff)?.embed(v4)),
+            (caller, _) => caller,
+        };
+        let passes = match tenant.filtering(handoff)? {
             NatFiltering::EndpointIndependent => true,
             NatFiltering::AddressDependent => self.sessions.talks_to(at, key.source()),
             NatFiltering::AddressAndPortDependent => false,
         };
-        passes.then_some(binding)
+        passes.then_some(Whom::Bound(binding, caller))
     }
 
     /// What policy says to a call whose far end is `named`, as far as one knows.
@@ -293,10 +298,10 @@ impl Worker {
     ) -> Result<Planned, DropReason> {
         let generation = Arc::clone(&self.generation);
         let tenant = generation.tenants.get(call.tenant).ok_or(DropReason::NoRoute)?;
-        if let Whom::Bound(binding) = call.whom {
+        if let Whom::Bound(binding, caller) = call.whom {
             // The host has a binding, so it was let out; whether the caller may talk to it is asked as if the host had begun.
-            let caller = (key.source(), key.source_port);
-            let answer = FlowKey::new(binding.zone, binding.protocol, binding.inside, caller);
+            let protocol = binding.protocol.with(caller);
+            let answer = FlowKey::new(binding.zone, protocol, binding.inside, (caller, key.source_port));
             let host = tenant.owners.lookup(binding.inside.0).and_then(|end| tenant.next_hop(end));
             let host = host.ok_or(DropReason::NoRoute)?;
             let decision = self.decide_and_log(&generation, call.tenant, &answer, dscp, host, None, now)?;
@@ -324,12 +329,12 @@ impl Worker {
         }
         let decision = self.decide_and_log(&generation, call.tenant, key, dscp, from, named, now)?;
         let far_zone = self.far_zone(&decision, call.tenant).ok_or(DropReason::DeviceDown)?;
-        let Decision { plan, nat, may_change } = decision;
-        let answered_by = (key.destination(), key.destination_port);
+        let Decision { plan, asked, nat, may_change } = decision;
+        let answered_by = (asked.destination(), key.destination_port);
         let (reverse, translation) = match nat {
             NatVerdict::Translate(pool) => {
-                let outside = self.bind(pool, call.tenant, key)?;
-                (FlowKey::new(far_zone, key.protocol, answered_by, outside), Translation::Source)
+                let outside = self.bind(pool, call.tenant, &asked)?;
+                (FlowKey::new(far_zone, asked.protocol, answered_by, outside), Translation::Source)
             }
             NatVerdict::Map(outside) => {
                 let outside = (outside, key.source_port);

@@ -195,7 +195,16 @@ impl Worker {
             return Err(refuse(DropReason::TtlExpired));
         }
         let exit = self.choose_exit(session, direction).map_err(refuse)?;
-        let mtu = self.mtu(exit, parsed);
+        let across = session.key(direction).changes_family(session.key(direction.opposite()));
+        let mtu = self.mtu(exit, parsed.ipv4 != across);
+        if across {
+            let change = self.error_across(session, direction, arrival, packet, parsed, mtu).ok_or(lost)?;
+            let tenant = session.tenant;
+            return self
+                .leave_error_across(exit, &change, packet, parsed, now, out)
+                .map_err(|reason| Refusal::new(Some(tenant), reason))
+                .map(|()| Fate::Forwarded);
+        }
         // Errors are small (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4c); in fragments the next box would not know one.
         if parsed.len > usize::from(mtu) {
             return Err(refuse(DropReason::TooBig));
@@ -286,12 +295,19 @@ impl Worker {
         let exit = self.choose_exit(session, direction).map_err(refuse)?;
         let packet =
             self.shed_from(packet, parsed, tenant).ok_or_else(|| refuse(DropReason::QueueStanding))?;
-        let mtu = self.mtu(exit, parsed);
+        let Some(session) = self.sessions.get(at) else { return Ok(()) };
+        let (key, answer) = (*session.key(direction), *session.key(direction.opposite()));
+        let across = key.changes_family(&answer);
+        let mtu = self.mtu(exit, parsed.ipv4 != across);
+        let fits = if across { wire::mtu_across(parsed, mtu) } else { mtu };
         // Whoever made a super-packet knows nothing of this path's MTU: a segment can be too big like any packet.
-        if parsed.largest(packet) > usize::from(mtu) && parsed.dont_fragment {
-            return Err(Refusal { tenant: Some(tenant), reason: DropReason::TooBig, mtu });
+        if parsed.largest(packet) > usize::from(fits) && parsed.dont_fragment {
+            return Err(Refusal { tenant: Some(tenant), reason: DropReason::TooBig, mtu: fits });
         }
-        let segment_mtu = arrival.path.map_or(mtu, |path| mtu.min(self.mtu(Exit::Path(path), parsed)));
+        let segment_mtu = arrival.path.map_or(mtu, |path| {
+            let came_by = self.mtu(Exit::Path(path), parsed.ipv4);
+            mtu.min(if across { Worker::segment_mtu_across(parsed, came_by) } else { came_by })
+        });
         let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
         let was = session.tcp;
         let segment = parsed.tcp_segment(packet);
@@ -300,15 +316,19 @@ impl Worker {
             session.leaves_on(direction, path);
         }
         let hasten = session.tcp != was && session.tcp.is_some_and(TcpState::is_over);
-        let (key, answer) = (*session.key(direction), *session.key(direction.opposite()));
+        if hasten {
+            self.sessions.hasten(at);
+        }
+        if across {
+            return self
+                .leave_across(exit, &answer, packet, parsed, (mtu, segment_mtu), now, out)
+                .map_err(|reason| Refusal::new(Some(tenant), reason));
+        }
         if !key.comes_from_where(&answer) {
             wire::translate(packet, parsed, Side::Source, answer.destination(), answer.destination_port);
         }
         if !key.goes_where(&answer) {
             wire::translate(packet, parsed, Side::Destination, answer.source(), answer.source_port);
-        }
-        if hasten {
-            self.sessions.hasten(at);
         }
         wire::decrement_ttl(packet, parsed);
         wire::clamp_mss(packet, parsed, segment_mtu);
@@ -365,9 +385,9 @@ impl Worker {
         path::select(order, arrived_on, |id| self.team.standing(id).fitness)
     }
 
-    /// The largest packet of this one's family that goes through. IPv6 must find 1,280 bytes everywhere (RFC 8200
-    /// section 5); where a path has less, the datagram around it is fragmented.
-    fn mtu(&self, exit: Exit, parsed: &Parsed) -> u16 {
+    /// The largest packet of a family that goes through. IPv6 must find 1,280 bytes everywhere (RFC 8200 section 5); where a path
+    /// has less, the datagram around it is fragmented.
+    pub(super) fn mtu(&self, exit: Exit, ipv4: bool) -> u16 {
         let mtu = match exit {
             Exit::Device(device) => self.generation.devices.get(device).map_or(u16::MAX, |spec| spec.mtu),
             Exit::Path(id) => self
@@ -376,7 +396,7 @@ impl Worker {
                 .get(self.team.standing(id).transport)
                 .map_or(DEFAULT_INNER_MTU, |transport| transport.inner_mtu),
         };
-        if parsed.ipv4 { mtu } else { mtu.max(IPV6_MIN_MTU) }
+        if ipv4 { mtu } else { mtu.max(IPV6_MIN_MTU) }
     }
 }
 

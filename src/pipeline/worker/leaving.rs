@@ -143,7 +143,9 @@ impl Worker {
             DropReason::TtlExpired => IcmpError::TimeExceeded,
             DropReason::TooBig => IcmpError::TooBig { mtu: refusal.mtu },
             DropReason::AclRejected(_) => IcmpError::Prohibited,
-            DropReason::NoRoute if arrival.tenant.is_some() => IcmpError::NoRoute,
+            // RFC 7915 sections 4.4 and 5.4.
+            DropReason::Untranslatable if !parsed.protocol.is_icmp() => IcmpError::Prohibited,
+            DropReason::NoRoute | DropReason::Nat64Refused if arrival.tenant.is_some() => IcmpError::NoRoute,
             _ => return,
         };
         if !wire::may_answer(parsed) || !self.answers.take(now.instant) {

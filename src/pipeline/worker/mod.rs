@@ -2,8 +2,9 @@
 //!
 //! A packet's way: 1 from the underlay: handshake, or tunnel message; 2 out of a tunnel: probe, or tenant's packet
 //! (`intake`); 3 forward: parse, look up, 4 run the plan: choose the way out, count, translate (`forwarding`); or take the
-//! slow path first (`admission`), and what it says of names is heard (`naming`); 5 leave: into a tunnel, or to a device (`leaving`). What goes no further is a [`Refusal`],
-//! settled in one place.
+//! slow path first (`admission`), and what it says of names is heard (`naming`); where its two sides speak different families, it
+//! changes over (`nat64`); 5 leave: into a tunnel, or to a device (`leaving`). What goes no further is a [`Refusal`], settled in
+//! one place.
 //!
 //! On that way a packet may change workers twice: before the look-up, to the one that has its session, and at the end, to
 //! the one that has its tunnel. A handover goes on exactly where it left off.
@@ -13,6 +14,7 @@ mod forwarding;
 mod intake;
 mod leaving;
 mod naming;
+mod nat64;
 
 use super::drops::Drops;
 use super::inspections::{Inspections, SessionNames};
@@ -63,6 +65,10 @@ pub struct Worker {
     rng: StdRng,
     /// One segment of a super-packet.
     segment: Vec<u8>,
+    /// A packet that has changed family and grown.
+    changed: Vec<u8>,
+    /// What identifies the next packet that becomes one of IPv4 and may be fragmented there.
+    next_id: u16,
     due: Vec<PathId>,
     /// A packet is to be shed: the next one that will do.
     shed: bool,
@@ -142,8 +148,10 @@ impl Worker {
             records: Vec::new(),
             records_lost: 0,
             answers: TokenBucket::full(now.instant),
+            next_id: rng.random(),
             rng,
             segment: Vec::new(),
+            changed: Vec::new(),
             due: Vec::new(),
             shed: false,
         };

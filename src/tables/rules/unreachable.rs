@@ -36,10 +36,13 @@ type Ranges = Vec<(u128, u128)>;
 /// Source, destination, protocol, source port, destination port, DSCP, class.
 const FIELDS: usize = 7;
 
+/// Whether source and destination are IPv4: the same, but for what NAT64 takes across.
+type Families = [bool; 2];
+
 /// Everything that has in each field a value of these.
 #[derive(Clone, Debug)]
 struct Region {
-    is_v4: bool,
+    families: Families,
     fields: [Ranges; FIELDS],
 }
 
@@ -47,18 +50,23 @@ struct Region {
 struct Universe {
     /// Who owns which addresses, by family: v4, v6.
     owned: [Vec<(u128, u128, End)>; 2],
+    families: Vec<Families>,
     classes: Ranges,
 }
 
 /// The rules of `acl` that never decide, as far as that is found out in reasonable time. `classes` are all there are,
-/// `owners` say whose an address is.
+/// `owners` say whose an address is, `nat64` whether IPv6 hosts reach IPv4's addresses.
 pub(in crate::tables) fn unreachable(
     acl: &Acl,
     classes: &[ClassId],
     owners: &Routes<End>,
+    nat64: bool,
 ) -> Vec<Unreachable> {
+    let mut families = vec![[true, true], [false, false]];
+    families.extend(nat64.then_some([false, true]));
     let universe = Universe {
         owned: [true, false].map(|is_v4| owned(owners, is_v4)),
+        families,
         classes: joined(classes.iter().map(|class| (class.0.into(), class.0.into())).collect()),
     };
     let mut tries = ALL_TRIES;
@@ -136,9 +144,10 @@ impl Universe {
                 common(&named, &self.classes)
             }
         };
-        for is_v4 in [true, false] {
-            let source = common(&self.places(&rule.from, is_v4), &self.bound(rule.bound, is_v4));
-            let destination = self.places(&rule.to, is_v4);
+        for families in &self.families {
+            let [from_v4, to_v4] = *families;
+            let source = common(&self.places(&rule.from, from_v4), &self.bound(rule.bound, from_v4));
+            let destination = self.places(&rule.to, to_v4);
             for service in services {
                 let fields = [
                     source.clone(),
@@ -150,7 +159,7 @@ impl Universe {
                     classes.clone(),
                 ];
                 if fields.iter().all(|ranges| !ranges.is_empty()) {
-                    regions.push(Region { is_v4, fields });
+                    regions.push(Region { families: *families, fields });
                 }
             }
         }
@@ -181,24 +190,26 @@ impl Universe {
 
 /// One value of each field.
 struct Point {
-    is_v4: bool,
+    families: Families,
     values: [u128; FIELDS],
 }
 
 impl Point {
     fn subject(&self, owners: &Routes<End>) -> Option<(Subject<'static>, ClassId)> {
         let [source, destination, protocol, source_port, destination_port, dscp, class] = self.values;
-        let address = |bits: u128| match self.is_v4 {
+        let address = |is_v4: bool, bits: u128| match is_v4 {
             true => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
             false => IpAddr::V6(Ipv6Addr::from_bits(bits)),
         };
+        let [from_v4, to_v4] = self.families;
+        let (source, destination) = (address(from_v4, source), address(to_v4, destination));
         let subject = Subject {
-            source: address(source),
+            source,
             source_port: source_port as u16,
-            source_end: owners.lookup(address(source))?,
-            destination: address(destination),
+            source_end: owners.lookup(source)?,
+            destination,
             destination_port: destination_port as u16,
-            destination_end: owners.lookup(address(destination))?,
+            destination_end: owners.lookup(destination)?,
             protocol: Protocol(protocol as u8),
             dscp: dscp as u8,
             apps: &[],
@@ -211,11 +222,11 @@ impl Point {
 impl Region {
     /// Its lowest point.
     fn point(&self) -> Point {
-        Point { is_v4: self.is_v4, values: self.fields.each_ref().map(|ranges| ranges[0].0) }
+        Point { families: self.families, values: self.fields.each_ref().map(|ranges| ranges[0].0) }
     }
 
     fn holds(&self, point: &Point) -> bool {
-        self.is_v4 == point.is_v4
+        self.families == point.families
             && self.fields.iter().zip(point.values).all(|(ranges, value)| {
                 let after = ranges.partition_point(|(first, _)| *first <= value);
                 after > 0 && value <= ranges[after - 1].1
@@ -226,7 +237,7 @@ impl Region {
     /// it and inside in those before.
     fn cut(&self, taking: &Region, left: &mut Vec<Region>) {
         let inside = |field: usize| common(&self.fields[field], &taking.fields[field]);
-        if self.is_v4 != taking.is_v4 || (0..FIELDS).any(|field| inside(field).is_empty()) {
+        if self.families != taking.families || (0..FIELDS).any(|field| inside(field).is_empty()) {
             left.push(self.clone());
             return;
         }
@@ -437,7 +448,7 @@ mod tests {
                 let matcher = &matchers[rule];
                 everything.iter().filter(move |(subject, class)| matcher.matches(subject, Some(*class)))
             };
-            let found = unreachable(&acl(matchers.clone()), &CLASSES, &owners);
+            let found = unreachable(&acl(matchers.clone()), &CLASSES, &owners, false);
             for rule in 0..matchers.len() {
                 let earlier = |(subject, class): &(Subject<'static>, ClassId), rules: &[usize]| {
                     rules.iter().any(|rule| matchers[*rule].matches(subject, Some(*class)))
@@ -481,7 +492,32 @@ mod tests {
         owners.insert("10.0.0.0/8".parse().expect("a prefix"), End::Lan);
         let mut matchers: Vec<Matcher> = (0..9_999).map(|n| rule(host(n))).collect();
         matchers.push(rule(host(7)));
-        let found = unreachable(&acl(matchers), &CLASSES, &owners);
+        let found = unreachable(&acl(matchers), &CLASSES, &owners, false);
         assert_eq!(found, [Unreachable { rule: 9_999, by: vec![7] }]);
+    }
+
+    #[test]
+    fn a_rule_that_only_ipv6_hosts_meet_on_their_way_to_ipv4_is_reachable_where_there_is_nat64() {
+        let mut owners = owners();
+        owners.insert("2001:db8::/64".parse().expect("a prefix"), End::Lan);
+        let rule = |from: Option<&str>| {
+            let prefixes = from.map(|text| text.parse::<IpNetwork>().expect("a prefix"));
+            let from = Places { prefixes: prefixes.into_iter().collect(), ends: Box::default() };
+            let to =
+                Places { prefixes: ["10.0.0.6/31".parse().expect("a prefix")].into(), ends: Box::default() };
+            Matcher {
+                from,
+                to,
+                services: [].into(),
+                dscp: [].into(),
+                classes: [].into(),
+                apps: [].into(),
+                domains: [].into(),
+                bound: None,
+            }
+        };
+        let matchers = vec![rule(Some("0.0.0.0/0")), rule(None)];
+        let found = |nat64| unreachable(&acl(matchers.clone()), &CLASSES, &owners, nat64).len();
+        assert_eq!((found(false), found(true)), (1, 0));
     }
 }

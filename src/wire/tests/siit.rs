@@ -687,3 +687,16 @@ fn what_fits_across_is_the_mtu_less_what_the_packet_grows() {
     assert_eq!([1_400, 1_260, 600].map(|mtu| across(&v6, mtu)), [1_420, 1_280, 1_280]);
     assert_eq!(across(&extended(v6, 44, &[17, 0, 0, 1, 0, 0, 0, 9]), 1_400), 1_428);
 }
+
+#[test]
+fn packets_that_have_changed_family_leave_as_one() {
+    let mut sent = Outbound::default();
+    for filling in 0..4 {
+        let original = packet(true, Protocol::UDP, (4_000, 443), &[filling; 1_300]);
+        let (packet, parsed) = changed_super(&original, 0, &out()).expect("has a counterpart");
+        sent.push_segment(DeviceId(0), &packet, &parsed);
+    }
+    sent.finish();
+    let counts: Vec<u64> = sent.packets().map(|packet| packet.count()).collect();
+    assert_eq!(counts, [4]);
+}
