@@ -11,7 +11,7 @@ use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-const HOST: &str = "berlin-host";
+pub const HOST: &str = "berlin-host";
 const PORT: u16 = 9_000;
 const WEB: &str = "203.0.113.80";
 
@@ -34,7 +34,7 @@ const HOPS: [[&str; 7]; 2] = [
 ];
 
 /// Lets the internet trace its way to Berlin, which has addresses there in IPv6.
-const TRACES_IN: &str = r#"
+pub const TRACES_IN: &str = r#"
 [[acl]]
 name = "traces-in"
 from = ["handoff:internet"]
@@ -70,7 +70,7 @@ fn traces_name_each_hop_paths_are_found_as_narrow_as_they_are_and_pings_of_8000_
 }
 
 /// The internet's own routes to what only these tests have in it.
-fn lead_to_far(topology: &mut Topology) {
+pub fn lead_to_far(topology: &mut Topology) {
     for (to, via) in [("192.0.2.128/26", "192.0.2.10"), ("2001:db8:114::/64", "2001:db8:ffff:2::2")] {
         let via = Via::Address(via.parse().expect("an address"));
         node(topology, "isp").routes.push(Route { to: to.parse().expect("a prefix"), via });
@@ -95,7 +95,7 @@ fn traces(world: &World) {
 }
 
 /// The addresses that traceroute prints, a hop a line; its asterisk where nobody answered.
-fn trace(world: &World, from: &str, to: &str, mode: &[&str]) -> Vec<String> {
+pub fn trace(world: &World, from: &str, to: &str, mode: &[&str]) -> Vec<String> {
     // One packet at a time: routers, and popgate, answer only so often.
     let command = ["traceroute", "-n", "--queries=1", "--sim-queries=1", "--wait=2", to];
     let told = world.must(from, &[&command, mode].concat());
@@ -152,7 +152,7 @@ fn path_mtu(world: &World) {
 }
 
 /// A megabyte, and a megabyte back, over one connection.
-fn there_and_back(world: &World, to: &str) {
+pub fn there_and_back(world: &World, to: &str) {
     let connect = || {
         let stream = TcpStream::connect((to, PORT)).expect("connected");
         send(&stream);
@@ -162,7 +162,7 @@ fn there_and_back(world: &World, to: &str) {
 }
 
 /// The other end of it.
-fn take_and_return(world: &World, node: &str) -> Server {
+pub fn take_and_return(world: &World, node: &str) -> Server {
     Server::start(world, node, PORT, |_, _, stream| {
         receive(&stream);
         send(&stream);

@@ -10,6 +10,7 @@ mod failover;
 mod hops;
 mod hosts;
 mod ipfix;
+mod ipv6;
 mod isolation;
 mod masquerade;
 mod names;
