@@ -7,9 +7,10 @@
 //!
 //! `cases`: a packet by size, sessions, rules and tunnels. `supers`: super-packets. `stages`: where a packet's time goes.
 //! `handshakes`: at the entrance and in the worker. `tunnels`: ten thousand of them, their memory, and what they cost
-//! while idle. `workers`: what a second one adds. `tables`: rules and sessions by themselves. `classify`: names in the first
-//! bytes of flows.
+//! while idle. `workers`: what a second one adds. `tables`: rules and sessions by themselves. `bindings`: those of NAT.
+//! `classify`: names in the first bytes of flows.
 
+mod bindings;
 mod cases;
 mod classify;
 mod handshakes;
@@ -117,6 +118,7 @@ fn all(wanted: &Wanted) -> Vec<Value> {
     rows.extend(values(handshakes::rows(wanted)));
     rows.extend(values(workers::rows(wanted)));
     rows.extend(tables::rows(wanted));
+    rows.extend(bindings::rows(wanted));
     rows.extend(classify::rows(wanted));
     rows
 }
