@@ -36,7 +36,7 @@ enum Command {
     Apps {
         name: Option<String>,
     },
-    Explain(admin::ExplainArgs),
+    Explain(Box<admin::ExplainArgs>),
     /// Print a new private key
     Genkey,
     /// Read a private key, print its public key

@@ -1498,6 +1498,13 @@ fn tested() -> Config {
 }
 
 #[test]
+fn what_a_client_calls_a_server_in_a_policy_test_is_a_host_name() {
+    tested()
+        .edit(TENANT, "path = [\"dsl\"]", "sni = \"https://example.com/\"")
+        .has(&[r#"tenants/acme.toml:63: sni: "https://example.com/" is not a host name"#]);
+}
+
+#[test]
 fn a_policy_test_names_what_there_is() {
     tested().has(&[]);
     tested()

@@ -4,7 +4,7 @@ use super::explain::{dscp, protocol};
 use super::problem::Problem;
 use super::{App, worker_patience};
 use crate::control::{FlowPage, Status};
-use crate::model::{AskedFlow, NotAnEnd};
+use crate::model::{AskedFlow, NotAHostName, NotAnEnd};
 use crate::pipeline::report::{DropRow, Explanation, FlowFilter, PathReport, RuleRow, SessionPage};
 use axum::Json;
 use axum::extract::{Query, State};
@@ -86,7 +86,7 @@ pub(super) async fn explain(
 }
 
 fn asked_flow(parameters: &[(String, String)]) -> Result<(String, AskedFlow), Problem> {
-    const KNOWN: [&str; 5] = ["tenant", "from", "to", "protocol", "dscp"];
+    const KNOWN: [&str; 6] = ["tenant", "from", "to", "protocol", "dscp", "sni"];
     for (index, (name, _)) in parameters.iter().enumerate() {
         if !KNOWN.contains(&name.as_str()) {
             let detail = format!("unknown parameter {name:?}; known here: {}", KNOWN.join(", "));
@@ -108,11 +108,15 @@ fn asked_flow(parameters: &[(String, String)]) -> Result<(String, AskedFlow), Pr
             .map_err(|error: NotAnEnd| Problem::parameter(name, format!("{name}: {text:?} is {error}")))
     };
     let wrong = |name: &'static str| move |why: String| Problem::parameter(name, format!("{name}: {why}"));
+    let sni = value("sni").filter(|text| !text.is_empty()).map(|text| {
+        text.parse().map_err(|error: NotAHostName| format!("{text:?} is {error}")).map_err(wrong("sni"))
+    });
     let flow = AskedFlow {
         from: end("from")?,
         to: end("to")?,
         protocol: protocol(value("protocol").unwrap_or("tcp")).map_err(wrong("protocol"))?,
         dscp: dscp(value("dscp").filter(|text| !text.is_empty()).unwrap_or("0")).map_err(wrong("dscp"))?,
+        sni: sni.transpose()?,
     };
     Ok((required("tenant")?.to_owned(), flow))
 }

@@ -4,7 +4,7 @@ use super::api::Paths;
 use super::client::{Connection, ShowError, ask, read};
 use super::table::{Table, or_dash};
 use crate::config;
-use crate::model::{AskedEnd, AskedFlow, Protocol};
+use crate::model::{AskedEnd, AskedFlow, HostName, Protocol};
 use crate::pipeline::report::{Explanation, LivePath, PathState, StepKind};
 use clap::Args;
 use std::io::{self, ErrorKind, Write};
@@ -29,6 +29,9 @@ pub struct ExplainArgs {
     /// A DSCP by name or number, 0 to 63
     #[arg(long, default_value = "0", value_parser = dscp)]
     dscp: u8,
+    /// What the client calls the server in its first bytes: the TLS or QUIC server name
+    #[arg(long, value_name = "NAME")]
+    sni: Option<HostName>,
     /// Ask the configuration in this directory instead, which need not be in force; how paths stand is told if the box runs
     #[arg(long, value_name = "DIR")]
     candidate: Option<PathBuf>,
@@ -59,7 +62,8 @@ pub(super) fn text(args: &ExplainArgs, candidate: AskCandidate) -> Result<String
     let explanation = match &args.candidate {
         None => read::<Explanation>(&ask(&args.connection, "explain", parameters(args))?)?,
         Some(directory) => {
-            let flow = AskedFlow { from: args.from, to: args.to, protocol: args.proto, dscp: args.dscp };
+            let ExplainArgs { from, to, proto: protocol, dscp, sni, .. } = *args;
+            let flow = AskedFlow { from, to, protocol, dscp, sni };
             let explanation = candidate(directory, &args.tenant, &flow).map_err(ShowError::Problem)?;
             // A box that does not run has no paths that stand or fall.
             match ask(&args.connection, "paths", vec![("tenant", args.tenant.clone())]) {
@@ -82,6 +86,7 @@ fn parameters(args: &ExplainArgs) -> Vec<(&'static str, String)> {
         ("to", args.to.to_string()),
         ("protocol", args.proto.to_string()),
         ("dscp", args.dscp.to_string()),
+        ("sni", args.sni.map_or(String::new(), |name| name.to_string())),
     ]
 }
 

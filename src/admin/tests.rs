@@ -210,6 +210,7 @@ fn a_flow_is_explained_with_its_parameters_read_strictly() {
         ("from=10.1.0.5&to=192.0.2.1:443", "tenant"),
         ("from=10.1.0.5&to=192.0.2.1:443&tenant=acme&protocol=sctp", "protocol"),
         ("from=10.1.0.5&to=192.0.2.1:443&tenant=acme&dscp=64", "dscp"),
+        ("from=10.1.0.5&to=192.0.2.1:443&tenant=acme&sni=192.0.2.1", "sni"),
         ("from=10.1.0.5&to=192.0.2.1:443&tenant=acme&port=1", "port"),
         ("from=10.1.0.5&from=10.1.0.6&to=192.0.2.1:443&tenant=acme", "from"),
         ("from=10.1.0.5&to=192.0.2.1:443&tenant=nobody", "tenant"),

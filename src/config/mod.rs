@@ -174,6 +174,7 @@
 //! | `to` | address, or address and port | | |
 //! | `protocol` | as in rules | | or `service`, a service group's name: each protocol and first port of its ranges |
 //! | `dscp` | as in rules | 0 | |
+//! | `sni` | host name | none | what the client calls the server in its first bytes (TLS, QUIC) |
 //! | `expect` | `"accept"`, `"drop"`, `"reject"` | | |
 //! | `class`, `rule`, `handoff` | a name | any | the class it is of, the rule that decides, the handoff it goes to |
 //! | `path` | list of path names | any | those it takes first, in their order |

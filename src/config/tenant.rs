@@ -10,7 +10,7 @@ use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
 use super::services::Homes;
 use super::values::{self, covers};
 use super::*;
-use crate::model::{AskedEnd, AskedFlow, Nat64Prefix, NotAnEnd, PrefixMap, Protocol, Timeouts};
+use crate::model::{AskedEnd, AskedFlow, Nat64Prefix, NotAHostName, NotAnEnd, PrefixMap, Protocol, Timeouts};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -651,6 +651,9 @@ impl TenantReader<'_> {
             }
         };
         let dscp = table.with_default("dscp", 0, dscp);
+        let sni = table.optional("sni", |value| {
+            value.parse(|text| text.parse().map_err(|error: NotAHostName| format!("{text:?} is {error}")))
+        });
         let outcomes = [("accept", Outcome::Accept), ("drop", Outcome::Drop), ("reject", Outcome::Reject)];
         let expect = table.required("expect", |value| value.one_of(&outcomes));
         let class = table.optional("class", |value| self.find_class(value));
@@ -669,7 +672,7 @@ impl TenantReader<'_> {
         if from.address.is_ipv4() != to.address.is_ipv4() {
             return Err(to_value.note(format!("{} and {} are of two families", from.address, to.address)));
         }
-        let flow = |protocol, to| AskedFlow { from, to, protocol, dscp: 0 };
+        let flow = |protocol, to| AskedFlow { from, to, protocol, dscp: 0, sni: None };
         let flows = match (service?, protocol?) {
             (Some(_), _) if to.port.is_some() => return Err(to_value.note("the ports are the service's")),
             (Some(services), _) => {
@@ -687,10 +690,10 @@ impl TenantReader<'_> {
             }
             (None, protocol) => vec![flow(protocol.unwrap_or(Protocol(0)), to)],
         };
-        let dscp = dscp?;
+        let (dscp, sni) = (dscp?, sni?);
         Ok(PolicyTest {
             name: name?,
-            flows: flows.into_iter().map(|flow| AskedFlow { dscp, ..flow }).collect(),
+            flows: flows.into_iter().map(|flow| AskedFlow { dscp, sni, ..flow }).collect(),
             expect: expect?,
             class: class?,
             rule: rule?,

@@ -1,6 +1,6 @@
 //! A flow that has not come, to be asked about: by an operator, by a policy test.
 
-use super::Protocol;
+use super::{HostName, NameSource, Named, Protocol};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -20,6 +20,8 @@ pub struct AskedFlow {
     pub protocol: Protocol,
     /// 0-63.
     pub dscp: u8,
+    /// What the client calls the server, in the packets after it.
+    pub sni: Option<HostName>,
 }
 
 impl AskedFlow {
@@ -28,6 +30,16 @@ impl AskedFlow {
     pub fn source_port(&self) -> u16 {
         let any = if self.protocol.has_ports() { 49_152 } else { 0 };
         self.from.port.unwrap_or(any)
+    }
+
+    /// What it is known by when its client has said so: in TLS over TCP, in QUIC over UDP; other protocols name nobody.
+    pub fn named(&self) -> Option<Named> {
+        let by = match self.protocol {
+            Protocol::TCP => NameSource::TlsSni,
+            Protocol::UDP => NameSource::QuicSni,
+            _ => return None,
+        };
+        self.sni.map(|name| Named { name: name.as_str().into(), by })
     }
 
     /// The port it goes to; 0 where none was asked for.

@@ -29,8 +29,10 @@ struct Explaining<'a> {
     explanation: Explanation,
     /// The addresses that are asked about: of the source, and the destination.
     addresses: Option<[IpAddr; 2]>,
-    /// `tenant` is another than was asked about: what it says is told, and the answer stays the first one's.
+    /// It is decided on in another tenant: what that one says is told, and the answer stays the first one's.
     crossed: bool,
+    /// It is decided on once more, with its name: what a name does not change is not told again.
+    renamed: bool,
 }
 
 impl<'a> Explaining<'a> {
@@ -41,6 +43,7 @@ impl<'a> Explaining<'a> {
             explanation: Explanation::default(),
             addresses: None,
             crossed: false,
+            renamed: false,
         }
     }
 
@@ -66,8 +69,23 @@ impl<'a> Explaining<'a> {
         let host = if zone == Zone::INTERNET { self.called(asked, sent_to)? } else { sent_to };
         let from = (asked.from.address, asked.source_port());
         let key = FlowKey::new(zone, asked.protocol, from, host);
-        let decision = decide(self.generation, tables, &key, asked.dscp, arrived_from, None, self)?;
-        self.crossed = false;
+        let (generation, home) = (self.generation, (self.tenant, self.addresses));
+        let mut decision = decide(generation, tables, &key, asked.dscp, arrived_from, None, self)?;
+        (self.tenant, self.addresses, self.crossed) = (home.0, home.1, false);
+        if let Some(name) = asked.sni {
+            let named = asked.named();
+            let text = match named {
+                Some(_) => format!("then the client calls the server {name}, and it is planned anew"),
+                None => format!("nobody calls a server {name} in {}", asked.protocol),
+            };
+            self.step(StepKind::Class, text, None, named.is_some());
+            if named.is_some() {
+                self.renamed = true;
+                let named = named.as_ref();
+                decision = decide(generation, tables, &key, asked.dscp, arrived_from, named, self)?;
+                (self.tenant, self.crossed) = (home.0, false);
+            }
+        }
         self.paths(decision.plan.hops, decision.plan.class);
         Ok(())
     }
@@ -127,6 +145,11 @@ impl<'a> Explaining<'a> {
     }
 
     fn step(&mut self, kind: StepKind, mut text: String, at: Option<String>, fits: bool) {
+        let told_already =
+            self.crossed || matches!(kind, StepKind::Source | StepKind::Destination | StepKind::Nat);
+        if self.renamed && told_already {
+            return;
+        }
         if self.crossed {
             text = format!("in {}: {text}", self.generation.names.tenant(self.tenant));
         }

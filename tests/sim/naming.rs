@@ -2,7 +2,9 @@
 
 use crate::net::{ACME, GLOBEX, Sim};
 use crate::packets::{answer, ends, tcp, udp};
+use popgate::config::Outcome;
 use popgate::flow::EndReason;
+use popgate::model::{AskedFlow, Protocol};
 use popgate::pipeline::report::SessionReport;
 use popgate::wire::tcp_flags::{ACK, SYN};
 
@@ -180,6 +182,43 @@ fn a_flow_that_may_not_be_once_its_name_is_known_ends_with_that_packet() {
     assert_eq!(ended[0].name.as_ref().map(|named| &*named.name), Some("eu.games.example"));
     assert!(say(&mut sim, 1000, &request("eu.games.example")).is_empty(), "sent again, it fares no better");
     assert_eq!(sim.dropped("berlin", Some("acme"), "acl-dropped"), 2);
+}
+
+#[test]
+fn what_a_name_will_change_is_explained_as_it_then_happens() {
+    let mut sim = up(&by_names(), GLOBEX);
+    let asked = |name: &str| AskedFlow {
+        from: "10.1.0.5:4000".parse().expect("an end"),
+        to: format!("{SERVER}:80").parse().expect("an end"),
+        protocol: Protocol::TCP,
+        dscp: 0,
+        sni: Some(name.parse().expect("a name")),
+    };
+    let business = sim.explain("berlin", "acme", &asked("erp.sap.example"));
+    let first = business.paths.first().map(|step| step.path.as_str());
+    assert_eq!(
+        (business.outcome, business.class.as_deref(), first),
+        (Outcome::Accept, Some("business"), Some("lte"))
+    );
+    let texts: Vec<&str> = business.steps.iter().map(|step| step.text.as_str()).collect();
+    let named =
+        texts.iter().position(|text| text.starts_with("then the client calls the server erp.sap.example"));
+    let before = texts.iter().position(|text| text.starts_with("class default"));
+    let after = texts.iter().position(|text| text.starts_with("class business"));
+    assert!(before < named && named < after && before.is_some(), "{texts:#?}");
+    assert_eq!(
+        texts.iter().filter(|text| text.contains("belongs to")).count(),
+        2,
+        "each end is told of once"
+    );
+    // It begins, and its name ends it.
+    let games = sim.explain("berlin", "acme", &asked("play.games.example"));
+    assert_eq!((games.outcome, games.rule.as_deref()), (Outcome::Drop, Some("no-games-by-name")));
+    open(&mut sim, 4_000);
+    say(&mut sim, 4_000, &request("play.games.example"));
+    assert_eq!(sim.rule("berlin", "acme", "no-games-by-name").dropped_packets, 1);
+    let silent = AskedFlow { protocol: Protocol::ICMP, ..asked("play.games.example") };
+    assert_eq!(sim.explain("berlin", "acme", &silent).outcome, Outcome::Accept);
 }
 
 #[test]

@@ -152,7 +152,7 @@ fn policy_is_asked_about_the_address_that_is_meant() {
         ("203.0.113.80:443".to_owned(), Outcome::Accept),
     ] {
         let (from, to) = (HOST.parse().expect("an end"), to.parse().expect("an end"));
-        let asked = AskedFlow { from, to, protocol: Protocol::TCP, dscp: 0 };
+        let asked = AskedFlow { from, to, protocol: Protocol::TCP, dscp: 0, sni: None };
         let said = sim.explain("fra1", "acme", &asked);
         assert_eq!(said.outcome, outcome, "{said:?}");
         let texts: Vec<&str> = said.steps.iter().map(|step| step.text.as_str()).collect();

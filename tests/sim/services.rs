@@ -203,6 +203,7 @@ fn the_way_into_another_tenant_is_explained_with_what_that_one_says() {
         to: to.parse().expect("an end"),
         protocol: Protocol::TCP,
         dscp: 0,
+        sni: None,
     };
     let told = sim.explain("fra1", "acme", &asked("10.1.255.1:443"));
     assert_eq!((told.outcome, told.rule.as_deref()), (Outcome::Accept, Some("to-web")));

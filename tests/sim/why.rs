@@ -131,6 +131,7 @@ proptest! {
                 to: AskedEnd { address: to, port: Some(port) },
                 protocol: if is_tcp { Protocol::TCP } else { Protocol::UDP },
                 dscp,
+                sni: None,
             };
             let (from, to) = (asked.from.to_string(), asked.to.to_string());
             let packet = if is_tcp { tcp(&from, &to, SYN, b"") } else { udp(&from, &to, b"q") }.dscp(dscp).bytes();
@@ -152,8 +153,13 @@ proptest! {
 fn another_tenants_flow_is_explained_by_that_tenants_tables_alone() {
     let mut sim = Sim::up();
     let end = |text: &str| text.parse::<AskedEnd>().expect("an end");
-    let asked =
-        AskedFlow { from: end("10.1.0.5"), to: end("203.0.113.80:23"), protocol: Protocol::TCP, dscp: 0 };
+    let asked = AskedFlow {
+        from: end("10.1.0.5"),
+        to: end("203.0.113.80:23"),
+        protocol: Protocol::TCP,
+        dscp: 0,
+        sni: None,
+    };
     let acme = sim.explain("fra1", "acme", &asked);
     let globex = sim.explain("fra1", "globex", &asked);
     assert_eq!((acme.outcome, acme.rule.as_deref()), (Outcome::Reject, Some("no-telnet")));

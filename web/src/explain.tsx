@@ -13,7 +13,7 @@ interface Props {
   onUnauthorized: () => void;
 }
 
-const FIELDS = ['tenant', 'from', 'to', 'protocol', 'dscp'] as const;
+const FIELDS = ['tenant', 'from', 'to', 'protocol', 'dscp', 'sni'] as const;
 type Field = (typeof FIELDS)[number];
 
 const HINTS: Record<Field, [string, string]> = {
@@ -22,6 +22,7 @@ const HINTS: Record<Field, [string, string]> = {
   to: ['To', '203.0.113.80:443'],
   protocol: ['Protocol', 'tcp'],
   dscp: ['DSCP', '0'],
+  sni: ['Server name', 'teams.microsoft.com'],
 };
 
 export function Explain({ route, bearer, tenants, onUnauthorized }: Props) {
