@@ -304,6 +304,48 @@ fn nfdump_shows_each_direction_with_its_addresses_translation_paths_and_tenant()
     }
 }
 
+/// Of a host of IPv6 that reaches a server of IPv4.
+fn across(
+    number: u32,
+    protocol: Protocol,
+    [source, destination, server, pool]: [(&str, u16); 4],
+) -> FlowRecord {
+    let key = key(ACME, protocol, source, destination);
+    let [server, pool] = [server, pool].map(|(text, port)| (text.parse().expect("an address"), port));
+    let reply_key = FlowKey::new(Zone::INTERNET, protocol.with(server.0), server, pool);
+    session(number, ACME, key, reply_key)
+}
+
+#[test]
+fn nfdump_shows_what_nat64_takes_across_as_it_arrives_and_by_the_pools_address() {
+    let mut collector = Collector::start();
+    let mut exporter = Exporter::new(7, directory());
+    let (host, called) = ("2001:db8:1::5", "2001:db8:64::cb00:7150");
+    let ends = [(host, 10_001), (called, 443), ("203.0.113.80", 443), ("198.51.100.1", 30_001)];
+    exporter.add(&across(1, Protocol::TCP, ends), now());
+    let ends = [(host, 4_242), (called, 0), ("203.0.113.80", 0), ("198.51.100.1", 1_025)];
+    exporter.add(&across(2, Protocol::ICMPV6, ends), now());
+    collector.send(&mut exporter, now());
+    collector.wait_for_records(4);
+    collector.end();
+    let expected = [
+        "2023-11-14 22:13:20.001 2023-11-14 22:13:21.334 6 2001:db8:1::5.10001 2001:db8:64::cb00:7150.443 \
+         198.51.100.1 30001 203.0.113.80 443 1000003 100002 1 1 184 ...AP.SF 2 101",
+        // What leaves in IPv6 it does not show, as above.
+        "2023-11-14 22:13:20.021 2023-11-14 22:13:21.314 6 203.0.113.80:443 198.51.100.1:30001 \
+         0.0.0.0 443 0.0.0.0 10001 100002 1000004 1 1 184 ...AP.S. 5 5000000007",
+        "2023-11-14 22:13:20.002 2023-11-14 22:13:21.335 58 2001:db8:1::5.0 2001:db8:64::cb00:7150.128.0 \
+         198.51.100.1 1025 203.0.113.80 0 1000003 100002 1 1 184 ........ 3 104",
+        "2023-11-14 22:13:20.022 2023-11-14 22:13:21.315 1 203.0.113.80:0 198.51.100.1:0.0 \
+         0.0.0.0 4242 0.0.0.0 0 100002 1000004 1 1 184 ........ 8 5000000014",
+    ];
+    let rows = rows(&collector);
+    for (row_read, row_expected) in rows.iter().zip(expected.map(row)) {
+        assert_eq!(*row_read, row_expected);
+    }
+    assert_eq!(rows.len(), expected.len());
+}
+
 #[test]
 fn nfdump_s_sums_are_the_sessions_own_to_the_byte() {
     let mut collector = Collector::start();
