@@ -1,8 +1,8 @@
-//! IP packets: parsed, and then changed and answered as a worker may.
+//! IP packets: parsed, and then changed, into those of the other family too, and answered as a worker may.
 
 use popgate::model::{DeviceId, Now, Zone};
 use popgate::path::{self, Message};
-use popgate::wire::{self, IcmpError, Outbound, Parsed, Side};
+use popgate::wire::{self, Change, Ends, IcmpError, Outbound, Parsed, Side};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -20,6 +20,7 @@ pub fn packet(data: &[u8]) {
     let key = parsed.key(packet, Zone::INTERNET);
     assert!(key.is_none() || parsed.embedded(packet).is_none(), "an error has no flow of its own");
     rewrite(&mut packet.to_vec(), parsed);
+    cross(&mut packet[..parsed.len].to_vec(), &parsed);
     answer(packet, &parsed);
     if segment > 0 {
         cut(packet, parsed);
@@ -45,6 +46,24 @@ fn rewrite(packet: &mut [u8], mut parsed: Parsed) {
     // What was sound and may be forwarded still is both.
     let again = wire::parse_super(packet, parsed.segment);
     assert_eq!(again.map(|again| again.len), Ok(parsed.len));
+}
+
+/// What it becomes in the other family, if anything, is sound there, and can go back.
+fn cross(packet: &mut [u8], parsed: &Parsed) {
+    let change = |to_v4: bool| {
+        let address = if to_v4 { IpAddr::V4(V4) } else { IpAddr::V6(V6) };
+        let ends = Ends { source: (address, 5_000), destination: (address, 443) };
+        Change { ends, quoted: Some(ends), mtu_in: 1_500, mtu_out: 1_280, id: 7 }
+    };
+    let (mut there, mut back) = (Vec::new(), Vec::new());
+    let Some((changed, across)) = wire::change_family(packet, parsed, &change(!parsed.ipv4), &mut there)
+    else {
+        return;
+    };
+    let again = wire::parse_super(changed, across.segment).expect("sound");
+    assert_eq!((again.ipv4, again.len), (!parsed.ipv4, changed.len()));
+    assert_eq!((again.upper, again.protocol), (across.upper, across.protocol));
+    wire::change_family(changed, &across, &change(parsed.ipv4), &mut back);
 }
 
 fn answer(packet: &[u8], parsed: &Parsed) {
