@@ -27,8 +27,8 @@
 //! in by the [`pipeline::Entrance`], on a thread of its own. The packet that comes out of it is acme's, from Berlin,
 //! and nobody else's: its source must belong to Berlin by longest-prefix match. It is looked up in acme's zone, where no
 //! other tenant's 10.1.0.10 can be met; the plan there says "out to the internet, translated", and that is not stored
-//! either: it is the difference between the session's two keys. The answer arrives on the internet's side with the other
-//! key, and goes back the same way, by the path the flow last arrived on.
+//! either: it is the difference between the session's two keys, which need not even be of one family (NAT64). The answer
+//! arrives on the internet's side with the other key, and goes back the same way, by the path the flow last arrived on.
 //!
 //! A packet that goes no further becomes a [`model::DropReason`]: one counter, one row in the console, one test. A session
 //! that ends becomes a [`flow::FlowRecord`], goes by a bounded queue to [`io::exporting`], and leaves as IPFIX

@@ -70,6 +70,22 @@ fn a_session_of_the_old_address_ends_when_it_changes_and_begins_anew_with_the_ne
 }
 
 #[test]
+fn a_host_of_ipv6_reaches_ipv4_by_the_boxs_own_address() {
+    let mut sim = Sim::up();
+    let masquerade = "masquerade = \"eth9\"";
+    let acme = acme().replace(masquerade, &format!("{masquerade}\nnat64-prefix = \"2001:db8:64::/96\""));
+    sim.own_address("eth9", Some(OWN), &[("acme", &acme), ("globex", GLOBEX)]);
+    let packet = udp("[2001:db8:1::5]:40000", "[2001:db8:64::cb00:7150]:53", b"?").bytes();
+    let out = sim.from_lan("berlin", &packet);
+    assert!(
+        ends(&out[0]).starts_with(OWN) && ends(&out[0]).ends_with("> 203.0.113.80:53"),
+        "{}",
+        ends(&out[0])
+    );
+    assert_eq!(ends(&sim.from_internet(&answer(&out[0], b""))[0]), ends(&answer(&packet, b"")));
+}
+
+#[test]
 fn a_protocol_without_ports_cannot_share_the_boxs_address() {
     let mut sim = masquerading();
     assert!(sim.from_lan("berlin", &other("10.1.0.5", "203.0.113.80", 47, b"GRE").bytes()).is_empty());

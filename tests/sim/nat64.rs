@@ -1,11 +1,13 @@
 //! NAT64: hosts that have IPv6 alone reach servers that have IPv4 alone, and each sees packets of its own family.
 
 use crate::net::{ACME, GLOBEX, Sim};
-use crate::packets::{answer, ends, fragments, is_sound, ping, read, source, tcp, udp};
+use crate::packets::{answer, ends, fragments, is_sound, other, ping, read, source, tcp, udp};
 use popgate::config::Outcome;
 use popgate::model::{AskedFlow, Protocol};
 use popgate::wire::tcp_flags::{ACK, SYN};
 use popgate::wire::{self, IcmpError};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 const PREFIX: &str = "2001:db8:64::/96";
@@ -446,4 +448,149 @@ fn what_has_no_counterpart_is_not_sent_on() {
     assert!(sim.from_lan("berlin", &parts.remove(0)).is_empty());
     assert_eq!(sim.dropped("fra1", Some("acme"), "untranslatable"), 1);
     assert!(sim.sessions("fra1").is_empty(), "it is as if it had never been");
+}
+
+// Both families' hosts at one pool.
+
+/// A flow of a branch's to a server of IPv4: of a host that has IPv6 alone, or IPv4; by small numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Flow {
+    v6: bool,
+    host: u8,
+    port: u16,
+    server: u8,
+    server_port: u16,
+    kind: u8,
+}
+
+const TCP: u8 = 0;
+const UDP: u8 = 1;
+const PING: u8 = 2;
+
+impl Flow {
+    fn packet(&self, payload: &[u8]) -> Vec<u8> {
+        let server = format!("203.0.113.{}", self.server);
+        let (host, server) = match self.v6 {
+            true => (format!("2001:db8:1::{}", self.host), prefixed(&server).to_string()),
+            false => (format!("10.1.0.{}", self.host), server),
+        };
+        let end = |address: &str, port: u16| match self.v6 {
+            true => format!("[{address}]:{port}"),
+            false => format!("{address}:{port}"),
+        };
+        let (from, to) = (end(&host, self.port), end(&server, self.server_port));
+        match self.kind {
+            TCP => tcp(&from, &to, SYN, payload),
+            UDP => udp(&from, &to, payload),
+            PING => ping(&host, &server, self.port, payload),
+            _ => other(&host, &server, 47, payload),
+        }
+        .bytes()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Out(Flow, Vec<u8>),
+    /// The server of one of the flows so far answers, or a router on the way complains.
+    Back(prop::sample::Index, Vec<u8>),
+    Error(prop::sample::Index),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let port = prop::sample::select(vec![1u16, 1_024, 5_000, 5_001, 65_535]);
+    let flow = (any::<bool>(), 1u8..4, port, 80u8..82, 9u16..11, 0u8..4).prop_map(
+        |(v6, host, port, server, server_port, kind)| match kind {
+            TCP | UDP => Flow { v6, host, port, server, server_port, kind },
+            PING => Flow { v6, host, port, server, server_port: 0, kind },
+            _ => Flow { v6, host, port: 0, server, server_port: 0, kind },
+        },
+    );
+    let payload = || prop::collection::vec(any::<u8>(), 8..40);
+    let step = prop_oneof![
+        3 => (flow, payload()).prop_map(|(flow, payload)| Step::Out(flow, payload)),
+        3 => (any::<prop::sample::Index>(), payload()).prop_map(|(index, payload)| Step::Back(index, payload)),
+        1 => any::<prop::sample::Index>().prop_map(Step::Error),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// As [`answer`], and of GRE the packet turned round.
+fn answered(packet: &[u8], payload: &[u8]) -> Vec<u8> {
+    let parsed = read(packet);
+    if parsed.protocol.0 != 47 {
+        return answer(packet, payload);
+    }
+    let (from, to) = (parsed.destination(packet).to_string(), parsed.source(packet).to_string());
+    other(&from, &to, 47, payload).bytes()
+}
+
+/// What is behind the upper layer's header, or all of it where that is not known.
+fn payload_of(packet: &[u8]) -> Vec<u8> {
+    let parsed = read(packet);
+    let header = match parsed.protocol.0 {
+        6 => parsed.payload_at(packet) - parsed.upper_at,
+        47 => 0,
+        _ => 8,
+    };
+    packet[parsed.upper_at + header..parsed.len].to_vec()
+}
+
+fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut sim = up(&policy(""));
+    // What the internet saw of each flow, and what its host had sent.
+    let mut outside: BTreeMap<Flow, (Vec<u8>, Vec<u8>)> = BTreeMap::new();
+    for step in steps {
+        match step {
+            Step::Out(flow, payload) => {
+                let sent = flow.packet(&payload);
+                let out = sim.send("berlin", "lan", &sent);
+                if out.is_empty() {
+                    // GRE has no ports: a host more than the pool has addresses.
+                    prop_assert!(flow.kind > PING && !outside.contains_key(&flow), "{:?}", sim.drops("fra1"));
+                    continue;
+                }
+                let out = out[0].1.clone();
+                prop_assert_eq!(payload_of(&out), payload);
+                let pool: ipnetwork::IpNetwork = "198.51.100.0/30".parse().expect("a prefix");
+                prop_assert!(pool.contains(source(&out)), "{:?} left as {}", flow, ends(&out));
+                if let Some((first, _)) = outside.get(&flow) {
+                    prop_assert_eq!(ends(first), ends(&out), "a binding stays");
+                }
+                let key = (ends(&out), flow.kind);
+                let same = outside.iter().find(|(f, (o, _))| **f != flow && (ends(o), f.kind) == key);
+                prop_assert!(same.is_none(), "{:?} and {:?} look the same outside", flow, same);
+                outside.insert(flow, (out, sent));
+            }
+            Step::Back(index, payload) if !outside.is_empty() => {
+                let (flow, (out, sent)) =
+                    outside.iter().nth(index.index(outside.len())).expect("one of them");
+                let back = sim.send("fra1", "internet", &answered(out, &payload));
+                prop_assert_eq!(back.len(), 1, "{:?}", sim.drops("fra1"));
+                prop_assert_eq!(back[0].0.as_str(), "berlin pg-lan");
+                prop_assert_eq!(ends(&back[0].1), ends(&answered(sent, &payload)), "{:?}", flow);
+                prop_assert_eq!(payload_of(&back[0].1), payload);
+            }
+            Step::Error(index) if !outside.is_empty() => {
+                let (flow, (out, sent)) =
+                    outside.iter().nth(index.index(outside.len())).expect("one of them");
+                let back = sim.send("fra1", "internet", &complaint(out, IcmpError::NoRoute));
+                prop_assert_eq!(back.len(), 1, "{:?}", sim.drops("fra1"));
+                let router = prefixed("192.0.2.77").to_string();
+                let expected = ends(&complaint(sent, IcmpError::NoRoute)).replace("2001:db8:1::77", &router);
+                prop_assert_eq!(ends(&back[0].1), expected, "{:?}", flow);
+            }
+            _ => {}
+        }
+        prop_assert_eq!(sim.node("fra1").plane.ports_in_use(), sim.bindings("fra1"));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn hosts_of_both_families_share_a_pool_and_each_gets_its_own_answers(steps in steps()) {
+        check(steps)?;
+    }
 }
