@@ -1478,6 +1478,43 @@ fn whether_a_rule_logs_is_true_or_false() {
         .has(&["tenants/acme.toml:43: log: expected true or false, found a string"]);
 }
 
+// ---- Breakout --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn breakout_is_a_branchs_and_its_interface_and_device_are_not_the_lans() {
+    let breakout = "[breakout]\ninterface = \"eth1\"\n";
+    Config::pop()
+        .append(BOX, breakout)
+        .has(&[r#"popgate.toml:15: breakout: only for role "branch"; this box's role is "pop""#]);
+    Config::branch()
+        .append(BOX, breakout)
+        .edit(TENANT, "prefer = [\"dsl\"]", "prefer = [\"breakout\"]")
+        .has(&[]);
+    let lan = "[lan]\ndevice = \"pg-in\"\ninterfaces = [\"eth1\"]\n";
+    Config::branch().append(BOX, breakout).append(BOX, "device = \"pg-in\"\n").append(BOX, lan).has(&[
+        r#"popgate.toml:17: interface: "eth1" is the LAN's"#,
+        r#"popgate.toml:18: device: "pg-in" is the LAN's"#,
+    ]);
+}
+
+#[test]
+fn breakout_gives_out_no_port_that_the_box_listens_on() {
+    Config::branch().append(BOX, "[breakout]\ninterface = \"eth1\"\nnat-ports = \"50000-60000\"\n").has(&[
+        r#"popgate.toml:18: breakout: ports 50000-60000 cannot be given out: transport "dsl" listens at 51820; choose others with nat-ports"#,
+    ]);
+}
+
+#[test]
+fn no_path_is_called_like_the_way_out() {
+    let message = "\"breakout\" is the way straight out of a branch; take another name";
+    Config::branch()
+        .edit(BOX, "[[pop.path]]\nname = \"dsl\"", "[[pop.path]]\nname = \"breakout\"")
+        .has(&[&format!("popgate.toml:12: name: {message}")]);
+    Config::pop()
+        .edit(OTHER, "name = \"dsl\"", "name = \"breakout\"")
+        .has(&[&format!("tenants/globex.toml:7: name: {message}")]);
+}
+
 // ---- Policy tests ----------------------------------------------------------------------------------------------------
 
 const POLICY_TEST: &str = r#"[[policy-test]]

@@ -9,6 +9,7 @@ use super::*;
 use crate::model::MAX_WORKERS;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -36,6 +37,10 @@ const ICMP_SOURCE: IcmpSource = IcmpSource {
     v4: Ipv4Addr::new(192, 0, 0, 8),
     v6: Ipv6Addr::new(0xfd70, 0x6f70, 0x6761, 0x7465, 0, 0, 0, 1),
 };
+
+/// What masquerading gives out unless it is told otherwise: above where WireGuard listens by custom, and leaving the box
+/// most of what the kernel gives out itself (32768 to 60999).
+pub(super) const MASQUERADE_PORTS: RangeInclusive<u16> = 52_000..=u16::MAX;
 
 /// Reads the box. Key files' names are relative to `dir`; what a PoP itself needs and no tenant can have goes to
 /// `claims`, what tenants' files refer to, to `around`.
@@ -76,7 +81,7 @@ pub(super) fn read(
 
     let role = match role_name {
         Ok(RoleName::Pop) => {
-            root.refuse(&["lan", "pop"], "only for role \"branch\"; this box's role is \"pop\"");
+            root.refuse(&["lan", "breakout", "pop"], "only for role \"branch\"; this box's role is \"pop\"");
             let pop = read_pop(&mut root, dir, &mut own);
             around.pop_transports = Some(transport_scope);
             // At a branch, tenants' handoffs are somewhere else, and so nothing of its own stands against them.
@@ -86,11 +91,11 @@ pub(super) fn read(
         Ok(RoleName::Branch) => {
             let reason = "only for role \"pop\"; this box's role is \"branch\"";
             root.refuse(&["private-key-file", "internet-device"], reason);
-            read_branch(&mut root, dir, around, &transport_scope).map(Role::Branch)
+            read_branch(&mut root, dir, around, &transport_scope, &own).map(Role::Branch)
         }
         Err(noted) => {
             // Either role's keys may be meant.
-            for key in ["private-key-file", "internet-device", "lan", "pop"] {
+            for key in ["private-key-file", "internet-device", "lan", "breakout", "pop"] {
                 root.value(key);
             }
             Err(noted)
@@ -139,8 +144,12 @@ fn read_branch(
     dir: &Path,
     around: &mut Surroundings,
     transports: &Scope<Option<SocketAddr>>,
+    own: &Claims,
 ) -> Result<Branch, Noted> {
     let (lan_device, lan_interfaces) = read_lan(root);
+    let breakout = root.table("breakout", "[breakout]").and_then(|table| {
+        table.map(|table| read_breakout(table, &lan_device, &lan_interfaces, own)).transpose()
+    });
     let mut pops = Scope::new("pop");
     let mut paths = Scope::new("path");
     let (mut pop_keys, mut path_keys) = (Owners::default(), Owners::default());
@@ -168,7 +177,36 @@ fn read_branch(
         }))
     });
     around.branch_paths = paths.names().map(str::to_owned).collect();
-    Ok(Branch { lan_device: lan_device?, lan_interfaces: lan_interfaces?, pops: peers? })
+    Ok(Branch { lan_device: lan_device?, lan_interfaces: lan_interfaces?, breakout: breakout?, pops: peers? })
+}
+
+fn read_breakout(
+    mut table: Table<'_>,
+    lan_device: &Result<String, Noted>,
+    lan_interfaces: &Result<Vec<String>, Noted>,
+    own: &Claims,
+) -> Result<Breakout, Noted> {
+    let interface = table.required("interface", |value| {
+        let interface = interface(value)?;
+        if lan_interfaces.as_ref().is_ok_and(|lan| lan.contains(&interface)) {
+            return Err(value.note(format!("{interface:?} is the LAN's")));
+        }
+        Ok(interface)
+    });
+    let device = table.with_default("device", "pg-breakout".to_owned(), |value| {
+        let device = super::appliance::interface(value)?;
+        if lan_device.as_ref().is_ok_and(|lan| *lan == device) {
+            return Err(value.note(format!("{device:?} is the LAN's")));
+        }
+        Ok(device)
+    });
+    let nat_ports = table.with_default("nat-ports", MASQUERADE_PORTS, |value| {
+        let ports = value.parse(values::ports)?;
+        own.not_listened_on(value, &ports, "breakout")?;
+        Ok(ports)
+    });
+    table.finish();
+    Ok(Breakout { interface: interface?, nat_ports: nat_ports?, device: device? })
 }
 
 fn read_lan(root: &mut Table<'_>) -> (Result<String, Noted>, Result<Vec<String>, Noted>) {
@@ -185,6 +223,16 @@ fn read_lan(root: &mut Table<'_>) -> (Result<String, Noted>, Result<Vec<String>,
     }
 }
 
+/// A path's name.
+pub(super) fn not_breakout(value: Value<'_>) -> Result<&str, Noted> {
+    match value.string()? {
+        BREAKOUT => {
+            Err(value.note(format!("{BREAKOUT:?} is the way straight out of a branch; take another name")))
+        }
+        name => Ok(name),
+    }
+}
+
 fn read_pop_path(
     mut table: Table<'_>,
     dir: &Path,
@@ -192,7 +240,10 @@ fn read_pop_path(
     paths: &mut Scope<()>,
     keys: &mut Owners<PublicKey>,
 ) -> Result<PopPath, Noted> {
-    let name = table.required("name", |value| paths.claim(value, ()));
+    let name = table.required("name", |value| {
+        not_breakout(value)?;
+        paths.claim(value, ())
+    });
     let transport = table.required("transport", |value| transports.find(value, value.string()?));
     let endpoint = table.required("endpoint", |value| {
         let endpoint = value.parse(values::endpoint)?;

@@ -86,7 +86,22 @@ pub struct Branch {
     pub lan_device: String,
     /// The interfaces whose traffic is led into it; none: the operator routes by hand.
     pub lan_interfaces: Vec<String>,
+    pub breakout: Option<Breakout>,
     pub pops: Vec<PopPeer>,
+}
+
+/// The name of the way straight out of a branch, among those of paths.
+pub const BREAKOUT: &str = "breakout";
+
+/// The way straight out of the branch to the internet.
+#[derive(Clone, Debug)]
+pub struct Breakout {
+    /// Whose own address, as it is at the time, hosts' addresses are translated to.
+    pub interface: String,
+    /// The ports of it that may be given out.
+    pub nat_ports: RangeInclusive<u16>,
+    /// The TUN device.
+    pub device: String,
 }
 
 /// A PoP, as a branch knows it.
@@ -228,6 +243,13 @@ pub struct Handoff {
     /// What is reached through it. `0.0.0.0/0` and `::/0` unless configured, for `internet`.
     pub prefixes: Vec<IpNetwork>,
     pub at: SourceRef,
+}
+
+impl Handoff {
+    /// Whether it leads to the internet.
+    pub fn is_internet(&self) -> bool {
+        matches!(self.kind, HandoffKind::Internet { .. })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -419,7 +441,7 @@ pub enum NatAction {
 #[derive(Clone, Debug)]
 pub struct PathPolicy {
     pub class: String,
-    /// Path names, best first. A branch's paths that are not named here come after these, in its own order.
+    /// Path names, best first, and [`BREAKOUT`]. A branch's paths that are not named here come after these, in its own order.
     pub prefer: Vec<String>,
     pub at: SourceRef,
 }
@@ -502,6 +524,9 @@ impl Handoff {
 impl Candidate {
     /// The interfaces whose addresses tenants' addresses are translated to.
     pub fn masquerades(&self) -> BTreeSet<String> {
+        if let Role::Branch(branch) = &self.appliance.role {
+            return branch.breakout.iter().map(|breakout| breakout.interface.clone()).collect();
+        }
         let handoffs = self.tenants.values().flat_map(|tenant| &tenant.handoffs);
         let interface = |handoff: &Handoff| match &handoff.kind {
             HandoffKind::Internet { masquerade, .. } => masquerade.clone(),

@@ -55,6 +55,16 @@
 //! `[lan]`: `device`, the TUN device the LAN's traffic is led through, `pg-lan` by default; `interfaces`, a list of those
 //! whose traffic is led into it, none by default.
 //!
+//! `[breakout]`, optional: a way straight out to the internet, which path policies call `"breakout"`. A session that begins
+//! takes it if no path that stands before it is up, goes to an internet handoff's prefixes, in IPv4, and is TCP, UDP or ICMP;
+//! and stays on the way it has.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `interface` | interface | | its own address, as it is at the time, is translated to |
+//! | `nat-ports` | `"FIRST-LAST"` | `"52000-65535"` | none that the box listens on |
+//! | `device` | interface | `pg-breakout` | the TUN device |
+//!
 //! `[[pop]]`, at least one: `name`, `public-key`, and `[[pop.path]]`, at least one:
 //!
 //! | key | value | default | |
@@ -162,7 +172,8 @@
 //! `[session-timeouts]`, durations without a packet, 1s to 168h: `tcp-established` (124m), `tcp-transitory` (4m), `udp` (5m),
 //! `icmp` (60s), `other` (5m).
 //!
-//! `[[path-policy]]`, at most one per class: `class`, or `"default"`; `prefer`, a list of path names, best first.
+//! `[[path-policy]]`, at most one per class: `class`, or `"default"`; `prefer`, a list of path names, best first, and
+//! `"breakout"`, straight out of the branch.
 //!
 //! `[[policy-test]]`, any number, is no policy but a question with its answer: `popgate check` and every commit ask them all.
 //! A branch box asks those of its own LAN's flows.

@@ -147,6 +147,23 @@ impl Claims {
         self.prefixes.push(Claim { kind, prefix, owner, at: value.at() });
     }
 
+    /// `owner` wants to give out `ports` of an address of the box's own.
+    pub(super) fn not_listened_on(
+        &self,
+        value: Value<'_>,
+        ports: &RangeInclusive<u16>,
+        owner: &str,
+    ) -> Result<(), Noted> {
+        match self.ports.iter().find(|(port, _)| ports.contains(port)) {
+            Some((port, what)) => Err(value.remark(format!(
+                "{owner}: ports {}-{} cannot be given out: {what} listens at {port}; choose others with nat-ports",
+                ports.start(),
+                ports.end()
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// `owner` has `ports` of the interface's address given out; others may, if they say the same of them.
     pub(super) fn masquerade(
         &mut self,
@@ -155,12 +172,7 @@ impl Claims {
         ports: &RangeInclusive<u16>,
         owner: &str,
     ) -> Result<(), Noted> {
-        if let Some((port, what)) = self.ports.iter().find(|(port, _)| ports.contains(port)) {
-            let (first, last) = (ports.start(), ports.end());
-            return Err(value.remark(format!(
-                "{owner}: ports {first}-{last} cannot be given out: {what} listens at {port}; choose others with nat-ports"
-            )));
-        }
+        self.not_listened_on(value, ports, owner)?;
         self.interfaces.note_use(value, interface.to_owned(), owner.to_owned());
         let first = self
             .masquerades

@@ -22,22 +22,18 @@ pub(super) struct Homes<'a> {
 impl Homes<'_> {
     /// The prefixes of branches and private handoffs.
     fn prefixes(&self) -> impl Iterator<Item = IpNetwork> {
-        let private = self.handoffs.iter().filter(|handoff| !is_internet(handoff));
+        let private = self.handoffs.iter().filter(|handoff| !handoff.is_internet());
         let of_branches = self.branches.iter().flat_map(|branch| &branch.prefixes);
         of_branches.chain(private.flat_map(|handoff| &handoff.prefixes)).copied()
     }
 
     /// Whether it is a host of the tenant's: the longest prefix around it is not the internet's.
     fn has(&self, address: IpAddr) -> bool {
-        let internet = self.handoffs.iter().filter(|handoff| is_internet(handoff));
+        let internet = self.handoffs.iter().filter(|handoff| handoff.is_internet());
         let internet = internet.flat_map(|handoff| handoff.prefixes.iter().copied());
         let own = longest(self.prefixes(), address);
         own.is_some() && own > longest(internet, address)
     }
-}
-
-fn is_internet(handoff: &Handoff) -> bool {
-    matches!(handoff.kind, HandoffKind::Internet { .. })
 }
 
 fn longest(prefixes: impl Iterator<Item = IpNetwork>, address: IpAddr) -> Option<u8> {

@@ -1,7 +1,9 @@
 //! `tenants/NAME.toml`: one customer. Branches and handoffs are read first, so that groups, classes and rules can name them, then
 //! groups, then classes, then the rules.
 
-use super::appliance::{RoleName, Surroundings, interface, key_file, public_key, same_family};
+use super::appliance::{
+    MASQUERADE_PORTS, RoleName, Surroundings, interface, key_file, not_breakout, public_key, same_family,
+};
 use super::apps::{domain, tenant_app, unknown_app};
 use super::groups::{Groups, Member};
 use super::problem::{Noted, seen_from, unknown};
@@ -15,10 +17,6 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
-
-/// What masquerading gives out unless it is told otherwise: above where WireGuard listens by custom, and leaving the box
-/// most of what the kernel gives out itself (32768 to 60999).
-const MASQUERADE_PORTS: RangeInclusive<u16> = 52_000..=u16::MAX;
 
 /// Reads the tenant in `root`, whose file is called `stem`.toml. Key files' names are relative to `dir`; what no two
 /// tenants may have goes to `claims`.
@@ -232,7 +230,7 @@ impl TenantReader<'_> {
         names: &mut Scope<()>,
     ) -> Result<TenantPath, Noted> {
         let name = table.required("name", |value| {
-            self.paths.insert(value.string()?.to_owned());
+            self.paths.insert(not_breakout(value)?.to_owned());
             names.claim(value, ())
         });
         let transport = table.optional("transport", |value| match &self.around.pop_transports {
@@ -619,7 +617,7 @@ impl TenantReader<'_> {
         let prefer = table.required("prefer", |value| {
             value.list(|value| {
                 let path = value.string()?;
-                if !self.paths.contains(path) {
+                if path != BREAKOUT && !self.paths.contains(path) {
                     return Err(value.note(unknown("path", path, self.paths.iter().map(String::as_str))));
                 }
                 if !named.insert(path) {
@@ -661,7 +659,7 @@ impl TenantReader<'_> {
         let handoff = table.optional("handoff", |value| self.handoffs.find(value, value.string()?));
         let path = table.with_default("path", Vec::new(), |value| {
             value.one_or_many(|value| match value.string()? {
-                path if self.paths.contains(path) => Ok(path.to_owned()),
+                path if path == BREAKOUT || self.paths.contains(path) => Ok(path.to_owned()),
                 path => Err(value.note(unknown("path", path, self.paths.iter().map(String::as_str)))),
             })
         });

@@ -5,7 +5,7 @@
 
 use crate::config::AclAction;
 use crate::flow::Plan;
-use crate::model::{ClassId, DropReason, End, FlowKey, Named, NextHop, RuleId};
+use crate::model::{ClassId, DropReason, End, FlowKey, Named, NextHop, PathId, RuleId};
 use crate::tables::{AclRule, Classified, Crossing, Generation, NatVerdict, Subject, Tenant};
 
 /// A session that policy accepts.
@@ -41,20 +41,39 @@ pub trait Observer<'a> {
 
 impl Observer<'_> for () {}
 
-/// Decides on a session whose first packet carries `key` and arrives from `arrived_from`; its far end is `named`, as far as
-/// one knows.
+/// What is asked: may there be such a session, and how?
+#[derive(Clone, Copy)]
+pub struct Question<'q> {
+    /// Its first packet's.
+    pub key: &'q FlowKey,
+    /// 0-63.
+    pub dscp: u8,
+    pub arrives_from: NextHop,
+    /// What its far end is called, as far as one knows.
+    pub named: Option<&'q Named>,
+    pub way: Way<'q>,
+}
+
+/// By which of the ways to the internet a branch's session goes, where it has two.
+#[derive(Clone, Copy)]
+pub enum Way<'q> {
+    /// The best, by its class; this tells which paths are up.
+    Best(&'q dyn Fn(PathId) -> bool),
+    /// The one that it has: its NAT binding is there.
+    Kept(NextHop),
+}
+
+/// Decides on a session.
 ///
 /// # Errors
-/// Why the session may not be.
+/// Why it may not be.
 pub fn decide<'a>(
     generation: &'a Generation,
     tenant: &'a Tenant,
-    key: &FlowKey,
-    dscp: u8,
-    arrived_from: NextHop,
-    named: Option<&Named>,
+    question: &Question<'_>,
     observer: &mut impl Observer<'a>,
 ) -> Result<Decision<'a>, DropReason> {
+    let Question { key, dscp, arrives_from: arrived_from, named, way } = *question;
     let source_end = tenant.owners.lookup(key.source());
     observer.source(source_end);
     let source_end = source_end.ok_or(DropReason::SourceNotAllowed)?;
@@ -92,7 +111,13 @@ pub fn decide<'a>(
     };
     let (classified, rule) = judge(tenant, &subject, named, observer)?;
     let class = classified.class;
+    let breakout = tenant.breakout.as_ref().filter(|breakout| match way {
+        Way::Kept(hop) => hop == NextHop::Device(breakout.device),
+        Way::Best(is_up) => breakout.is_best(&subject, class, is_up),
+    });
+    let to = breakout.map_or(to, |breakout| NextHop::Device(breakout.device));
     let nat = match destination_end {
+        End::Handoff(_) if let Some(breakout) = breakout => NatVerdict::Translate(&breakout.pool),
         End::Tenant(_) if let Some(service) = service => {
             NatVerdict::Cross(tenant.services.cross(service, &subject)?)
         }

@@ -3,11 +3,11 @@
 //! The slow path itself decides ([`decide`]); an [`Observer`] writes down each step with the line it is written at. No
 //! packet is needed and no state is touched, so that a candidate can be asked as well as the generation in force.
 
-use super::decide::{Observer, decide};
-use super::report::{Explanation, PathStep, Step, StepKind};
-use crate::config::{AclAction, Outcome};
+use super::decide::{Decision, Observer, Question, Way, decide};
+use super::report::{Explanation, LivePath, PathState, PathStep, Step, StepKind};
+use crate::config::{AclAction, BREAKOUT, Outcome};
 use crate::model::{
-    AskedFlow, ClassBy, ClassId, DropReason, End, FlowKey, HandoffId, NextHop, TenantId, Zone,
+    AskedFlow, ClassBy, ClassId, DropReason, End, FlowKey, HandoffId, NextHop, SiteId, TenantId, Zone,
 };
 use crate::tables::{AclRule, Called, Classified, Crossing, Generation, Misfit, NatVerdict, Subject, Tenant};
 use std::net::{IpAddr, SocketAddr};
@@ -31,6 +31,9 @@ struct Explaining<'a> {
     addresses: Option<[IpAddr; 2]>,
     /// It is decided on in another tenant: what that one says is told, and the answer stays the first one's.
     crossed: bool,
+    /// The site that the session could go by, and how many of its paths are better than the branch's own way out, which it may
+    /// take too.
+    breakout: Option<(SiteId, usize)>,
     /// It is decided on once more, with its name: what a name does not change is not told again.
     renamed: bool,
 }
@@ -43,6 +46,7 @@ impl<'a> Explaining<'a> {
             explanation: Explanation::default(),
             addresses: None,
             crossed: false,
+            breakout: None,
             renamed: false,
         }
     }
@@ -70,7 +74,11 @@ impl<'a> Explaining<'a> {
         let from = (asked.from.address, asked.source_port());
         let key = FlowKey::new(zone, asked.protocol, from, host);
         let (generation, home) = (self.generation, (self.tenant, self.addresses));
-        let mut decision = decide(generation, tables, &key, asked.dscp, arrived_from, None, self)?;
+        // How paths stand is told beside; the best is taken to be up.
+        let way = Way::Best(&|_| true);
+        let (key, dscp) = (&key, asked.dscp);
+        let mut question = Question { key, dscp, arrives_from: arrived_from, named: None, way };
+        let mut decision = decide(generation, tables, &question, self)?;
         (self.tenant, self.addresses, self.crossed) = (home.0, home.1, false);
         if let Some(name) = asked.sni {
             let named = asked.named();
@@ -81,12 +89,14 @@ impl<'a> Explaining<'a> {
             self.step(StepKind::Class, text, None, named.is_some());
             if named.is_some() {
                 self.renamed = true;
-                let named = named.as_ref();
-                decision = decide(generation, tables, &key, asked.dscp, arrived_from, named, self)?;
+                // By then it has its way.
+                let way = Way::Kept(decision.plan.hops[1]);
+                question = Question { named: named.as_ref(), way, ..question };
+                decision = decide(generation, tables, &question, self)?;
                 (self.tenant, self.crossed) = (home.0, false);
             }
         }
-        self.paths(decision.plan.hops, decision.plan.class);
+        self.paths(&decision);
         Ok(())
     }
 
@@ -112,15 +122,21 @@ impl<'a> Explaining<'a> {
     }
 
     /// The paths it would be sent on, best first; where it leaves by a device, those of its answers.
-    fn paths(&mut self, hops: [NextHop; 2], class: ClassId) {
-        let (site, text) = match hops {
-            [_, NextHop::Tunnel(site)] => (site, "the first that is up is taken"),
-            [NextHop::Tunnel(site), _] => {
+    fn paths(&mut self, decision: &Decision<'_>) {
+        let (hops, class) = (decision.plan.hops, decision.plan.class);
+        // Whatever it is called later, it stays on the way that it has.
+        let breakout = self.breakout.filter(|_| !self.renamed || matches!(hops[1], NextHop::Device(_)));
+        let beside = breakout.map(|(site, _)| site);
+        let (site, text) = match (hops, beside) {
+            ([_, NextHop::Tunnel(site)], _) | ([_, NextHop::Device(_)], Some(site)) => {
+                (site, "the first that is up is taken")
+            }
+            ([NextHop::Tunnel(site), _], None) => {
                 (site, "answers take the path it came by, and if that goes down, the first that is up")
             }
             _ => return,
         };
-        self.explanation.paths_are_forward = matches!(hops[1], NextHop::Tunnel(_));
+        self.explanation.paths_are_forward = beside.is_some() || matches!(hops[1], NextHop::Tunnel(_));
         let names = &self.generation.names;
         let tables = names.site_tenant(site).and_then(|tenant| self.generation.tenants.get(tenant));
         let Some(tables) = tables else { return };
@@ -132,6 +148,12 @@ impl<'a> Explaining<'a> {
             Some(PathStep { site, path: names.path(*id).to_owned(), live: None })
         });
         self.explanation.paths = steps.collect();
+        if let Some((_, after)) = breakout {
+            // There is none while its interface has no address.
+            let live = Some(LivePath { state: PathState::Up, rtt_ms: None, jitter_ms: None, loss: None });
+            let breakout = PathStep { site: "internet".into(), path: BREAKOUT.into(), live };
+            self.explanation.paths.insert(after.min(self.explanation.paths.len()), breakout);
+        }
     }
 
     fn finish(mut self, outcome: Result<(), DropReason>) -> Explanation {
@@ -267,6 +289,12 @@ impl<'a> Observer<'a> for Explaining<'a> {
     }
 
     fn nat(&mut self, subject: &Subject<'_>, class: ClassId, nat: &NatVerdict<'a>) {
+        let tables = self.tables().filter(|_| !self.renamed);
+        let breakout = tables.and_then(|tables| {
+            let breakout = tables.breakout.as_ref().filter(|breakout| breakout.is_open_to(subject, class))?;
+            Some((tables.sites.iter().next()?.0, breakout.after(class).len()))
+        });
+        self.breakout = breakout.or(self.breakout);
         let (text, fits) = match nat {
             NatVerdict::Cross(Crossing { publisher, source, host, .. }) => {
                 self.explanation.nat = vec![source.to_string()];

@@ -19,7 +19,7 @@ mod team;
 mod worker;
 
 pub use answers::{SessionScan, describe_record};
-pub use decide::{Decision, Observer, decide};
+pub use decide::{Decision, Observer, Question, Way, decide};
 pub use drops::Drops;
 pub use entrance::Entrance;
 pub use explain::explain;

@@ -2,7 +2,7 @@
 
 use super::explain::explain;
 use super::report::{Explanation, StepKind};
-use crate::config::{Candidate, Outcome, PolicyTest, Problem, Role};
+use crate::config::{BREAKOUT, Candidate, Outcome, PolicyTest, Problem, Role};
 use crate::model::{AskedFlow, TenantId};
 use crate::tables::{Generation, Tenant};
 use ipnetwork::IpNetwork;
@@ -71,13 +71,13 @@ fn run(
             return Some(format!("expected {what} {expected:?}{of}, and it is {found}; {}", came_out(&seen)));
         }
     }
+    // That is a branch's.
+    let expected_path: Vec<&str> =
+        test.path.iter().map(String::as_str).filter(|path| !(is_pop && *path == BREAKOUT)).collect();
     let order: Vec<&str> = seen.paths.iter().map(|step| step.path.as_str()).collect();
     let leaves_here = is_pop || seen.paths_are_forward;
-    if !test.path.is_empty()
-        && leaves_here
-        && !order.starts_with(&test.path.iter().map(String::as_str).collect::<Vec<_>>())
-    {
-        let expected = test.path.join(", ");
+    if leaves_here && !order.starts_with(&expected_path) {
+        let expected = expected_path.join(", ");
         return Some(format!("expected the paths {expected}{of}, and they are {}", order.join(", ")));
     }
     if let Some(expected) = test.nat.filter(|_| is_pop) {

@@ -262,12 +262,13 @@ impl Explanation {
             let is = |report: &&PathReport| {
                 report.tenant == tenant && report.site == step.site && report.path == step.path
             };
-            step.live = reports.iter().find(is).map(|report| LivePath {
+            let found = reports.iter().find(is).map(|report| LivePath {
                 state: report.state,
                 rtt_ms: report.rtt_ms,
                 jitter_ms: report.jitter_ms,
                 loss: report.loss,
             });
+            step.live = found.or(step.live);
         }
         self
     }

@@ -8,17 +8,18 @@ use super::apps::{Apps, Domains, TenantApps};
 use super::classify::{Asks, ClassRule, Classifier};
 use super::device::{DeviceKind, DeviceSpec, Masquerade};
 use super::generation::{
-    Generation, InternetKind, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec, Written,
+    Breakout, Generation, InternetKind, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec,
+    Written,
 };
 use super::names::Names;
 use super::nat::{NatPolicy, Pool, PoolPorts};
 use super::rules::{Acl, AclRule, Matcher};
 use super::services::Subscribed;
 use crate::config::{
-    self, Appliance, Branch, BranchLimits, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind, NatAction,
-    Place, Pop, PortForward, Role, catalog,
+    self, Appliance, BREAKOUT, Branch, BranchLimits, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind,
+    NatAction, Place, Pop, PortForward, Role, catalog,
 };
-use crate::model::{End, IdMap, PathId, PrefixMap, TenantId, Zone};
+use crate::model::{End, HandoffId, IdMap, PathId, PrefixMap, TenantId, Zone};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -256,6 +257,9 @@ impl Compiler {
             }
         }
         compiled.sites.insert(uplink, self.compile_orders(config, tenant, &paths));
+        if let Some(breakout) = &branch.breakout {
+            compiled.breakout = self.compile_breakout(config, tenant, breakout, &paths, generation);
+        }
         generation.tenants.insert(tenant, compiled);
         let kind = DeviceKind::Lan { interfaces: branch.lan_interfaces.clone() };
         generation.devices.insert(lan, DeviceSpec { name: branch.lan_device.clone(), mtu: DEVICE_MTU, kind });
@@ -287,6 +291,42 @@ impl Compiler {
                 }
             }
         }
+    }
+
+    /// The way out of the branch, and its device; `None` while its interface has no address.
+    fn compile_breakout(
+        &mut self,
+        config: &config::Tenant,
+        tenant: TenantId,
+        breakout: &config::Breakout,
+        paths: &[(PathId, &str)],
+        generation: &mut Generation,
+    ) -> Option<Breakout> {
+        let device = self.names.device_id("breakout");
+        let address = self.addresses.get(&breakout.interface).copied();
+        let (interface, ports) = (breakout.interface.clone(), breakout.nat_ports.clone());
+        let masquerades = vec![Masquerade { interface, address, ports }];
+        let kind = DeviceKind::Internet { routes: Vec::new(), masquerades };
+        generation
+            .devices
+            .insert(device, DeviceSpec { name: breakout.device.clone(), mtu: DEVICE_MTU, kind });
+        generation.device_zones.insert(device, Zone::INTERNET);
+        let internet = config.handoffs.iter().filter(|handoff| handoff.is_internet());
+        let handoffs: Box<[HandoffId]> =
+            internet.map(|handoff| self.names.handoff_id(tenant, &handoff.name)).collect();
+        let (address, handoff) = (IpAddr::V4(address?), *handoffs.first()?);
+        let kind = InternetKind::Pool(PoolPorts::new(&breakout.nat_ports));
+        generation.internet.insert(address.into(), InternetPrefix { tenant, handoff, kind, shared: true });
+        let policies = config.path_policies.iter();
+        let after =
+            policies.filter(|policy| policy.prefer.iter().any(|name| name == BREAKOUT)).map(|policy| {
+                let before = policy.prefer.iter().take_while(|name| *name != BREAKOUT);
+                let before = before.filter_map(|name| paths.iter().find(|(_, path)| path == name));
+                (self.names.class_id(tenant, &policy.class), before.map(|(id, _)| *id).collect())
+            });
+        let after = after.collect();
+        let pool = Pool::new(handoff, &[address.into()], breakout.nat_ports.clone());
+        Some(Breakout { device, pool, handoffs, after })
     }
 
     /// A namespace of the tenant's for each private handoff: were two in one, its kernel would forward between them past

@@ -3,9 +3,9 @@
 use super::classify::Classifier;
 use super::device::DeviceSpec;
 use super::names::Names;
-use super::nat::{NatPolicy, PoolPorts};
+use super::nat::{NatPolicy, Pool, PoolPorts};
 use super::routes::Routes;
-use super::rules::{Acl, unreachable};
+use super::rules::{Acl, Subject, unreachable};
 use super::services::Services;
 use crate::config::{
     BranchLimits, IcmpSource, NatFiltering, PresharedKey, PrivateKey, Problem, PublicKey, SourceRef,
@@ -84,6 +84,8 @@ pub struct Tenant {
     pub classes: Box<[ClassId]>,
     pub nat: IdMap<HandoffId, NatPolicy>,
     pub services: Services,
+    /// The branch's own way to the internet, past the PoPs.
+    pub breakout: Option<Breakout>,
     pub sites: IdMap<SiteId, Site>,
     pub timeouts: Timeouts,
     /// How many sessions it may have; as many as the box, if `None`.
@@ -106,6 +108,40 @@ impl Written {
     /// The longest prefix that covers `address`, and where it is written.
     pub fn prefix_of(&self, address: IpAddr) -> Option<&(IpNetwork, SourceRef)> {
         self.prefixes.iter().find(|(prefix, _)| prefix.contains(address))
+    }
+}
+
+/// A branch's own way to the internet: translated to the address of an interface of its own.
+#[derive(Clone)]
+pub struct Breakout {
+    pub device: DeviceId,
+    pub pool: Pool,
+    /// The handoffs whose sessions may take it.
+    pub(super) handoffs: Box<[HandoffId]>,
+    /// By class that may take it: the paths that are better.
+    pub(super) after: IdMap<ClassId, Box<[PathId]>>,
+}
+
+impl Breakout {
+    /// Whether a session may take it.
+    pub fn is_open_to(&self, subject: &Subject<'_>, class: ClassId) -> bool {
+        let is_handoff = |end| matches!(end, End::Handoff(handoff) if self.handoffs.contains(&handoff));
+        // As with any pool that is an address of the box's own.
+        is_handoff(subject.destination_end)
+            && subject.source.is_ipv4()
+            && subject.destination.is_ipv4()
+            && subject.protocol.has_ports()
+            && self.after.get(class).is_some()
+    }
+
+    /// The paths that a class takes rather than this way, if they are up.
+    pub fn after(&self, class: ClassId) -> &[PathId] {
+        self.after.get(class).map_or(&[], |paths| paths)
+    }
+
+    /// Whether a session takes it: no better path is up.
+    pub fn is_best(&self, subject: &Subject<'_>, class: ClassId, is_up: &dyn Fn(PathId) -> bool) -> bool {
+        self.is_open_to(subject, class) && !self.after(class).iter().any(|path| is_up(*path))
     }
 }
 
@@ -168,6 +204,7 @@ impl Tenant {
             classes: Box::default(),
             nat: IdMap::default(),
             services: Services::default(),
+            breakout: None,
             sites: IdMap::default(),
             timeouts,
             max_sessions: None,

@@ -4,6 +4,7 @@
 //! Needs root and Debian's packages (`make setup` installs them). What was measured is printed: `--nocapture` shows it.
 
 mod acl;
+mod breakout;
 mod console;
 mod demo;
 mod failover;

@@ -457,6 +457,20 @@ impl Sim {
         self.commit(tenants);
     }
 
+    /// `branch` may break out from now on, by an interface that has this address, or none; its tenant's file is as given.
+    pub fn break_out(&mut self, branch: &str, address: Option<&str>, (tenant, policy): (&str, &str)) {
+        let (_, _, paths) = BRANCHES.iter().find(|(name, ..)| *name == branch).expect("a branch");
+        let config = branch_config(branch, paths) + "[breakout]\ninterface = \"eth9\"\n";
+        let address = address.map(|address| ("eth9".to_owned(), address.parse().expect("IPv4")));
+        let now = self.now;
+        let node = self.node(branch);
+        node.compiler.know_addresses(address.into_iter().collect());
+        let candidate = write_and_load(node.directory.path(), &config, &[(tenant, policy)]);
+        node.generation = Arc::new(node.compiler.compile(&candidate).expect("few names"));
+        node.plane.adopt(&node.generation, now);
+        node.collect();
+    }
+
     /// The box loses all its state, as by `kill -9`, and starts again.
     pub fn restart(&mut self, name: &str) {
         let now = self.now;
@@ -533,6 +547,7 @@ impl Sim {
         let wanted = match device {
             "internet" => "pg-internet",
             "lan" => "pg-lan",
+            "breakout" => "pg-breakout",
             "globex/dc" => "pg2",
             _ => "pg1",
         };

@@ -8,7 +8,7 @@ use popgate::config::{
     Role, Service, SourceRef, Tenant, TenantBranch,
 };
 use popgate::model::{FlowKey, NextHop, Protocol, TenantId, Timeouts, Zone};
-use popgate::pipeline::decide;
+use popgate::pipeline::{Question, Way, decide};
 use popgate::tables::{Compiler, Generation, NatVerdict};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -359,7 +359,9 @@ proptest! {
                 .filter(|_| honest > 0)
                 .unwrap_or_else(|| place(PLACES[from.index(PLACES.len())]));
             let key = FlowKey::new(Zone::tenant(id), protocol, flow.source, flow.destination);
-            let decided = decide(&generation, compiled, &key, dscp, hop_of(&from), None, &mut ());
+            let way = Way::Best(&|_| true);
+            let question = Question { key: &key, dscp, arrives_from: hop_of(&from), named: None, way };
+            let decided = decide(&generation, compiled, &question, &mut ());
             let told = match decided {
                 Ok(decision) => Ok((
                     names.class(decision.plan.class).to_owned(),

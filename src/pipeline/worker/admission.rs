@@ -6,7 +6,8 @@ use crate::flow::{Binding, EndReason, InsertError, Plan, Session, SessionRef, Tc
 use crate::model::{
     ClassId, Direction, DropReason, End, FlowKey, HandoffId, Named, NextHop, Now, TenantId, Zone,
 };
-use crate::pipeline::decide::{Decision, Observer, decide};
+use crate::path::Candidate;
+use crate::pipeline::decide::{Decision, Observer, Question, Way, decide};
 use crate::pipeline::nat::allocate;
 use crate::pipeline::team::session_share;
 use crate::tables::{AclRule, Called, Crossing, Generation, NatVerdict, Pool, Subject};
@@ -156,7 +157,10 @@ impl Worker {
         let (key, from) = (session.key(begins), session.from(begins));
         let whom = self.whom(key, session.key(begins.opposite()))?;
         let asked = FlowKey::new(key.zone, key.protocol, (key.source(), key.source_port), whom);
-        decide(&self.generation, tenant, &asked, session.dscp, from, named, &mut ())
+        let way = Way::Kept(session.to(begins));
+        let (key, dscp) = (&asked, session.dscp);
+        let question = Question { key, dscp, arrives_from: from, named, way };
+        decide(&self.generation, tenant, &question, &mut ())
     }
 
     /// Whom a session's packets go to by policy: where the internet calls one by another address than its own, that must still
@@ -296,15 +300,20 @@ impl Worker {
         named: Option<&Named>,
         now: Now,
     ) -> Result<Planned, DropReason> {
-        let generation = Arc::clone(&self.generation);
+        let (generation, team) = (Arc::clone(&self.generation), Arc::clone(&self.team));
         let tenant = generation.tenants.get(call.tenant).ok_or(DropReason::NoRoute)?;
+        let is_up = |path| team.standing(path).fitness == Candidate::Up;
+        let question = Question { key, dscp, arrives_from: from, named, way: Way::Best(&is_up) };
         if let Whom::Bound(binding, caller) = call.whom {
             // The host has a binding, so it was let out; whether the caller may talk to it is asked as if the host had begun.
             let protocol = binding.protocol.with(caller);
             let answer = FlowKey::new(binding.zone, protocol, binding.inside, (caller, key.source_port));
             let host = tenant.owners.lookup(binding.inside.0).and_then(|end| tenant.next_hop(end));
             let host = host.ok_or(DropReason::NoRoute)?;
-            let decision = self.decide_and_log(&generation, call.tenant, &answer, dscp, host, None, now)?;
+            // By the way that the caller comes.
+            let way = Way::Kept(from);
+            let question = Question { key: &answer, arrives_from: host, way, ..question };
+            let decision = self.decide_and_log(&generation, call.tenant, &question, now)?;
             if decision.plan.hops[1] != from {
                 return Err(DropReason::SourceNotAllowed);
             }
@@ -321,13 +330,13 @@ impl Worker {
         if let Whom::Host(host) = call.whom {
             let caller = (key.source(), key.source_port);
             let called = FlowKey::new(key.zone, key.protocol, caller, host);
-            let Decision { plan, .. } =
-                self.decide_and_log(&generation, call.tenant, &called, dscp, from, None, now)?;
+            let question = Question { key: &called, ..question };
+            let Decision { plan, .. } = self.decide_and_log(&generation, call.tenant, &question, now)?;
             let zone = self.zone_of(plan.hops[1], call.tenant).ok_or(DropReason::DeviceDown)?;
             let reverse = called.turned_round(zone);
             return Ok(Planned { reverse, plan, translation: Translation::Fixed, may_change: false });
         }
-        let decision = self.decide_and_log(&generation, call.tenant, key, dscp, from, named, now)?;
+        let decision = self.decide_and_log(&generation, call.tenant, &question, now)?;
         let far_zone = self.far_zone(&decision, call.tenant).ok_or(DropReason::DeviceDown)?;
         let Decision { plan, asked, nat, may_change } = decision;
         let answered_by = (asked.destination(), key.destination_port);
@@ -353,22 +362,18 @@ impl Worker {
 
     /// Decides, and tells of it if the rule that decided has `log`. What is accepted must also be within the tenant's and the
     /// branch's limits.
-    #[expect(clippy::too_many_arguments, reason = "a session's first packet, and what is known of it")]
     fn decide_and_log<'a>(
         &mut self,
         generation: &'a Generation,
         tenant: TenantId,
-        key: &FlowKey,
-        dscp: u8,
-        from: NextHop,
-        named: Option<&Named>,
+        question: &Question<'_>,
         now: Now,
     ) -> Result<Decision<'a>, DropReason> {
         let mut deciding = Deciding { tenant, rule: None, logs: Vec::new() };
         let tables = generation.tenants.get(tenant).ok_or(DropReason::NoRoute)?;
-        let decision = decide(generation, tables, key, dscp, from, named, &mut deciding);
+        let decision = decide(generation, tables, question, &mut deciding);
         for (tenant, rule, key, ends) in deciding.logs {
-            self.rules.decided(tenant, rule, &key, dscp, ends, now.instant);
+            self.rules.decided(tenant, rule, &key, question.dscp, ends, now.instant);
         }
         let decision = decision?;
         let whose = (tenant, tables);
