@@ -1187,6 +1187,11 @@ fn a_nat64_prefix_is_of_ipv6_has_a_length_of_rfc_6052s_a_pool_behind_it_and_no_h
     Config::pop().edit(OTHER, pool, "nat64-prefix = \"64:ff9b::/96\"").has(&[
         "tenants/globex.toml:13: nat64-prefix: it leads to IPv4 by a nat-pool or masquerade, and the handoff has neither",
     ]);
+    let second = "[[handoff]]\nname = \"backup\"\nkind = \"internet\"\nprefixes = [\"9.9.9.0/24\"]\n\
+                  nat-pool = [\"198.51.100.64/29\"]\nnat64-prefix = \"64:ff9b::/96\"\n";
+    with("64:ff9b::/96").append(OTHER, second).has(&[
+        "tenants/globex.toml:21: handoff \"backup\": 64:ff9b::/96 already belongs to handoff \"internet\" (line 14)",
+    ]);
     let only_v6 = format!("{pool}\nnat64-prefix = \"64:ff9b::/96\"\nprefixes = [\"::/0\"]");
     Config::pop().edit(OTHER, pool, &only_v6).has(&[
         "tenants/globex.toml:14: nat64-prefix: it leads to what the handoff reaches of IPv4, and none of its prefixes is",

@@ -203,6 +203,8 @@
 //! | `class` | name of an app class, or `"default"` |
 //! | `app` | name of an app; in `[[app-class]]` alone |
 //! | `domain` | domain that the flow's name lies in; in `[[app-class]]` alone |
+//!
+//! Of a flow into a `nat64-prefix`, rules are asked about the IPv4 address that is meant, and its ping is `icmp`.
 
 mod appliance;
 mod apps;
