@@ -32,7 +32,9 @@
 //!
 //! A packet that goes no further becomes a [`model::DropReason`]: one counter, one row in the console, one test. A session
 //! that ends becomes a [`flow::FlowRecord`], goes by a bounded queue to [`io::exporting`], and leaves as IPFIX
-//! ([`export`]); what the queue has no room for is counted. The worker waits for nobody.
+//! ([`export`]); what the queue has no room for is counted. The worker waits for nobody. Where a NAT ledger is kept, the
+//! beginnings and ends of bindings go the same way to [`io::ledgering`], and into files that are searched by address, port
+//! and time ([`store::ledger`]).
 //!
 //! # The life of a commit
 //!
@@ -53,8 +55,8 @@
 //! # Where things are
 //!
 //! Imports run one way, and `tests/tidy.rs` holds them: [`model`] <- [`wire`] <- {[`tunnel`], [`path`], [`flow`]};
-//! [`model`] <- [`config`] <- [`tables`]; those <- [`pipeline`] <- [`io`]; [`flow`] <- [`export`] <- [`io`];
-//! [`pipeline::report`] <- [`control`] <- [`admin`]. [`run`] wires a box together, [`lab`] wires many.
+//! [`model`] <- [`config`] <- [`tables`]; those <- [`pipeline`] <- [`io`]; [`flow`] <- {[`export`], [`store`]} <- [`io`];
+//! {[`pipeline::report`], [`store::report`]} <- [`control`] <- [`admin`]. [`run`] wires a box together, [`lab`] wires many.
 
 pub mod admin;
 pub mod config;
@@ -67,6 +69,7 @@ pub mod model;
 pub mod path;
 pub mod pipeline;
 pub mod run;
+pub mod store;
 pub mod tables;
 pub mod tunnel;
 pub mod wire;

@@ -37,6 +37,7 @@ enum Command {
         name: Option<String>,
     },
     Explain(Box<admin::ExplainArgs>),
+    WhoHad(admin::WhoHadArgs),
     /// Print a new private key
     Genkey,
     /// Read a private key, print its public key
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Show(args) => Ok(admin::show(args)),
         Command::Apps { name } => apps(name.as_deref()),
         Command::Explain(args) => Ok(admin::explain(&args, popgate::run::explain_candidate)),
+        Command::WhoHad(args) => Ok(admin::who_had(&args, popgate::run::who_had_offline)),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
     };

@@ -1,6 +1,6 @@
 //! A running box: what `popgate run` starts, keeps, and stops again. Wiring: everything here is a call to somewhere else.
 //!
-//! 1 load and compile, 2 the exporter's thread, the workers' and the entrance's ([`crew`], which drive [`planes`]), 3 the
+//! 1 load and compile, 2 the threads of the exporter and the NAT ledger ([`ledger`]), the workers' and the entrance's ([`crew`], which drive [`planes`]), 3 the
 //! kernel's devices and the transports' sockets ([`kernel`]), 4 the admin server, 5 `ready`; then wait: SIGHUP loads the configuration anew, SIGTERM or SIGINT stops. What the
 //! kernel would not give at once (an interface that is not there yet) is tried again every few seconds; the rest works
 //! meanwhile.
@@ -8,6 +8,7 @@
 mod check;
 mod crew;
 mod kernel;
+mod ledger;
 mod planes;
 
 use crate::admin::{self, token};
@@ -18,6 +19,7 @@ use crate::flow::FlowRecord;
 use crate::io::clock::Clock;
 use crate::io::cpu;
 use crate::io::exporting::{self, Order};
+use crate::io::ledgering::{Entry, Ledgering};
 use crate::io::network::{self, AddressWatch};
 use crate::model::AskedFlow;
 use crate::pipeline::{Entrance, Logged, Team, Worker, describe_record, rehearse};
@@ -26,6 +28,8 @@ use arc_swap::ArcSwap;
 pub use check::{Checked, check, explain_candidate};
 use crew::Crew;
 use kernel::Kernel;
+pub use ledger::who_had_offline;
+use ledger::{LedgerThread, limits_of};
 use planes::WorkerPlane;
 use rand::TryRngCore;
 use std::error::Error;
@@ -89,13 +93,20 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     };
     let exporter = exporting::start(orders_in, clock, seen, log)?;
 
+    let naming = Arc::new(ArcSwap::new(Arc::clone(&generation)));
+    let ledger = match &candidate.appliance.nat_ledger {
+        Some(config) => Some(LedgerThread::start(&state_dir, config, Arc::clone(&naming), clock)?),
+        None => None,
+    };
+
     let cpus = cpu::usable()?;
     let workers = crew::workers_of(&candidate.appliance, &cpus);
     let facts = site_facts(&candidate, started_unix_ms, workers);
     let team = Team::new(workers);
     let planes = (0..workers).map(|id| {
         let worker = Worker::new(id, &team, random(), Arc::clone(&generation), clock.now());
-        WorkerPlane::new(worker, orders.clone(), clock.now())
+        let ledger = ledger.as_ref().map(|ledger| Ledgering::new(ledger.entries.clone()));
+        WorkerPlane::new(worker, orders.clone(), ledger, clock.now())
     });
     let entrance = Entrance::new(&team, Arc::clone(&generation), clock.now());
     let (threads, crew) = crew::start(planes.collect(), entrance, &cpus, clock)?;
@@ -112,7 +123,10 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
         move |tenant: &str, asked: &AskedFlow| check::explain_in(&current.load(), tenant, asked)
     };
     let control = Control::new(facts, crew.ports(), flows, unix_millis).explained_by(explainer);
-    let control = Arc::new(control);
+    let control = Arc::new(match &ledger {
+        Some(ledger) => control.with_ledger(ledger.reader()),
+        None => control,
+    });
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let admin = tokio::spawn(admin::serve(listener, control, token, async move {
         let _ = stopped.await;
@@ -121,7 +135,10 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     println!("ready");
     std::io::stdout().flush()?;
 
-    let mut reloader = Reloader { dir, compiler, current, crew, orders: orders.clone(), candidate };
+    let entries = ledger.as_ref().map(|ledger| ledger.entries.clone());
+    let orders_out = orders.clone();
+    let mut reloader =
+        Reloader { dir, compiler, current, naming, crew, orders: orders_out, ledger: entries, candidate };
     wait(&mut reloader, &mut kernel, &watch, || threads.dead()).await?;
     let _ = stop.send(());
     admin.await??;
@@ -132,6 +149,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     planes.into_iter().for_each(|plane| plane.end(clock.now()));
     drop(orders);
     exporter.join().map_err(|_| "the exporter panicked")?;
+    ledger.map_or(Ok(()), LedgerThread::finish)?;
     if all { Ok(()) } else { Err("a forwarding thread has stopped".into()) }
 }
 
@@ -171,8 +189,11 @@ struct Reloader {
     dir: PathBuf,
     compiler: Compiler,
     current: Arc<ArcSwap<Generation>>,
+    /// What the ledger takes names from: of a generation that workers may have already.
+    naming: Arc<ArcSwap<Generation>>,
     crew: Crew,
     orders: SyncSender<Order>,
+    ledger: Option<SyncSender<Entry>>,
     candidate: Candidate,
 }
 
@@ -190,10 +211,11 @@ impl Reloader {
             || is_pop(&old.role) != is_pop(&new.role)
             || old.workers != new.workers
             || old.admin.listen != new.admin.listen
+            || old.nat_ledger.is_some() != new.nat_ledger.is_some()
         {
             tracing::error!(
-                "site, role, workers and admin listen address change only with a restart; the old configuration \
-                 stays"
+                "site, role, workers, admin listen address, and whether there is a NAT ledger, change only with a \
+                 restart; the old configuration stays"
             );
             return;
         }
@@ -238,6 +260,7 @@ impl Reloader {
             return;
         }
         warn_of(&generation);
+        self.naming.store(Arc::clone(&generation));
         if !self.crew.adopt(&generation).await {
             tracing::error!("a forwarding thread has ended; the new configuration is not taken over");
             return;
@@ -246,6 +269,11 @@ impl Reloader {
         kernel.bring_to(&generation).await;
         if self.orders.send(reconfigure(&candidate, &generation)).is_err() {
             tracing::error!("the exporter is gone");
+        }
+        if let (Some(ledger), Some(config)) = (&self.ledger, &candidate.appliance.nat_ledger)
+            && ledger.send(Entry::Limits(limits_of(config))).is_err()
+        {
+            tracing::error!("the NAT ledger's thread is gone");
         }
         self.candidate = candidate;
         tracing::info!(generation = generation.number, "the configuration is in force");

@@ -221,7 +221,7 @@ fn all_problems_of_all_files_come_at_once_by_file_and_line() {
         .edit(BOX, "\"60s\"", "\"2h\"")
         .has(&[
             r#"popgate.toml:11: active-timeout: "2h" is out of range; 1s to 1h"#,
-            r#"tenants/acme.toml:12: persistent-keepalive: "25" lacks its unit; write "25s", or with another of ms, s, m, h"#,
+            r#"tenants/acme.toml:12: persistent-keepalive: "25" lacks its unit; write "25s", or with another of ms, s, m, h, d"#,
             r#"tenants/acme.toml:43: action: unknown action "acept"; did you mean "accept"?"#,
             r#"tenants/globex.toml:8: path "dsl" of branch "paris": this public key already belongs to path "dsl" of branch "paris" (tenants/acme.toml:11)"#,
         ]);
@@ -387,7 +387,26 @@ fn a_number_out_of_range_is_told_its_range() {
 fn a_wrong_unit_is_told_the_right_ones() {
     Config::pop()
         .edit(BOX, "\"60s\"", "\"60sec\"")
-        .has(&[r#"popgate.toml:11: active-timeout: "60sec" has the unknown unit "sec"; units of time are ms, s, m, h"#]);
+        .has(&[r#"popgate.toml:11: active-timeout: "60sec" has the unknown unit "sec"; units of time are ms, s, m, h, d"#]);
+}
+
+#[test]
+fn a_nat_ledger_is_kept_for_an_hour_to_ten_years_and_in_no_less_than_it_needs() {
+    let with = |line: &str| Config::pop().edit(BOX, "[export]", &format!("[nat-ledger]\n{line}\n[export]"));
+    with("keep = \"59m\"").has(&[r#"popgate.toml:11: keep: "59m" is out of range; 1h to 3650d"#]);
+    with("keep = \"3651d\"").has(&[r#"popgate.toml:11: keep: "3651d" is out of range; 1h to 3650d"#]);
+    with("max-size = \"199MB\"")
+        .has(&[r#"popgate.toml:11: max-size: "199MB" is out of range; at least 200MB"#]);
+    with("max-size = \"18446744073709551615TB\"")
+        .has(&[r#"popgate.toml:11: max-size: "18446744073709551615TB" is too much"#]);
+}
+
+#[test]
+fn a_size_without_a_unit_is_told_how_to_write_it() {
+    let with = |line: &str| Config::pop().edit(BOX, "[export]", &format!("[nat-ledger]\n{line}\n[export]"));
+    let told = r#"is not a size; write a whole number of MB, GB or TB, as in "10GB""#;
+    with("max-size = \"10GiB\"").has(&[&format!(r#"popgate.toml:11: max-size: "10GiB" {told}"#)]);
+    with("max-size = 10").has(&["popgate.toml:11: max-size: expected a string, found a whole number"]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ const IMPORTS: [(&str, &[&str]); 14] = [
     ("store", &["flow"]),
     ("io", &["pipeline", "export", "store"]),
     // Control passes queries on to workers, and the API shows the answers as they are: shapes, no more.
-    ("control", &["tables", "pipeline::report"]),
+    ("control", &["tables", "pipeline::report", "store::report"]),
     ("admin", &["control"]),
     // The lab impairs links in user space, over io's TAP devices and clock.
     ("lab", &["io", "config"]),

@@ -4,10 +4,12 @@ use super::explain::{dscp, protocol};
 use super::problem::Problem;
 use super::{App, worker_patience};
 use crate::control::{FlowPage, Status};
-use crate::model::{AskedFlow, NotAHostName, NotAnEnd};
+use crate::model::{AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
 use crate::pipeline::report::{DropRow, Explanation, FlowFilter, PathReport, RuleRow, SessionPage};
+use crate::store::report::WhoHad;
 use axum::Json;
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::str::FromStr;
@@ -87,17 +89,8 @@ pub(super) async fn explain(
 
 fn asked_flow(parameters: &[(String, String)]) -> Result<(String, AskedFlow), Problem> {
     const KNOWN: [&str; 6] = ["tenant", "from", "to", "protocol", "dscp", "sni"];
-    for (index, (name, _)) in parameters.iter().enumerate() {
-        if !KNOWN.contains(&name.as_str()) {
-            let detail = format!("unknown parameter {name:?}; known here: {}", KNOWN.join(", "));
-            return Err(Problem::parameter(name, detail));
-        }
-        if parameters[..index].iter().any(|(earlier, _)| earlier == name) {
-            return Err(Problem::parameter(name, format!("parameter {name:?} comes twice")));
-        }
-    }
-    let value =
-        |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    check_names(parameters, &KNOWN)?;
+    let value = |wanted: &str| value_of(parameters, wanted);
     let required = |name: &str| {
         let given = value(name).filter(|value| !value.is_empty());
         given.ok_or_else(|| Problem::parameter(name, format!("{name}: it is needed")))
@@ -121,6 +114,57 @@ fn asked_flow(parameters: &[(String, String)]) -> Result<(String, AskedFlow), Pr
     Ok((required("tenant")?.to_owned(), flow))
 }
 
+/// Of the NAT ledger. It reads files, on a thread of its own: the others' answers do not wait for a disk.
+pub(super) async fn who_had(
+    State(app): State<App>,
+    Query(parameters): Parameters,
+) -> Result<Json<WhoHad>, Problem> {
+    let asked = asked_port(&parameters)?;
+    let failed = |why: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, why);
+    let answer = tokio::task::spawn_blocking(move || app.control.who_had(&asked)).await;
+    match answer.map_err(|error| failed(error.to_string()))? {
+        Some(Ok(answer)) => Ok(Json(answer)),
+        Some(Err(error)) => Err(failed(format!("the NAT ledger cannot be read: {error}"))),
+        None => {
+            let detail = "this box keeps no NAT ledger; [nat-ledger] in popgate.toml has it keep one";
+            Err(Problem::new(StatusCode::NOT_FOUND, detail))
+        }
+    }
+}
+
+fn asked_port(parameters: &[(String, String)]) -> Result<AskedPort, Problem> {
+    check_names(parameters, &["address", "port", "protocol", "at"])?;
+    let given = |name: &str| value_of(parameters, name).filter(|value| !value.is_empty());
+    let wrong = |name: &'static str| move |why: String| Problem::parameter(name, format!("{name}: {why}"));
+    let at = given("at").map(|text| {
+        text.parse().map_err(|error: NotATime| format!("{text:?} is {error}")).map_err(wrong("at"))
+    });
+    Ok(AskedPort {
+        address: parse("address", given("address").unwrap_or_default(), "an IPv4 or IPv6 address")?,
+        port: parse("port", given("port").unwrap_or_default(), "a port, 0 to 65535")?,
+        protocol: given("protocol").map(|text| protocol(text).map_err(wrong("protocol"))).transpose()?,
+        at: at.transpose()?,
+    })
+}
+
+/// Every parameter must be known, and said once.
+fn check_names(parameters: &[(String, String)], known: &[&str]) -> Result<(), Problem> {
+    for (index, (name, _)) in parameters.iter().enumerate() {
+        if !known.contains(&name.as_str()) {
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(Problem::parameter(name, format!("unknown parameter {name:?}; known here: {known}")));
+        }
+        if parameters[..index].iter().any(|(earlier, _)| earlier == name) {
+            return Err(Problem::parameter(name, format!("parameter {name:?} comes twice")));
+        }
+    }
+    Ok(())
+}
+
+fn value_of<'a>(parameters: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
+    parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+}
+
 /// What the parameters say.
 #[derive(Debug, PartialEq)]
 struct Asked {
@@ -133,17 +177,8 @@ impl Asked {
     /// sessions as if they were the ones asked for.
     fn read(Query(parameters): Parameters, known: &[&str]) -> Result<Asked, Problem> {
         let mut asked = Asked { filter: FlowFilter::default(), limit: DEFAULT_LIMIT };
-        for (index, (name, value)) in parameters.iter().enumerate() {
-            if !known.contains(&name.as_str()) {
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return Err(Problem::parameter(
-                    name,
-                    format!("unknown parameter {name:?}; known here: {known}"),
-                ));
-            }
-            if parameters[..index].iter().any(|(earlier, _)| earlier == name) {
-                return Err(Problem::parameter(name, format!("parameter {name:?} comes twice")));
-            }
+        check_names(&parameters, known)?;
+        for (name, value) in &parameters {
             match name.as_str() {
                 "tenant" => asked.filter.tenant = Some(parse(name, value, "a tenant's name")?),
                 "class" => asked.filter.class = Some(parse(name, value, "an app class's name")?),

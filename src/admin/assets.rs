@@ -14,7 +14,7 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 struct Dist;
 
 /// The console's views; each is the same page, which looks at its own address.
-const VIEWS: [&str; 3] = ["/", "/sessions", "/flows"];
+const VIEWS: [&str; 6] = ["/", "/sessions", "/flows", "/rules", "/explain", "/who-had"];
 
 const PAGE: &str = "index.html";
 

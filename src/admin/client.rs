@@ -227,8 +227,20 @@ fn status(status: &Status) -> String {
         ("dropped", format!("{} packets", totals.dropped_packets)),
         ("records lost", totals.records_lost.to_string()),
         ("not inspected", totals.not_inspected.to_string()),
+        ("NAT ledger", nat_ledger(status)),
     ];
     rows.iter().map(|(name, value)| format!("{name:<18}{value}\n")).collect()
+}
+
+fn nat_ledger(status: &Status) -> String {
+    let Some(ledger) = &status.nat_ledger else { return "-".to_owned() };
+    let since = or_dash(ledger.known_from_unix_ms.map(utc));
+    // What workers could not pass on is told to the ledger when there is room again.
+    let lost = ledger.lost.max(status.totals.ledger_lost);
+    let missing = if lost > 0 { format!(", {lost} beginnings and ends missing") } else { String::new() };
+    let failing = ledger.problem.as_ref().map(|problem| format!(", CANNOT BE WRITTEN: {problem}"));
+    let failing = failing.unwrap_or_default();
+    format!("since {since}, {}, {} held{missing}{failing}", bytes(ledger.bytes), ledger.open)
 }
 
 fn paths(paths: &[PathReport]) -> String {

@@ -16,11 +16,13 @@ mod listen;
 mod problem;
 mod table;
 pub mod token;
+mod who_had;
 
 pub use apps::{describe_app, list_apps};
 pub use client::{ShowArgs, show};
 pub use explain::{AskCandidate, ExplainArgs, explain};
 pub use token::Token;
+pub use who_had::{AskLedger, WhoHadArgs, who_had};
 
 use crate::control::Control;
 use axum::Router;
@@ -90,6 +92,7 @@ const ROUTES: &[Route] = &[
     ("/api/v1/drops", || get(api::drops)),
     ("/api/v1/rules", || get(api::rules)),
     ("/api/v1/explain", || get(api::explain)),
+    ("/api/v1/who-had", || get(api::who_had)),
     ("/api/v1/events", || get(events::stream)),
 ];
 

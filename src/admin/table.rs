@@ -1,5 +1,6 @@
 //! Tables and human units for `popgate show`.
 
+use crate::model::Civil;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
@@ -103,18 +104,13 @@ pub(super) fn duration(secs: f64) -> String {
 
 /// `2026-03-14T15:09:26Z`: the box has no viewer's zone to tell times in.
 pub(super) fn utc(unix_ms: u64) -> String {
-    let secs = unix_ms / 1_000;
-    let (hour, minute, second) = (secs / 3_600 % 24, secs / 60 % 60, secs % 60);
-    // Howard Hinnant's civil_from_days, for dates after 1970 alone.
-    let days = secs / 86_400 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let Civil { year, month, day, hour, minute, second } = Civil::at(unix_ms / 1_000);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// [`utc`] to the millisecond.
+pub(super) fn utc_ms(unix_ms: u64) -> String {
+    format!("{}.{:03}Z", utc(unix_ms).trim_end_matches('Z'), unix_ms % 1_000)
 }
 
 #[cfg(test)]

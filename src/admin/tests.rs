@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::config::AclAction;
-use crate::control::{RecentFlows, SiteFacts, WorkerGone, WorkerPort};
+use crate::control::{LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
+use crate::model::AskedPort;
 use crate::pipeline::report::{
     Answer, DropRow, Explanation, Query, RuleRow, SessionPage, Step, StepKind, Totals,
 };
+use crate::store::report::{self, LedgerState, WhoHad};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,9 +48,12 @@ fn no_route_answers_without_the_token() {
 fn every_route_answers_with_the_token_and_is_not_stored() {
     let server = Server::start();
     for (path, _) in ROUTES.iter().filter(|(path, _)| *path != "/api/v1/events") {
-        // Only that one cannot do without parameters.
-        let query =
-            if *path == "/api/v1/explain" { "?tenant=acme&from=10.1.0.5&to=192.0.2.1:443" } else { "" };
+        // Only these cannot do without parameters.
+        let query = match *path {
+            "/api/v1/explain" => "?tenant=acme&from=10.1.0.5&to=192.0.2.1:443",
+            "/api/v1/who-had" => "?address=198.51.100.7&port=40112&at=2026-11-22T10:00Z",
+            _ => "",
+        };
         let answer = server.get(&format!("{path}{query}"));
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
         assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
@@ -226,6 +231,64 @@ fn a_flow_is_explained_with_its_parameters_read_strictly() {
     assert!(body.contains("10.1.0.5 to 192.0.2.1:443, udp, 46"), "{body}");
 }
 
+#[test]
+fn the_ledger_is_asked_with_its_parameters_read_strictly() {
+    let server = Server::start();
+    let ask = |query: &str| server.get(&format!("/api/v1/who-had?{query}"));
+    for (query, parameter) in [
+        ("port=40112", "address"),
+        ("address=198.51.100.0/24&port=40112", "address"),
+        ("address=198.51.100.7", "port"),
+        ("address=198.51.100.7&port=65536", "port"),
+        ("address=198.51.100.7&port=40112&at=2026-11-22", "at"),
+        ("address=198.51.100.7&port=40112&protocol=sctp", "protocol"),
+        ("address=198.51.100.7&port=40112&tenant=acme", "tenant"),
+        ("address=198.51.100.7&port=40112&port=40113", "port"),
+    ] {
+        let answer = ask(query);
+        let (status, body) = (answer.status, answer.body);
+        assert_eq!(status, 400, "{query}: {body}");
+        assert!(body.contains(&format!("\"parameter\":\"{parameter}\"")), "{query}: {body}");
+    }
+    let answer = ask("address=198.51.100.7&port=40112&protocol=udp&at=2026-11-22T11:00%2B01:00");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let told: WhoHad = serde_json::from_str(&answer.body).expect("an answer");
+    assert_eq!((told.address.to_string().as_str(), told.port), ("198.51.100.7", 40_112));
+    assert_eq!((told.protocol.as_deref(), told.from_unix_ms), (Some("udp"), 1_795_341_600_000));
+}
+
+#[test]
+fn a_box_that_keeps_no_ledger_says_how_to_have_it_keep_one() {
+    let server = Server::start_with(|control| control);
+    let answer = server.get("/api/v1/who-had?address=198.51.100.7&port=40112");
+    assert_eq!(answer.status, 404);
+    assert!(answer.body.contains("[nat-ledger] in popgate.toml"), "{}", answer.body);
+}
+
+/// A ledger in which nobody ever had anything.
+struct Ledger;
+
+impl LedgerPort for Ledger {
+    fn who_had(&self, asked: &AskedPort) -> std::io::Result<WhoHad> {
+        let at = asked.at.ok_or(std::io::ErrorKind::InvalidInput)?;
+        Ok(WhoHad {
+            address: asked.address,
+            port: asked.port,
+            protocol: asked.protocol.map(|protocol| protocol.to_string()),
+            from_unix_ms: at.from_unix_ms,
+            until_unix_ms: at.until_unix_ms,
+            answer: report::Answer::Nobody,
+            holdings: Vec::new(),
+            gaps: Vec::new(),
+            known_from_unix_ms: Some(0),
+        })
+    }
+
+    fn state(&self) -> LedgerState {
+        LedgerState::default()
+    }
+}
+
 struct Worker(Option<Arc<AtomicBool>>);
 
 impl WorkerPort for Worker {
@@ -260,6 +323,10 @@ impl WorkerPort for Worker {
 
 impl Server {
     fn start() -> Server {
+        Server::start_with(|control| control.with_ledger(Ledger))
+    }
+
+    fn start_with(change: impl FnOnce(Control) -> Control) -> Server {
         let silent = Arc::new(AtomicBool::new(false));
         let workers: Vec<Box<dyn WorkerPort>> =
             vec![Box::new(Worker(None)), Box::new(Worker(Some(silent.clone())))];
@@ -272,7 +339,7 @@ impl Server {
             started_unix_ms: 1,
             workers: workers.len(),
         };
-        let control = Control::new(site, workers, Arc::new(RecentFlows::default()), || 2);
+        let control = change(Control::new(site, workers, Arc::new(RecentFlows::default()), || 2));
         let control = Arc::new(control.explained_by(|tenant, asked| match tenant {
             "acme" => {
                 let flow = format!("{} to {}, {}, {}", asked.from, asked.to, asked.protocol, asked.dscp);

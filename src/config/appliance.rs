@@ -78,6 +78,7 @@ pub(super) fn read(
         own.ports.push((admin.listen.port(), "the admin server".to_owned()));
     }
     let export = read_export(&mut root);
+    let nat_ledger = read_nat_ledger(&mut root);
 
     let role = match role_name {
         Ok(RoleName::Pop) => {
@@ -114,6 +115,7 @@ pub(super) fn read(
         workers: workers?,
         admin: admin?,
         export: export?,
+        nat_ledger: nat_ledger?,
     })
 }
 
@@ -382,6 +384,28 @@ fn read_export(root: &mut Table<'_>) -> Result<Export, Noted> {
     });
     table.finish();
     Ok(Export { active_timeout: active_timeout?, collectors: collectors? })
+}
+
+fn read_nat_ledger(root: &mut Table<'_>) -> Result<Option<NatLedger>, Noted> {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    // 30 days and 10 GB: what providers are most often asked about, and what a small disk has.
+    let default = NatLedger { keep: 30 * 24 * HOUR, max_bytes: 10_000_000_000 };
+    let Some(mut table) = root.table("nat-ledger", "[nat-ledger]")? else { return Ok(None) };
+    let keep = table.with_default("keep", default.keep, |value| {
+        value.duration(|text| values::duration_within(text, HOUR..=3_650 * 24 * HOUR, "1h to 3650d"))
+    });
+    let max_bytes = table.with_default("max-size", default.max_bytes, |value| {
+        // Three times what a log may grow to before it is closed.
+        let least = 200_000_000;
+        let size = value.parse(values::size)?;
+        if size < least {
+            let text = value.string()?;
+            return Err(value.note(format!("{text:?} is out of range; at least 200MB")));
+        }
+        Ok(size)
+    });
+    table.finish();
+    Ok(Some(NatLedger { keep: keep?, max_bytes: max_bytes? }))
 }
 
 fn icmp_source(value: Value<'_>) -> Result<IcmpSource, Noted> {

@@ -45,7 +45,7 @@ pub struct Appliance {
     pub metro: Option<String>,
     pub facility: Option<String>,
     pub role: Role,
-    /// Admin token, revisions, flow history.
+    /// Admin token, revisions, NAT ledger, flow history.
     pub state_dir: PathBuf,
     pub transports: Vec<Transport>,
     /// The source of ICMP errors towards tenants. RFC 7600's dummy address unless configured.
@@ -56,6 +56,17 @@ pub struct Appliance {
     pub workers: Option<NonZeroU16>,
     pub admin: Admin,
     pub export: Export,
+    /// `None` unless it is to be kept.
+    pub nat_ledger: Option<NatLedger>,
+}
+
+/// The ledger of who had which outside address and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NatLedger {
+    /// What ended longer ago is deleted.
+    pub keep: Duration,
+    /// The oldest is deleted before the files are larger together.
+    pub max_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@
 //! # Values
 //!
 //! * A *name* is 1 to 31 of `a-z`, `0-9` and `-`, beginning with a letter or digit.
-//! * A *duration* is a whole number with its unit: `"150ms"`, `"60s"`, `"5m"`, `"2h"`.
+//! * A *duration* is a whole number with its unit: `"150ms"`, `"60s"`, `"5m"`, `"2h"`, `"30d"`.
 //! * A *prefix* is `"10.1.0.0/16"` or `"2001:db8::/32"` without host bits, or an address, meaning that one alone.
 //! * An *endpoint* is `"192.0.2.1:51820"` or `"[2001:db8::1]:51820"`. Host names are not resolved.
 //! * A *key* is WireGuard's: 32 bytes in base64. A *key file* holds one; its name is relative to the directory, and nobody
@@ -29,7 +29,7 @@
 //! | `role` | `"pop"`, `"branch"` | | |
 //! | `metro` | name | none | the PoPs of one metro are one logical PoP |
 //! | `facility` | text | none | which building |
-//! | `state-dir` | absolute path | `/var/lib/popgate` | admin token, revisions, flow history |
+//! | `state-dir` | absolute path | `/var/lib/popgate` | admin token, revisions, NAT ledger, flow history |
 //! | `max-sessions` | 1,000 to 100,000,000 | 1,000,000 | |
 //! | `workers` | 1 to 64 | `pop`: one a processor; `branch`: 1 | threads that forward; changes only with a restart |
 //! | `icmp-source` | list of addresses, one per family | `192.0.0.8`, `fd70:6f70:6761:7465::1` | source of ICMP errors towards tenants |
@@ -49,6 +49,14 @@
 //!
 //! `[export]`: `active-timeout`, how often a lasting session is reported, 1 s to 1 h, 60 s by default.
 //! `[[export.collector]]`, any number: `name`; `address`, an endpoint; `observation-domain`, a number, 0 by default.
+//!
+//! `[nat-ledger]`: keeps on disk who had which outside address and port, for `popgate who-had`; without it nothing is kept.
+//! Whether there is one changes only with a restart.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `keep` | duration, 1h to 3650d | `"30d"` | what ended longer ago is deleted |
+//! | `max-size` | `"500MB"`, `"10GB"`, `"2TB"`; at least 200MB | `"10GB"` | the oldest is deleted before there is more |
 //!
 //! Role `branch` only:
 //!

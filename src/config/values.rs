@@ -35,17 +35,18 @@ pub(super) fn interface(text: &str) -> Parsed<String> {
 
 /// A duration: a whole number and its unit.
 pub(super) fn duration(text: &str) -> Parsed<Duration> {
-    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+    const UNITS: [(&str, u64); 5] =
+        [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
         return Err(format!("{text:?} is not a duration; write a whole number and its unit, as in \"60s\""));
     }
     if unit.is_empty() {
-        return Err(format!("{text:?} lacks its unit; write \"{text}s\", or with another of ms, s, m, h"));
+        return Err(format!("{text:?} lacks its unit; write \"{text}s\", or with another of ms, s, m, h, d"));
     }
     let Some((_, millis)) = UNITS.iter().find(|(known, _)| *known == unit) else {
-        return Err(format!("{text:?} has the unknown unit {unit:?}; units of time are ms, s, m, h"));
+        return Err(format!("{text:?} has the unknown unit {unit:?}; units of time are ms, s, m, h, d"));
     };
     number
         .parse::<u64>()
@@ -59,6 +60,18 @@ pub(super) fn duration(text: &str) -> Parsed<Duration> {
 pub(super) fn duration_within(text: &str, range: RangeInclusive<Duration>, ends: &str) -> Parsed<Duration> {
     let duration = duration(text)?;
     if range.contains(&duration) { Ok(duration) } else { Err(format!("{text:?} is out of range; {ends}")) }
+}
+
+/// A size on disk, in bytes: a whole number and its decimal unit.
+pub(super) fn size(text: &str) -> Parsed<u64> {
+    const UNITS: [(&str, u64); 3] = [("MB", 1_000_000), ("GB", 1_000_000_000), ("TB", 1_000_000_000_000)];
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = UNITS.iter().find(|(known, _)| *known == unit).map(|(_, factor)| *factor);
+    let Some((factor, number)) = factor.zip(number.parse::<u64>().ok()) else {
+        return Err(format!("{text:?} is not a size; write a whole number of MB, GB or TB, as in \"10GB\""));
+    };
+    number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too much"))
 }
 
 /// WireGuard's persistent keepalive, in its own unit: whole seconds.
@@ -275,10 +288,21 @@ mod tests {
         assert_eq!(duration("60s"), Ok(Duration::from_secs(60)));
         assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 24 * 3_600)));
         for wrong in
             ["", "s", "60", "-1s", "1.5s", "60 s", "60S", "99999999999999999999s", "18446744073709551615h"]
         {
             assert!(duration(wrong).is_err(), "{wrong:?} was taken");
+        }
+    }
+
+    #[test]
+    fn sizes_carry_their_unit() {
+        assert_eq!(size("500MB"), Ok(500_000_000));
+        assert_eq!(size("10GB"), Ok(10_000_000_000));
+        assert_eq!(size("2TB"), Ok(2_000_000_000_000));
+        for wrong in ["", "GB", "10", "10 GB", "10gb", "1.5GB", "-1GB", "18446744073709551615TB"] {
+            assert!(size(wrong).is_err(), "{wrong:?} was taken");
         }
     }
 

@@ -12,12 +12,14 @@ mod recent;
 pub use gather::{Unanswered, WorkerGone, WorkerPort};
 pub use recent::{FlowPage, RecentFlows};
 
-use crate::model::AskedFlow;
+use crate::model::{AskedFlow, AskedPort};
 use crate::pipeline::report::{
     Answer, DropRow, Explanation, FlowFilter, PathReport, Query, RuleRow, SessionPage, Totals,
 };
+use crate::store::report::{LedgerState, WhoHad};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::Arc;
 
 /// What does not change while the process lives.
@@ -46,6 +48,20 @@ pub struct Status {
     /// Sums over all workers; `generation` is the oldest that any of them still runs.
     #[serde(flatten)]
     pub totals: Totals,
+    /// `None` where no NAT ledger is kept.
+    pub nat_ledger: Option<LedgerState>,
+}
+
+/// The NAT ledger, as it is asked.
+pub trait LedgerPort: Send + Sync {
+    /// Who had an outside address and port. Reads files, which takes some milliseconds.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn who_had(&self, asked: &AskedPort) -> io::Result<WhoHad>;
+
+    /// How it stands.
+    fn state(&self) -> LedgerState;
 }
 
 /// The way to everything that can be asked.
@@ -56,6 +72,7 @@ pub struct Control {
     flows: Arc<RecentFlows>,
     unix_millis: Box<dyn Fn() -> u64 + Send + Sync>,
     explainer: Box<Explainer>,
+    ledger: Option<Box<dyn LedgerPort>>,
 }
 
 /// What the generation in force makes of a tenant's flow; or that there is no such tenant.
@@ -70,7 +87,18 @@ impl Control {
         unix_millis: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Control {
         let explainer = Box::new(|tenant: &str, _: &AskedFlow| Err(format!("there is no tenant {tenant:?}")));
-        Control { site, ports, flows, unix_millis: Box::new(unix_millis), explainer }
+        Control { site, ports, flows, unix_millis: Box::new(unix_millis), explainer, ledger: None }
+    }
+
+    /// With a NAT ledger to be asked.
+    pub fn with_ledger(self, ledger: impl LedgerPort + 'static) -> Control {
+        Control { ledger: Some(Box::new(ledger)), ..self }
+    }
+
+    /// Who had an outside address and port; `None` where no ledger is kept. It reads files: not for a thread that others
+    /// wait for.
+    pub fn who_had(&self, asked: &AskedPort) -> Option<io::Result<WhoHad>> {
+        self.ledger.as_ref().map(|ledger| ledger.who_had(asked))
     }
 
     /// With the one who explains what becomes of a flow: that needs the tables, which are no business of this module.
@@ -105,7 +133,8 @@ impl Control {
         });
         let totals = totals.await?.into_iter().reduce(add).unwrap_or_default();
         let now_unix_ms = (self.unix_millis)();
-        Ok(Status { site: self.site.clone(), now_unix_ms, totals })
+        let nat_ledger = self.ledger.as_ref().map(|ledger| ledger.state());
+        Ok(Status { site: self.site.clone(), now_unix_ms, totals, nat_ledger })
     }
 
     /// All paths, or one tenant's, by tenant, site and name. A path belongs to one worker, so none comes twice.
@@ -227,6 +256,7 @@ fn add(a: Totals, b: Totals) -> Totals {
         forwarded_bytes: a.forwarded_bytes + b.forwarded_bytes,
         dropped_packets: a.dropped_packets + b.dropped_packets,
         records_lost: a.records_lost + b.records_lost,
+        ledger_lost: a.ledger_lost + b.ledger_lost,
         not_inspected: a.not_inspected + b.not_inspected,
     }
 }

@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod crossing;
 pub mod exporting;
 pub mod forward;
+pub mod ledgering;
 mod masquerade;
 pub mod namespace;
 mod netlink;

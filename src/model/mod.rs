@@ -13,7 +13,7 @@ mod time;
 mod timeouts;
 mod wheel;
 
-pub use asked::{AskedEnd, AskedFlow, NotAnEnd};
+pub use asked::{AskedEnd, AskedFlow, AskedPort, AskedTime, NotATime, NotAnEnd};
 pub use class::{ClassBy, NameSource, Named};
 pub use drop::DropReason;
 pub use id::{
@@ -23,6 +23,6 @@ pub use id::{
 pub use key::{Direction, End, FlowKey, NextHop, Protocol, Zone};
 pub use name::{HostName, NotAHostName};
 pub use prefix::{Nat64Prefix, PrefixMap, may_be_forwarded};
-pub use time::{Instant, Now};
+pub use time::{Civil, Instant, Now};
 pub use timeouts::Timeouts;
 pub use wheel::Wheel;

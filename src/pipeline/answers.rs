@@ -64,6 +64,7 @@ impl Worker {
             forwarded_bytes: self.forwarded.bytes,
             dropped_packets: self.drops.total(),
             records_lost: self.records_lost,
+            ledger_lost: self.ledger_lost,
             not_inspected: self.inspections.refused,
         }
     }

@@ -50,6 +50,8 @@ pub struct Totals {
     pub dropped_packets: u64,
     /// Records the exporter's queue had no room for.
     pub records_lost: u64,
+    /// Beginnings and ends of NAT bindings that the ledger's queue had no room for.
+    pub ledger_lost: u64,
     /// Flows that a name could have given another class, and that there was no room to look into.
     pub not_inspected: u64,
 }

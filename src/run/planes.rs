@@ -4,6 +4,7 @@
 use crate::control::{WorkerGone, WorkerPort};
 use crate::io::exporting::Order;
 use crate::io::forward::{DataPlane, Dropped, ForwardHandle};
+use crate::io::ledgering::Ledgering;
 use crate::model::{Instant, Now};
 use crate::pipeline::report::{Answer, Query};
 use crate::pipeline::{Entrance, Logged, SessionScan, Worker};
@@ -33,19 +34,35 @@ pub(super) type Reply = Box<dyn FnOnce(Answer) + Send>;
 pub(super) struct WorkerPlane {
     worker: Worker,
     orders: SyncSender<Order>,
+    /// `None` where no NAT ledger is kept.
+    ledger: Option<Ledgering>,
     /// Questions about sessions that are being answered, a part of the table at a time.
     scans: VecDeque<(SessionScan, Reply)>,
     next_scan: Instant,
 }
 
 impl WorkerPlane {
-    pub(super) fn new(worker: Worker, orders: SyncSender<Order>, now: Now) -> WorkerPlane {
-        WorkerPlane { worker, orders, scans: VecDeque::new(), next_scan: now.instant }
+    pub(super) fn new(
+        mut worker: Worker,
+        orders: SyncSender<Order>,
+        ledger: Option<Ledgering>,
+        now: Now,
+    ) -> WorkerPlane {
+        if ledger.is_some() {
+            worker.tell_ports();
+        }
+        WorkerPlane { worker, orders, ledger, scans: VecDeque::new(), next_scan: now.instant }
     }
 
-    /// Ends all sessions. Packets wait no more, so the exporter gets the records of all of them, however many there are.
+    /// Ends all sessions. Packets wait no more, so the exporter gets the records of all of them, however many there are, and
+    /// the ledger the ends of all bindings.
     pub(super) fn end(mut self, now: Now) {
         self.worker.end_all(now);
+        if let Some(ledger) = self.ledger.take()
+            && !ledger.finish(self.worker.take_port_events(), now.unix_nanos / 1_000_000)
+        {
+            tracing::error!("the NAT ledger's thread is gone: the ends of bindings are not in it");
+        }
         for record in self.worker.take_records() {
             if self.orders.send(Order::Record(record)).is_err() {
                 return;
@@ -53,8 +70,12 @@ impl WorkerPlane {
         }
     }
 
-    /// Records, and lines of the log: neither holds up the worker.
-    fn pass_on(&mut self) {
+    /// Records, lines of the log, and what became of ports: none holds up the worker.
+    fn pass_on(&mut self, now: Now) {
+        if let Some(ledger) = &mut self.ledger {
+            let lost = ledger.pass_on(self.worker.take_port_events(), now.unix_nanos / 1_000_000);
+            self.worker.ledger_lost(lost);
+        }
         let mut lost = 0;
         for record in self.worker.take_records() {
             lost += u64::from(self.orders.try_send(Order::Record(record)).is_err());
@@ -89,7 +110,7 @@ impl DataPlane for WorkerPlane {
 
     fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
         self.worker.process(batch, now, out);
-        self.pass_on();
+        self.pass_on(now);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -99,7 +120,7 @@ impl DataPlane for WorkerPlane {
 
     fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
         self.worker.handle_timeout(now, out);
-        self.pass_on();
+        self.pass_on(now);
         self.go_on_scanning(now);
     }
 
@@ -111,7 +132,7 @@ impl DataPlane for WorkerPlane {
         match command {
             Command::Adopt(generation) => {
                 self.worker.adopt(generation, now);
-                self.pass_on();
+                self.pass_on(now);
             }
             Command::Ask(Query::Sessions { filter, limit }, reply) => {
                 // One that finds no room is dropped unanswered, and whoever asked is told that nobody answers.

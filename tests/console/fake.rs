@@ -193,6 +193,7 @@ impl Worker {
             dropped_packets: self.drops(at).iter().map(|row| row.packets).sum(),
             records_lost: 0,
             not_inspected: 0,
+            ledger_lost: 0,
         }
     }
 

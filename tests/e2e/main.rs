@@ -13,6 +13,7 @@ mod hosts;
 mod ipfix;
 mod ipv6;
 mod isolation;
+mod ledger;
 mod masquerade;
 mod names;
 mod nat;

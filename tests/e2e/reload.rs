@@ -82,7 +82,9 @@ fn transports_and_devices_are_exchanged_under_all_threads_and_the_number_of_work
     kill_process(pid, Signal::HUP).expect("it runs");
     eventually("it says why not", || {
         let log = fs::read_to_string(world.node("fra1").log()).expect("a log");
-        log.contains("workers and admin listen address change only with a restart")
+        log.contains(
+            "workers, admin listen address, and whether there is a NAT ledger, change only with a restart",
+        )
     });
     assert_eq!(threads(pid), before);
     assert_eq!(world.status("fra1").totals.generation, generation);

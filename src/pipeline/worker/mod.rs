@@ -23,7 +23,7 @@ use super::paths::{Paths, Traffic};
 use super::quotas::Quotas;
 use super::rules::{Logged, Rules};
 use super::team::Team;
-use crate::flow::{EndReason, FlowRecord, Fragments, SessionRef, SessionTable};
+use crate::flow::{EndReason, FlowRecord, Fragments, PortEvent, SessionRef, SessionTable};
 use crate::model::{DeviceId, DropReason, FlowKey, Instant, NextHop, Now, PathId, RuleId, TenantId, Zone};
 use crate::path::{self, Action};
 use crate::tables::Generation;
@@ -61,6 +61,7 @@ pub struct Worker {
     pub(super) forwarded: Traffic,
     records: Vec<FlowRecord>,
     pub(super) records_lost: u64,
+    pub(super) ledger_lost: u64,
     answers: TokenBucket,
     rng: StdRng,
     /// One segment of a super-packet.
@@ -147,6 +148,7 @@ impl Worker {
             forwarded: Traffic::default(),
             records: Vec::new(),
             records_lost: 0,
+            ledger_lost: 0,
             answers: TokenBucket::full(now.instant),
             next_id: rng.random(),
             rng,
@@ -255,6 +257,22 @@ impl Worker {
     /// `count` records could not be passed on.
     pub fn records_lost(&mut self, count: u64) {
         self.records_lost += count;
+    }
+
+    /// Has it tell from now on which outside ports begin and cease to be whose; whoever asks for that takes what there is
+    /// after each batch.
+    pub fn tell_ports(&mut self) {
+        self.sessions.tell_bindings(true);
+    }
+
+    /// What became of outside ports since the last call, in order.
+    pub fn take_port_events(&mut self) -> impl Iterator<Item = PortEvent> {
+        self.sessions.take_port_events()
+    }
+
+    /// `count` of what [`Worker::take_port_events`] gave could not be passed on.
+    pub fn ledger_lost(&mut self, count: u64) {
+        self.ledger_lost += count;
     }
 
     /// `count` packets that were to be sent could not be.

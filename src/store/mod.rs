@@ -1,0 +1,6 @@
+//! What outlives the process, besides the configuration: so far the NAT ledger.
+//!
+//! Files and no clock: whoever owns one says what time it is. Nothing here is in a packet's way.
+
+pub mod ledger;
+pub mod report;
