@@ -2,12 +2,13 @@
 //! they look and move like real ones and are the same in every run.
 
 use popgate::config::{AclAction, Outcome};
-use popgate::control::{Control, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
-use popgate::model::AskedFlow;
+use popgate::control::{Control, LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
+use popgate::model::{AskedFlow, AskedPort};
 use popgate::pipeline::report::{
     Answer, DropRow, Explanation, FlowFilter, FlowReport, PathReport, PathState, PathStep, Query, RuleRow,
     SessionPage, SessionReport, Step, StepKind, Totals,
 };
+use popgate::store::report::{self, Held, LedgerState, WhoHad};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -63,7 +64,45 @@ pub(crate) fn control(mood: Mood) -> Arc<Control> {
         workers: WORKERS as usize,
     };
     let control = Control::new(site, (0..WORKERS).map(worker).collect(), flows, unix_ms);
-    Arc::new(control.explained_by(explanation))
+    Arc::new(control.explained_by(explanation).with_ledger(Ledger))
+}
+
+/// A NAT ledger in which one host had everything, a minute before and after what is asked about.
+struct Ledger;
+
+impl LedgerPort for Ledger {
+    fn who_had(&self, asked: &AskedPort) -> std::io::Result<WhoHad> {
+        let now = unix_ms();
+        let (from, until) = asked.at.map_or((now, now + 1), |at| (at.from_unix_ms, at.until_unix_ms));
+        let held = Held {
+            tenant: "acme".into(),
+            branch: Some("berlin".into()),
+            inside: Some(IpAddr::from([10, 1, 0, 77])),
+            inside_port: Some(50_123),
+            protocol: Some("udp".into()),
+            first_port: asked.port,
+            last_port: asked.port,
+            began_unix_ms: from - 60_000,
+            began_unsure: false,
+            ended_unix_ms: Some(from + 60_000),
+            ended_unsure: false,
+        };
+        Ok(WhoHad {
+            address: asked.address,
+            port: asked.port,
+            protocol: asked.protocol.map(|protocol| protocol.to_string()),
+            from_unix_ms: from,
+            until_unix_ms: until,
+            answer: report::Answer::Held,
+            holdings: vec![held],
+            gaps: Vec::new(),
+            known_from_unix_ms: Some(0),
+        })
+    }
+
+    fn state(&self) -> LedgerState {
+        LedgerState::default()
+    }
 }
 
 /// What a real box says has this shape.

@@ -15,6 +15,7 @@ import { Rules } from './rules';
 import { Sessions } from './sessions';
 import { SignIn } from './signin';
 import { nextTheme, theme } from './theme';
+import { WhoHadView } from './whohad';
 
 export function App() {
   const [bearer, setBearer] = useState(token.get);
@@ -49,6 +50,7 @@ const VIEWS: [View, string, string][] = [
   ['flows', 'Flows', 'g f'],
   ['rules', 'Rules', 'g r'],
   ['explain', 'Explain', 'g e'],
+  ['who-had', 'Who had', 'g w'],
 ];
 
 function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => void }) {
@@ -111,6 +113,7 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
       {route.view === 'flows' && <Flows {...listing} />}
       {route.view === 'rules' && <Rules {...listing} />}
       {route.view === 'explain' && <Explain {...listing} />}
+      {route.view === 'who-had' && <WhoHadView {...listing} />}
       {help && <Help onClose={() => setHelp(false)} />}
     </div>
   );

@@ -64,3 +64,6 @@ const dated = new Intl.DateTimeFormat('en-GB', {
 export const timeOfDay = (unixMs: number): string => clock.format(unixMs);
 export const dateTime = (unixMs: number): string => dated.format(unixMs);
 export const utc = (unixMs: number): string => `${new Date(unixMs).toISOString().slice(0, 19).replace('T', ' ')} UTC`;
+
+/** Whoever asks whose an address was has a time in UTC, and compares. */
+export const utcMillis = (unixMs: number): string => new Date(unixMs).toISOString();

@@ -3,7 +3,7 @@
 
 import { useEffect, useState } from 'preact/hooks';
 
-export type View = 'overview' | 'sessions' | 'flows' | 'rules' | 'explain';
+export type View = 'overview' | 'sessions' | 'flows' | 'rules' | 'explain' | 'who-had';
 
 export interface Route {
   view: View;
@@ -16,6 +16,7 @@ const PATHS: Record<View, string> = {
   flows: '/flows',
   rules: '/rules',
   explain: '/explain',
+  'who-had': '/who-had',
 };
 
 /** What sessions and flows are both narrowed by; it stays when one goes from one to the other. */
@@ -35,7 +36,9 @@ export function href(view: View, query: Record<string, string | undefined> = {})
 
 /** The link to another view, taking along the filters both know. */
 export function linkTo(view: View, from: Route): string {
-  if (view === 'overview' || from.view === 'overview') return href(view);
+  // The ledger is asked for outside addresses alone.
+  const alone: View[] = ['overview', 'who-had'];
+  if (alone.includes(view) || alone.includes(from.view)) return href(view);
   // The others know tenants alone.
   const shared = [view, from.view].some((either) => either === 'rules' || either === 'explain') ? (['tenant'] as const) : FILTERS;
   return href(view, Object.fromEntries(shared.map((name) => [name, from.query[name]])));

@@ -140,6 +140,40 @@ export interface Explanation {
   steps: Step[];
 }
 
+/** What the NAT ledger says, as popgate's `store::report` writes it. */
+export interface WhoHad {
+  address: string;
+  port: number;
+  protocol: string | null;
+  'from-unix-ms': number;
+  'until-unix-ms': number;
+  answer: 'held' | 'nobody' | 'not-sure' | 'before-ledger' | 'not-yet';
+  holdings: Held[];
+  gaps: LedgerGap[];
+  'known-from-unix-ms': number | null;
+}
+
+export interface Held {
+  tenant: string;
+  branch: string | null;
+  inside: string | null;
+  'inside-port': number | null;
+  protocol: string | null;
+  'first-port': number;
+  'last-port': number;
+  'began-unix-ms': number;
+  'began-unsure': boolean;
+  'ended-unix-ms': number | null;
+  'ended-unsure': boolean;
+}
+
+export interface LedgerGap {
+  'from-unix-ms': number;
+  'until-unix-ms': number;
+  cause: 'stopped' | 'overrun' | 'not-written' | 'damaged';
+  lost: number;
+}
+
 /** RFC 9457. */
 export interface Problem {
   title: string;

@@ -200,6 +200,32 @@ const steps = {
     await page.getByRole('grid', { name: 'Flow records' }).waitFor();
   },
 
+  async 'says who had an address by keyboard, and that a time lacks its zone'() {
+    await page.keyboard.press('g');
+    await page.keyboard.press('w');
+    await page.getByRole('form', { name: 'Address and port to look up' }).waitFor();
+    await page.keyboard.press('/');
+    await page.keyboard.type('198.51.100.7');
+    await page.keyboard.press('Tab');
+    await page.keyboard.type('40112');
+    await page.keyboard.press('Tab');
+    await page.keyboard.press('Tab');
+    await page.keyboard.type('2026-11-22T10:00');
+    await page.keyboard.press('Enter');
+    await page.getByRole('alert').filter({ hasText: 'is not a time with its zone' }).waitFor();
+    await page.locator('.looked-at input').fill('2026-11-22T10:00Z');
+    await page.keyboard.press('Enter');
+    const answer = page.getByRole('region', { name: 'Who had it' });
+    await answer.getByRole('heading', { name: 'acme, berlin' }).waitFor();
+    await answer.getByText('10.1.0.77:50123').waitFor();
+    await answer.getByText('until 2026-11-22T10:01:00.000Z').waitFor();
+    assert.equal(new URL(page.url()).searchParams.get('at'), '2026-11-22T10:00Z');
+    await page.reload();
+    await answer.getByRole('heading', { name: 'acme, berlin' }).waitFor();
+    await page.goBack();
+    await page.getByRole('grid', { name: 'Flow records' }).waitFor();
+  },
+
   async 'explains its keys'() {
     await page.keyboard.press('?');
     await page.getByRole('dialog').waitFor();
@@ -219,9 +245,9 @@ const steps = {
 
   async 'fits a phone'() {
     await page.setViewportSize({ width: 390, height: 844 });
-    for (const view of ['Overview', 'Sessions', 'Flows', 'Rules']) {
+    for (const view of ['Overview', 'Sessions', 'Flows', 'Rules', 'Explain', 'Who had']) {
       await page.getByRole('navigation').getByText(view).click();
-      await page.locator('.rows').first().waitFor();
+      await page.locator('.rows, .answer').first().waitFor();
       const [page_, window_] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
       assert.ok(page_ <= window_, `${view} is ${page_} wide in a window of ${window_}`);
     }
