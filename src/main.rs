@@ -6,6 +6,7 @@ use popgate::config::{PrivateKey, public_of};
 use rand::TryRngCore;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,13 @@ enum Command {
     },
     Explain(Box<admin::ExplainArgs>),
     WhoHad(admin::WhoHadArgs),
+    /// Compute whose a public address and port is, where nat-blocks are deterministic: prints TENANT/BRANCH
+    WhoHas {
+        /// ADDRESS:PORT
+        outside: SocketAddr,
+        /// The directory with popgate.toml and tenants/, as it was at the time in question
+        dir: PathBuf,
+    },
     /// Print a new private key
     Genkey,
     /// Read a private key, print its public key
@@ -52,6 +60,7 @@ fn main() -> ExitCode {
         Command::Apps { name } => apps(name.as_deref()),
         Command::Explain(args) => Ok(admin::explain(&args, popgate::run::explain_candidate)),
         Command::WhoHad(args) => Ok(admin::who_had(&args, popgate::run::who_had_offline)),
+        Command::WhoHas { outside, dir } => who_has(&dir, outside),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
     };
@@ -100,6 +109,11 @@ fn apps(name: Option<&str>) -> Done {
         }
     };
     io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn who_has(dir: &Path, outside: SocketAddr) -> Done {
+    writeln!(io::stdout(), "{}", popgate::run::who_has(dir, outside)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

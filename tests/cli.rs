@@ -278,3 +278,38 @@ fn explain_tells_each_step_with_the_line_it_is_written_at() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("is not tcp, udp, icmp, icmpv6 or a number"));
 }
+
+#[test]
+fn who_has_computes_whose_a_port_is_from_the_configuration_alone() {
+    let dir = TempDir::new().expect("a temporary directory");
+    branch(dir.path());
+    fs::write(
+        dir.path().join("popgate.toml"),
+        r#"site = "fra1"
+role = "pop"
+private-key-file = "dsl.key"
+transport = [{ name = "isp-a", listen = "192.0.2.1:51820" }]
+"#,
+    )
+    .expect("popgate.toml");
+    fs::write(
+        dir.path().join("tenants/acme.toml"),
+        r#"tenant = "acme"
+branch = [{ name = "paris", prefixes = ["10.1.0.0/16"] }, { name = "lyon", prefixes = ["10.2.0.0/16"] }]
+[[handoff]]
+name = "internet"
+kind = "internet"
+nat-pool = ["198.51.100.0/31"]
+nat-blocks = { size = 512, per-branch = 100, deterministic = true }
+"#,
+    )
+    .expect("acme.toml");
+    let who_has = |outside: &str| run(popgate().args(["who-has", outside]).arg(dir.path()), "");
+    assert_eq!(text(who_has("198.51.100.0:1024")), "acme/paris\n");
+    assert_eq!(text(who_has("198.51.100.1:52223")), "acme/lyon\n");
+    let output = who_has("198.51.100.1:52224");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).starts_with("popgate: 198.51.100.1:52224 is in no branch's")
+    );
+}

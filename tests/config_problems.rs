@@ -990,6 +990,58 @@ fn two_paths_do_not_have_one_private_key() {
         .has(&[r#"popgate.toml:20: path "lte": this private key already belongs to path "dsl" (line 15)"#]);
 }
 
+/// globex with `nat-blocks`, which stand in line 14.
+fn in_blocks(blocks: &str) -> Config {
+    let pool = "nat-pool = [\"198.51.100.8/29\"]";
+    Config::pop().edit(OTHER, pool, &format!("{pool}\nnat-blocks = {{ {blocks} }}"))
+}
+
+#[test]
+fn a_port_block_is_a_power_of_two_from_64_on() {
+    for size in ["0", "32", "100", "513"] {
+        let problem = format!("tenants/globex.toml:14: size: {size} is no power of two from 64 on");
+        in_blocks(&format!("size = {size}, per-branch = 1")).has(&[&problem]);
+    }
+}
+
+#[test]
+fn a_branch_has_at_least_one_port_block() {
+    in_blocks("size = 64, per-branch = 0")
+        .has(&["tenants/globex.toml:14: per-branch: 0 is out of range; 1 to 1024"]);
+}
+
+#[test]
+fn port_blocks_lie_within_nat_ports_whole() {
+    in_blocks("size = 1024, per-branch = 1")
+        .edit(OTHER, "nat-blocks", "nat-ports = \"5000-6142\"\nnat-blocks")
+        .has(&["tenants/globex.toml:15: nat-blocks: no block of 1024 ports lies in nat-ports 5000-6142"]);
+}
+
+#[test]
+fn port_blocks_are_a_nat_pools() {
+    in_blocks("size = 64, per-branch = 1")
+        .edit(OTHER, "nat-pool = [\"198.51.100.8/29\"]", "masquerade = \"eth0\"")
+        .has(&[
+            "tenants/globex.toml:14: nat-blocks: they are of a nat-pool's ports, and the handoff has none",
+        ]);
+}
+
+#[test]
+fn port_blocks_that_are_computed_are_enough_for_all_branches() {
+    in_blocks("size = 32768, per-branch = 2, deterministic = true").has(&[
+        "tenants/globex.toml:14: nat-blocks: 1 branches of 2 x 32768 ports each: nat-pool and nat-ports have room for 0",
+    ]);
+}
+
+#[test]
+fn a_nat_rule_has_no_pool_of_its_own_where_ports_are_computed() {
+    let pool = "nat-pool = [\"198.51.100.0/29\"]";
+    let blocks = "nat-blocks = { size = 512, per-branch = 4, deterministic = true }";
+    Config::pop().edit(TENANT, pool, &format!("{pool}\n{blocks}")).has(&[
+        r#"tenants/acme.toml:50: NAT rule "finance": which of 198.51.100.3/32 a branch has is computed, for handoff "internet" has deterministic nat-blocks"#,
+    ]);
+}
+
 #[test]
 fn nat_pools_of_two_tenants_do_not_overlap() {
     Config::pop().edit(OTHER, "198.51.100.8/29", "198.51.100.7").has(&[

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -273,6 +273,8 @@ pub enum HandoffKind {
         masquerade: Option<String>,
         /// The ports of the pool's addresses that may be given out.
         nat_ports: RangeInclusive<u16>,
+        /// How they are shared out between branches; if not at all, all branches take any.
+        nat_blocks: Option<PortBlocks>,
         nat_filtering: NatFiltering,
         /// Within which IPv6 hosts find IPv4's addresses, and are translated to the pool's (RFC 6146).
         nat64_prefix: Option<Nat64Prefix>,
@@ -291,6 +293,36 @@ pub enum HandoffKind {
         /// Routers behind the interface: `prefix -> next hop`.
         routes: Vec<(IpNetwork, IpAddr)>,
     },
+}
+
+/// A pool's ports in blocks that are a branch's alone: whoever asks who had a port needs to know of blocks, not of each
+/// binding (RFC 6888 section 4, RFC 7422).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortBlocks {
+    /// Ports, a power of two from 64 on. A block begins at a multiple of it.
+    pub size: u16,
+    /// How many a branch may have at a time.
+    pub per_branch: u16,
+    /// They are computed from the branch's place in the file; otherwise it takes any, as it needs them.
+    pub deterministic: bool,
+}
+
+impl PortBlocks {
+    /// The least: what workers share ports out by.
+    pub const MIN_SIZE: u16 = 64;
+
+    /// The blocks that lie within `ports` whole, by their numbers: the `n`th of an address begins at port `n` times the size.
+    pub fn whole(self, ports: &RangeInclusive<u16>) -> Range<u16> {
+        let (first, end) = (u32::from(*ports.start()), u32::from(*ports.end()) + 1);
+        let size = u32::from(self.size);
+        let (first, end) = (first.div_ceil(size) as u16, (end / size) as u16);
+        first..end.max(first)
+    }
+
+    /// How many branches an address has ports for, if each has all it may have.
+    pub fn branches(self, ports: &RangeInclusive<u16>) -> u16 {
+        self.whole(ports).len() as u16 / self.per_branch
+    }
 }
 
 /// A port that leads to a host: what is sent to `outside` goes to `inside`, as far as the ACL lets it.

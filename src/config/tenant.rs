@@ -167,8 +167,17 @@ fn session_timeouts(mut table: Table<'_>) -> Result<Timeouts, Noted> {
 const MAX_SESSIONS: usize = 100_000_000;
 
 /// Keys that only one kind of handoff has.
-const INTERNET_KEYS: [&str; 8] =
-    ["nat-pool", "masquerade", "nat-ports", "nat-filtering", "nat64-prefix", "map", "port-forward", "routed"];
+const INTERNET_KEYS: [&str; 9] = [
+    "nat-pool",
+    "masquerade",
+    "nat-ports",
+    "nat-blocks",
+    "nat-filtering",
+    "nat64-prefix",
+    "map",
+    "port-forward",
+    "routed",
+];
 const PRIVATE_KEYS: [&str; 3] = ["interface", "address", "routes"];
 
 /// One tenant's file while it is being read.
@@ -352,6 +361,16 @@ impl TenantReader<'_> {
             }
             Ok(Some(interface))
         });
+        let nat_blocks = table.optional("nat-blocks", |value| {
+            let blocks = port_blocks(value)?;
+            match (&nat_pool, &nat_ports) {
+                (Ok(pool), Ok(ports)) => {
+                    enough_blocks(value, blocks, pool, ports, branches)?;
+                    Ok(blocks)
+                }
+                _ => Ok(blocks),
+            }
+        });
         let filterings = [
             ("endpoint-independent", NatFiltering::EndpointIndependent),
             ("address-dependent", NatFiltering::AddressDependent),
@@ -395,6 +414,7 @@ impl TenantReader<'_> {
             nat_pool: nat_pool?,
             masquerade: masquerade?,
             nat_ports: nat_ports?,
+            nat_blocks: nat_blocks?,
             nat_filtering: nat_filtering?,
             nat64_prefix: nat64_prefix?,
             maps: maps?,
@@ -860,6 +880,51 @@ pub(super) fn ports(
     })
 }
 
+/// `nat-blocks = { size = 512, per-branch = 4, deterministic = true }`.
+fn port_blocks(value: Value<'_>) -> Result<PortBlocks, Noted> {
+    let mut table = value.table("nat-blocks")?;
+    let size = table.required("size", |value| {
+        let size: u16 = value.number(0..=u16::MAX)?;
+        if !size.is_power_of_two() || size < PortBlocks::MIN_SIZE {
+            return Err(value.note(format!("{size} is no power of two from {} on", PortBlocks::MIN_SIZE)));
+        }
+        Ok(size)
+    });
+    let per_branch = table.required("per-branch", |value| value.number(1..=1_024));
+    let deterministic = table.with_default("deterministic", false, Value::boolean);
+    table.finish();
+    Ok(PortBlocks { size: size?, per_branch: per_branch?, deterministic: deterministic? })
+}
+
+/// That the pool has blocks at all, and where they are computed, one for each that each branch may have.
+fn enough_blocks(
+    value: Value<'_>,
+    blocks: PortBlocks,
+    pool: &[IpNetwork],
+    ports: &RangeInclusive<u16>,
+    branches: Option<&[TenantBranch]>,
+) -> Result<(), Noted> {
+    if pool.is_empty() {
+        return Err(value.note("they are of a nat-pool's ports, and the handoff has none"));
+    }
+    let (first, last, size) = (ports.start(), ports.end(), blocks.size);
+    if blocks.whole(ports).is_empty() {
+        return Err(value.note(format!("no block of {size} ports lies in nat-ports {first}-{last}")));
+    }
+    let addresses: u64 = pool.iter().map(|network| 1 << (32 - network.prefix().min(32))).sum();
+    let room = addresses * u64::from(blocks.branches(ports));
+    match branches {
+        Some(branches) if blocks.deterministic && branches.len() as u64 > room => {
+            let each = blocks.per_branch;
+            Err(value.note(format!(
+                "{} branches of {each} x {size} ports each: nat-pool and nat-ports have room for {room}",
+                branches.len()
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a NAT rule's addresses are its handoff's to give: of every handoff it names, or of any if it names none.
 fn pool_of_handoff(
     value: Value<'_>,
@@ -878,6 +943,16 @@ fn pool_of_handoff(
         HandoffKind::Private { .. } => false,
     };
     let outside = handoffs.iter().find(|handoff| named.contains(&handoff.name.as_str()) && !gives(handoff));
+    let computes = |handoff: &Handoff| match &handoff.kind {
+        HandoffKind::Internet { nat_blocks, .. } => nat_blocks.is_some_and(|blocks| blocks.deterministic),
+        HandoffKind::Private { .. } => false,
+    };
+    if let Some(handoff) = handoffs.iter().find(|handoff| gives(handoff) && computes(handoff)) {
+        return Err(value.remark(format!(
+            "{rule}: which of {prefix} a branch has is computed, for handoff {:?} has deterministic nat-blocks",
+            handoff.name
+        )));
+    }
     match outside {
         Some(handoff) => {
             Err(value

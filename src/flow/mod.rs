@@ -12,7 +12,7 @@ mod tests;
 
 pub use crate::model::End;
 pub use fragments::{DatagramKey, Fragments, Trail};
-pub use nat::{Binding, PortChange, PortEvent, Ports};
+pub use nat::{Binding, PortChange, PortEvent, Ports, UNIT, Wish};
 pub use record::{DirectionRecord, EndReason, FlowRecord};
 pub use session::{Counters, Plan, Session, Translation};
 pub use table::{InsertError, SessionRef, SessionTable};

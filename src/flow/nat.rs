@@ -3,6 +3,9 @@
 //! A binding is an inside address and port and what the outside knows them by, wherever packets go (endpoint-independent
 //! mapping, RFC 4787 REQ-1). It has no table of its own: it lives in the sessions that share it ([`super::table`]).
 //!
+//! Which ports of an address this table may give out, others decide and tell it: in units of 64, that all of a worker's
+//! branches take from or that are a branch's block.
+//!
 //! A bitmap per pool address and protocol: taking a port, finding a free one and knowing that none is left cost no more
 //! in a full pool than in an empty one. A port belongs to one binding; `table` gives it back with the last
 //! session that shares it.
@@ -10,7 +13,7 @@
 use crate::model::{Protocol, SiteId, TenantId, Zone};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 /// What an inside endpoint is known by on the outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +53,38 @@ pub enum PortChange {
     Ended,
 }
 
+/// Ports that are leased together. An address has [`u16::MAX`] / `UNIT` + 1 of them.
+pub const UNIT: u16 = 64;
+
+/// Which port is wanted, and what will do.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    pub port: u16,
+    /// Where to look from if that one is taken.
+    pub hint: u16,
+    /// Only an even one for an even one, and an odd one for an odd one.
+    pub alike: bool,
+}
+
 /// Ports in use, by pool address and protocol.
 #[derive(Default)]
 pub struct Ports {
     maps: HashMap<(IpAddr, Protocol), PortMap, foldhash::fast::FixedState>,
+    units: HashMap<IpAddr, Units, foldhash::fast::FixedState>,
 }
+
+/// What is known of an address's units: one bit each.
+#[derive(Default)]
+struct Units {
+    /// Anybody may have ports of these.
+    shared: UnitSet,
+    /// These are in blocks.
+    in_blocks: UnitSet,
+    /// A port of these was taken since somebody last looked.
+    touched: UnitSet,
+}
+
+type UnitSet = [u64; 65_536 / UNIT as usize / 64];
 
 /// The even ports of 64.
 const EVEN: u64 = 0x5555_5555_5555_5555;
@@ -79,28 +109,111 @@ impl Ports {
         wanted: u16,
         hint: u16,
     ) -> Option<u16> {
+        self.take_from(address, protocol, range, Wish { port: wanted, hint, alike: false }, None)
+    }
+
+    /// The same, of what will do; `None` also where only others are free.
+    pub fn take_like(
+        &mut self,
+        address: IpAddr,
+        protocol: Protocol,
+        range: &RangeInclusive<u16>,
+        wish: Wish,
+    ) -> Option<u16> {
+        self.take_from(address, protocol, range, wish, None)
+    }
+
+    /// The same, of ports that are leased for anybody.
+    pub fn take_shared(
+        &mut self,
+        address: IpAddr,
+        protocol: Protocol,
+        range: &RangeInclusive<u16>,
+        wish: Wish,
+    ) -> Option<u16> {
+        let shared = self.units.get(&address)?.shared;
+        self.take_from(address, protocol, range, wish, Some(&shared))
+    }
+
+    fn take_from(
+        &mut self,
+        address: IpAddr,
+        protocol: Protocol,
+        range: &RangeInclusive<u16>,
+        wish: Wish,
+        units: Option<&UnitSet>,
+    ) -> Option<u16> {
         let map = self.maps.entry((address, protocol)).or_insert_with(|| PortMap::new(protocol));
+        let may_be = |port: u16| units.is_none_or(|units| has(units, port / UNIT));
         let port = if !protocol.has_ports() {
             Some(0).filter(|port| !map.is_used(*port))
-        } else if range.contains(&wanted) && !map.is_used(wanted) {
-            Some(wanted)
+        } else if range.contains(&wish.port) && may_be(wish.port) && !map.is_used(wish.port) {
+            Some(wish.port)
         } else if range.is_empty() {
             None
         } else {
             let span = u32::from(range.end() - range.start()) + 1;
-            let from = *range.start() + (u32::from(hint) % span) as u16;
-            let alike = if wanted.is_multiple_of(2) { EVEN } else { !EVEN };
-            [alike, u64::MAX].into_iter().find_map(|ports| {
-                map.first_free(from, *range.end(), ports)
-                    .or_else(|| map.first_free(*range.start(), from, ports))
+            let from = *range.start() + (u32::from(wish.hint) % span) as u16;
+            let alike = if wish.port.is_multiple_of(2) { EVEN } else { !EVEN };
+            let all = if wish.alike { &[alike][..] } else { &[alike, u64::MAX] };
+            all.iter().find_map(|ports| {
+                map.first_free(from, *range.end(), *ports, may_be)
+                    .or_else(|| map.first_free(*range.start(), from, *ports, may_be))
             })
         };
         if let Some(port) = port {
             map.set(port);
+            if let Some(units) = self.units.get_mut(&address) {
+                put(&mut units.touched, port / UNIT);
+            }
         } else if map.count == 0 {
             self.maps.remove(&(address, protocol));
         }
         port
+    }
+
+    /// Ports of these units of `address` may be given out from now on: to anybody, or in a block.
+    pub fn lease(&mut self, address: IpAddr, units: Range<u16>, in_block: bool) {
+        let of = self.units.entry(address).or_default();
+        let set = if in_block { &mut of.in_blocks } else { &mut of.shared };
+        units.for_each(|unit| put(set, unit));
+    }
+
+    /// No longer: they are another's now.
+    pub fn end_lease(&mut self, address: IpAddr, units: Range<u16>) {
+        let Some(of) = self.units.get_mut(&address) else { return };
+        for set in [&mut of.shared, &mut of.in_blocks, &mut of.touched] {
+            units.clone().for_each(|unit| clear(set, unit));
+        }
+        if (of.shared, of.in_blocks) == Default::default() {
+            self.units.remove(&address);
+        }
+    }
+
+    /// Whether anybody may have ports of this unit.
+    pub fn shares(&self, address: IpAddr, unit: u16) -> bool {
+        self.units.get(&address).is_some_and(|of| has(&of.shared, unit))
+    }
+
+    /// Whether `port` lies in a block.
+    pub(super) fn is_in_block(&self, address: IpAddr, port: u16) -> bool {
+        self.units.get(&address).is_some_and(|of| has(&of.in_blocks, port / UNIT))
+    }
+
+    /// Whether a port of these units of `address` is in use, or was since this was last asked.
+    pub fn were_used(&mut self, address: IpAddr, units: Range<u16>) -> bool {
+        let mut used = false;
+        if let Some(of) = self.units.get_mut(&address) {
+            for unit in units.clone() {
+                used |= has(&of.touched, unit);
+                clear(&mut of.touched, unit);
+            }
+        }
+        const WITH_PORTS: [Protocol; 4] = [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6];
+        let maps = WITH_PORTS.iter().filter_map(|protocol| self.maps.get(&(address, *protocol)));
+        used || maps
+            .flat_map(|map| &map.used[usize::from(units.start)..usize::from(units.end)])
+            .any(|w| *w != 0)
     }
 
     /// Gives a port back.
@@ -143,10 +256,10 @@ impl PortMap {
         }
     }
 
-    /// The first free port in `from..=to`, 64 at a time; of those, the ones in `ports`.
-    fn first_free(&self, from: u16, to: u16, ports: u64) -> Option<u16> {
+    /// The first free port in `from..=to`, 64 at a time; of those, the ones in `ports`, and where one `may_be`.
+    fn first_free(&self, from: u16, to: u16, ports: u64, may_be: impl Fn(u16) -> bool) -> Option<u16> {
         let (first_word, last_word) = (usize::from(from / 64), usize::from(to / 64));
-        for word in first_word..=last_word {
+        for word in (first_word..=last_word).filter(|word| may_be(*word as u16 * UNIT)) {
             let mut free = !self.used[word] & ports;
             if word == first_word {
                 free &= u64::MAX << (from % 64);
@@ -158,6 +271,18 @@ impl PortMap {
         }
         None
     }
+}
+
+fn has(set: &UnitSet, unit: u16) -> bool {
+    set[usize::from(unit / 64)] & 1 << (unit % 64) != 0
+}
+
+fn put(set: &mut UnitSet, unit: u16) {
+    set[usize::from(unit / 64)] |= 1 << (unit % 64);
+}
+
+fn clear(set: &mut UnitSet, unit: u16) {
+    set[usize::from(unit / 64)] &= !(1 << (unit % 64));
 }
 
 #[cfg(test)]

@@ -250,6 +250,11 @@ impl SessionTable {
         }
     }
 
+    /// Tells of ports that the table itself does not know the holder of: blocks.
+    pub fn tell(&mut self, event: PortEvent) {
+        self.port_events.iter_mut().for_each(|events| events.push(event));
+    }
+
     /// What became of bindings since this was last called, in order.
     pub fn take_port_events(&mut self) -> impl Iterator<Item = PortEvent> {
         self.port_events.iter_mut().flat_map(|events| events.drain(..))
@@ -506,11 +511,14 @@ impl SessionTable {
         }
     }
 
+    /// Tells of a binding; not of one within a block, which was told of when it began.
     fn note(&mut self, change: PortChange, (tenant, branch): (TenantId, Option<SiteId>), binding: &Binding) {
-        let Some(events) = &mut self.port_events else { return };
         let (outside, port) = binding.outside;
-        let (protocol, inside) = (Some(binding.protocol), Some(binding.inside));
-        events.push(PortEvent { change, tenant, branch, outside, ports: (port, port), protocol, inside });
+        let in_block = binding.protocol.has_ports() && self.ports.is_in_block(outside, port);
+        if self.port_events.is_some() && !in_block {
+            let (protocol, inside) = (Some(binding.protocol), Some(binding.inside));
+            self.tell(PortEvent { change, tenant, branch, outside, ports: (port, port), protocol, inside });
+        }
     }
 
     fn link(&mut self, first: SessionRef, second: SessionRef) {

@@ -72,6 +72,8 @@ pub enum DropReason {
     NatRequired(HandoffId),
     /// Every port of the NAT pool is in use.
     NatPoolExhausted(HandoffId),
+    /// Every port of the blocks that the branch may have of the pool is in use.
+    BranchPortLimit(SiteId),
     /// The session table is full.
     SessionTableFull,
     /// The tenant has as many sessions as it may.
@@ -134,6 +136,7 @@ impl DropReason {
             Untranslatable => "untranslatable",
             NatRequired(_) => "nat-required",
             NatPoolExhausted(_) => "nat-pool-exhausted",
+            BranchPortLimit(_) => "branch-port-limit",
             SessionTableFull => "session-table-full",
             TenantSessionLimit => "tenant-session-limit",
             BranchSessionLimit(_) => "branch-session-limit",

@@ -45,9 +45,9 @@ impl Drops {
                 DropReason::NatRequired(handoff) | DropReason::NatPoolExhausted(handoff) => {
                     Some(names.handoff(*handoff).to_owned())
                 }
-                DropReason::BranchSessionLimit(site) | DropReason::BranchSessionRate(site) => {
-                    Some(names.site(*site).to_owned())
-                }
+                DropReason::BranchSessionLimit(site)
+                | DropReason::BranchSessionRate(site)
+                | DropReason::BranchPortLimit(site) => Some(names.site(*site).to_owned()),
                 _ => None,
             },
             packets: *packets,

@@ -315,9 +315,24 @@ impl<'a> Observer<'a> for Explaining<'a> {
                 (format!("it would have to be translated, and handoff {handoff} has no pool"), false)
             }
             NatVerdict::Translate(pool) => {
-                let prefixes: Vec<String> = pool.networks().iter().map(ToString::to_string).collect();
-                self.explanation.nat = prefixes.clone();
-                (format!("the source becomes an address of {}", prefixes.join(", ")), true)
+                let computed = match subject.source_end {
+                    End::Site(branch) => pool.ports_of(branch),
+                    End::Handoff(_) | End::Lan | End::Tenant(_) => None,
+                };
+                let (nat, text) = match computed {
+                    Some((address, ports)) => {
+                        let text =
+                            format!("{address}, with one of its ports {}-{}", ports.start(), ports.end());
+                        (vec![address.to_string()], text)
+                    }
+                    None => {
+                        let prefixes: Vec<String> = pool.networks().iter().map(ToString::to_string).collect();
+                        let text = format!("an address of {}", prefixes.join(", "));
+                        (prefixes, text)
+                    }
+                };
+                self.explanation.nat = nat;
+                (format!("the source becomes {text}"), true)
             }
         };
         let at = self.tables().and_then(|tables| match subject.destination_end {

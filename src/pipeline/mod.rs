@@ -8,6 +8,7 @@ mod entrance;
 mod explain;
 mod inspections;
 mod learned;
+mod leases;
 mod nat;
 mod paths;
 mod quotas;

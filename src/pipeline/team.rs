@@ -3,10 +3,11 @@
 //! A site belongs to one worker, with all its tunnels. A session belongs to the worker of its site; of its two sites, if
 //! it has two, to the first's. Both directions' packets lead to the same worker, whoever they reach first.
 
-use crate::model::{FlowKey, NextHop, PathId, SiteId, TenantId, TransportId};
+use super::leases::Leases;
+use crate::model::{FlowKey, NextHop, PathId, Protocol, SiteId, TenantId, TransportId};
 use crate::path::Candidate;
 use crate::tables::{Called, Generation};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -18,6 +19,7 @@ pub struct Team {
     granted: AtomicU32,
     granted_of_tenants: Board,
     granted_of_branches: Board,
+    leases: Leases,
 }
 
 /// How many sessions of somebody's the workers have been allowed to have.
@@ -40,6 +42,7 @@ impl Team {
             granted: AtomicU32::new(0),
             granted_of_tenants: Board::default(),
             granted_of_branches: Board::default(),
+            leases: Leases::default(),
         })
     }
 
@@ -64,15 +67,35 @@ impl Team {
                 Called::Host { tenant, host } => {
                     return Some(self.worker_of(site_of(generation, tenant, host.0)?));
                 }
-                Called::Pool { ports, .. } => {
-                    let address = key.destination();
-                    return Some(ports.owner(address, key.protocol, key.destination_port, self.size));
+                Called::Pool { .. } => {
+                    return self.worker_of_port(key.destination(), key.protocol, key.destination_port);
                 }
             },
         };
         let sites = [key.source(), key.destination()].map(|address| site_of(generation, tenant, address));
         let first = sites.into_iter().flatten().min()?;
         Some(self.worker_of(first))
+    }
+
+    /// Who has sessions at `port` of a pool's `address`, if anybody can have. A protocol without ports takes whole addresses, and
+    /// each of those is one worker's.
+    fn worker_of_port(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<u16> {
+        let IpAddr::V4(address) = address else { return None };
+        if protocol.has_ports() {
+            self.leases.holder(address, port)
+        } else {
+            Some(self.worker_of_address(address))
+        }
+    }
+
+    /// Whose a whole address of a pool is.
+    pub(super) fn worker_of_address(&self, address: Ipv4Addr) -> u16 {
+        (address.to_bits() % u32::from(self.size)) as u16
+    }
+
+    /// What workers have of the pools' ports.
+    pub(super) fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     /// Allows a worker some more sessions of the box's `max`; none, if all are given away. A worker that knows how many it

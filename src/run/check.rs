@@ -6,6 +6,7 @@ use crate::model::AskedFlow;
 use crate::pipeline::report::Explanation;
 use crate::pipeline::{explain, rehearse};
 use crate::tables::{Compiler, Generation};
+use std::net::SocketAddr;
 use std::path::Path;
 
 /// A configuration that can be read, and what is to be said of it.
@@ -33,6 +34,18 @@ pub fn check(dir: &Path) -> Result<Checked, String> {
 /// All that keeps it from being read; or that there is no such tenant.
 pub fn explain_candidate(dir: &Path, tenant: &str, asked: &AskedFlow) -> Result<Explanation, String> {
     explain_in(&compiled(dir)?.1, tenant, asked)
+}
+
+/// The branch that has a public address and port by the configuration in `dir`, which must compute that: `acme/berlin`.
+///
+/// # Errors
+/// All that keeps it from being read; or that it does not say.
+pub fn who_has(dir: &Path, outside: SocketAddr) -> Result<String, String> {
+    let (_, generation) = compiled(dir)?;
+    let (tenant, branch) = generation.branch_of(outside.ip(), outside.port()).ok_or_else(|| {
+        format!("{outside} is in no branch's deterministic nat-blocks; what was bound to it, `popgate show sessions` tells")
+    })?;
+    Ok(format!("{}/{}", generation.names.tenant(tenant), generation.names.site(branch)))
 }
 
 /// What `generation` makes of a flow of `tenant`'s.

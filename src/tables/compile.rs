@@ -12,7 +12,7 @@ use super::generation::{
     Written,
 };
 use super::names::Names;
-use super::nat::{NatPolicy, Pool, PoolPorts};
+use super::nat::{Branches, NatPolicy, Pool};
 use super::rules::{Acl, AclRule, Matcher};
 use super::services::Subscribed;
 use crate::config::{
@@ -130,7 +130,7 @@ impl Compiler {
                     HandoffKind::Internet {
                         nat_pool, masquerade, routed, nat_ports, maps, forwards, ..
                     } => {
-                        let pool = InternetKind::Pool(PoolPorts::new(nat_ports));
+                        let pool = InternetKind::Pool;
                         if let Some(interface) = masquerade {
                             let address = self.addresses.get(interface).copied();
                             let (interface, ports) = (interface.clone(), nat_ports.clone());
@@ -315,7 +315,7 @@ impl Compiler {
         let handoffs: Box<[HandoffId]> =
             internet.map(|handoff| self.names.handoff_id(tenant, &handoff.name)).collect();
         let (address, handoff) = (IpAddr::V4(address?), *handoffs.first()?);
-        let kind = InternetKind::Pool(PoolPorts::new(&breakout.nat_ports));
+        let kind = InternetKind::Pool;
         generation.internet.insert(address.into(), InternetPrefix { tenant, handoff, kind, shared: true });
         let policies = config.path_policies.iter();
         let after =
@@ -397,11 +397,14 @@ impl Compiler {
         let named = config.classes.iter().map(|class| names.class_id(tenant, &class.name));
         compiled.classes = named.chain([default]).collect();
         compiled.written = written(config, names, tenant);
+        let branches: Branches =
+            config.branches.iter().map(|branch| names.site_id(tenant, &branch.name)).collect();
         for handoff in &config.handoffs {
             if let HandoffKind::Internet {
                 nat_pool,
                 masquerade,
                 nat_ports,
+                nat_blocks,
                 nat_filtering,
                 maps,
                 routed,
@@ -412,7 +415,9 @@ impl Compiler {
                 let own: Vec<IpNetwork> = own.map(|own| IpAddr::V4(*own).into()).into_iter().collect();
                 let nat_pool = if masquerade.is_some() { &own } else { nat_pool };
                 let id = names.handoff_id(tenant, &handoff.name);
-                let pool = |networks: &[IpNetwork]| Pool::new(id, networks, nat_ports.clone());
+                let pool = |networks: &[IpNetwork]| {
+                    Pool::new(id, networks, nat_ports.clone()).in_blocks(*nat_blocks, &branches)
+                };
                 let mut rules = Vec::new();
                 for rule in &config.nat {
                     let translates_to = match &rule.action {

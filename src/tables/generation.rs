@@ -3,7 +3,7 @@
 use super::classify::Classifier;
 use super::device::DeviceSpec;
 use super::names::Names;
-use super::nat::{NatPolicy, Pool, PoolPorts};
+use super::nat::{NatPolicy, Pool};
 use super::routes::Routes;
 use super::rules::{Acl, Subject, unreachable};
 use super::services::Services;
@@ -59,7 +59,7 @@ pub enum InternetKind {
     /// Each stands for one inside.
     Mapped(PrefixMap),
     /// A NAT pool's.
-    Pool(PoolPorts),
+    Pool,
 }
 
 /// Who stands behind an address and port on the internet's side.
@@ -68,7 +68,7 @@ pub enum Called {
     /// One host, always: the internet may call it, as far as the ACL lets it.
     Host { tenant: TenantId, host: (IpAddr, u16) },
     /// Whoever has it from the pool at present.
-    Pool { tenant: TenantId, handoff: HandoffId, ports: PoolPorts },
+    Pool { tenant: TenantId, handoff: HandoffId },
 }
 
 /// One customer's tables.
@@ -274,12 +274,26 @@ impl Generation {
         let host = match kind {
             InternetKind::Routed => Some((address, port)),
             InternetKind::Mapped(map) => Some((map.to_inside(address)?, port)),
-            InternetKind::Pool(ports) => match self.forwards.get(&(protocol, address, port)) {
+            InternetKind::Pool => match self.forwards.get(&(protocol, address, port)) {
                 Some(host) => Some(*host),
-                None => return Some(Called::Pool { tenant, handoff, ports }),
+                None => return Some(Called::Pool { tenant, handoff }),
             },
         };
         host.map(|host| Called::Host { tenant, host })
+    }
+
+    /// The branch that has an address and port of a pool's, where that can be computed ([`Pool::branch_of`]).
+    ///
+    /// [`Pool::branch_of`]: super::Pool::branch_of
+    pub fn branch_of(&self, outside: IpAddr, port: u16) -> Option<(TenantId, SiteId)> {
+        let InternetPrefix { tenant, handoff, kind: InternetKind::Pool, .. } =
+            self.internet.lookup(outside)?
+        else {
+            return None;
+        };
+        let IpAddr::V4(outside) = outside else { return None };
+        let branch = self.tenants.get(tenant)?.nat.get(handoff)?.branch_of(outside, port)?;
+        Some((tenant, branch))
     }
 
     /// How long each tenant's sessions are kept.

@@ -17,7 +17,7 @@ pub use compile::{Compiler, OutOfIds};
 pub use device::{DeviceKind, DeviceSpec, Masquerade};
 pub use generation::{Breakout, Called, Generation, PathSpec, Site, Tenant, TransportSpec, Written};
 pub use names::Names;
-pub use nat::{NatPolicy, NatVerdict, Pool};
+pub use nat::{Branches, NatPolicy, NatVerdict, Pool};
 pub use routes::Routes;
 pub use rules::{Acl, AclRule, Matcher, Misfit, Subject};
 pub use services::{Crossing, Services, Subscribed};

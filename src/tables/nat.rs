@@ -3,66 +3,38 @@
 
 use super::rules::{FirstMatch, Matcher, Subject};
 use super::services::Crossing;
-use crate::config::{NatFiltering, SourceRef};
-use crate::model::{ClassId, HandoffId, Nat64Prefix, PrefixMap, Protocol};
+use crate::config::{NatFiltering, PortBlocks, SourceRef};
+use crate::model::{ClassId, HandoffId, Nat64Prefix, PrefixMap, SiteId};
 use ipnetwork::{IpNetwork, Ipv4Network};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// Addresses and ports that may be given out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     pub handoff: HandoffId,
     networks: Box<[Ipv4Network]>,
-    pub ports: PoolPorts,
+    ports: RangeInclusive<u16>,
+    /// Its ports are given out in blocks, each to one branch.
+    blocks: Option<PortBlocks>,
+    /// The branches whose blocks are computed, by their places.
+    branches: Branches,
 }
 
-/// The ports a pool has, in disjoint blocks for the workers: so that an answer's port names its worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolPorts {
-    first: u16,
-    last: u16,
+/// Branches in the order of the file, and the place of each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Branches {
+    in_order: Arc<[SiteId]>,
+    places: Arc<HashMap<SiteId, u32, foldhash::fast::FixedState>>,
 }
 
-impl PoolPorts {
-    /// All of `ports`.
-    pub fn new(ports: &RangeInclusive<u16>) -> PoolPorts {
-        PoolPorts { first: *ports.start(), last: *ports.end() }
-    }
-
-    /// Those that `worker` of `workers` may give out.
-    pub fn of(self, worker: u16, workers: u16) -> RangeInclusive<u16> {
-        let (first, last) = (u32::from(self.first), u32::from(self.last));
-        let share = self.share(workers);
-        let begin = first + share * u32::from(worker);
-        if begin > last {
-            // More workers than ports: this one has none to give.
-            return RangeInclusive::new(1, 0);
-        }
-        let end = if worker + 1 >= workers { last } else { last.min(begin + share - 1) };
-        begin as u16..=end as u16
-    }
-
-    /// Which of `workers` may give out `port` of `address`. A protocol without ports takes whole addresses, and each of
-    /// those is one worker's.
-    pub fn owner(self, address: IpAddr, protocol: Protocol, port: u16, workers: u16) -> u16 {
-        let workers = workers.max(1);
-        if protocol.has_ports() {
-            let block = u32::from(port.saturating_sub(self.first)) / self.share(workers);
-            return block.min(u32::from(workers) - 1) as u16;
-        }
-        match address {
-            IpAddr::V4(v4) => (v4.to_bits() % u32::from(workers)) as u16,
-            IpAddr::V6(v6) => (v6.to_bits() % u128::from(workers)) as u16,
-        }
-    }
-
-    fn share(self, workers: u16) -> u32 {
-        ((u32::from(self.last) - u32::from(self.first) + 1) / u32::from(workers.max(1))).max(1)
-    }
-
-    fn contains(self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
+impl FromIterator<SiteId> for Branches {
+    fn from_iter<I: IntoIterator<Item = SiteId>>(branches: I) -> Branches {
+        let in_order: Arc<[SiteId]> = branches.into_iter().collect();
+        let places = in_order.iter().zip(0..).map(|(branch, place)| (*branch, place)).collect();
+        Branches { in_order, places: Arc::new(places) }
     }
 }
 
@@ -70,7 +42,23 @@ impl Pool {
     /// A pool of all addresses of `networks` (network and broadcast addresses too: a pool is routed, not on a link).
     pub fn new(handoff: HandoffId, networks: &[IpNetwork], ports: RangeInclusive<u16>) -> Pool {
         let v4 = |network: &IpNetwork| if let IpNetwork::V4(v4) = network { Some(*v4) } else { None };
-        Pool { handoff, networks: networks.iter().filter_map(v4).collect(), ports: PoolPorts::new(&ports) }
+        let networks = networks.iter().filter_map(v4).collect();
+        Pool { handoff, networks, ports, blocks: None, branches: Branches::default() }
+    }
+
+    /// The same in blocks; `branches` are all that may have some.
+    pub fn in_blocks(self, blocks: Option<PortBlocks>, branches: &Branches) -> Pool {
+        Pool { blocks, branches: branches.clone(), ..self }
+    }
+
+    /// The ports of its addresses that may be given out.
+    pub fn ports(&self) -> &RangeInclusive<u16> {
+        &self.ports
+    }
+
+    /// How its ports are shared out between branches, if they are.
+    pub fn blocks(&self) -> Option<PortBlocks> {
+        self.blocks
     }
 
     /// Its addresses, as prefixes.
@@ -100,12 +88,61 @@ impl Pool {
         None
     }
 
-    /// Whether `address` and `port` are among what may be given out. Port 0 stands for a whole address, given to a
+    /// Whether `address` and `port` are among what may be given out to `branch`. Port 0 stands for a whole address, given to a
     /// session of a protocol without ports; no pool has it as a port.
-    pub fn permits(&self, address: IpAddr, port: u16) -> bool {
+    pub fn permits(&self, branch: Option<SiteId>, address: IpAddr, port: u16) -> bool {
         let IpAddr::V4(address) = address else { return false };
-        (port == 0 || self.ports.contains(port))
-            && self.networks.iter().any(|network| network.contains(address))
+        let is_branchs = || match self.is_deterministic() {
+            true => branch
+                .and_then(|branch| self.ports_of(branch))
+                .is_some_and(|(its, ports)| its == address && ports.contains(&port)),
+            false => true,
+        };
+        self.networks.iter().any(|network| network.contains(address))
+            && (port == 0 || self.ports.contains(&port) && is_branchs())
+    }
+
+    // Deterministic NAT (RFC 7422): branches in their order have the addresses' whole blocks in theirs, each as many as it may
+    // have and all of one address. What an address has over, nobody gets.
+
+    /// Whether it can be computed which ports a branch has.
+    pub fn is_deterministic(&self) -> bool {
+        self.blocks.is_some_and(|blocks| blocks.deterministic)
+    }
+
+    /// The address and ports that are `branch`'s, where that can be computed.
+    pub fn ports_of(&self, branch: SiteId) -> Option<(Ipv4Addr, RangeInclusive<u16>)> {
+        let blocks = self.blocks.filter(|blocks| blocks.deterministic)?;
+        let place = u64::from(*self.branches.places.get(&branch)?);
+        let to_an_address = u64::from(blocks.branches(&self.ports));
+        let address = self.address(place.checked_div(to_an_address)?)?;
+        let nth = (place % to_an_address) as u32;
+        let size = u32::from(blocks.size) * u32::from(blocks.per_branch);
+        let first = u32::from(blocks.whole(&self.ports).start) * u32::from(blocks.size) + nth * size;
+        Some((address, first as u16..=(first + size - 1) as u16))
+    }
+
+    /// The branch that has `port` of `address`, where that can be computed: nothing else need have been written down.
+    pub fn branch_of(&self, address: Ipv4Addr, port: u16) -> Option<SiteId> {
+        let blocks = self.blocks.filter(|blocks| blocks.deterministic)?;
+        let to_an_address = blocks.branches(&self.ports);
+        let block = (port / blocks.size).checked_sub(blocks.whole(&self.ports).start)?;
+        let nth = block / blocks.per_branch;
+        let place = self.index(address)? * u64::from(to_an_address) + u64::from(nth);
+        let branch = self.branches.in_order.get(usize::try_from(place).ok()?);
+        branch.copied().filter(|_| nth < to_an_address)
+    }
+
+    /// What [`Pool::address`] gives `address` for.
+    fn index(&self, address: Ipv4Addr) -> Option<u64> {
+        let mut before = 0;
+        for network in &self.networks {
+            if network.contains(address) {
+                return Some(before + u64::from(address.to_bits() - network.network().to_bits()));
+            }
+            before += u64::from(network.size());
+        }
+        None
     }
 }
 
@@ -177,6 +214,11 @@ impl NatPolicy {
         }
     }
 
+    /// The branch that has an address and port of the handoff's pool, where that can be computed.
+    pub fn branch_of(&self, address: Ipv4Addr, port: u16) -> Option<SiteId> {
+        self.pool.branch_of(address, port)
+    }
+
     /// Where that is written which decides on the translation of this session: the rule that fits, or the handoff.
     pub fn written(&self, subject: &Subject<'_>, class: ClassId) -> Option<&SourceRef> {
         let is_mapped =
@@ -229,22 +271,62 @@ fn is_nat64(subject: &Subject<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Id;
+    use proptest::prelude::*;
+
+    fn pool(networks: &[&str], ports: RangeInclusive<u16>, blocks: PortBlocks, branches: usize) -> Pool {
+        let networks: Vec<IpNetwork> = networks.iter().map(|text| text.parse().expect("a prefix")).collect();
+        // Not in the order of their numbers: places are the file's.
+        let branches = (0..branches).rev().map(SiteId::from_index).collect();
+        Pool::new(HandoffId(0), &networks, ports).in_blocks(Some(blocks), &branches)
+    }
 
     #[test]
-    fn the_workers_port_blocks_are_disjoint_leave_no_port_out_and_are_known_by_any_port() {
-        for (first, last) in [(1_024, 65_535), (5_000, 5_003), (7, 7)] {
-            let ports = PoolPorts::new(&(first..=last));
-            for workers in [1, 2, 3, 4, 7, 64] {
-                let mut next = u32::from(first);
-                for worker in 0..workers {
-                    for port in ports.of(worker, workers) {
-                        assert_eq!(u32::from(port), next);
-                        assert_eq!(ports.owner(IpAddr::from([0; 4]), Protocol::TCP, port, workers), worker);
-                        next += 1;
+    fn rfc_7422_branches_have_the_blocks_of_one_address_after_the_other_in_the_order_of_the_file() {
+        let blocks = PortBlocks { size: 8_192, per_branch: 3, deterministic: true };
+        let pool = pool(&["198.51.100.0/32", "203.0.113.8/31"], 1_024..=u16::MAX, blocks, 7);
+        let found = |branch| pool.ports_of(SiteId::from_index(branch));
+        // From 8,192 on there are seven whole blocks: two branches' and one that is over.
+        assert_eq!(found(6), Some(([198, 51, 100, 0].into(), 8_192..=32_767)));
+        assert_eq!(found(5), Some(([198, 51, 100, 0].into(), 32_768..=57_343)));
+        assert_eq!(found(4), Some(([203, 0, 113, 8].into(), 8_192..=32_767)));
+        assert_eq!(found(1), Some(([203, 0, 113, 9].into(), 32_768..=57_343)));
+        assert_eq!(found(0), None, "the pool has no more");
+        assert_eq!(pool.branch_of([198, 51, 100, 0].into(), 57_344), None);
+        assert_eq!(pool.branch_of([198, 51, 100, 0].into(), 8_191), None);
+    }
+
+    proptest! {
+        #[test]
+        fn rfc_7422_a_port_is_the_branchs_whose_ports_hold_it_and_nobody_elses(
+            size in 6u32..=15, per_branch in 1u16..6, branches in 0usize..40, first: u16, length: u16, asked: u16,
+        ) {
+            let blocks = PortBlocks { size: 1 << size, per_branch, deterministic: true };
+            let ports = first..=first.saturating_add(length);
+            let pool = pool(&["198.51.100.4/30", "203.0.113.9/32"], ports.clone(), blocks, branches);
+            let all: Vec<SiteId> = (0..branches).map(SiteId::from_index).collect();
+            for index in 0..pool.len() {
+                let address = pool.address(index).expect("below its length");
+                prop_assert_eq!(pool.index(address), Some(index));
+                let edges = all.iter().filter_map(|branch| pool.ports_of(*branch)).filter(|(its, _)| *its == address);
+                let edges: Vec<u16> = edges.flat_map(|(_, ports)| [*ports.start(), *ports.end()]).collect();
+                for port in edges.into_iter().chain([asked, first]) {
+                    let has = |branch: &&SiteId| {
+                        pool.ports_of(**branch).is_some_and(|(its, ports)| its == address && ports.contains(&port))
+                    };
+                    let owners: Vec<SiteId> = all.iter().filter(has).copied().collect();
+                    prop_assert!(owners.len() <= 1);
+                    prop_assert_eq!(pool.branch_of(address, port), owners.first().copied());
+                    prop_assert!(owners.is_empty() || ports.contains(&port));
+                    for branch in &all {
+                        let permits = pool.permits(Some(*branch), address.into(), port);
+                        prop_assert_eq!(permits, port == 0 || owners.contains(branch));
                     }
                 }
-                assert_eq!(next, u32::from(last) + 1);
             }
+            let room = pool.len() as usize * usize::from(blocks.branches(&ports));
+            let served = all.iter().filter(|branch| pool.ports_of(**branch).is_some()).count();
+            prop_assert_eq!(served, branches.min(room), "as many as there is room for");
         }
     }
 }

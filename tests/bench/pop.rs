@@ -278,6 +278,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
                 nat_pool: vec![network("198.51.100.0/24")],
                 masquerade: None,
                 nat_ports: 1_024..=65_535,
+                nat_blocks: None,
                 nat_filtering: NatFiltering::AddressAndPortDependent,
                 nat64_prefix: None,
                 maps: Vec::new(),

@@ -149,6 +149,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                 nat_pool: if pooled { POOLS.map(net).to_vec() } else { Vec::new() },
                 masquerade: None,
                 nat_ports: 1_024..=65_535,
+                nat_blocks: None,
                 nat_filtering: NatFiltering::AddressAndPortDependent,
                 nat64_prefix: None,
                 maps: vec![],
@@ -375,8 +376,8 @@ proptest! {
                             let whole: Vec<IpNetwork> = POOLS.map(net).to_vec();
                             let is = |networks: &[IpNetwork]| {
                                 whole.iter().all(|n| {
-                                    pool.permits(n.network(), 2_000) == networks.contains(n)
-                                        && !pool.permits(n.network(), 80)
+                                    pool.permits(None, n.network(), 2_000) == networks.contains(n)
+                                        && !pool.permits(None, n.network(), 80)
                                 })
                             };
                             let parts = [whole.clone(), vec![whole[0]], vec![whole[1]]];

@@ -4,11 +4,11 @@ use super::{Arrival, Refusal, Worker};
 use crate::config::NatFiltering;
 use crate::flow::{Binding, EndReason, InsertError, Plan, Session, SessionRef, TcpState, Translation};
 use crate::model::{
-    ClassId, Direction, DropReason, End, FlowKey, HandoffId, Named, NextHop, Now, TenantId, Zone,
+    ClassId, Direction, DropReason, End, FlowKey, HandoffId, Named, NextHop, Now, SiteId, TenantId, Zone,
 };
 use crate::path::Candidate;
 use crate::pipeline::decide::{Decision, Observer, Question, Way, decide};
-use crate::pipeline::nat::allocate;
+use crate::pipeline::nat::Applicant;
 use crate::pipeline::team::session_share;
 use crate::tables::{AclRule, Called, Crossing, Generation, NatVerdict, Pool, Subject};
 use crate::wire::{Parsed, Upper};
@@ -190,7 +190,7 @@ impl Worker {
             (None, NatVerdict::Cross(crossing)) => {
                 (crossing.source, crossing.host) == (answer.destination(), answer.source())
             }
-            (Some(binding), verdict) => permits(verdict, &binding),
+            (Some(binding), verdict) => permits(verdict, &decision.plan, &binding),
             _ => false,
         };
         may_be(&decision.nat)
@@ -318,7 +318,7 @@ impl Worker {
                 return Err(DropReason::SourceNotAllowed);
             }
             return match decision.nat {
-                verdict if permits(&verdict, &binding) => Ok(Planned {
+                verdict if permits(&verdict, &decision.plan, &binding) => Ok(Planned {
                     reverse: answer,
                     plan: decision.plan.turned_round(),
                     translation: Translation::Destination,
@@ -342,7 +342,7 @@ impl Worker {
         let answered_by = (asked.destination(), key.destination_port);
         let (reverse, translation) = match nat {
             NatVerdict::Translate(pool) => {
-                let outside = self.bind(pool, call.tenant, &asked)?;
+                let outside = self.bind(pool, call.tenant, branch_of(&plan), &asked, now)?;
                 (FlowKey::new(far_zone, asked.protocol, answered_by, outside), Translation::Source)
             }
             NatVerdict::Map(outside) => {
@@ -385,15 +385,22 @@ impl Worker {
     }
 
     /// What the source is known by outside: what it is bound to already, or a new port of `pool`.
-    fn bind(&mut self, pool: &Pool, tenant: TenantId, key: &FlowKey) -> Result<(IpAddr, u16), DropReason> {
+    fn bind(
+        &mut self,
+        pool: &Pool,
+        tenant: TenantId,
+        branch: Option<SiteId>,
+        key: &FlowKey,
+        now: Now,
+    ) -> Result<(IpAddr, u16), DropReason> {
         let inside = (key.source(), key.source_port);
-        let permits = |address, port| pool.permits(address, port);
+        let permits = |address, port| pool.permits(branch, address, port);
         if let Some(outside) = self.sessions.bound_to(key.zone, key.protocol, inside, permits) {
             return Ok(outside);
         }
-        let seat = (self.id, self.team.size());
-        allocate(self.sessions.ports(), pool, seat, tenant, key, &mut self.rng)
-            .ok_or(DropReason::NatPoolExhausted(pool.handoff))
+        let applicant = Applicant { tenant, branch, key };
+        let seat = (self.id, &*self.team);
+        self.holdings.allocate(&mut self.sessions, pool, seat, &applicant, &mut self.rng, now.instant)
     }
 
     /// Gives back what it may have and does not need, for others.
@@ -432,10 +439,18 @@ fn begins(session: &Session) -> Direction {
     }
 }
 
+/// The branch that begins a session of this plan.
+fn branch_of(plan: &Plan) -> Option<SiteId> {
+    match plan.ends[0] {
+        End::Site(site) => Some(site),
+        End::Handoff(_) | End::Lan | End::Tenant(_) => None,
+    }
+}
+
 /// Whether what policy says now leaves a host its binding.
-fn permits(verdict: &NatVerdict<'_>, binding: &Binding) -> bool {
+fn permits(verdict: &NatVerdict<'_>, plan: &Plan, binding: &Binding) -> bool {
     match verdict {
-        NatVerdict::Translate(pool) => pool.permits(binding.outside.0, binding.outside.1),
+        NatVerdict::Translate(pool) => pool.permits(branch_of(plan), binding.outside.0, binding.outside.1),
         NatVerdict::Beyond(_) => binding.inside == binding.outside,
         NatVerdict::Map(_) | NatVerdict::Cross(_) | NatVerdict::Untranslated | NatVerdict::Impossible(_) => {
             false

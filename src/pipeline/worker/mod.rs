@@ -19,6 +19,7 @@ mod nat64;
 use super::drops::Drops;
 use super::inspections::{Inspections, SessionNames};
 use super::learned::LearnedNames;
+use super::nat::Holdings;
 use super::paths::{Paths, Traffic};
 use super::quotas::Quotas;
 use super::rules::{Logged, Rules};
@@ -50,6 +51,7 @@ pub struct Worker {
     pub(super) paths: Paths,
     pub(super) sessions: SessionTable,
     quotas: Quotas,
+    pub(super) holdings: Holdings,
     fragments: Fragments,
     /// What DNS has taught; for whom it is to be learned.
     learned: LearnedNames,
@@ -138,6 +140,7 @@ impl Worker {
             paths: Paths::new(Arc::clone(team), id, now),
             sessions,
             quotas: Quotas::default(),
+            holdings: Holdings::default(),
             fragments: Fragments::default(),
             learned: LearnedNames::new(rng.random()),
             learners: Learners::new(),
@@ -208,7 +211,9 @@ impl Worker {
 
     /// When [`Worker::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.sessions.poll_timeout(), self.paths.poll_timeout()].into_iter().flatten().min()
+        let timeouts =
+            [self.sessions.poll_timeout(), self.paths.poll_timeout(), self.holdings.poll_timeout()];
+        timeouts.into_iter().flatten().min()
     }
 
     /// Does what is due: tunnels' timers, probes, sessions that end.
@@ -225,6 +230,7 @@ impl Worker {
             records.push(record);
         });
         self.return_sessions();
+        self.holdings.look(&mut self.sessions, &self.team, now.instant);
         let mut due = std::mem::take(&mut self.due);
         self.paths.take_due(now.instant, &mut due);
         for id in due.drain(..) {
@@ -286,6 +292,7 @@ impl Worker {
         for at in all {
             self.end_session(at, EndReason::ForcedEnd, now);
         }
+        self.holdings.end_all(&mut self.sessions, &self.team);
     }
 
     // Timers.
