@@ -257,12 +257,23 @@ fn paths(paths: &[PathReport]) -> String {
         ">RTT",
         ">JITTER",
         ">LOSS",
+        ">OUT: P95",
+        ">JITTER",
+        ">LOSS",
+        ">MOS",
+        ">IN: P95",
+        ">JITTER",
+        ">LOSS",
+        ">MOS",
         ">HANDSHAKE",
         ">RECEIVED",
         ">SENT",
     ]);
     for path in paths {
         let millis = |value: Option<f64>| or_dash(value.map(|value| format!("{value:.1} ms")));
+        let [out, back] = [path.outbound, path.inbound].map(|direction| direction.unwrap_or_default());
+        let loss = |share: Option<f64>| or_dash(share.map(|share| format!("{:.1} %", share * 100.0)));
+        let mos = |score: Option<f64>| or_dash(score.map(|score| format!("{score:.1}")));
         table.row([
             path.tenant.clone(),
             path.site.clone(),
@@ -276,6 +287,14 @@ fn paths(paths: &[PathReport]) -> String {
             millis(path.rtt_ms),
             millis(path.jitter_ms),
             or_dash(path.loss.map(|loss| format!("{:.0} %", loss * 100.0))),
+            millis(out.latency_p95_ms),
+            millis(out.jitter_ms),
+            loss(out.loss),
+            mos(out.mos),
+            millis(back.latency_p95_ms),
+            millis(back.jitter_ms),
+            loss(back.loss),
+            mos(back.mos),
             or_dash(path.last_handshake_secs.map(|secs| format!("{} ago", duration(secs as f64)))),
             bytes(path.received_bytes),
             bytes(path.sent_bytes),

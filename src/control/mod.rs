@@ -466,6 +466,8 @@ mod tests {
             rtt_ms: None,
             jitter_ms: None,
             loss: None,
+            outbound: None,
+            inbound: None,
             received_packets: 0,
             received_bytes: 0,
             sent_packets: 0,

@@ -7,7 +7,10 @@
 //! An idle path is asked about by one of its ends: one that is asked, and told in the question that its answers arrive,
 //! knows what an answer would tell it. It goes on asking only where it does not hear from the far end when it should.
 
+use super::arrivals::Counts;
+use super::clock::Stamps;
 use super::quality::Quality;
+use super::stamp::Reply;
 use crate::model::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -145,11 +148,15 @@ impl Prober {
         Some(Action::Send { sequence: self.sequence, answered: self.state == State::Up && self.missed == 0 })
     }
 
-    /// An answer came. One that nobody waits for any more, or never did, changes nothing.
-    pub fn answer(&mut self, sequence: u32, now: Instant) -> Option<Action> {
-        let at = self.under_way.iter().position(|(sent, _)| *sent == sequence)?;
+    /// An answer came; so much has arrived here of what the far end sent. One that nobody waits for any more, or never did,
+    /// changes nothing.
+    pub fn answer(&mut self, reply: &Reply, here: Counts, now: Instant) -> Option<Action> {
+        let at = self.under_way.iter().position(|(sent, _)| *sent == reply.sequence)?;
         let (_, sent) = self.under_way.remove(at)?;
-        self.quality.answered(now.since(sent));
+        // By the clock that nobody sets meanwhile.
+        let took = u64::try_from(now.since(sent).as_nanos()).unwrap_or(u64::MAX);
+        let stamps = Stamps { sent: reply.stamps.returned.wrapping_sub(took), ..reply.stamps };
+        self.quality.answered(&stamps, [reply.arrivals, Some(here)], now);
         self.last_answer = Some(now);
         self.missed = 0;
         self.answered += 1;
@@ -200,8 +207,8 @@ impl Prober {
 
     /// How long an answer may take: RFC 6298's timeout within our bounds.
     fn wait(&self) -> Duration {
-        match (self.quality.rtt(), self.quality.jitter()) {
-            (Some(rtt), Some(jitter)) => (rtt + jitter * 4).clamp(MIN_WAIT, MAX_WAIT),
+        match (self.quality.rtt(), self.quality.rtt_deviation()) {
+            (Some(rtt), Some(deviation)) => (rtt + deviation * 4).clamp(MIN_WAIT, MAX_WAIT),
             _ => MAX_WAIT,
         }
     }
@@ -212,6 +219,11 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    fn reply(sequence: u32) -> Reply {
+        let stamps = Stamps { sent: 0, received: 0, reflected: 0, returned: 0 };
+        Reply { sequence, stamps, arrivals: None }
+    }
 
     /// Runs a prober for `ms`, answering every probe that `alive` at its time says yes to, 5 ms later.
     fn run(
@@ -232,7 +244,7 @@ mod tests {
                 && due <= t
             {
                 answers.pop_front();
-                log.extend(prober.answer(sequence, now).map(|action| (t, action)));
+                log.extend(prober.answer(&reply(sequence), Counts::default(), now).map(|action| (t, action)));
             }
             while let Some(action) = prober.poll(now) {
                 if let Action::Send { sequence, .. } = action
@@ -310,7 +322,7 @@ mod tests {
     #[test]
     fn answers_nobody_waits_for_change_nothing() {
         let mut prober = Prober::new(Instant(0));
-        assert_eq!(prober.answer(5, Instant(0)), None);
+        assert_eq!(prober.answer(&reply(5), Counts::default(), Instant(0)), None);
         assert_eq!(prober.state(), State::Unproven);
     }
 
@@ -329,7 +341,7 @@ mod tests {
                                 ends[1].vouched(now);
                             }
                             if carries[near] && carries[1 - near] {
-                                ends[near].answer(sequence, now);
+                                ends[near].answer(&reply(sequence), Counts::default(), now);
                             }
                         }
                         Action::WentDown if near == 1 => down = down.or(Some(t - from)),

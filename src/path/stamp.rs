@@ -3,6 +3,8 @@
 //! They travel between link-local addresses, which popgate never forwards: no host of a tenant's can send one into a
 //! tunnel, and a stock WireGuard client that gets one would not know what to do with it.
 
+use super::arrivals::Counts;
+use super::clock::Stamps;
 use crate::model::{Now, Protocol};
 use crate::wire::{self, Parsed};
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,9 +18,14 @@ const REFLECTOR_PORT: u16 = 862;
 const SENDER_PORT: u16 = 49_862;
 /// Both messages' length (RFC 8762 figures 2 and 4), without extensions.
 const MESSAGE_BYTES: usize = 44;
-/// A TLV for private use (RFC 8972 section 5.1), empty and marked as not recognised yet (section 4): the sender's earlier
+/// TLVs for private use (RFC 8972 section 5.1), sent marked as not recognised (section 4). One is empty: the sender's earlier
 /// requests have been answered.
-const ANSWERED_TLV: [u8; 4] = [0x80, 252, 0, 0];
+const ANSWERED_TLV: [u8; 4] = [NOT_RECOGNISED, 252, 0, 0];
+/// The other asks what has arrived of the sender's traffic; its value is three counts of 32 bits, which the reflector fills in
+/// as the Direct Measurement TLV's (section 4.5): data messages received, lost and reordered.
+const ARRIVALS: u8 = 253;
+const ARRIVALS_BYTES: usize = 12;
+const NOT_RECOGNISED: u8 = 0x80;
 /// Seconds between the NTP era's beginning and Unix's (RFC 5905 section 6).
 const NTP_OFFSET: u64 = 2_208_988_800;
 /// Clock synchronised by an external source, scale 0, multiplier 1 (RFC 4656 section 4.1.2): nothing better is known.
@@ -28,14 +35,25 @@ const ERROR_ESTIMATE: [u8; 2] = [0x80, 0x01];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
     /// To be reflected; and whether the sender says that it gets its answers.
-    Request { answered: bool },
-    /// The answer to the request with this sequence number.
-    Reply { sequence: u32 },
+    Request {
+        answered: bool,
+    },
+    Reply(Reply),
+}
+
+/// The answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The request's number.
+    pub sequence: u32,
+    pub stamps: Stamps,
+    /// What has arrived at the far end, if it tells.
+    pub arrivals: Option<Counts>,
 }
 
 impl Message {
-    /// Reads a packet that is addressed to [`PROBE_ADDRESS`]; `None` if it is no probe.
-    pub fn read(packet: &[u8], ip: &Parsed) -> Option<Message> {
+    /// Reads a packet that is addressed to [`PROBE_ADDRESS`] and has just come; `None` if it is no probe.
+    pub fn read(packet: &[u8], ip: &Parsed, now: Now) -> Option<Message> {
         if ip.destination(packet) != IpAddr::V6(PROBE_ADDRESS)
             || ip.protocol != Protocol::UDP
             || ip.fragment.is_some()
@@ -46,37 +64,83 @@ impl Message {
         let body = udp.get(8..8 + MESSAGE_BYTES)?;
         match u16::from_be_bytes([udp[2], udp[3]]) {
             REFLECTOR_PORT => {
-                let answered = udp[8 + MESSAGE_BYTES..] == ANSWERED_TLV;
+                let answered = tlvs(&udp[8 + MESSAGE_BYTES..]).any(|tlv| tlv == ANSWERED_TLV);
                 Some(Message::Request { answered })
             }
-            SENDER_PORT => Some(Message::Reply { sequence: be32(body, 24) }),
+            SENDER_PORT => {
+                let stamps = Stamps {
+                    sent: unix_nanos(body, 28),
+                    received: unix_nanos(body, 16),
+                    reflected: unix_nanos(body, 4),
+                    returned: now.unix_nanos,
+                };
+                let arrivals = tlvs(&udp[8 + MESSAGE_BYTES..]).find_map(told_arrivals);
+                Some(Message::Reply(Reply { sequence: be32(body, 24), stamps, arrivals }))
+            }
             _ => None,
         }
     }
 }
 
-/// A request (RFC 8762 section 4.2.1), which says whether earlier ones have been `answered`.
+/// A request (RFC 8762 section 4.2.1), which says whether earlier ones have been `answered`, and asks what has arrived.
 pub fn request(sequence: u32, answered: bool, now: Now) -> Vec<u8> {
-    let mut body = [0; MESSAGE_BYTES + ANSWERED_TLV.len()];
-    body[MESSAGE_BYTES..].copy_from_slice(&ANSWERED_TLV);
-    let len = if answered { body.len() } else { MESSAGE_BYTES };
-    body[..4].copy_from_slice(&sequence.to_be_bytes());
-    body[4..12].copy_from_slice(&ntp(now));
-    body[12..14].copy_from_slice(&ERROR_ESTIMATE);
-    wire::udp_v6((PROBE_ADDRESS, SENDER_PORT), (PROBE_ADDRESS, REFLECTOR_PORT), 0, &body[..len])
+    let mut body = Vec::with_capacity(MESSAGE_BYTES + ANSWERED_TLV.len() + 4 + ARRIVALS_BYTES);
+    body.extend_from_slice(&sequence.to_be_bytes());
+    body.extend_from_slice(&ntp(now));
+    body.extend_from_slice(&ERROR_ESTIMATE);
+    body.resize(MESSAGE_BYTES, 0);
+    if answered {
+        body.extend_from_slice(&ANSWERED_TLV);
+    }
+    body.extend_from_slice(&[NOT_RECOGNISED, ARRIVALS, 0, ARRIVALS_BYTES as u8]);
+    body.resize(body.len() + ARRIVALS_BYTES, 0);
+    wire::udp_v6((PROBE_ADDRESS, SENDER_PORT), (PROBE_ADDRESS, REFLECTOR_PORT), 0, &body)
 }
 
-/// The reflection of a request (RFC 8762 section 4.3.1, stateless: the sequence number is the sender's).
-pub fn reflect(packet: &[u8], ip: &Parsed, now: Now) -> Option<Vec<u8>> {
-    let sent = packet.get(ip.upper_at + 8..ip.upper_at + 8 + MESSAGE_BYTES)?;
-    let mut body = [0; MESSAGE_BYTES];
-    body[..4].copy_from_slice(&sent[..4]);
-    body[4..12].copy_from_slice(&ntp(now));
-    body[12..14].copy_from_slice(&ERROR_ESTIMATE);
-    body[16..24].copy_from_slice(&ntp(now));
-    body[24..38].copy_from_slice(&sent[..14]);
-    body[40] = ip.ttl;
+/// The reflection of a request (RFC 8762 section 4.3.1, stateless: the sequence number is the sender's), which tells what has
+/// `arrived` if that is asked. `None` if it is too short to be one.
+pub fn reflect(packet: &[u8], ip: &Parsed, arrived: Counts, now: Now) -> Option<Vec<u8>> {
+    let sent = packet.get(ip.upper_at + 8..ip.len)?;
+    let request: &[u8; MESSAGE_BYTES] = sent.first_chunk()?;
+    let mut body = Vec::with_capacity(sent.len());
+    body.extend_from_slice(&request[..4]);
+    body.extend_from_slice(&ntp(now));
+    body.extend_from_slice(&ERROR_ESTIMATE);
+    body.extend_from_slice(&[0; 2]);
+    body.extend_from_slice(&ntp(now));
+    body.extend_from_slice(&request[..14]);
+    body.extend_from_slice(&[0; 2]);
+    body.extend_from_slice(&[ip.ttl, 0, 0, 0]);
+    for tlv in tlvs(&sent[MESSAGE_BYTES..]) {
+        if tlv[1] == ARRIVALS && tlv.len() == 4 + ARRIVALS_BYTES {
+            body.extend_from_slice(&[0, ARRIVALS, 0, ARRIVALS_BYTES as u8]);
+            for count in [arrived.received, arrived.lost, arrived.reordered] {
+                body.extend_from_slice(&count.to_be_bytes());
+            }
+        } else {
+            body.extend_from_slice(tlv);
+        }
+    }
     Some(wire::udp_v6((PROBE_ADDRESS, REFLECTOR_PORT), (PROBE_ADDRESS, SENDER_PORT), ip.dscp, &body))
+}
+
+/// The TLVs behind a message, each with its header of four bytes, as far as they are whole (RFC 8972 section 4).
+fn tlvs(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let len = 4 + usize::from(u16::from_be_bytes([*rest.get(2)?, *rest.get(3)?]));
+        let (tlv, behind) = rest.split_at_checked(len)?;
+        rest = behind;
+        Some(tlv)
+    })
+}
+
+/// What has arrived, if that is what the TLV tells: a reflector that does not know it leaves it as it was sent.
+fn told_arrivals(tlv: &[u8]) -> Option<Counts> {
+    (tlv.len() == 4 + ARRIVALS_BYTES && tlv[0] & NOT_RECOGNISED == 0 && tlv[1] == ARRIVALS).then(|| Counts {
+        received: be32(tlv, 4),
+        lost: be32(tlv, 8),
+        reordered: be32(tlv, 12),
+    })
 }
 
 /// NTP's 64-bit timestamp: seconds and their fraction (RFC 5905 section 6).
@@ -84,6 +148,13 @@ fn ntp(now: Now) -> [u8; 8] {
     let seconds = now.unix_nanos / 1_000_000_000 + NTP_OFFSET;
     let fraction = ((now.unix_nanos % 1_000_000_000) << 32) / 1_000_000_000;
     (seconds << 32 | fraction).to_be_bytes()
+}
+
+/// What [`ntp`] stands for, to a nanosecond.
+fn unix_nanos(bytes: &[u8], at: usize) -> u64 {
+    let seconds = u64::from(be32(bytes, at)).saturating_sub(NTP_OFFSET);
+    // Rounded up, for it was rounded down.
+    seconds * 1_000_000_000 + (u64::from(be32(bytes, at + 4)) * 1_000_000_000).div_ceil(1 << 32)
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {
@@ -95,18 +166,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reflection_carries_the_request_it_answers() {
-        let now = Now { unix_nanos: 1_500_000_000, ..Now::default() };
+    fn a_reflection_carries_the_request_it_answers_and_what_has_arrived() {
+        let at = |unix_nanos| Now { unix_nanos, ..Now::default() };
+        let arrived = Counts { received: 70_000, lost: 3, reordered: 1 };
         for answered in [false, true] {
-            let request = request(77, answered, now);
+            let request = request(77, answered, at(1_500_000_000));
             let ip = wire::parse_ip(&request).expect("sound");
-            assert_eq!(Message::read(&request, &ip), Some(Message::Request { answered }));
-            let reply = reflect(&request, &ip, now).expect("a request");
+            assert_eq!(Message::read(&request, &ip, at(0)), Some(Message::Request { answered }));
+            let reply = reflect(&request, &ip, arrived, at(1_500_000_123)).expect("a request");
+            assert_eq!(reply.len(), request.len(), "what is sent out and back is as long");
             let ip = wire::parse_ip(&reply).expect("sound");
-            assert_eq!(Message::read(&reply, &ip), Some(Message::Reply { sequence: 77 }));
-            let body = &reply[48..];
-            assert_eq!(body[4..12], ((NTP_OFFSET + 1) << 32 | 1 << 31).to_be_bytes());
-            assert_eq!(body[28..36], body[4..12], "the sender's timestamp comes back");
+            let stamps = Stamps {
+                sent: 1_500_000_000,
+                received: 1_500_000_123,
+                reflected: 1_500_000_123,
+                returned: 1_600_000_000,
+            };
+            let expected = Reply { sequence: 77, stamps, arrivals: Some(arrived) };
+            assert_eq!(Message::read(&reply, &ip, at(1_600_000_000)), Some(Message::Reply(expected)));
+        }
+    }
+
+    #[test]
+    fn a_reflector_that_knows_no_tlvs_tells_no_arrivals() {
+        let now = Now { unix_nanos: 1, ..Now::default() };
+        let sent = request(1, false, now);
+        let body = &sent[48..48 + MESSAGE_BYTES];
+        for behind in [&sent[48 + MESSAGE_BYTES..], &[], &[0, ARRIVALS, 0, 200, 1], &[0, ARRIVALS, 0, 1, 1]] {
+            let body: Vec<u8> = [body, behind].concat();
+            let reply = wire::udp_v6((PROBE_ADDRESS, REFLECTOR_PORT), (PROBE_ADDRESS, SENDER_PORT), 0, &body);
+            let ip = wire::parse_ip(&reply).expect("sound");
+            let Some(Message::Reply(reply)) = Message::read(&reply, &ip, now) else { panic!("no reply") };
+            assert_eq!(reply.arrivals, None);
         }
     }
 }

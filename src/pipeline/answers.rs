@@ -2,16 +2,18 @@
 
 use super::paths::Path;
 use super::report::{
-    Answer, FlowFilter, FlowReport, PathReport, PathState, Query, SessionPage, SessionReport, Totals,
+    Answer, DirectionReport, FlowFilter, FlowReport, PathReport, PathState, Query, SessionPage,
+    SessionReport, Totals,
 };
 use super::worker::Worker;
 use crate::flow::{EndReason, FlowRecord, Session, SessionRef, TcpState};
 use crate::model::{Direction, End, FlowKey, Now, PathId, TenantId};
-use crate::path::Candidate;
+use crate::path::{self, Candidate, Way};
 use crate::tables::{Generation, Subject};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// A search for sessions that goes through the table a part at a time: a million of them at once would hold up packets.
 pub struct SessionScan {
@@ -36,7 +38,7 @@ impl Worker {
         match query {
             Query::Totals => Answer::Totals(self.totals()),
             Query::Paths => {
-                Answer::Paths(self.paths.iter().map(|(id, path)| self.path_report(id, path)).collect())
+                Answer::Paths(self.paths.iter().map(|(id, path)| self.path_report(id, path, now)).collect())
             }
             Query::Sessions { filter, limit } => {
                 let mut scan = SessionScan::new(filter.clone(), *limit);
@@ -69,11 +71,10 @@ impl Worker {
         }
     }
 
-    fn path_report(&self, id: PathId, path: &Path) -> PathReport {
+    fn path_report(&self, id: PathId, path: &Path, now: Now) -> PathReport {
         let names = &self.generation.names;
         let endpoint = path.tunnel.endpoint();
         let quality = path.prober.quality();
-        let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
         PathReport {
             tenant: names.tenant(path.spec.tenant).to_owned(),
             site: path.spec.far.clone(),
@@ -85,8 +86,10 @@ impl Worker {
             last_handshake_secs: path.tunnel.since_handshake().map(|age| age.as_secs()),
             probed: path.probed,
             rtt_ms: quality.rtt().map(millis),
-            jitter_ms: quality.jitter().map(millis),
+            jitter_ms: quality.rtt_deviation().map(millis),
             loss: quality.loss(),
+            outbound: direction_report(path, Way::Outbound, now),
+            inbound: direction_report(path, Way::Inbound, now),
             received_packets: path.received.packets,
             received_bytes: path.received.bytes,
             sent_packets: path.sent.packets,
@@ -164,6 +167,26 @@ impl Worker {
             reverse_bytes: reverse.bytes,
         }
     }
+}
+
+fn direction_report(path: &Path, way: Way, now: Now) -> Option<DirectionReport> {
+    let measured = path.prober.quality().measured(way, path::LONG, now.instant);
+    let loss = match way {
+        Way::Outbound => measured.and_then(|measured| measured.loss),
+        Way::Inbound => path.arrivals.lately(now.instant).loss(),
+    };
+    let known = measured.is_some() || loss.is_some();
+    known.then(|| DirectionReport {
+        latency_p50_ms: measured.map(|measured| millis(measured.p50)),
+        latency_p95_ms: measured.map(|measured| millis(measured.p95)),
+        jitter_ms: measured.map(|measured| millis(measured.jitter)),
+        loss,
+        mos: measured.map(|measured| measured.mos),
+    })
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }
 
 /// A record in names.

@@ -3,7 +3,7 @@
 
 use super::team::{Standing, Team};
 use crate::model::{IdMap, Instant, Now, PathId, TransportId, Wheel};
-use crate::path::{Candidate, Prober, State};
+use crate::path::{Arrivals, Candidate, Prober, State};
 use crate::tables::{Generation, PathSpec};
 use crate::tunnel::{Endpoint, Keys, Tunnel, TunnelIndex};
 use rand::Rng;
@@ -34,6 +34,8 @@ pub struct Path {
     pub probed: bool,
     pub received: Traffic,
     pub sent: Traffic,
+    /// What arrived of what the far end sent.
+    pub arrivals: Arrivals,
     next_tunnel_tick: Instant,
     next_call: Instant,
     calls: usize,
@@ -264,6 +266,7 @@ impl Paths {
             probed: spec.probes,
             received: Traffic::default(),
             sent: Traffic::default(),
+            arrivals: Arrivals::default(),
             // Spread, or the tunnels of a generation would all be looked at in one go, every second.
             next_tunnel_tick: now.instant + TUNNEL_TICK.mul_f64(rng.random()),
             next_call: now.instant,

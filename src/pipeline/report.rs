@@ -88,10 +88,30 @@ pub struct PathReport {
     pub jitter_ms: Option<f64>,
     /// Share of the last 100 probes that went unanswered, 0 to 1.
     pub loss: Option<f64>,
+    /// What this box sends, by what the far end says in its answers.
+    pub outbound: Option<DirectionReport>,
+    /// What it receives. Loss is known of stock clients too, for WireGuard numbers what they send.
+    pub inbound: Option<DirectionReport>,
     pub received_packets: u64,
     pub received_bytes: u64,
     pub sent_packets: u64,
     pub sent_bytes: u64,
+}
+
+/// One direction of a path, over the last ten seconds: of packets of all kinds, probes being few of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DirectionReport {
+    /// One-way latency in milliseconds: half of the probes took no longer, and 95 of a hundred. What a path takes at rest is
+    /// shared out evenly between its directions.
+    pub latency_p50_ms: Option<f64>,
+    pub latency_p95_ms: Option<f64>,
+    /// Interarrival jitter in milliseconds (RFC 3550 section 6.4.1).
+    pub jitter_ms: Option<f64>,
+    /// Share of packets lost, 0 to 1.
+    pub loss: Option<f64>,
+    /// Mean opinion score of a call, 1 to 4.4 (ITU-T G.107).
+    pub mos: Option<f64>,
 }
 
 /// Narrows sessions and flows; what is `None` matches all. An address or port matches either end, before or after

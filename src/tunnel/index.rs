@@ -26,6 +26,16 @@ impl TunnelIndex {
     }
 }
 
+/// The session that a data message is of, and its number in it: means something only once the message was opened.
+pub fn sequence(datagram: &[u8]) -> Option<(u32, u64)> {
+    if datagram.first() != Some(&4) {
+        return None;
+    }
+    let session = u32::from_le_bytes(*datagram.get(4..)?.first_chunk()?);
+    let number = u64::from_le_bytes(*datagram.get(8..)?.first_chunk()?);
+    Some((session, number))
+}
+
 /// The tunnel that a WireGuard message other than an initiation is for, by its receiver index.
 pub fn receiver(datagram: &[u8]) -> Option<TunnelIndex> {
     let at = match datagram.first()? {

@@ -7,5 +7,5 @@ mod peer;
 mod tests;
 
 pub use gate::{Admission, Gate};
-pub use index::{TunnelIndex, receiver};
+pub use index::{TunnelIndex, receiver, sequence};
 pub use peer::{Endpoint, Keys, OVERHEAD, Opened, Sealed, Tunnel, buffer_for};

@@ -9,7 +9,7 @@ use crate::measure::{Stopwatch, rss};
 use crate::pop::{Pop, clients, compiled, from_client, seal};
 use crate::{BATCH, Row, Wanted};
 use boringtun::noise::TunnResult;
-use popgate::path::{Message, reflect, request};
+use popgate::path::{Counts, Message, reflect, request};
 use popgate::wire::{self, Batch, Outbound};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -149,8 +149,8 @@ fn take(pop: &mut Pop, out: &mut Outbound, peers: Peers, answers: &mut Vec<(usiz
             && peers == Peers::Probing
         {
             let ip = wire::parse_ip(packet).expect("sound");
-            if matches!(Message::read(packet, &ip), Some(Message::Request { .. })) {
-                let reply = reflect(packet, &ip, pop.now).expect("a request");
+            if matches!(Message::read(packet, &ip, pop.now), Some(Message::Request { .. })) {
+                let reply = reflect(packet, &ip, Counts::default(), pop.now).expect("a request");
                 answers.push((n, seal(client, &reply)));
             }
         }

@@ -5,8 +5,8 @@ use popgate::config::{AclAction, Outcome};
 use popgate::control::{Control, LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
 use popgate::model::{AskedFlow, AskedPort};
 use popgate::pipeline::report::{
-    Answer, DropRow, Explanation, FlowFilter, FlowReport, PathReport, PathState, PathStep, Query, RuleRow,
-    SessionPage, SessionReport, Step, StepKind, Totals,
+    Answer, DirectionReport, DropRow, Explanation, FlowFilter, FlowReport, PathReport, PathState, PathStep,
+    Query, RuleRow, SessionPage, SessionReport, Step, StepKind, Totals,
 };
 use popgate::store::report::{self, Held, LedgerState, WhoHad};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -282,6 +282,8 @@ impl Worker {
                     0.0
                 }
             }),
+            outbound: rtt.filter(|_| !down).map(|rtt| direction(rtt, if lossy { 0.06 } else { 0.0 })),
+            inbound: rtt.filter(|_| !down).map(|rtt| direction(rtt, 0.0)),
             received_packets: received / 410,
             received_bytes: received,
             sent_packets: sent / 900,
@@ -510,5 +512,17 @@ fn flow(s: SessionReport, start_unix_ms: u64, end_unix_ms: u64) -> FlowReport {
         reverse_bytes: s.reverse_bytes,
         tcp_flags: if tcp { 0x1b } else { 0 },
         end_reason: if tcp { "end-of-flow".into() } else { "idle-timeout".into() },
+    }
+}
+
+/// What a direction of a path with this round-trip time shows.
+fn direction(rtt_ms: f64, loss: f64) -> DirectionReport {
+    let way = Duration::from_secs_f64(rtt_ms / 2e3);
+    DirectionReport {
+        latency_p50_ms: Some(rtt_ms / 2.0),
+        latency_p95_ms: Some(rtt_ms * 0.6),
+        jitter_ms: Some(rtt_ms * 0.02),
+        loss: Some(loss),
+        mos: Some(popgate::path::mos(way, way / 25, loss)),
     }
 }

@@ -25,6 +25,7 @@ mod order;
 mod packets;
 mod plane;
 mod policy;
+mod quality;
 mod rubbish;
 mod services;
 mod why;

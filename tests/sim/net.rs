@@ -3,7 +3,7 @@
 use crate::plane::{Plane, workers};
 use popgate::config;
 use popgate::flow::FlowRecord;
-use popgate::model::{AskedFlow, DeviceId, Now, TransportId};
+use popgate::model::{AskedFlow, DeviceId, Instant, Now, TransportId};
 use popgate::pipeline::explain;
 use popgate::pipeline::report::{
     Answer, DropRow, Explanation, FlowFilter, PathReport, Query, RuleRow, SessionReport,
@@ -11,6 +11,8 @@ use popgate::pipeline::report::{
 use popgate::tables::{Compiler, Generation};
 use popgate::tunnel::{Keys, Opened, Sealed, Tunnel, TunnelIndex};
 use popgate::wire::{Ingress, Outbound};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -153,6 +155,16 @@ name = "isp-b"
 listen = "192.0.2.2:51820"
 "#;
 
+/// What one direction of a link does to datagrams.
+#[derive(Clone, Copy, Default)]
+pub struct Link {
+    /// The share that is lost, 0 to 1.
+    pub loss: f64,
+    pub delay_ms: u64,
+    /// Up to so much more, as chance has it; what was sent later does not arrive earlier.
+    pub jitter_ms: u64,
+}
+
 /// A path's name, the branch's address, the PoP's.
 type PathRow = (&'static str, &'static str, &'static str);
 
@@ -185,6 +197,13 @@ pub struct Sim {
     addresses: BTreeMap<SocketAddr, (String, TransportId)>,
     /// Branch transports whose link is cut, by their address.
     cut: BTreeSet<SocketAddr>,
+    /// Links of branch transports that do not carry everything at once, by their address: from the branch, and to it; and when the
+    /// last datagram on each arrives.
+    links: BTreeMap<SocketAddr, [(Link, Instant); 2]>,
+    /// What is under way on these, by when it arrives, and in the order it was sent: where to, from where.
+    under_way: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
+    launched: u64,
+    chance: StdRng,
     /// Transports that send from another address than they listen on, as behind a NAT.
     moved: BTreeMap<SocketAddr, SocketAddr>,
     /// Tunnels of the tests' own, by the name of the branch's key they use: they send what no real branch would. Made
@@ -218,6 +237,10 @@ impl Sim {
             nodes: BTreeMap::new(),
             addresses: BTreeMap::new(),
             cut: BTreeSet::new(),
+            links: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            launched: 0,
+            chance: StdRng::seed_from_u64(5),
             moved: BTreeMap::new(),
             forgers: ["berlin-dsl", "berlin-lte", "lyon-dsl"]
                 .map(|key| (key.to_owned(), stranger(private_key(key).0)))
@@ -269,13 +292,15 @@ impl Sim {
     pub fn advance(&mut self, ms: u64) {
         let end = self.now + Duration::from_millis(ms);
         while self.now.instant < end.instant {
-            let due = self.nodes.values().filter_map(|node| node.plane.poll_timeout()).min();
+            let timers = self.nodes.values().filter_map(|node| node.plane.poll_timeout());
+            let due = timers.chain(self.under_way.keys().map(|(at, _)| *at).take(1)).min();
             let next =
                 due.unwrap_or(end.instant).clamp(self.now.instant + Duration::from_millis(1), end.instant);
             let step = next.since(self.now.instant);
             self.now = self.now + step;
             #[cfg(feature = "sim")]
             mock_instant::MockClock::advance(step);
+            self.land();
             for name in self.names() {
                 let now = self.now;
                 let mut out = Outbound::default();
@@ -304,6 +329,17 @@ impl Sim {
     /// A packet from the internet; what comes out anywhere.
     pub fn from_internet(&mut self, packet: &[u8]) -> Vec<Vec<u8>> {
         self.send("fra1", "internet", packet).into_iter().map(|(_, packet)| packet).collect()
+    }
+
+    /// As [`Sim::from_lan`] and [`Sim::from_internet`], for links that take their time: what comes of it is delivered later.
+    pub fn inject_from_lan(&mut self, branch: &str, packet: &[u8]) {
+        let id = self.device(branch, "lan");
+        self.inject(branch, Ingress::Device(id), packet);
+    }
+
+    pub fn inject_from_internet(&mut self, packet: &[u8]) {
+        let id = self.device("fra1", "internet");
+        self.inject("fra1", Ingress::Device(id), packet);
     }
 
     /// A datagram from anywhere to one of `node`'s transports.
@@ -361,6 +397,12 @@ impl Sim {
 
     pub fn heal(&mut self, address: &str) {
         self.cut.remove(&address.parse().expect("an address"));
+    }
+
+    /// What a branch's transport sends, and what it is sent, meets this from now on.
+    pub fn impair(&mut self, address: &str, links: [Link; 2]) {
+        let now = self.now.instant;
+        self.links.insert(address.parse().expect("an address"), links.map(|link| (link, now)));
     }
 
     /// The branch's transport that listens on `old` is seen at `new` from now on, as when a NAT on the way restarts.
@@ -435,6 +477,12 @@ impl Sim {
         self.inject("fra1", Ingress::Transport { transport, from }, &buffer[..len]);
         self.strays.clear();
         !packet.is_empty()
+    }
+
+    /// As [`Sim::forge`], once there is a session; but it never arrives.
+    pub fn seal_and_lose(&mut self, branch: &str, packet: &[u8]) {
+        let sealed = self.forger(&format!("{branch}-dsl")).seal(packet, &mut vec![0; 70_000]);
+        assert!(matches!(sealed, Sealed::Datagram(_)), "{sealed:?}");
     }
 
     /// Commits new tenant files at the PoP; a tenant that is not among them is gone.
@@ -581,11 +629,47 @@ impl Sim {
             if self.cut.contains(&source) || self.cut.contains(&to) {
                 continue;
             }
-            if let Some((node, transport)) = self.addresses.get(&to).cloned() {
+            self.launch(source, to, datagram);
+        }
+    }
+
+    /// A datagram begins its way, and is at its end at once unless its link delays it.
+    fn launch(&mut self, source: SocketAddr, to: SocketAddr, datagram: &[u8]) {
+        let Self { links, chance, now, .. } = self;
+        let link = match links.get_mut(&source) {
+            Some([from_branch, _]) => Some(from_branch),
+            None => links.get_mut(&to).map(|[_, to_branch]| to_branch),
+        };
+        let Some((link, last)) = link else { return self.arrive(source, to, datagram) };
+        if chance.random_bool(link.loss) {
+            return;
+        }
+        let delay = Duration::from_millis(link.delay_ms + chance.random_range(0..=link.jitter_ms));
+        *last = (*last).max(now.instant + delay);
+        let at = (*last, self.launched);
+        self.launched += 1;
+        if at.0 <= self.now.instant {
+            return self.arrive(source, to, datagram);
+        }
+        self.under_way.insert(at, (source, to, datagram.to_vec()));
+    }
+
+    /// What was under way long enough arrives.
+    fn land(&mut self) {
+        while let Some(first) = self.under_way.first_entry().filter(|first| first.key().0 <= self.now.instant)
+        {
+            let (source, to, datagram) = first.remove();
+            self.arrive(source, to, &datagram);
+        }
+    }
+
+    fn arrive(&mut self, source: SocketAddr, to: SocketAddr, datagram: &[u8]) {
+        match self.addresses.get(&to).cloned() {
+            _ if self.cut.contains(&source) || self.cut.contains(&to) => {}
+            Some((node, transport)) => {
                 self.inject(&node, Ingress::Transport { transport, from: source }, datagram);
-            } else {
-                self.strays.push(datagram.to_vec());
             }
+            None => self.strays.push(datagram.to_vec()),
         }
     }
 }

@@ -101,7 +101,7 @@ fn rubbish_inside_a_tunnel_is_counted_to_the_last_packet() {
             // Damage that spares the headers leaves a probe a probe: it is answered, not counted here.
             let probe = popgate::wire::parse_ip(&packet)
                 .ok()
-                .and_then(|ip| popgate::path::Message::read(&packet, &ip));
+                .and_then(|ip| popgate::path::Message::read(&packet, &ip, sim.now));
             sent += u64::from(sim.forge("berlin", &packet) && probe.is_none());
         }
     }

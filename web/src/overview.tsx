@@ -11,7 +11,7 @@ import { href, narrow, type Route } from './route';
 import { readSort, Rows, writeSort, type Column } from './rows';
 import { Spark } from './spark';
 import { Time } from './time';
-import type { DropRow, PathReport, Status } from './types';
+import type { DirectionReport, DropRow, PathReport, Status } from './types';
 import { fitting, NARROW, useWidth } from './width';
 import { whatIsWrong } from './wrong';
 
@@ -173,6 +173,14 @@ const handshake = (path: PathReport) => {
   return secs === null ? 'never' : `${duration(secs)} ago`;
 };
 
+const score = (direction: DirectionReport | null) => direction?.mos?.toFixed(1) ?? '–';
+
+const direction = (name: string, d: DirectionReport | null) =>
+  d === null
+    ? `${name}: nothing known`
+    : `${name}: ${percent(d.loss)} of all packets lost, 95 of 100 take at most ${millis(d['latency-p95-ms'])}, ` +
+      `jitter ${millis(d['jitter-ms'])}, MOS ${score(d)}`;
+
 function pathColumns(live: Live): Column<PathReport>[] {
   const rates = (path: PathReport) => live.pathRates.get(pathKey(path));
   const lossClass = (loss: number | null) =>
@@ -237,6 +245,17 @@ function pathColumns(live: Live): Column<PathReport>[] {
       cell: (p) => <span class={lossClass(p.loss)}>{percent(p.loss)}</span>,
       full: (p) => (p.probed ? '' : noProbes),
       sort: (p) => p.loss ?? -1,
+    },
+    {
+      key: 'mos',
+      title: 'MOS',
+      hint: 'How a call would sound, out and in: 4 is good, below 3.6 poor (ITU-T G.107)',
+      width: 6,
+      right: true,
+      cell: (p) => `${score(p.outbound)} ${score(p.inbound)}`,
+      full: (p) => (p.probed ? `${direction('Out', p.outbound)}\n${direction('In', p.inbound)}` : noProbes),
+      sort: (p) => Math.min(p.outbound?.mos ?? -1, p.inbound?.mos ?? -1),
+      from: 1100,
     },
     {
       key: 'in',

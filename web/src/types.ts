@@ -34,10 +34,21 @@ export interface PathReport {
   'rtt-ms': number | null;
   'jitter-ms': number | null;
   loss: number | null;
+  outbound: DirectionReport | null;
+  inbound: DirectionReport | null;
   'received-packets': number;
   'received-bytes': number;
   'sent-packets': number;
   'sent-bytes': number;
+}
+
+/** One direction of a path over the last ten seconds. */
+export interface DirectionReport {
+  'latency-p50-ms': number | null;
+  'latency-p95-ms': number | null;
+  'jitter-ms': number | null;
+  loss: number | null;
+  mos: number | null;
 }
 
 export interface DropRow {

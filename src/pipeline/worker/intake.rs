@@ -5,7 +5,7 @@ use super::{Arrival, Arrived, Exit, Worker};
 use crate::model::{DeviceId, DropReason, NextHop, Now, PathId, TransportId, Zone};
 use crate::path::{self, Message, PROBE_ADDRESS};
 use crate::pipeline::steering::{Steered, steer};
-use crate::tunnel::{Endpoint, Opened, buffer_for, receiver};
+use crate::tunnel::{Endpoint, Opened, buffer_for, receiver, sequence};
 use crate::wire::{self, Handover, Ingress, Outbound};
 use std::net::SocketAddr;
 
@@ -166,6 +166,9 @@ impl Worker {
                 return None;
             }
         };
+        if let Some((session, number)) = sequence(datagram) {
+            path.arrivals.arrived(session, number, now.instant);
+        }
         let mut has_changed = path.tunnel.has_session() != had_session;
         let endpoint = Endpoint { transport, address: from };
         // A cookie reply authenticates nobody.
@@ -234,7 +237,8 @@ impl Worker {
 
     fn probe(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) {
         let Some(path) = self.paths.get_mut(id) else { return };
-        let message = wire::parse_ip(packet).ok().and_then(|ip| Some((Message::read(packet, &ip)?, ip)));
+        let arrived = path.arrivals.counts();
+        let message = wire::parse_ip(packet).ok().and_then(|ip| Some((Message::read(packet, &ip, now)?, ip)));
         match message {
             Some((Message::Request { answered }, ip)) => {
                 if !path.probed {
@@ -245,13 +249,13 @@ impl Worker {
                     // The end that calls is the one that asks.
                     path.prober.vouched(now.instant);
                 }
-                if let Some(reply) = path::reflect(packet, &ip, now) {
+                if let Some(reply) = path::reflect(packet, &ip, arrived, now) {
                     self.seal_into(id, &reply, out)
                         .unwrap_or_else(|reason| self.drops.count(None, reason, 1));
                 }
             }
-            Some((Message::Reply { sequence }, _)) => {
-                if let Some(action) = path.prober.answer(sequence, now.instant) {
+            Some((Message::Reply(reply), _)) => {
+                if let Some(action) = path.prober.answer(&reply, arrived, now.instant) {
                     self.log_change(id, action);
                     self.paths.publish(id);
                 }
