@@ -280,6 +280,7 @@ fn paths(paths: &[PathReport]) -> String {
             path.path.clone(),
             match path.state {
                 PathState::Up => "up".to_owned(),
+                PathState::Recovering => "recovering".to_owned(),
                 PathState::Down => "DOWN".to_owned(),
             },
             or_dash(path.transport.clone()),

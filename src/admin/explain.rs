@@ -130,7 +130,11 @@ fn render(explanation: &Explanation) -> String {
 }
 
 fn standing(live: LivePath) -> String {
-    let state = if live.state == PathState::Up { "up" } else { "DOWN" };
+    let state = match live.state {
+        PathState::Up => "up",
+        PathState::Recovering => "recovering",
+        PathState::Down => "DOWN",
+    };
     let rtt = live.rtt_ms.map_or(String::new(), |rtt| format!(", {rtt:.1} ms"));
     let loss = live.loss.map_or(String::new(), |loss| format!(", {:.0} % lost", loss * 100.0));
     format!("{state}{rtt}{loss}")

@@ -7,14 +7,23 @@ use crate::model::PathId;
 pub enum Candidate {
     /// Alive.
     Up,
+    /// Alive again after it was not, and held back for a while.
+    Recovering,
     /// Not known to be alive, but something can be sent.
     Reachable,
     /// There is nowhere to send to.
     Unreachable,
 }
 
+impl Candidate {
+    /// Whether packets get through, for all that is known.
+    pub fn is_alive(self) -> bool {
+        matches!(self, Candidate::Up | Candidate::Recovering)
+    }
+}
+
 /// Chooses from `order`, best first: the path the flow last arrived on while it is up, then the first that is up. Where
-/// none is, a path that may be dead beats a packet that certainly is: the one the flow arrived on, then the first that
+/// none is, one that is recovering will do; and then a path that may be dead beats a packet that certainly is: the one the flow arrived on, then the first that
 /// can be sent on.
 pub fn select(
     order: &[PathId],
@@ -22,7 +31,7 @@ pub fn select(
     fitness: impl Fn(PathId) -> Candidate,
 ) -> Option<PathId> {
     let arrived_on = arrived_on.filter(|path| order.contains(path));
-    [Candidate::Up, Candidate::Reachable]
+    [Candidate::Up, Candidate::Recovering, Candidate::Reachable]
         .into_iter()
         .find_map(|wanted| arrived_on.iter().chain(order).copied().find(|path| fitness(*path) == wanted))
 }
@@ -43,6 +52,8 @@ mod tests {
         assert_eq!(choose(None, [Up, Reachable, Up]), Some(a));
         assert_eq!(choose(Some(a), [Reachable, Reachable, Unreachable]), Some(a));
         assert_eq!(choose(None, [Reachable, Unreachable, Reachable]), Some(a));
+        assert_eq!(choose(None, [Up, Recovering, Recovering]), Some(a), "one that has been up is better");
+        assert_eq!(choose(Some(c), [Reachable, Recovering, Recovering]), Some(c));
         assert_eq!(choose(None, [Unreachable; 3]), None);
         assert_eq!(choose(Some(PathId(9)), [Up, Up, Up]), Some(b), "a path that is no longer the site's");
     }

@@ -53,7 +53,7 @@ impl Worker {
     }
 
     fn totals(&self) -> Totals {
-        let up = self.paths.iter().filter(|(_, path)| path.fitness() == Candidate::Up).count();
+        let up = self.paths.iter().filter(|(_, path)| path.fitness().is_alive()).count();
         Totals {
             generation: self.generation.number,
             sessions: self.sessions.len() as u64,
@@ -80,7 +80,11 @@ impl Worker {
             site: path.spec.far.clone(),
             path: names.path(id).to_owned(),
             transport: endpoint.map(|endpoint| names.transport(endpoint.transport).to_owned()),
-            state: if path.fitness() == Candidate::Up { PathState::Up } else { PathState::Down },
+            state: match path.fitness() {
+                Candidate::Up => PathState::Up,
+                Candidate::Recovering => PathState::Recovering,
+                Candidate::Reachable | Candidate::Unreachable => PathState::Down,
+            },
             public_key: path.spec.public_key.to_string(),
             endpoint: endpoint.map(|endpoint| endpoint.address),
             last_handshake_secs: path.tunnel.since_handshake().map(|age| age.as_secs()),

@@ -62,7 +62,9 @@ pub struct Totals {
 pub enum PathState {
     /// Probes are answered; or, towards a stock WireGuard client, there is a session.
     Up,
-    /// Three probes in a row went unanswered, or there is no session.
+    /// Up again after it was down, and used only where no other is up until it has proved to last.
+    Recovering,
+    /// Probes in a row went unanswered, or there is no session.
     Down,
 }
 

@@ -179,7 +179,8 @@ impl Standing {
         let fitness = match self.fitness {
             Candidate::Unreachable => return 0,
             Candidate::Reachable => 1,
-            Candidate::Up => 2,
+            Candidate::Recovering => 2,
+            Candidate::Up => 3,
         };
         fitness << 16 | u32::from(self.transport.0)
     }
@@ -188,6 +189,7 @@ impl Standing {
         let fitness = match packed >> 16 {
             0 => return Standing::UNREACHABLE,
             1 => Candidate::Reachable,
+            2 => Candidate::Recovering,
             _ => Candidate::Up,
         };
         Standing { fitness, transport: TransportId(packed as u16) }
@@ -228,7 +230,7 @@ mod tests {
         let team = Team::new(2);
         let paths = [0, 1, 1_023, 1_024, 1_025, 3_071, 3_072, 70_000];
         let standing = |n: usize| Standing {
-            fitness: if n.is_multiple_of(2) { Candidate::Up } else { Candidate::Reachable },
+            fitness: [Candidate::Up, Candidate::Recovering, Candidate::Reachable][n % 3],
             transport: TransportId(n as u16),
         };
         for (n, path) in paths.into_iter().enumerate() {

@@ -158,7 +158,7 @@ function PathRow({ path }: { path: PathStep }) {
   const { live } = path;
   const rtt = live?.['rtt-ms'];
   return (
-    <li class={live?.state === 'up' ? 'fits' : 'misfits'}>
+    <li class={live && live.state !== 'down' ? 'fits' : 'misfits'}>
       <b>path</b>
       <span>
         {path.site}/{path.path}

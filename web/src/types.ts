@@ -26,7 +26,7 @@ export interface PathReport {
   site: string;
   path: string;
   transport: string | null;
-  state: 'up' | 'down';
+  state: 'up' | 'recovering' | 'down';
   'public-key': string;
   endpoint: string | null;
   'last-handshake-secs': number | null;
@@ -136,7 +136,7 @@ export interface Step {
 export interface PathStep {
   site: string;
   path: string;
-  live: { state: 'up' | 'down'; 'rtt-ms': number | null; 'jitter-ms': number | null; loss: number | null } | null;
+  live: { state: 'up' | 'recovering' | 'down'; 'rtt-ms': number | null; 'jitter-ms': number | null; loss: number | null } | null;
 }
 
 export interface Explanation {

@@ -55,7 +55,7 @@ function siteTrouble(paths: PathReport[], live: Live): Wrong[] {
   if (!first) return [];
   const site = `${first.tenant} / ${first.site}`;
   const down = paths.filter((path) => path.state === 'down');
-  const up = paths.filter((path) => path.state === 'up');
+  const up = paths.filter((path) => path.state !== 'down');
   const changes = down.map((path) => live.pathRates.get(pathKey(path))?.changedAt).filter((at) => at !== undefined);
   const since = changes.length > 0 ? Math.max(...changes) : undefined;
   const wrong: Wrong[] = [];

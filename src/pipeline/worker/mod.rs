@@ -329,7 +329,7 @@ impl Worker {
             let action = if path.tunnel.has_session() {
                 path.prober.poll(now.instant)
             } else {
-                path.prober.lost_session()
+                path.prober.lost_session(now.instant)
             };
             match action {
                 None => return,
@@ -346,8 +346,12 @@ impl Worker {
     fn log_change(&self, id: PathId, action: Action) {
         let path = self.generation.names.site_and_path(id);
         match action {
-            Action::CameUp => tracing::info!(path, "path is up"),
-            Action::WentDown => tracing::warn!(path, "path is down"),
+            Action::CameUp { held } if held.is_zero() => tracing::info!(path, "path is up"),
+            Action::CameUp { held } => tracing::info!(path, held_secs = held.as_secs(), "path is recovering"),
+            Action::Recovered => tracing::info!(path, "path has recovered"),
+            Action::WentDown { silent } => {
+                tracing::warn!(path, silent_ms = silent.as_millis(), "path is down");
+            }
             Action::Send { .. } => {}
         }
     }
