@@ -742,6 +742,68 @@ fn a_path_stands_once_in_a_path_policy() {
         .has(&[r#"tenants/acme.toml:53: prefer: path "dsl" stands here twice"#]);
 }
 
+#[test]
+fn an_sla_class_limits_something() {
+    Config::pop()
+        .append(TENANT, "[[sla-class]]\nname = \"gold\"\n")
+        .has(&["tenants/acme.toml:54: [[sla-class]] lacks max-loss, max-latency, max-jitter or min-mos"]);
+}
+
+#[test]
+fn an_sla_classs_limits_are_shares_durations_and_scores() {
+    let limit = |line: &str, problem: &str| {
+        Config::pop()
+            .append(TENANT, &format!("[[sla-class]]\nname = \"gold\"\n{line}\n"))
+            .has(&[&format!("tenants/acme.toml:56: {problem}")]);
+    };
+    limit(
+        "max-loss = \"1\"",
+        r#"max-loss: "1" is not a share; write a number of percent, as in "1%" or "0.5%""#,
+    );
+    limit("max-loss = \"0%\"", r#"max-loss: "0%" is out of range; 0.01% to 100%"#);
+    limit("max-latency = \"11s\"", r#"max-latency: "11s" is out of range; 1ms to 10s"#);
+    limit("max-jitter = \"0ms\"", r#"max-jitter: "0ms" is out of range; 1ms to 10s"#);
+    limit("min-mos = \"good\"", r#"min-mos: "good" is not a score; write it as in "4.0""#);
+    limit(
+        "min-mos = \"4.5\"",
+        r#"min-mos: "4.5" is out of range; 1 to 4.3, which is the best that G.711 gets over a real path"#,
+    );
+}
+
+#[test]
+fn an_sla_class_exists_once_and_before_it_is_asked_for() {
+    let gold = "[[sla-class]]\nname = \"gold\"\nmax-loss = \"1%\"\n";
+    Config::pop()
+        .append(TENANT, &gold.repeat(2))
+        .has(&[r#"tenants/acme.toml:58: name: SLA class "gold" already exists (line 55)"#]);
+    Config::pop()
+        .append(TENANT, gold)
+        .edit(TENANT, "prefer = [\"dsl\"]", "prefer = [\"dsl\"]\nsla-class = \"golt\"")
+        .has(&[r#"tenants/acme.toml:54: sla-class: unknown SLA class "golt"; did you mean "gold"?"#]);
+}
+
+#[test]
+fn what_to_do_where_an_sla_is_broken_needs_one() {
+    Config::pop()
+        .edit(TENANT, "prefer = [\"dsl\"]", "prefer = [\"dsl\"]\non-violation = \"strict\"")
+        .has(&["tenants/acme.toml:54: on-violation: needs sla-class"]);
+}
+
+#[test]
+fn at_most_fourteen_path_policies_ask_for_an_sla() {
+    let classes: String = (0..15)
+        .map(|n| {
+            format!(
+                "[[app-class]]\nname = \"c{n}\"\nmatch = [{{ dscp = [{n}] }}]\n[[path-policy]]\nclass = \"c{n}\"\n\
+                 prefer = [\"dsl\"]\nsla-class = \"gold\"\n"
+            )
+        })
+        .collect();
+    Config::pop()
+        .append(TENANT, &format!("[[sla-class]]\nname = \"gold\"\nmax-loss = \"1%\"\n{classes}"))
+        .has(&["tenants/acme.toml:161: sla-class: more than 14 path policies with an SLA class"]);
+}
+
 // ---- Names that nothing has ------------------------------------------------------------------------------------------
 
 #[test]

@@ -5,7 +5,9 @@ use super::problem::Problem;
 use super::{App, worker_patience};
 use crate::control::{FlowPage, Status};
 use crate::model::{AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
-use crate::pipeline::report::{DropRow, Explanation, FlowFilter, PathReport, RuleRow, SessionPage};
+use crate::pipeline::report::{
+    DecisionRow, DropRow, Explanation, FlowFilter, PathReport, RuleRow, SessionPage,
+};
 use crate::store::report::WhoHad;
 use axum::Json;
 use axum::extract::{Query, State};
@@ -34,6 +36,11 @@ pub(super) struct Drops {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Rules {
     pub(super) rules: Vec<RuleRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Decisions {
+    pub(super) decisions: Vec<DecisionRow>,
 }
 
 /// A request's query as it was written: names may be unknown or come twice.
@@ -73,6 +80,13 @@ pub(super) async fn rules(State(app): State<App>, query: Parameters) -> Result<J
     let asked = Asked::read(query, &["tenant"])?;
     let rules = app.control.rules(asked.filter.tenant.as_deref(), worker_patience()).await?;
     Ok(Json(Rules { rules }))
+}
+
+pub(super) async fn decisions(State(app): State<App>, query: Parameters) -> Result<Json<Decisions>, Problem> {
+    let asked = Asked::read(query, &["tenant", "limit"])?;
+    let tenant = asked.filter.tenant.as_deref();
+    let decisions = app.control.decisions(tenant, asked.limit, worker_patience()).await?;
+    Ok(Json(Decisions { decisions }))
 }
 
 /// Not a filter: a flow that has not come.

@@ -1,13 +1,13 @@
 //! `popgate show`: the API's reports as tables, or as the JSON they came in.
 
-use super::api::{Drops, Paths, Rules};
+use super::api::{Decisions, Drops, Paths, Rules};
 use super::problem::Problem;
 use super::table::{Table, bytes, duration, endpoint, or_dash, utc};
 use super::token::{self, TokenError};
 use crate::config::AclAction;
 use crate::control::{FlowPage, Status};
 use crate::pipeline::report::{
-    DropRow, FlowReport, PathReport, PathState, RuleRow, SessionPage, SessionReport,
+    DecisionRow, DropRow, FlowReport, PathReport, PathState, RuleRow, SessionPage, SessionReport,
 };
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
@@ -58,6 +58,8 @@ enum What {
     Drops(TenantArgs),
     /// The ACL rules, and what each has let pass or dropped
     Rules(TenantArgs),
+    /// Which app class moved from which path to which, and why, newest first
+    Decisions(TenantArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -190,6 +192,7 @@ fn question(what: &What) -> (&'static str, Vec<(&'static str, String)>) {
         What::Flows(args) => ("flows", filter(args)),
         What::Drops(args) => ("drops", tenant(args)),
         What::Rules(args) => ("rules", tenant(args)),
+        What::Decisions(args) => ("decisions", tenant(args)),
     }
 }
 
@@ -201,6 +204,7 @@ fn render(what: &What, answer: &str) -> Result<String, ShowError> {
         What::Flows(_) => flows(&read(answer)?),
         What::Drops(_) => drops(&read::<Drops>(answer)?.drops),
         What::Rules(_) => rules(&read::<Rules>(answer)?.rules),
+        What::Decisions(_) => decisions(&read::<Decisions>(answer)?.decisions),
     })
 }
 
@@ -402,6 +406,25 @@ fn drops(rows: &[DropRow]) -> String {
     for row in rows {
         let packets = row.packets.to_string();
         table.row([or_dash(row.tenant.clone()), row.reason.clone(), or_dash(row.detail.clone()), packets]);
+    }
+    table.render()
+}
+
+fn decisions(rows: &[DecisionRow]) -> String {
+    if rows.is_empty() {
+        return "no class has moved\n".to_owned();
+    }
+    let mut table = Table::new(&["WHEN", "TENANT", "SITE", "CLASS", "FROM", "TO", "WHY"]);
+    for row in rows {
+        table.row([
+            utc(row.unix_ms),
+            row.tenant.clone(),
+            row.site.clone(),
+            row.class.clone(),
+            row.from.clone(),
+            row.to.clone(),
+            row.detail.clone(),
+        ]);
     }
     table.render()
 }

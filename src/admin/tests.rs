@@ -316,6 +316,7 @@ impl WorkerPort for Worker {
             Query::Sessions { .. } => Answer::Sessions(SessionPage::default()),
             Query::Drops => Answer::Drops(vec![row]),
             Query::Rules { .. } => Answer::Rules(vec![rule]),
+            Query::Decisions { .. } => Answer::Decisions(Vec::new()),
         });
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! What is in here needs no further checking; `tables` compiles it without being able to fail.
 
 use super::App;
-use crate::model::{AskedFlow, HostName, Nat64Prefix, PrefixMap, Protocol, Timeouts};
+use crate::model::{AskedFlow, HostName, Nat64Prefix, OnViolation, PrefixMap, Protocol, SlaLimits, Timeouts};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -486,7 +486,16 @@ pub struct PathPolicy {
     pub class: String,
     /// Path names, best first, and [`BREAKOUT`]. A branch's paths that are not named here come after these, in its own order.
     pub prefer: Vec<String>,
+    /// What the class needs of a path, and what to do where none has it.
+    pub sla: Option<(SlaClass, OnViolation)>,
     pub at: SourceRef,
+}
+
+/// What an app class may need of a path.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlaClass {
+    pub name: String,
+    pub limits: SlaLimits,
 }
 
 /// A question to the policy, and what should come out.

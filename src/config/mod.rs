@@ -180,8 +180,24 @@
 //! `[session-timeouts]`, durations without a packet, 1s to 168h: `tcp-established` (124m), `tcp-transitory` (4m), `udp` (5m),
 //! `icmp` (60s), `other` (5m).
 //!
-//! `[[path-policy]]`, at most one per class: `class`, or `"default"`; `prefer`, a list of path names, best first, and
-//! `"breakout"`, straight out of the branch.
+//! `[[sla-class]]`: what a class of apps needs of a path, in the direction that is sent in; at least one of the limits.
+//!
+//! | key | value | |
+//! | --- | --- | --- |
+//! | `name` | name | |
+//! | `max-loss` | share, `"1%"` | of packets of all kinds |
+//! | `max-latency` | duration | one way, of 95 packets of 100 |
+//! | `max-jitter` | duration | interarrival jitter (RFC 3550) |
+//! | `min-mos` | score, `"4.0"` | of a call (ITU-T G.107) |
+//!
+//! `[[path-policy]]`, at most one per class.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `class` | a class's name, or `"default"` | | |
+//! | `prefer` | list of path names | | best first; and `"breakout"`, straight out of the branch |
+//! | `sla-class` | an SLA class's name | none | a path that breaks it is avoided while another keeps to it; in at most 14 policies |
+//! | `on-violation` | `"best-of-worst"`, `"backup"`, `"strict"` | `"best-of-worst"` | where none does: the one that breaks it least; the first that is alive; none, and what is sent is dropped |
 //!
 //! `[[policy-test]]`, any number, is no policy but a question with its answer: `popgate check` and every commit ask them all.
 //! A branch box asks those of its own LAN's flows.

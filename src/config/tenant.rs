@@ -12,7 +12,10 @@ use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
 use super::services::Homes;
 use super::values::{self, covers};
 use super::*;
-use crate::model::{AskedEnd, AskedFlow, Nat64Prefix, NotAHostName, NotAnEnd, PrefixMap, Protocol, Timeouts};
+use crate::model::{
+    AskedEnd, AskedFlow, MAX_SLA_POLICIES, Nat64Prefix, NotAHostName, NotAnEnd, OnViolation, PrefixMap,
+    Protocol, SlaLimits, Timeouts,
+};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -42,6 +45,7 @@ pub(super) fn read(
         tenant: stem,
         branches: Scope::new("branch"),
         paths: around.branch_paths.iter().cloned().collect(),
+        policies_with_sla: 0,
         handoffs: Scope::new("handoff"),
         apps: Scope::new("app"),
         addresses: Groups::new("address group"),
@@ -96,10 +100,14 @@ pub(super) fn read(
     let nat = root.tables("nat", "[[nat]]").and_then(|tables| {
         all(tables.into_iter().map(|table| reader.nat_rule(table, &mut nat_names, whole)))
     });
+    let mut slas = Scope::new("SLA class");
+    let sla_classes = root
+        .tables("sla-class", "[[sla-class]]")
+        .and_then(|tables| all(tables.into_iter().map(|table| sla_class(table, &mut slas))));
     let mut policies = BTreeMap::new();
-    let path_policies = root
-        .tables("path-policy", "[[path-policy]]")
-        .and_then(|tables| all(tables.into_iter().map(|table| reader.path_policy(table, &mut policies))));
+    let path_policies = root.tables("path-policy", "[[path-policy]]").and_then(|tables| {
+        all(tables.into_iter().map(|table| reader.path_policy(table, &mut policies, &slas)))
+    });
 
     let max_sessions = root.optional("max-sessions", |value| value.number(1..=MAX_SESSIONS));
     let timeouts = root.table("session-timeouts", "[session-timeouts]").and_then(|table| match table {
@@ -120,6 +128,7 @@ pub(super) fn read(
     root.finish();
     address_groups?;
     service_groups?;
+    sla_classes?;
     Ok(Tenant {
         name: name?,
         branches: branches?,
@@ -138,6 +147,31 @@ pub(super) fn read(
         max_sessions: max_sessions?,
         file,
     })
+}
+
+fn sla_class(mut table: Table<'_>, slas: &mut Scope<SlaLimits>) -> Result<(), Noted> {
+    let millis = |value: Value<'_>| {
+        let range = Duration::from_millis(1)..=Duration::from_secs(10);
+        value.duration(|text| values::duration_within(text, range, "1ms to 10s"))
+    };
+    let loss = table.optional("max-loss", |value| value.parse(values::percent));
+    let latency = table.optional("max-latency", millis);
+    let jitter = table.optional("max-jitter", millis);
+    let mos = table.optional("min-mos", |value| value.parse(values::mos));
+    let lacks_all = matches!((&loss, &latency, &jitter, &mos), (Ok(None), Ok(None), Ok(None), Ok(None)));
+    // What could not be read has been noted; who names the class is not to blame.
+    let limits = SlaLimits {
+        loss: loss.unwrap_or_default(),
+        latency: latency.unwrap_or_default(),
+        jitter: jitter.unwrap_or_default(),
+        mos: mos.unwrap_or_default(),
+    };
+    let name = table.required("name", |value| slas.claim(value, limits));
+    if lacks_all {
+        return Err(table.missing("max-loss, max-latency, max-jitter or min-mos"));
+    }
+    table.finish();
+    name.map(drop)
 }
 
 fn session_timeouts(mut table: Table<'_>) -> Result<Timeouts, Noted> {
@@ -189,6 +223,7 @@ pub(super) struct TenantReader<'a> {
     branches: Scope<()>,
     /// Of all branches; two of them may well use the same names.
     paths: BTreeSet<String>,
+    policies_with_sla: usize,
     handoffs: Scope<()>,
     apps: Scope<()>,
     addresses: Groups<Place>,
@@ -623,6 +658,7 @@ impl TenantReader<'_> {
         &mut self,
         mut table: Table<'_>,
         policies: &mut BTreeMap<String, SourceRef>,
+        slas: &Scope<SlaLimits>,
     ) -> Result<PathPolicy, Noted> {
         let class = table.required("class", |value| {
             let class = self.find_class(value)?;
@@ -646,9 +682,31 @@ impl TenantReader<'_> {
                 Ok(path.to_owned())
             })
         });
+        let sla = table.optional("sla-class", |value| {
+            let name = slas.find(value, value.string()?)?;
+            if self.policies_with_sla == MAX_SLA_POLICIES {
+                return Err(
+                    value.note(format!("more than {MAX_SLA_POLICIES} path policies with an SLA class"))
+                );
+            }
+            self.policies_with_sla += 1;
+            let limits = slas.get(&name).copied().unwrap_or_default();
+            Ok(SlaClass { name, limits })
+        });
+        let on_violation = table.optional("on-violation", |value| {
+            value.one_of(&[
+                ("best-of-worst", OnViolation::BestOfWorst),
+                ("backup", OnViolation::Backup),
+                ("strict", OnViolation::Strict),
+            ])
+        });
+        if matches!((&sla, &on_violation), (Ok(None), Ok(Some(_)))) {
+            table.refuse(&["on-violation"], "needs sla-class");
+        }
         let at = table.at().clone();
         table.finish();
-        Ok(PathPolicy { class: class?, prefer: prefer?, at })
+        let (sla, on_violation) = (sla?, on_violation?.unwrap_or_default());
+        Ok(PathPolicy { class: class?, prefer: prefer?, sla: sla.map(|sla| (sla, on_violation)), at })
     }
 
     fn policy_test(

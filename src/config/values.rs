@@ -33,6 +33,29 @@ pub(super) fn interface(text: &str) -> Parsed<String> {
     Err(format!("bad interface name {text:?}: 1 to 15 visible characters without \"/\" and \":\""))
 }
 
+/// A share: a number of percent, above 0 and at most 100, to a hundredth.
+pub(super) fn percent(text: &str) -> Parsed<f64> {
+    let number = text.strip_suffix('%').map(str::trim_end);
+    let is_plain = |number: &&str| number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let percent = number.filter(is_plain).and_then(|number| number.parse::<f64>().ok());
+    match percent {
+        Some(percent) if (0.01..=100.0).contains(&percent) => Ok(percent / 100.0),
+        Some(_) => Err(format!("{text:?} is out of range; 0.01% to 100%")),
+        None => Err(format!("{text:?} is not a share; write a number of percent, as in \"1%\" or \"0.5%\"")),
+    }
+}
+
+/// A mean opinion score (ITU-T P.800), to a hundredth.
+pub(super) fn mos(text: &str) -> Parsed<f64> {
+    match text.parse::<f64>() {
+        Ok(score) if (1.0..=4.3).contains(&score) => Ok(score),
+        Ok(_) => Err(format!(
+            "{text:?} is out of range; 1 to 4.3, which is the best that G.711 gets over a real path"
+        )),
+        Err(_) => Err(format!("{text:?} is not a score; write it as in \"4.0\"")),
+    }
+}
+
 /// A duration: a whole number and its unit.
 pub(super) fn duration(text: &str) -> Parsed<Duration> {
     const UNITS: [(&str, u64); 5] =

@@ -14,7 +14,7 @@ pub use recent::{FlowPage, RecentFlows};
 
 use crate::model::{AskedFlow, AskedPort};
 use crate::pipeline::report::{
-    Answer, DropRow, Explanation, FlowFilter, PathReport, Query, RuleRow, SessionPage, Totals,
+    Answer, DecisionRow, DropRow, Explanation, FlowFilter, PathReport, Query, RuleRow, SessionPage, Totals,
 };
 use crate::store::report::{LedgerState, WhoHad};
 use serde::{Deserialize, Serialize};
@@ -200,6 +200,24 @@ impl Control {
             .map(|((tenant, reason, detail), packets)| DropRow { tenant, reason, detail, packets })
             .collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.packets));
+        Ok(rows)
+    }
+
+    /// The moves of app classes between paths, of one tenant or of all, the newest first; at most `limit`.
+    pub async fn decisions(
+        &self,
+        tenant: Option<&str>,
+        limit: usize,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<Vec<DecisionRow>, Unanswered> {
+        let query = Query::Decisions { tenant: tenant.map(str::to_owned) };
+        let answers = self.ask_all(query, deadline, |answer| match answer {
+            Answer::Decisions(rows) => Some(rows),
+            _ => None,
+        });
+        let mut rows: Vec<DecisionRow> = answers.await?.into_iter().flatten().collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.unix_ms));
+        rows.truncate(limit);
         Ok(rows)
     }
 

@@ -89,6 +89,8 @@ pub enum DropReason {
     // Leaving.
     /// The far site has no path to send on.
     NoPath,
+    /// Every path breaks the SLA that the class's policy insists on.
+    SlaViolated,
     /// The tunnel has no session yet and its queue of waiting packets is full.
     TunnelQueueFull,
     /// The kernel would not take it: its queue was full.
@@ -144,6 +146,7 @@ impl DropReason {
             SessionConflict => "session-conflict",
             NatBindingRevoked => "nat-binding-revoked",
             NoPath => "no-path",
+            SlaViolated => "sla-violated",
             TunnelQueueFull => "tunnel-queue-full",
             EgressQueueFull => "egress-queue-full",
             QueueStanding => "queue-standing",

@@ -62,8 +62,16 @@ impl Counts {
         }
     }
 
+    /// Whether it is less than nothing, for the far end has begun to count anew.
+    pub fn is_anew(self) -> bool {
+        [self.received, self.lost].iter().any(|count| *count > u32::MAX / 2)
+    }
+
     /// Share that was lost, 0 to 1; `None` of nothing.
     pub fn loss(self) -> Option<f64> {
+        if self.is_anew() {
+            return None;
+        }
         let sent = f64::from(self.received) + f64::from(self.lost);
         (sent > 0.0).then(|| f64::from(self.lost) / sent)
     }
@@ -174,6 +182,14 @@ mod tests {
             let counts = count(numbers.iter().copied().chain(5_000..5_010));
             assert_eq!((counts.received, counts.lost), (numbers.len() as u32 + 10, lost), "seed {seed}");
         }
+    }
+
+    #[test]
+    fn a_far_end_that_counts_anew_has_lost_nothing() {
+        let (before, after) =
+            (Counts { received: 500, lost: 5, reordered: 0 }, Counts { received: 3, ..Counts::default() });
+        assert!(after.since(before).is_anew() && !before.since(after).is_anew());
+        assert_eq!(after.since(before).loss(), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod clock;
+mod judge;
 mod mos;
 mod probe;
 mod quality;
@@ -10,6 +11,7 @@ mod stamp;
 
 pub use arrivals::{Arrivals, Counts};
 pub use clock::Stamps;
+pub use judge::{Evidence, Judge, Seen, Verdict};
 pub use mos::mos;
 pub use probe::{Action, Prober, State};
 pub use quality::{LONG, Measured, Quality, Way};

@@ -13,6 +13,7 @@
 
 use super::arrivals::Counts;
 use super::clock::Stamps;
+use super::judge::Seen;
 use super::quality::Quality;
 use super::stamp::Reply;
 use crate::model::Instant;
@@ -22,6 +23,8 @@ use std::time::Duration;
 /// Between probes while packets follow each other within [`CLOSE`]: a call, or a transfer.
 const BUSY: Duration = Duration::from_millis(50);
 const CLOSE: Duration = Duration::from_millis(100);
+/// Then, while there is doubt whether the path is good enough.
+const DOUBTFUL: Duration = Duration::from_millis(20);
 /// Between probes while there is traffic, or while coming back.
 const ACTIVE: Duration = Duration::from_millis(100);
 /// Between probes otherwise.
@@ -46,7 +49,7 @@ const CONFIRM: Duration = Duration::from_millis(30);
 /// and no more than this, also before anything is known of the path.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Probes under way at once: what [`MAX_WAIT`] allows, and some.
-const MAX_UNDER_WAY: usize = 24;
+const MAX_UNDER_WAY: usize = 56;
 /// How long a path that came back is not preferred, at first and at most. Each time it goes down before it has been up for
 /// twice as long as it was held, it is held twice as long.
 const HOLD: Duration = Duration::from_secs(10);
@@ -89,6 +92,7 @@ pub struct Prober {
     /// When a packet last followed another closely.
     last_close: Option<Instant>,
     last_answer: Option<Instant>,
+    in_doubt: bool,
     hold: Duration,
     /// Until when the path is held, or was.
     held_until: Instant,
@@ -125,6 +129,7 @@ impl Prober {
             last_traffic: None,
             last_close: None,
             last_answer: None,
+            in_doubt: false,
             hold: Duration::ZERO,
             held_until: now,
             quality: Quality::default(),
@@ -139,6 +144,16 @@ impl Prober {
     /// What its probes say.
     pub fn quality(&self) -> &Quality {
         &self.quality
+    }
+
+    /// What the last answer has brought, once.
+    pub fn take_seen(&mut self) -> Option<Seen> {
+        self.quality.take_seen()
+    }
+
+    /// Whether it is to look closely.
+    pub fn doubt(&mut self, in_doubt: bool) {
+        self.in_doubt = in_doubt;
     }
 
     /// Traffic of sessions runs over the path. True if that brings the next probe forward.
@@ -307,7 +322,13 @@ impl Prober {
             // A path that stays down is asked at leisure; one that is coming back is not.
             State::Down if self.answered == 0 => IDLE,
             State::Down => ACTIVE,
-            _ if within(self.last_close, CLOSE) => BUSY,
+            _ if within(self.last_close, CLOSE) => {
+                if self.in_doubt {
+                    DOUBTFUL
+                } else {
+                    BUSY
+                }
+            }
             _ if within(self.last_traffic, TRAFFIC) => ACTIVE,
             _ => IDLE,
         }

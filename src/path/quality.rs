@@ -2,7 +2,8 @@
 //! and per direction over the last two and ten seconds for those who judge.
 
 use super::arrivals::Counts;
-use super::clock::{FarClock, Stamps, Trip};
+use super::clock::{FarClock, Stamps};
+use super::judge::Seen;
 use super::mos::mos;
 use crate::model::Instant;
 use std::collections::VecDeque;
@@ -28,6 +29,9 @@ pub struct Quality {
     clock: FarClock,
     jitters: [Jitter; 2],
     observations: VecDeque<Observation>,
+    /// What was counted there when it was last told.
+    told: Option<Counts>,
+    seen: Option<Seen>,
 }
 
 /// Which way: the order of [`Quality`]'s pairs.
@@ -70,7 +74,7 @@ struct Jitter {
 
 impl Quality {
     /// A probe was answered; `counts` of what has arrived there, if the answer tells, and here.
-    pub fn answered(&mut self, stamps: &Stamps, counts: [Option<Counts>; 2], now: Instant) -> Trip {
+    pub fn answered(&mut self, stamps: &Stamps, counts: [Option<Counts>; 2], now: Instant) {
         let trip = self.clock.split(stamps, now);
         self.smooth(trip.rtt);
         let (out, back) = stamps.apparent();
@@ -83,8 +87,17 @@ impl Quality {
             self.observations.pop_front();
         }
         self.observations.push_back(Observation { at: now, ways: [trip.outbound, trip.inbound], counts });
+        if let Some(there) = counts[0] {
+            let since = self.told.replace(there).map(|before| there.since(before));
+            let counts = since.filter(|counts| !counts.is_anew()).unwrap_or_default();
+            self.seen = Some(Seen { counts, latency: trip.outbound, jitter: self.jitters[0].mean() });
+        }
         self.judge(false);
-        trip
+    }
+
+    /// What the last answer has brought, once.
+    pub fn take_seen(&mut self) -> Option<Seen> {
+        self.seen.take()
     }
 
     /// A probe was not answered in time.

@@ -5,8 +5,10 @@ use crate::model::PathId;
 /// How fit a path is for use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Candidate {
-    /// Alive.
+    /// Alive, and as good as it must be.
     Up,
+    /// Alive, and breaks the SLA of whoever asks.
+    Poor,
     /// Alive again after it was not, and held back for a while.
     Recovering,
     /// Not known to be alive, but something can be sent.
@@ -18,12 +20,12 @@ pub enum Candidate {
 impl Candidate {
     /// Whether packets get through, for all that is known.
     pub fn is_alive(self) -> bool {
-        matches!(self, Candidate::Up | Candidate::Recovering)
+        matches!(self, Candidate::Up | Candidate::Poor | Candidate::Recovering)
     }
 }
 
 /// Chooses from `order`, best first: the path the flow last arrived on while it is up, then the first that is up. Where
-/// none is, one that is recovering will do; and then a path that may be dead beats a packet that certainly is: the one the flow arrived on, then the first that
+/// none is, one that breaks the SLA will do, or one that is recovering; and then a path that may be dead beats a packet that certainly is: the one the flow arrived on, then the first that
 /// can be sent on.
 pub fn select(
     order: &[PathId],
@@ -31,7 +33,7 @@ pub fn select(
     fitness: impl Fn(PathId) -> Candidate,
 ) -> Option<PathId> {
     let arrived_on = arrived_on.filter(|path| order.contains(path));
-    [Candidate::Up, Candidate::Recovering, Candidate::Reachable]
+    [Candidate::Up, Candidate::Poor, Candidate::Recovering, Candidate::Reachable]
         .into_iter()
         .find_map(|wanted| arrived_on.iter().chain(order).copied().find(|path| fitness(*path) == wanted))
 }
@@ -53,6 +55,8 @@ mod tests {
         assert_eq!(choose(Some(a), [Reachable, Reachable, Unreachable]), Some(a));
         assert_eq!(choose(None, [Reachable, Unreachable, Reachable]), Some(a));
         assert_eq!(choose(None, [Up, Recovering, Recovering]), Some(a), "one that has been up is better");
+        assert_eq!(choose(Some(b), [Up, Poor, Up]), Some(a), "what breaks the SLA is left");
+        assert_eq!(choose(None, [Recovering, Poor, Reachable]), Some(b), "it is there, and lasts");
         assert_eq!(choose(Some(c), [Reachable, Recovering, Recovering]), Some(c));
         assert_eq!(choose(None, [Unreachable; 3]), None);
         assert_eq!(choose(Some(PathId(9)), [Up, Up, Up]), Some(b), "a path that is no longer the site's");

@@ -46,6 +46,9 @@ impl Worker {
                 Answer::Sessions(self.page(scan, now))
             }
             Query::Drops => Answer::Drops(self.drops.rows(&self.generation)),
+            Query::Decisions { tenant } => {
+                Answer::Decisions(self.journal.rows(tenant.as_deref(), &self.generation))
+            }
             Query::Rules { tenant } => {
                 Answer::Rules(self.rules.rows(tenant.as_deref(), &self.drops, &self.generation))
             }
@@ -81,7 +84,7 @@ impl Worker {
             path: names.path(id).to_owned(),
             transport: endpoint.map(|endpoint| names.transport(endpoint.transport).to_owned()),
             state: match path.fitness() {
-                Candidate::Up => PathState::Up,
+                Candidate::Up | Candidate::Poor => PathState::Up,
                 Candidate::Recovering => PathState::Recovering,
                 Candidate::Reachable | Candidate::Unreachable => PathState::Down,
             },

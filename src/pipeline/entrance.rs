@@ -87,6 +87,7 @@ impl Entrance {
             Query::Sessions { .. } => Answer::Sessions(SessionPage::default()),
             Query::Drops => Answer::Drops(self.drops.rows(&self.generation)),
             Query::Rules { .. } => Answer::Rules(Vec::new()),
+            Query::Decisions { .. } => Answer::Decisions(Vec::new()),
         }
     }
 

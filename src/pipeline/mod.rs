@@ -7,6 +7,7 @@ mod drops;
 mod entrance;
 mod explain;
 mod inspections;
+mod journal;
 mod learned;
 mod leases;
 mod nat;

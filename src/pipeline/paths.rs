@@ -3,7 +3,7 @@
 
 use super::team::{Standing, Team};
 use crate::model::{IdMap, Instant, Now, PathId, TransportId, Wheel};
-use crate::path::{Arrivals, Candidate, Prober, State};
+use crate::path::{Arrivals, Candidate, Judge, Prober, State, Verdict};
 use crate::tables::{Generation, PathSpec};
 use crate::tunnel::{Endpoint, Keys, Tunnel, TunnelIndex};
 use rand::Rng;
@@ -36,6 +36,12 @@ pub struct Path {
     pub sent: Traffic,
     /// What arrived of what the far end sent.
     pub arrivals: Arrivals,
+    /// One for each of the tenant's SLAs.
+    pub judges: Box<[Judge]>,
+    /// One bit for each of these: whether the path is to be avoided by who asks for it.
+    pub avoid: u16,
+    /// What it last did that may have moved somebody.
+    pub why: Why,
     next_tunnel_tick: Instant,
     next_call: Instant,
     calls: usize,
@@ -43,6 +49,24 @@ pub struct Path {
     scheduled: Instant,
     /// When it was last told that the peer has moved.
     told: Option<Instant>,
+}
+
+/// What a path did, and so may have moved those who used it, or might.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Why {
+    /// A commit.
+    Configured,
+    /// The peer has been heard of, or its session has begun or ended.
+    Heard,
+    /// It went down, after so long without an answer.
+    Down(Duration),
+    CameUp,
+    /// It has been up for as long as it was held.
+    Recovered,
+    /// It breaks, or keeps, the tenant's SLA at this place; or it is, or is no longer, the one that breaks it least.
+    Sla(u8, Verdict),
+    BestOfWorst(u8),
+    NotBestOfWorst(u8),
 }
 
 /// Inner packets and their bytes.
@@ -92,7 +116,9 @@ impl Path {
 
     fn standing(&self) -> Standing {
         match self.tunnel.endpoint() {
-            Some(endpoint) => Standing { fitness: self.fitness(), transport: endpoint.transport },
+            Some(endpoint) => {
+                Standing { fitness: self.fitness(), transport: endpoint.transport, avoid: self.avoid }
+            }
             None => Standing::UNREACHABLE,
         }
     }
@@ -181,6 +207,13 @@ impl Paths {
                         point(&mut path.tunnel, spec, generation);
                     }
                     path.spec = spec.clone();
+                    path.why = Why::Configured;
+                    let judges = judges(spec, generation);
+                    let same = judges.len() == path.judges.len()
+                        && path.judges.iter().zip(&judges).all(|(old, new)| old.limits() == new.limits());
+                    if !same {
+                        (path.judges, path.avoid) = (judges, 0);
+                    }
                     self.schedule(id);
                 }
                 None => self.insert(id, spec, generation, rng, now),
@@ -209,10 +242,10 @@ impl Paths {
         self.by_index.get(&index).copied()
     }
 
-    /// Tells the team how `id` stands now.
-    pub fn publish(&self, id: PathId) {
+    /// Tells the team how `id` stands now. Whether that is new.
+    pub fn publish(&self, id: PathId) -> bool {
         let standing = self.paths.get(id).map_or(Standing::UNREACHABLE, Path::standing);
-        self.team.publish(id, standing);
+        self.team.publish(id, standing)
     }
 
     /// The paths that have something to do; each is to be scheduled again.
@@ -267,6 +300,9 @@ impl Paths {
             received: Traffic::default(),
             sent: Traffic::default(),
             arrivals: Arrivals::default(),
+            judges: judges(spec, generation),
+            avoid: 0,
+            why: Why::Configured,
             // Spread, or the tunnels of a generation would all be looked at in one go, every second.
             next_tunnel_tick: now.instant + TUNNEL_TICK.mul_f64(rng.random()),
             next_call: now.instant,
@@ -284,6 +320,11 @@ impl Paths {
         }
         self.publish(id);
     }
+}
+
+fn judges(spec: &PathSpec, generation: &Generation) -> Box<[Judge]> {
+    let slas = generation.tenants.get(spec.tenant).map_or(&[][..], |tenant| &tenant.slas);
+    slas.iter().map(|sla| Judge::new(sla.limits)).collect()
 }
 
 fn same_peer(a: &PathSpec, b: &PathSpec) -> bool {

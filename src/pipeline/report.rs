@@ -20,6 +20,10 @@ pub enum Query {
     Rules {
         tenant: Option<String>,
     },
+    /// Of one tenant, or of all.
+    Decisions {
+        tenant: Option<String>,
+    },
 }
 
 /// What it answers, of the same name as the question.
@@ -31,6 +35,8 @@ pub enum Answer {
     Drops(Vec<DropRow>),
     /// By tenant, in the order they are tried.
     Rules(Vec<RuleRow>),
+    /// The oldest first.
+    Decisions(Vec<DecisionRow>),
 }
 
 /// Sums over a worker's life.
@@ -187,6 +193,31 @@ pub struct DropRow {
     /// The rule, pool or handoff the reason speaks of.
     pub detail: Option<String>,
     pub packets: u64,
+}
+
+/// A move of an app class from one path of a site to another, towards that site.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DecisionRow {
+    /// When, in milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+    pub tenant: String,
+    /// The far site.
+    pub site: String,
+    pub class: String,
+    pub from: String,
+    pub to: String,
+    /// The path whose doing it was: one of the two, as a rule.
+    pub path: String,
+    /// What it did: `down`, `came-up`, `recovered`, `sla-broken`, `sla-kept`, `best-of-worst`, `heard`, `commit`.
+    pub why: String,
+    /// The same in words, with the numbers that decided.
+    pub detail: String,
+    /// The SLA class that it was about.
+    pub sla: Option<String>,
+    /// What was measured where an SLA was broken, and its limit: a share, milliseconds, or a score.
+    pub measured: Option<f64>,
+    pub limit: Option<f64>,
 }
 
 /// An ACL rule, and what it has done since the process began.

@@ -31,6 +31,8 @@ pub struct Standing {
     pub fitness: Candidate,
     /// Where the peer was last heard; means nothing for an unreachable one.
     pub transport: TransportId,
+    /// One bit for each of its tenant's SLAs ([`crate::tables::Tenant::slas`]): whether it is to be avoided where that is asked.
+    pub avoid: u16,
 }
 
 impl Team {
@@ -124,14 +126,16 @@ impl Team {
         Standing::unpack(self.board.of(path).load(Ordering::Relaxed))
     }
 
-    /// Tells the others how a path of one's own stands.
-    pub(super) fn publish(&self, path: PathId, standing: Standing) {
+    /// Tells the others how a path of one's own stands. Whether that is new.
+    pub(super) fn publish(&self, path: PathId, standing: Standing) -> bool {
         let cell = self.board.of(path);
         let packed = standing.pack();
         // Written only when it changes: whoever reads it keeps the cache line.
-        if cell.load(Ordering::Relaxed) != packed {
+        let is_new = cell.load(Ordering::Relaxed) != packed;
+        if is_new {
             cell.store(packed, Ordering::Relaxed);
         }
+        is_new
     }
 }
 
@@ -173,26 +177,40 @@ fn site_of(generation: &Generation, tenant: TenantId, address: IpAddr) -> Option
 
 impl Standing {
     pub(super) const UNREACHABLE: Standing =
-        Standing { fitness: Candidate::Unreachable, transport: TransportId(0) };
+        Standing { fitness: Candidate::Unreachable, transport: TransportId(0), avoid: 0 };
+
+    /// Whether it is to be avoided by who asks for the tenant's SLA at place `sla`.
+    pub(super) fn is_avoided(self, sla: u8) -> bool {
+        self.avoid & 1 << sla != 0
+    }
+
+    /// How fit it is for who asks for the tenant's SLA at place `sla`.
+    pub(super) fn fitness_for(self, sla: Option<u8>) -> Candidate {
+        match (self.fitness, sla) {
+            (Candidate::Up, Some(sla)) if self.is_avoided(sla) => Candidate::Poor,
+            (fitness, _) => fitness,
+        }
+    }
 
     fn pack(self) -> u32 {
         let fitness = match self.fitness {
             Candidate::Unreachable => return 0,
             Candidate::Reachable => 1,
             Candidate::Recovering => 2,
-            Candidate::Up => 3,
+            // What is poor is up for those who do not ask.
+            Candidate::Up | Candidate::Poor => 3,
         };
-        fitness << 16 | u32::from(self.transport.0)
+        u32::from(self.avoid) << 18 | fitness << 16 | u32::from(self.transport.0)
     }
 
     fn unpack(packed: u32) -> Standing {
-        let fitness = match packed >> 16 {
+        let fitness = match packed >> 16 & 3 {
             0 => return Standing::UNREACHABLE,
             1 => Candidate::Reachable,
             2 => Candidate::Recovering,
             _ => Candidate::Up,
         };
-        Standing { fitness, transport: TransportId(packed as u16) }
+        Standing { fitness, transport: TransportId(packed as u16), avoid: (packed >> 18) as u16 }
     }
 }
 
@@ -232,6 +250,7 @@ mod tests {
         let standing = |n: usize| Standing {
             fitness: [Candidate::Up, Candidate::Recovering, Candidate::Reachable][n % 3],
             transport: TransportId(n as u16),
+            avoid: (1 << n) as u16,
         };
         for (n, path) in paths.into_iter().enumerate() {
             assert_eq!(team.standing(PathId(path)), Standing::UNREACHABLE);

@@ -8,8 +8,8 @@ use super::apps::{Apps, Domains, TenantApps};
 use super::classify::{Asks, ClassRule, Classifier};
 use super::device::{DeviceKind, DeviceSpec, Masquerade};
 use super::generation::{
-    Breakout, Generation, InternetKind, InternetPrefix, NextHops, PathSpec, Site, Tenant, TransportSpec,
-    Written,
+    Breakout, Generation, InternetKind, InternetPrefix, NextHops, Order, PathSpec, Site, Sla, Tenant,
+    TransportSpec, Written,
 };
 use super::names::Names;
 use super::nat::{Branches, NatPolicy, Pool};
@@ -393,6 +393,14 @@ impl Compiler {
         let mut compiled = Tenant::new(classifier, acl, config.timeouts, next_hops);
         compiled.owners = owners;
         compiled.max_sessions = config.max_sessions;
+        let slas = config.path_policies.iter().filter_map(|policy| policy.sla.as_ref());
+        compiled.slas = slas
+            .map(|(class, on_violation)| Sla {
+                name: class.name.clone(),
+                limits: class.limits,
+                on_violation: *on_violation,
+            })
+            .collect();
         compiled.dns_teachers = config.dns_teachers.clone().into();
         let named = config.classes.iter().map(|class| names.class_id(tenant, &class.name));
         compiled.classes = named.chain([default]).collect();
@@ -455,6 +463,7 @@ impl Compiler {
         tenant: TenantId,
         paths: &[(PathId, &str)],
     ) -> Site {
+        let mut slas = 0..;
         let orders = config.path_policies.iter().map(|policy| {
             let preferred =
                 policy.prefer.iter().filter_map(|name| paths.iter().find(|(_, path)| path == name));
@@ -464,7 +473,8 @@ impl Compiler {
                     order.push(*id);
                 }
             }
-            (self.names.class_id(tenant, &policy.class), order.into_boxed_slice())
+            let sla = policy.sla.as_ref().and_then(|_| slas.next());
+            (self.names.class_id(tenant, &policy.class), Order { paths: order.into(), sla })
         });
         let paths = paths.iter().map(|(id, _)| *id).collect();
         Site { orders: orders.collect(), paths, limits: BranchLimits::default() }

@@ -11,8 +11,8 @@ use crate::config::{
     BranchLimits, IcmpSource, NatFiltering, PresharedKey, PrivateKey, Problem, PublicKey, SourceRef,
 };
 use crate::model::{
-    ClassId, DeviceId, DropReason, End, FlowKey, HandoffId, IdMap, Nat64Prefix, NextHop, PathId, PrefixMap,
-    Protocol, SiteId, TenantId, Timeouts, TransportId, Zone,
+    ClassId, DeviceId, DropReason, End, FlowKey, HandoffId, IdMap, Nat64Prefix, NextHop, OnViolation, PathId,
+    PrefixMap, Protocol, SiteId, SlaLimits, TenantId, Timeouts, TransportId, Zone,
 };
 use ipnetwork::IpNetwork;
 use std::collections::HashMap;
@@ -87,6 +87,8 @@ pub struct Tenant {
     /// The branch's own way to the internet, past the PoPs.
     pub breakout: Option<Breakout>,
     pub sites: IdMap<SiteId, Site>,
+    /// What its path policies ask of paths, in their order: the places of [`Order::sla`].
+    pub slas: Box<[Sla]>,
     pub timeouts: Timeouts,
     /// How many sessions it may have; as many as the box, if `None`.
     pub max_sessions: Option<usize>,
@@ -159,8 +161,24 @@ pub struct Site {
     /// Every path there is, in the order of the file.
     pub paths: Box<[PathId]>,
     /// Best first, by app class; classes without a policy take `paths` as it stands.
-    pub orders: IdMap<ClassId, Box<[PathId]>>,
+    pub orders: IdMap<ClassId, Order>,
     pub limits: BranchLimits,
+}
+
+/// The paths of a class, best first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Order {
+    pub paths: Box<[PathId]>,
+    /// The place in [`Tenant::slas`] of what it asks of them.
+    pub sla: Option<u8>,
+}
+
+/// What a path policy asks of paths.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sla {
+    pub name: String,
+    pub limits: SlaLimits,
+    pub on_violation: OnViolation,
 }
 
 /// A path: one WireGuard peer.
@@ -206,6 +224,7 @@ impl Tenant {
             services: Services::default(),
             breakout: None,
             sites: IdMap::default(),
+            slas: Box::default(),
             timeouts,
             max_sessions: None,
             written: Written::default(),
@@ -263,7 +282,12 @@ impl Tenant {
 impl Site {
     /// The paths for `class`, best first.
     pub fn order(&self, class: ClassId) -> &[PathId] {
-        self.orders.get(class).unwrap_or(&self.paths)
+        self.orders.get(class).map_or(&self.paths, |order| &order.paths)
+    }
+
+    /// The place in [`Tenant::slas`] of what `class` asks of them.
+    pub fn sla(&self, class: ClassId) -> Option<u8> {
+        self.orders.get(class)?.sla
     }
 }
 

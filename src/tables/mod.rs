@@ -15,7 +15,9 @@ pub use apps::{Fit, FitBy, TenantApps};
 pub use classify::{Classified, Classifier};
 pub use compile::{Compiler, OutOfIds};
 pub use device::{DeviceKind, DeviceSpec, Masquerade};
-pub use generation::{Breakout, Called, Generation, PathSpec, Site, Tenant, TransportSpec, Written};
+pub use generation::{
+    Breakout, Called, Generation, Order, PathSpec, Site, Sla, Tenant, TransportSpec, Written,
+};
 pub use names::Names;
 pub use nat::{Branches, NatPolicy, NatVerdict, Pool};
 pub use routes::Routes;

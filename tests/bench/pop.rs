@@ -296,6 +296,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         path_policies: vec![PathPolicy {
             class: DEFAULT_CLASS.into(),
             prefer: vec!["wan".into()],
+            sla: None,
             at: at.clone(),
         }],
         policy_tests: Vec::new(),

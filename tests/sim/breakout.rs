@@ -106,7 +106,8 @@ fn breakout_is_a_backup_where_it_comes_after_a_path() {
     assert_eq!(left(&mut sim, &voice(1)).0, "fra1 pg-internet");
     assert_eq!(left(&mut sim, &voice(2)), broke_out());
     sim.heal("203.0.113.1:1001");
-    sim.advance(10_000);
+    // What comes back is held for ten seconds.
+    sim.advance(20_000);
     assert_eq!(left(&mut sim, &voice(2)), broke_out());
     assert_eq!(left(&mut sim, &voice(3)).0, "fra1 pg-internet");
 }

@@ -1,6 +1,6 @@
 //! One test a reason: what must not pass does not, and is counted under its name.
 
-use crate::net::{ACME, Sim};
+use crate::net::{ACME, Link, Sim};
 use crate::packets::{addr, answer, ping, read, source, tcp, udp};
 use crate::plane::workers;
 use crate::services;
@@ -392,6 +392,20 @@ fn no_path_to_a_branch_that_never_called() {
     sim.advance(2_000);
     assert!(sim.from_lan("berlin", &udp("10.1.0.5:1", "10.2.0.1:7", b"").bytes()).is_empty());
     assert_dropped(&mut sim, Some("acme"), "no-path", 1);
+}
+
+#[test]
+fn sla_violated_where_policy_insists_and_no_path_keeps_to_it() {
+    let slow = Link { delay_ms: 300, ..Link::default() };
+    let mut sim = crate::steering::with_sla("max-latency = \"100ms\"", "strict");
+    for transport in [crate::steering::DSL, crate::steering::LTE] {
+        sim.impair(transport, [slow; 2]);
+    }
+    crate::steering::call(&mut sim, 20);
+    let before = sim.dropped("berlin", Some("acme"), "sla-violated");
+    assert!(before > 0);
+    crate::steering::call(&mut sim, 1);
+    assert_eq!(sim.dropped("berlin", Some("acme"), "sla-violated"), before + 50);
 }
 
 #[test]

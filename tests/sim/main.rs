@@ -28,4 +28,5 @@ mod policy;
 mod quality;
 mod rubbish;
 mod services;
+mod steering;
 mod why;

@@ -6,7 +6,7 @@ use popgate::flow::FlowRecord;
 use popgate::model::{AskedFlow, DeviceId, Instant, Now, TransportId};
 use popgate::pipeline::explain;
 use popgate::pipeline::report::{
-    Answer, DropRow, Explanation, FlowFilter, PathReport, Query, RuleRow, SessionReport,
+    Answer, DecisionRow, DropRow, Explanation, FlowFilter, PathReport, Query, RuleRow, SessionReport,
 };
 use popgate::tables::{Compiler, Generation};
 use popgate::tunnel::{Keys, Opened, Sealed, Tunnel, TunnelIndex};
@@ -558,6 +558,15 @@ impl Sim {
         let generation = Arc::clone(&self.node(node).generation);
         let found = generation.names.all_tenants().find(|(_, name)| ***name == *tenant);
         explain(&generation, found.expect("a tenant").0, asked)
+    }
+
+    /// Which classes `node` has moved, and why; the oldest first.
+    pub fn decisions(&mut self, node: &str) -> Vec<DecisionRow> {
+        let now = self.now;
+        match self.node(node).plane.answer(&Query::Decisions { tenant: None }, now) {
+            Answer::Decisions(rows) => rows.into_iter().rev().collect(),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// The rule of this name at `node`.

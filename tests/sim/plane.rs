@@ -188,6 +188,9 @@ impl Plane {
                 Answer::Sessions(at_once(control.sessions(filter.clone(), *limit, pending())))
             }
             Query::Drops => Answer::Drops(at_once(control.drops(None, pending()))),
+            Query::Decisions { tenant } => {
+                Answer::Decisions(at_once(control.decisions(tenant.as_deref(), usize::MAX, pending())))
+            }
             Query::Rules { tenant } => Answer::Rules(at_once(control.rules(tenant.as_deref(), pending()))),
         }
     }

@@ -4,7 +4,8 @@
 use super::{Arrival, Arrived, Exit, Fate, GROUP, Packet, Refusal, Worker};
 use crate::flow::{DatagramKey, EndReason, Session, SessionRef, TcpState, Trail, Translation};
 use crate::model::{
-    ClassId, Direction, DropReason, FlowKey, NextHop, Now, PathId, Protocol, SiteId, TenantId, Zone,
+    ClassId, Direction, DropReason, FlowKey, NextHop, Now, OnViolation, PathId, Protocol, SiteId, TenantId,
+    Zone,
 };
 use crate::path;
 use crate::wire::{self, Handover, Outbound, Parsed, Side, Upper};
@@ -369,7 +370,6 @@ impl Worker {
                 };
                 self.choose_path(session.side(direction.opposite()), site, session.class(), arrived_on)
                     .map(Exit::Path)
-                    .ok_or(DropReason::NoPath)
             }
         }
     }
@@ -380,9 +380,21 @@ impl Worker {
         site: SiteId,
         class: ClassId,
         arrived_on: Option<PathId>,
-    ) -> Option<PathId> {
-        let order = self.generation.tenants.get(tenant)?.sites.get(site)?.order(class);
-        path::select(order, arrived_on, |id| self.team.standing(id).fitness)
+    ) -> Result<PathId, DropReason> {
+        let tenant = self.generation.tenants.get(tenant).ok_or(DropReason::NoPath)?;
+        let paths = tenant.sites.get(site).ok_or(DropReason::NoPath)?;
+        let (order, sla) = (paths.order(class), paths.sla(class));
+        let fitness = |id| self.team.standing(id).fitness_for(sla);
+        let chosen = path::select(order, arrived_on, fitness).ok_or(DropReason::NoPath)?;
+        let insists = |sla: &u8| {
+            let sla = tenant.slas.get(usize::from(*sla));
+            sla.is_some_and(|sla| sla.on_violation == OnViolation::Strict)
+        };
+        let is_poor = |sla: u8| self.team.standing(chosen).is_avoided(sla);
+        if sla.filter(insists).is_some_and(is_poor) {
+            return Err(DropReason::SlaViolated);
+        }
+        Ok(chosen)
     }
 
     /// The largest packet of a family that goes through. IPv6 must find 1,280 bytes everywhere (RFC 8200 section 5); where a path

@@ -4,6 +4,7 @@
 use super::{Arrival, Arrived, Exit, Worker};
 use crate::model::{DeviceId, DropReason, NextHop, Now, PathId, TransportId, Zone};
 use crate::path::{self, Message, PROBE_ADDRESS};
+use crate::pipeline::paths::Why;
 use crate::pipeline::steering::{Steered, steer};
 use crate::tunnel::{Endpoint, Opened, buffer_for, receiver, sequence};
 use crate::wire::{self, Handover, Ingress, Outbound};
@@ -180,7 +181,8 @@ impl Worker {
             has_changed = true;
         }
         if has_changed {
-            self.paths.publish(id);
+            path.why = Why::Heard;
+            self.stands_anew(id, now);
         }
         let packet = match opened {
             Opened::Packet(len) => Some(len),
@@ -255,10 +257,12 @@ impl Worker {
                 }
             }
             Some((Message::Reply(reply), _)) => {
-                if let Some(action) = path.prober.answer(&reply, arrived, now.instant) {
-                    self.log_change(id, action);
-                    self.paths.publish(id);
+                let action = path.prober.answer(&reply, arrived, now.instant);
+                if let Some(action) = action {
+                    self.changed(id, action);
+                    self.stands_anew(id, now);
                 }
+                self.judge(id, now);
             }
             None => {
                 let tenant = path.spec.tenant;

@@ -13,19 +13,23 @@ mod admission;
 mod forwarding;
 mod intake;
 mod leaving;
+mod moves;
 mod naming;
 mod nat64;
 
 use super::drops::Drops;
 use super::inspections::{Inspections, SessionNames};
+use super::journal::Journal;
 use super::learned::LearnedNames;
 use super::nat::Holdings;
-use super::paths::{Paths, Traffic};
+use super::paths::{Paths, Traffic, Why};
 use super::quotas::Quotas;
 use super::rules::{Logged, Rules};
 use super::team::Team;
 use crate::flow::{EndReason, FlowRecord, Fragments, PortEvent, SessionRef, SessionTable};
-use crate::model::{DeviceId, DropReason, FlowKey, Instant, NextHop, Now, PathId, RuleId, TenantId, Zone};
+use crate::model::{
+    ClassId, DeviceId, DropReason, FlowKey, Instant, NextHop, Now, PathId, RuleId, SiteId, TenantId, Zone,
+};
 use crate::path::{self, Action};
 use crate::tables::Generation;
 use crate::tunnel::{Endpoint, buffer_for};
@@ -34,6 +38,7 @@ use leaving::TokenBucket;
 use naming::Learners;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Packets whose sessions are looked up together: what the table overlaps, and few enough to stay in the nearest cache
@@ -60,6 +65,11 @@ pub struct Worker {
     pub(super) names: SessionNames,
     pub(super) drops: Drops,
     pub(super) rules: Rules,
+    pub(super) journal: Journal,
+    /// What each class takes of each of the worker's sites, as of the last change.
+    taken: BTreeMap<(SiteId, ClassId), PathId>,
+    /// Where no path keeps to an SLA: the one that breaks it least.
+    least: BTreeMap<(SiteId, u8), PathId>,
     pub(super) forwarded: Traffic,
     records: Vec<FlowRecord>,
     pub(super) records_lost: u64,
@@ -148,6 +158,9 @@ impl Worker {
             names: SessionNames::default(),
             drops: Drops::default(),
             rules: Rules::default(),
+            journal: Journal::default(),
+            taken: BTreeMap::new(),
+            least: BTreeMap::new(),
             forwarded: Traffic::default(),
             records: Vec::new(),
             records_lost: 0,
@@ -183,6 +196,7 @@ impl Worker {
         self.learners = self.find_learners(&generation);
         self.learned.learn_for(&self.learners.keys().copied().collect::<Vec<_>>());
         self.generation = generation;
+        self.look_at_all_sites(now);
     }
 
     /// Takes the packets of `batch` and puts what is to be sent into `out`.
@@ -321,7 +335,7 @@ impl Worker {
         if probed {
             self.work_prober(id, now, out);
         }
-        self.paths.publish(id);
+        self.stands_anew(id, now);
     }
 
     fn work_prober(&mut self, id: PathId, now: Now, out: &mut Outbound) {
@@ -338,12 +352,20 @@ impl Worker {
                         self.drops.count(None, reason, 1);
                     }
                 }
-                Some(change) => self.log_change(id, change),
+                Some(change) => self.changed(id, change),
             }
         }
     }
 
-    fn log_change(&self, id: PathId, action: Action) {
+    fn changed(&mut self, id: PathId, action: Action) {
+        if let Some(path) = self.paths.get_mut(id) {
+            path.why = match action {
+                Action::CameUp { .. } => Why::CameUp,
+                Action::Recovered => Why::Recovered,
+                Action::WentDown { silent } => Why::Down(silent),
+                Action::Send { .. } => path.why,
+            };
+        }
         let path = self.generation.names.site_and_path(id);
         match action {
             Action::CameUp { held } if held.is_zero() => tracing::info!(path, "path is up"),

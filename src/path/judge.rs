@@ -1,0 +1,382 @@
+//! Whether a path keeps to an SLA: bad fast, good slow.
+//!
+//! Broken is what a sequential probability-ratio test says (Wald 1945), begun anew whenever the evidence is for the path
+//! (Page 1954): each packet and each probe adds the logarithm of how much likelier it is if the limit is broken than if it is
+//! kept, and at ln(1/alpha) it is. There is no window to wait for, and no k of n: one that loses every packet is found out by
+//! a few, one that is barely over the limit by many. Of loss two tests run, against three and five times the limit; of
+//! latency, jitter and MOS the test is whether half of the probes exceed the limit rather than the 5 % that p95 grants.
+//!
+//! Kept again is what has been below 80 % of every limit for 30 seconds, or twice as long each time it breaks again soon.
+
+use super::arrivals::Counts;
+use super::quality::{LONG, Measured, Quality, Way};
+use crate::model::{Instant, SlaLimit, SlaLimits};
+use std::time::Duration;
+
+/// The probability that a path which just keeps the limit is found to break it before the evidence is back at nothing.
+const ALPHA: f64 = 1e-4;
+/// What loss is tested against, as multiples of its limit.
+const LOSS_IS: [f64; 2] = [3.0, 5.0];
+/// Share of probes over a limit on percentiles that p95 grants, and that it is tested against.
+const GRANTED: f64 = 0.05;
+const EXCEEDING: f64 = 0.5;
+/// Six probes in a row are evidence enough for that; and nobody has to wait for them long.
+const ALPHA_EXCEEDING: f64 = 1e-6;
+/// What is shown of a broken limit.
+const SHORT: Duration = Duration::from_secs(2);
+/// Good again is below this share of the limit,
+const GOOD: f64 = 0.8;
+/// for so long at first, and at most.
+const HOLD: Duration = Duration::from_secs(30);
+const MAX_HOLD: Duration = Duration::from_secs(600);
+
+/// What one answered probe has brought of the outbound direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Since the answer before: what has arrived there, and what has been lost.
+    pub counts: Counts,
+    pub latency: Duration,
+    pub jitter: Duration,
+}
+
+/// A limit, and what was measured: a share, milliseconds, or a score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evidence {
+    pub of: SlaLimit,
+    pub measured: f64,
+    pub limit: f64,
+}
+
+/// What the judge has come to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    Broken(Evidence),
+    /// It has been good for so long.
+    Kept(Duration),
+}
+
+/// Judges one direction of one path by one SLA.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    limits: SlaLimits,
+    loss: [Sequential; 2],
+    latency: Sequential,
+    jitter: Sequential,
+    mos: Sequential,
+    is_broken: bool,
+    good_since: Option<Instant>,
+    kept_since: Option<Instant>,
+    hold: Duration,
+}
+
+/// A sequential test of a share: is it `kept`, or `broken`?
+#[derive(Clone, Copy, Debug)]
+struct Sequential {
+    evidence: f64,
+    /// What one of the bad and one of the good add.
+    bad: f64,
+    good: f64,
+    enough: f64,
+}
+
+impl Judge {
+    /// A judge who has seen nothing yet.
+    pub fn new(limits: SlaLimits) -> Judge {
+        let loss = limits.loss.unwrap_or(1.0);
+        let exceeding = Sequential::new(GRANTED, EXCEEDING, ALPHA_EXCEEDING);
+        Judge {
+            limits,
+            loss: LOSS_IS.map(|times| Sequential::new(loss, loss * times, ALPHA / 2.0)),
+            latency: exceeding,
+            jitter: exceeding,
+            mos: exceeding,
+            is_broken: false,
+            good_since: None,
+            kept_since: None,
+            hold: HOLD,
+        }
+    }
+
+    /// What it judges by.
+    pub fn limits(&self) -> &SlaLimits {
+        &self.limits
+    }
+
+    /// Whether the path breaks the SLA.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Whether there is reason to look more closely.
+    pub fn is_in_doubt(&self) -> bool {
+        !self.is_broken && self.loss.iter().any(|test| test.evidence > test.enough / 3.0)
+    }
+
+    /// An answer came while the path was up.
+    pub fn observe(&mut self, seen: &Seen, quality: &Quality, now: Instant) -> Option<Verdict> {
+        if self.is_broken { self.pardon(quality, now) } else { self.accuse(seen, quality, now) }
+    }
+
+    /// How badly it breaks the SLA: the largest share of a limit that is used up, 1 being all of it; `None` if nothing is known.
+    pub fn badness(&self, quality: &Quality, now: Instant) -> Option<f64> {
+        let measured = quality.measured(Way::Outbound, LONG, now)?;
+        let used = |of| self.evidence(of, &measured).map(|evidence| evidence.used());
+        Some(ALL.into_iter().filter_map(used).fold(0.0, f64::max))
+    }
+
+    fn accuse(&mut self, seen: &Seen, quality: &Quality, now: Instant) -> Option<Verdict> {
+        let SlaLimits { loss, latency, jitter, mos } = self.limits;
+        let lost = loss.is_some()
+            // Both are to hear it.
+            && self.loss.iter_mut().fold(false, |found, test| {
+                test.feed(seen.counts.lost, seen.counts.received) | found
+            });
+        let one = |test: &mut Sequential, is_over: bool| test.feed(is_over.into(), (!is_over).into());
+        let of = if lost {
+            SlaLimit::Loss
+        } else if latency.is_some_and(|limit| one(&mut self.latency, seen.latency > limit)) {
+            SlaLimit::Latency
+        } else if jitter.is_some_and(|limit| one(&mut self.jitter, seen.jitter > limit)) {
+            SlaLimit::Jitter
+        } else if let Some(limit) = mos
+            && let Some(measured) = quality.measured(Way::Outbound, SHORT, now)
+            && one(&mut self.mos, measured.mos < limit)
+        {
+            SlaLimit::Mos
+        } else {
+            return None;
+        };
+        let measured = quality.measured(Way::Outbound, SHORT, now)?;
+        let evidence = self.evidence(of, &measured)?;
+        let again = self.kept_since.is_some_and(|since| now.since(since) < self.hold * 2);
+        let hold = if again { (self.hold * 2).min(MAX_HOLD) } else { HOLD };
+        *self = Judge { is_broken: true, kept_since: None, hold, ..Judge::new(self.limits) };
+        Some(Verdict::Broken(evidence))
+    }
+
+    fn pardon(&mut self, quality: &Quality, now: Instant) -> Option<Verdict> {
+        let is_good = self.badness(quality, now).is_some_and(|used| used <= GOOD);
+        let since = *self.good_since.get_or_insert(now);
+        if !is_good {
+            self.good_since = None;
+            return None;
+        }
+        if now.since(since) < self.hold {
+            return None;
+        }
+        *self = Judge { kept_since: Some(now), hold: self.hold, ..Judge::new(self.limits) };
+        Some(Verdict::Kept(now.since(since)))
+    }
+
+    fn evidence(&self, of: SlaLimit, measured: &Measured) -> Option<Evidence> {
+        let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let (measured, limit) = match of {
+            SlaLimit::Loss => (measured.loss?, self.limits.loss?),
+            SlaLimit::Latency => (millis(measured.p95), millis(self.limits.latency?)),
+            SlaLimit::Jitter => (millis(measured.jitter), millis(self.limits.jitter?)),
+            SlaLimit::Mos => (measured.mos, self.limits.mos?),
+        };
+        Some(Evidence { of, measured, limit })
+    }
+}
+
+const ALL: [SlaLimit; 4] = [SlaLimit::Loss, SlaLimit::Latency, SlaLimit::Jitter, SlaLimit::Mos];
+
+/// The best a call can sound, in G.711.
+const BEST_MOS: f64 = 4.4;
+
+impl Evidence {
+    /// What share of the limit is used up. Of a score it is what is missing of the best that counts.
+    fn used(&self) -> f64 {
+        match self.of {
+            SlaLimit::Mos => (BEST_MOS - self.measured).max(0.0) / (BEST_MOS - self.limit).max(0.1),
+            _ => self.measured / self.limit,
+        }
+    }
+}
+
+impl Sequential {
+    fn new(kept: f64, broken: f64, alpha: f64) -> Sequential {
+        let (kept, broken) = (kept.clamp(1e-6, 0.9), broken.clamp(2e-6, 0.99));
+        Sequential {
+            evidence: 0.0,
+            bad: (broken / kept).ln(),
+            good: ((1.0 - broken) / (1.0 - kept)).ln(),
+            enough: (1.0 / alpha).ln(),
+        }
+    }
+
+    /// Whether that is enough.
+    fn feed(&mut self, bad: u32, good: u32) -> bool {
+        self.evidence = (self.evidence + self.bad * f64::from(bad) + self.good * f64::from(good)).max(0.0);
+        self.evidence >= self.enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::clock::Stamps;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    const MS: u64 = 1_000_000;
+    const VOICE: SlaLimits = SlaLimits {
+        loss: Some(0.01),
+        latency: Some(Duration::from_millis(100)),
+        jitter: Some(Duration::from_millis(20)),
+        mos: None,
+    };
+
+    /// A path that is probed 20 times a second, 50 while its judge is in doubt, and carries `per_second` packets beside.
+    struct Trace {
+        quality: Quality,
+        judge: Judge,
+        rng: StdRng,
+        now: Instant,
+        there: Counts,
+        per_second: u64,
+        due: f64,
+    }
+
+    impl Trace {
+        fn new(limits: SlaLimits, per_second: u64, seed: u64) -> Trace {
+            Trace {
+                quality: Quality::default(),
+                judge: Judge::new(limits),
+                rng: StdRng::seed_from_u64(seed),
+                now: Instant(0),
+                there: Counts::default(),
+                per_second,
+                due: 0.0,
+            }
+        }
+
+        /// Goes on for `ms`, losing a share of `loss` (one in a hundred losses takes the next two along), each probe taking
+        /// 20 ms and what `more` says; stops at a verdict.
+        fn run(
+            &mut self,
+            ms: u64,
+            loss: f64,
+            mut more: impl FnMut(&mut StdRng) -> u64,
+        ) -> Option<(u64, Verdict)> {
+            let begin = self.now;
+            while self.now.since(begin) < Duration::from_millis(ms) {
+                let step = if self.judge.is_in_doubt() { 20 } else { 50 };
+                self.now += Duration::from_millis(step);
+                self.due += (self.per_second * step) as f64 / 1e3 + 1.0;
+                let mut burst = 0;
+                for _ in 0..std::mem::replace(&mut self.due, 0.0) as u64 {
+                    if burst > 0 || self.rng.random_bool(loss) {
+                        burst = if burst > 0 { burst - 1 } else { 2 * u32::from(self.rng.random_bool(0.01)) };
+                        self.there.lost += 1;
+                    } else {
+                        self.there.received += 1;
+                    }
+                }
+                let sent = 1_000_000 * MS + self.now.0;
+                let there = sent + (20 + more(&mut self.rng)) * MS;
+                let stamps = Stamps { sent, received: there, reflected: there, returned: there + 20 * MS };
+                self.quality.answered(&stamps, [Some(self.there), None], self.now);
+                let seen = self.quality.take_seen().expect("an answer came");
+                if let Some(verdict) = self.judge.observe(&seen, &self.quality, self.now) {
+                    return Some((self.now.since(begin).as_millis() as u64, verdict));
+                }
+            }
+            None
+        }
+    }
+
+    /// How long it takes to find out, over a hundred traces: half of them, and 99.
+    fn found(
+        limits: SlaLimits,
+        per_second: u64,
+        of: SlaLimit,
+        loss: f64,
+        more: impl Fn(&mut StdRng) -> u64,
+    ) -> [u64; 2] {
+        let mut took: Vec<u64> = (0..100)
+            .map(|seed| {
+                let mut trace = Trace::new(limits, per_second, seed);
+                assert_eq!(trace.run(20_000, 0.0, |_| 0), None, "nothing was wrong");
+                match trace.run(60_000, loss, &more) {
+                    Some((ms, Verdict::Broken(evidence))) if evidence.of == of => ms,
+                    other => panic!("seed {seed}: {other:?}"),
+                }
+            })
+            .collect();
+        took.sort_unstable();
+        println!(
+            "{of:?}, {per_second} packets/s, limit {:?}: {} ms, p99 {} ms",
+            limits.loss, took[49], took[98]
+        );
+        [took[49], took[98]]
+    }
+
+    #[test]
+    fn loss_is_found_by_the_packets_it_takes() {
+        let [half, most] = found(VOICE, 50, SlaLimit::Loss, 0.1, |_| 0);
+        assert!(half <= 1_250 && most <= 2_500, "{half} {most}");
+        let [half, most] = found(SlaLimits { loss: Some(0.005), ..VOICE }, 500, SlaLimit::Loss, 0.03, |_| 0);
+        assert!(half <= 1_000 && most <= 2_000, "{half} {most}");
+        let [half, most] = found(VOICE, 500, SlaLimit::Loss, 0.3, |_| 0);
+        assert!(half <= 100 && most <= 150, "{half} {most}");
+    }
+
+    #[test]
+    fn a_step_of_latency_and_jitter_are_found_within_a_second() {
+        let [_, most] = found(VOICE, 50, SlaLimit::Latency, 0.0, |_| 150);
+        assert!(most <= 500, "{most}");
+        let limits = SlaLimits { latency: None, ..VOICE };
+        let [half, most] = found(limits, 50, SlaLimit::Jitter, 0.0, |rng| rng.random_range(0..=150));
+        assert!(half <= 1_000 && most <= 1_500, "{half} {most}");
+    }
+
+    #[test]
+    fn chance_does_not_break_an_sla_in_a_day() {
+        let mut trace = Trace::new(VOICE, 50, 24);
+        assert_eq!(trace.run(86_400_000, 0.005, |rng| rng.random_range(0..=5)), None);
+    }
+
+    #[test]
+    fn a_path_at_its_latency_limit_one_time_in_thirty_is_left_alone() {
+        let mut trace = Trace::new(SlaLimits { jitter: None, ..VOICE }, 50, 3);
+        assert_eq!(trace.run(3_600_000, 0.0, |rng| if rng.random_ratio(1, 30) { 100 } else { 0 }), None);
+    }
+
+    #[test]
+    fn the_transition_table() {
+        // Kept: stays so while it is good, broken when it is not.
+        let mut trace = Trace::new(VOICE, 50, 1);
+        assert_eq!(trace.run(10_000, 0.0, |_| 0), None);
+        let Some((_, Verdict::Broken(evidence))) = trace.run(10_000, 0.0, |_| 150) else {
+            panic!("not found")
+        };
+        assert_eq!((evidence.of, evidence.limit), (SlaLimit::Latency, 100.0));
+        assert!(trace.judge.is_broken());
+        // Broken: stays so while it is bad, and below the limit but not well below it.
+        assert_eq!(trace.run(60_000, 0.0, |_| 150), None);
+        assert_eq!(trace.run(60_000, 0.0, |_| 70), None);
+        // Kept again 30 s after it has become good: ten seconds of what was bad must have gone by.
+        let Some((ms, Verdict::Kept(good))) = trace.run(60_000, 0.0, |_| 0) else { panic!("not pardoned") };
+        assert!((39_000..=41_000).contains(&ms) && good >= HOLD, "{ms}");
+        // And broken again soon: twice as long.
+        assert_eq!(trace.run(30_000, 0.0, |_| 0), None);
+        assert!(matches!(trace.run(10_000, 0.0, |_| 150), Some((_, Verdict::Broken(_)))));
+        let Some((ms, Verdict::Kept(_))) = trace.run(100_000, 0.0, |_| 0) else { panic!("not pardoned") };
+        // It was bad for too short a time to count for p95.
+        assert!((60_000..=71_000).contains(&ms), "{ms}");
+        // Much later it is as the first time.
+        assert_eq!(trace.run(130_000, 0.0, |_| 0), None);
+        assert!(matches!(trace.run(10_000, 0.0, |_| 150), Some((_, Verdict::Broken(_)))));
+        let Some((ms, Verdict::Kept(_))) = trace.run(60_000, 0.0, |_| 0) else { panic!("not pardoned") };
+        assert!((30_000..=41_000).contains(&ms), "{ms}");
+    }
+
+    #[test]
+    fn a_score_that_is_too_low_breaks_an_sla_of_scores() {
+        let limits = SlaLimits { mos: Some(4.0), ..SlaLimits::default() };
+        let [_, most] = found(limits, 50, SlaLimit::Mos, 0.1, |_| 0);
+        assert!(most <= 4_000, "{most}");
+    }
+}

@@ -1,0 +1,156 @@
+//! Who moves: 1 what an answer says of the SLAs; 2 which of those paths that all break one breaks it least; 3 which classes
+//! take another path of a site now that one of them stands otherwise, which is written down with the reason.
+//!
+//! A site's paths are all one worker's, and so every move towards it shows here, whoever has the sessions.
+
+use super::Worker;
+use crate::model::{Now, OnViolation, PathId, SiteId, TenantId};
+use crate::path::{self, Candidate, Counts, Seen, State, Verdict};
+use crate::pipeline::journal::Move;
+use crate::pipeline::paths::Why;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What breaks an SLA least is left for another only if that one is better by a fifth.
+const CLEARLY_BETTER: f64 = 0.8;
+
+impl Worker {
+    // 1 What an answer says.
+
+    pub(super) fn judge(&mut self, id: PathId, now: Now) {
+        let Some(path) = self.paths.get_mut(id) else { return };
+        let Some(seen) = path.prober.take_seen() else { return };
+        let seen = match path.prober.state() {
+            _ if path.judges.is_empty() => return,
+            State::Up => seen,
+            // What was lost while it was down says nothing of what it is like now.
+            State::Recovering => Seen { counts: Counts::default(), ..seen },
+            State::Unproven | State::Down => return,
+        };
+        let at = (path.spec.tenant, path.spec.site);
+        let mut verdicts = Vec::new();
+        for (place, judge) in (0..).zip(&mut path.judges) {
+            if let Some(verdict) = judge.observe(&seen, path.prober.quality(), now.instant) {
+                verdicts.push((place, verdict));
+            }
+        }
+        let in_doubt = path.judges.iter().any(path::Judge::is_in_doubt);
+        path.prober.doubt(in_doubt);
+        let broken: Vec<u8> =
+            (0..).zip(&path.judges).filter(|(_, judge)| judge.is_broken()).map(|(place, _)| place).collect();
+        for (place, verdict) in verdicts {
+            if let Some(path) = self.paths.get_mut(id) {
+                path.why = Why::Sla(place, verdict);
+                match verdict {
+                    Verdict::Broken(_) => path.avoid |= 1 << place,
+                    Verdict::Kept(_) => path.avoid &= !(1 << place),
+                }
+            }
+            // Who is good is to be there before who is less bad goes.
+            if matches!(verdict, Verdict::Kept(_)) {
+                self.stands_anew(id, now);
+            }
+            self.find_least(at, place, now);
+            self.stands_anew(id, now);
+        }
+        for place in broken {
+            self.find_least(at, place, now);
+        }
+    }
+
+    // 2 Which breaks it least.
+
+    /// Where all paths of a site that are up break an SLA, the one that breaks it least is not avoided, if policy says so.
+    fn find_least(&mut self, (tenant, site): (TenantId, SiteId), place: u8, now: Now) {
+        let Some(tenant) = self.generation.tenants.get(tenant) else { return };
+        let policy = tenant.slas.get(usize::from(place));
+        let is_wanted = policy.is_some_and(|sla| sla.on_violation == OnViolation::BestOfWorst);
+        let Some(paths) = tenant.sites.get(site) else { return };
+        let up = paths.paths.iter().filter_map(|id| Some((*id, self.paths.get(*id)?)));
+        let up = up.filter(|(_, path)| path.fitness() == Candidate::Up);
+        let judged: Option<Vec<(PathId, f64)>> = up
+            .map(|(id, path)| {
+                let judge = path.judges.get(usize::from(place)).filter(|judge| judge.is_broken())?;
+                Some((id, judge.badness(path.prober.quality(), now.instant).unwrap_or(f64::INFINITY)))
+            })
+            .collect();
+        let before = self.least.get(&(site, place)).copied();
+        let least = judged.filter(|_| is_wanted).and_then(|judged| {
+            let (best, badness) = judged.iter().copied().min_by(|(_, a), (_, b)| a.total_cmp(b))?;
+            let stays = judged.iter().find(|(id, _)| Some(*id) == before);
+            match stays {
+                Some((id, now)) if badness >= now * CLEARLY_BETTER => Some(*id),
+                _ => Some(best),
+            }
+        });
+        if least == before {
+            return;
+        }
+        match least {
+            Some(least) => self.least.insert((site, place), least),
+            None => self.least.remove(&(site, place)),
+        };
+        // The better one first: nobody is to be left without any meanwhile.
+        for (id, is_least) in least.map(|id| (id, true)).into_iter().chain(before.map(|id| (id, false))) {
+            let Some(path) = self.paths.get_mut(id) else { continue };
+            let is_broken = path.judges.get(usize::from(place)).is_some_and(path::Judge::is_broken);
+            if is_least || !is_broken {
+                path.avoid &= !(1 << place);
+            } else {
+                path.avoid |= 1 << place;
+            }
+            if is_broken {
+                path.why = if is_least { Why::BestOfWorst(place) } else { Why::NotBestOfWorst(place) };
+            }
+            self.stands_anew(id, now);
+        }
+    }
+
+    // 3 Who takes another.
+
+    /// A path may stand otherwise than before: the others are told, and who moves is written down.
+    pub(super) fn stands_anew(&mut self, id: PathId, now: Now) {
+        if self.paths.publish(id)
+            && let Some(path) = self.paths.get(id)
+        {
+            let (at, why) = ((path.spec.tenant, path.spec.site), path.why);
+            self.write_moves(at, Some((id, why)), now);
+        }
+    }
+
+    /// After a commit.
+    pub(super) fn look_at_all_sites(&mut self, now: Now) {
+        let sites = self.paths.iter().map(|(_, path)| (path.spec.site, path.spec.tenant));
+        let sites: BTreeMap<SiteId, TenantId> = sites.collect();
+        self.taken.retain(|(site, _), _| sites.contains_key(site));
+        self.least.retain(|(site, _), _| sites.contains_key(site));
+        for (site, tenant) in sites {
+            self.write_moves((tenant, site), None, now);
+        }
+    }
+
+    fn write_moves(&mut self, (tenant, site): (TenantId, SiteId), cause: Option<(PathId, Why)>, now: Now) {
+        let generation = Arc::clone(&self.generation);
+        let Some(tables) = generation.tenants.get(tenant) else { return };
+        let Some(paths) = tables.sites.get(site) else { return };
+        for class in &tables.classes {
+            let sla = paths.sla(*class);
+            let fitness = |id| self.team.standing(id).fitness_for(sla);
+            // One that nobody knows to be alive is no choice, but what is left.
+            let takes = path::select(paths.order(*class), None, fitness).filter(|id| fitness(*id).is_alive());
+            let Some(takes) = takes else { continue };
+            let from = self.taken.insert((site, *class), takes);
+            if let Some(from) = from.filter(|from| *from != takes) {
+                let (path, why) = cause.unwrap_or((takes, Why::Configured));
+                let entry = Move { at: now.unix_nanos, tenant, class: *class, from, to: takes, path, why };
+                tracing::info!(
+                    path = self.generation.names.site_and_path(takes),
+                    class = self.generation.names.class(*class),
+                    "class has moved: {}",
+                    entry.reason(&self.generation)
+                );
+                self.journal.write(entry);
+            }
+        }
+    }
+}

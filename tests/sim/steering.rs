@@ -1,0 +1,147 @@
+//! SLAs: who is moved for which reason, who comes back when, and who is left alone.
+
+use crate::net::{ACME, GLOBEX, Link, Sim};
+use crate::packets::{answer, udp};
+use popgate::pipeline::report::DecisionRow;
+
+/// Berlin's lines, as the simulated network knows them.
+pub const DSL: &str = "203.0.113.1:1001";
+pub const LTE: &str = "203.0.113.1:1002";
+
+const STEADY: Link = Link { loss: 0.0, delay_ms: 20, jitter_ms: 0 };
+
+/// What no class of its own claims wants an SLA with these limits.
+pub fn with_sla(limits: &str, on_violation: &str) -> Sim {
+    let policy = "class = \"default\"\nprefer = [\"dsl\", \"lte\"]\n";
+    let sla = format!("{policy}sla-class = \"gold\"\non-violation = \"{on_violation}\"\n");
+    let acme = ACME.replace(policy, &sla) + &format!("[[sla-class]]\nname = \"gold\"\n{limits}\n");
+    assert!(acme.contains("sla-class = "), "the policy is there to be changed");
+    let mut sim = Sim::with_policies(&acme, GLOBEX);
+    sim.impair(DSL, [STEADY; 2]);
+    sim.impair(LTE, [STEADY; 2]);
+    sim.advance(3_000);
+    sim
+}
+
+/// A call for so many seconds, 50 packets a second either way: how long after the beginning each packet from Berlin that
+/// reached the internet did, in milliseconds.
+pub fn call(sim: &mut Sim, secs: u64) -> Vec<u64> {
+    let packet = udp("10.1.0.5:1000", "203.0.113.80:53", b"speech").bytes();
+    let mut arrived = Vec::new();
+    for n in 0..secs * 50 {
+        sim.inject_from_lan("berlin", &packet);
+        sim.advance(20);
+        for (to, packet) in sim.take_delivered() {
+            if to == "fra1 pg-internet" {
+                arrived.push(n * 20);
+                sim.inject_from_internet(&answer(&packet, b"speech"));
+            }
+        }
+    }
+    arrived
+}
+
+fn forward(sim: &mut Sim) -> Option<String> {
+    sim.sessions("fra1").first().and_then(|session| session.forward_path.clone())
+}
+
+/// The default class's moves at `node` towards the other end, since there were so many.
+fn moves(sim: &mut Sim, node: &str, site: &str, known: usize) -> Vec<DecisionRow> {
+    let rows = sim.decisions(node).into_iter().filter(|row| row.class == "default" && row.site == site);
+    rows.skip(known).collect()
+}
+
+#[test]
+fn a_brownout_moves_the_class_whose_sla_it_breaks_and_says_why() {
+    let mut sim = with_sla("max-loss = \"1%\"", "best-of-worst");
+    call(&mut sim, 10);
+    let known = moves(&mut sim, "berlin", "fra1", 0).len();
+    let at_pop = moves(&mut sim, "fra1", "berlin", 0).len();
+    assert_eq!(forward(&mut sim).as_deref(), Some("dsl"));
+    sim.impair(DSL, [Link { loss: 0.1, ..STEADY }, STEADY]);
+    let begin = sim.now.unix_nanos / 1_000_000;
+    call(&mut sim, 4);
+    let row = match &moves(&mut sim, "berlin", "fra1", known)[..] {
+        [row] => row.clone(),
+        rows => panic!("{rows:?}"),
+    };
+    println!("10 % loss at 50 packets/s: moved after {} ms: {}", row.unix_ms - begin, row.detail);
+    assert!(row.unix_ms - begin <= 2_500, "{row:?}");
+    assert_eq!((row.from.as_str(), row.to.as_str(), row.why.as_str()), ("dsl", "lte", "sla-broken"));
+    assert!(row.measured > row.limit && row.limit == Some(0.01), "{row:?}");
+    assert_eq!(row.sla.as_deref(), Some("gold"));
+    assert_eq!(forward(&mut sim).as_deref(), Some("lte"));
+    assert_eq!(moves(&mut sim, "fra1", "berlin", at_pop), [], "its direction is good");
+    // Classes that ask for nothing stay where they are.
+    assert!(sim.decisions("berlin").iter().all(|row| row.class == "default" || row.why != "sla-broken"));
+    // It is good again, and come back to half a minute later.
+    sim.impair(DSL, [STEADY; 2]);
+    call(&mut sim, 30);
+    assert_eq!(forward(&mut sim).as_deref(), Some("lte"), "good slow");
+    call(&mut sim, 30);
+    let rows = moves(&mut sim, "berlin", "fra1", known + 1);
+    assert!(matches!(&rows[..], [row] if row.why == "sla-kept" && row.to == "dsl"), "{rows:?}");
+    assert_eq!(forward(&mut sim).as_deref(), Some("dsl"));
+}
+
+#[test]
+fn a_step_of_latency_moves_within_a_second() {
+    let mut sim = with_sla("max-latency = \"100ms\"", "best-of-worst");
+    call(&mut sim, 10);
+    let known = moves(&mut sim, "berlin", "fra1", 0).len();
+    sim.impair(DSL, [Link { delay_ms: 170, ..STEADY }, STEADY]);
+    let begin = sim.now.unix_nanos / 1_000_000;
+    call(&mut sim, 2);
+    let rows = moves(&mut sim, "berlin", "fra1", known);
+    assert!(!rows.is_empty() && rows[0].unix_ms - begin <= 1_000 && rows[0].to == "lte", "{rows:?}");
+}
+
+#[test]
+fn where_every_path_is_bad_the_least_bad_is_taken_and_nothing_oscillates() {
+    let mut sim = with_sla("max-latency = \"50ms\"", "best-of-worst");
+    call(&mut sim, 5);
+    let jittery = |delay_ms| Link { delay_ms, jitter_ms: 10, loss: 0.0 };
+    sim.impair(DSL, [jittery(150); 2]);
+    sim.impair(LTE, [jittery(90); 2]);
+    call(&mut sim, 30);
+    assert_eq!(forward(&mut sim).as_deref(), Some("lte"), "{:?}", moves(&mut sim, "berlin", "fra1", 0));
+    let known = moves(&mut sim, "berlin", "fra1", 0).len();
+    // A little better is not enough.
+    sim.impair(DSL, [jittery(82); 2]);
+    call(&mut sim, 120);
+    assert_eq!(moves(&mut sim, "berlin", "fra1", known), []);
+    sim.impair(DSL, [jittery(60); 2]);
+    call(&mut sim, 60);
+    let rows = moves(&mut sim, "berlin", "fra1", known);
+    assert!(matches!(&rows[..], [row] if row.to == "dsl" && row.why == "best-of-worst"), "{rows:?}");
+}
+
+#[test]
+fn a_cut_is_a_move_with_its_reason_and_so_is_the_way_back() {
+    let mut sim = with_sla("max-loss = \"5%\"", "best-of-worst");
+    call(&mut sim, 5);
+    let known = moves(&mut sim, "berlin", "fra1", 0).len();
+    sim.cut(DSL);
+    call(&mut sim, 5);
+    sim.heal(DSL);
+    call(&mut sim, 20);
+    let rows = moves(&mut sim, "berlin", "fra1", known);
+    let told: Vec<(&str, &str)> = rows.iter().map(|row| (row.to.as_str(), row.why.as_str())).collect();
+    assert_eq!(told, [("lte", "down"), ("dsl", "recovered")], "{rows:?}");
+    assert!(rows[0].detail.starts_with("dsl has not answered for "), "{rows:?}");
+}
+
+#[test]
+fn five_minutes_of_chance_loss_moves_nobody() {
+    let mut sim =
+        with_sla("max-loss = \"1%\"\nmax-latency = \"100ms\"\nmax-jitter = \"20ms\"", "best-of-worst");
+    let known =
+        [("berlin", "fra1"), ("fra1", "berlin")].map(|(node, site)| moves(&mut sim, node, site, 0).len());
+    for line in [DSL, LTE] {
+        sim.impair(line, [Link { loss: 0.005, jitter_ms: 5, ..STEADY }; 2]);
+    }
+    call(&mut sim, 300);
+    for ((node, site), known) in [("berlin", "fra1"), ("fra1", "berlin")].into_iter().zip(known) {
+        assert_eq!(moves(&mut sim, node, site, known), [], "{node}");
+    }
+}
