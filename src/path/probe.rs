@@ -48,6 +48,8 @@ const IDLE_WAIT: Duration = Duration::from_millis(150);
 const CONFIRM: Duration = Duration::from_millis(30);
 /// and no more than this, also before anything is known of the path.
 const MAX_WAIT: Duration = Duration::from_secs(1);
+/// Who is called so much later than it asked for has been kept from looking, and answers may be waiting behind it.
+const STALL: Duration = Duration::from_millis(20);
 /// Probes under way at once: what [`MAX_WAIT`] allows, and some.
 const MAX_UNDER_WAY: usize = 56;
 /// How long a path that came back is not preferred, at first and at most. Each time it goes down before it has been up for
@@ -103,6 +105,8 @@ pub struct Prober {
 struct Sent {
     sequence: u32,
     at: Instant,
+    /// Its answer is waited for from then on: later, if nobody could look.
+    awaited_from: Instant,
     /// No longer waited for. If an answer comes all the same, the path is slow, and not dead.
     given_up: bool,
 }
@@ -185,7 +189,7 @@ impl Prober {
 
     /// When [`Prober::poll`] has something to do.
     pub fn poll_timeout(&self) -> Instant {
-        let overdue = self.awaited().map(|sent| sent.at + self.wait());
+        let overdue = self.awaited().map(|sent| sent.awaited_from + self.wait());
         let decided = self.suspicion.map(|suspicion| suspicion.decided);
         let recovered = (self.state == State::Recovering).then_some(self.held_until);
         [overdue, decided, recovered].into_iter().flatten().fold(self.next, Instant::min)
@@ -193,6 +197,7 @@ impl Prober {
 
     /// Does what is due: suspects, decides, and sends. Call until `None`.
     pub fn poll(&mut self, now: Instant) -> Option<Action> {
+        self.forgive_stall(now);
         while let Some(at) = self.overdue(now) {
             self.under_way[at].given_up = true;
             self.quality.missed();
@@ -229,7 +234,12 @@ impl Prober {
         if self.under_way.len() >= MAX_UNDER_WAY {
             self.under_way.pop_front();
         }
-        self.under_way.push_back(Sent { sequence: self.sequence, at: now, given_up: false });
+        self.under_way.push_back(Sent {
+            sequence: self.sequence,
+            at: now,
+            awaited_from: now,
+            given_up: false,
+        });
         let answered = self.is_up() && self.suspicion.is_none();
         Some(Action::Send { sequence: self.sequence, answered })
     }
@@ -288,6 +298,18 @@ impl Prober {
         Action::WentDown { silent: self.last_answer.map_or(Duration::ZERO, |last| now.since(last)) }
     }
 
+    /// Whoever could not look judges nobody: what is waited for is waited for that much longer.
+    fn forgive_stall(&mut self, now: Instant) {
+        let stalled = now.since(self.poll_timeout());
+        if stalled <= STALL {
+            return;
+        }
+        self.under_way.iter_mut().for_each(|sent| sent.awaited_from += stalled);
+        if let Some(suspicion) = &mut self.suspicion {
+            suspicion.decided += stalled;
+        }
+    }
+
     fn suspect(&mut self, now: Instant) {
         if self.suspicion.is_none() && self.state != State::Down {
             self.suspicion = Some(Suspicion { quick: QUICK, decided: now });
@@ -313,7 +335,7 @@ impl Prober {
         self.under_way
             .iter()
             .position(|sent| !sent.given_up)
-            .filter(|at| self.under_way[*at].at + wait <= now)
+            .filter(|at| self.under_way[*at].awaited_from + wait <= now)
     }
 
     fn interval(&self, now: Instant) -> Duration {
@@ -491,6 +513,23 @@ mod tests {
             sent.get() > 3
         });
         assert_eq!(changes(&log), []);
+    }
+
+    #[test]
+    fn a_prober_that_was_kept_from_looking_for_long_takes_no_path_down() {
+        let mut prober = Prober::new(Instant(0));
+        run(&mut prober, 0, 5_000, true, |_| true);
+        // It has asked, is stalled, and is called before the answer that came long ago is read.
+        let asked = prober.sequence;
+        let now = Instant(0) + MS * 5_400;
+        while let Some(action) = prober.poll(now) {
+            assert!(matches!(action, Action::Send { .. }), "{action:?}");
+        }
+        prober.answer(&reply(asked), Counts::default(), now);
+        assert_eq!(changes(&run(&mut prober, 5_401, 1_000, true, |_| true)), []);
+        // A cut is found all the same.
+        let log = changes(&run(&mut prober, 6_401, 400, true, |_| false));
+        assert!(matches!(log[..], [(_, Action::WentDown { .. })]), "{log:?}");
     }
 
     #[test]
