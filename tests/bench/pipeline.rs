@@ -8,12 +8,13 @@
 //! `cases`: a packet by size, sessions, rules and tunnels. `supers`: super-packets. `stages`: where a packet's time goes.
 //! `handshakes`: at the entrance and in the worker. `tunnels`: ten thousand of them, their memory, and what they cost
 //! while idle. `workers`: what a second one adds. `tables`: rules and sessions by themselves. `bindings`: those of NAT.
-//! `classify`: names in the first bytes of flows.
+//! `classify`: names in the first bytes of flows. `ledger`: the NAT ledger, on disk.
 
 mod bindings;
 mod cases;
 mod classify;
 mod handshakes;
+mod ledger;
 mod measure;
 mod pop;
 mod stages;
@@ -120,6 +121,7 @@ fn all(wanted: &Wanted) -> Vec<Value> {
     rows.extend(tables::rows(wanted));
     rows.extend(bindings::rows(wanted));
     rows.extend(classify::rows(wanted));
+    rows.extend(ledger::rows(wanted));
     rows
 }
 
