@@ -26,6 +26,11 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
         .env("TOKEN", TOKEN_TEXT)
         .env("SESSION_TEXT", fake::KNOWN_SESSION)
         .env("SESSION_FILTER", "address=10.1.0.77")
+        .env("HELD_ADDRESS", "198.51.100.7")
+        .env("HELD_PORT", "40112")
+        .env("HELD_AT", "2026-11-22T10:00Z")
+        .env("HELD_INSIDE", "10.1.0.77:50123")
+        .env("HELD_UNTIL", "2026-11-22T10:01:00.000Z")
         .status();
     assert!(status.expect("node runs").success(), "web/test/console.mjs says above what it missed");
 }

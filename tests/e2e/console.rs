@@ -1,9 +1,10 @@
 //! Must hold 9: a session that was just made, in the console, in a browser.
 
 use crate::hosts::Server;
+use crate::ledger;
 use crate::world::{World, eventually, need_program, node, template};
 use std::io::Read;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -15,7 +16,7 @@ fn the_console_shows_a_session_that_was_just_made() {
     need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
     let world = World::changed("econsole", &["berlin", "berlin-host"], |topology| {
         // So that there are flow records to be seen of what has only just begun.
-        let text = template("fra1/popgate.toml") + "[export]\nactive-timeout = \"1s\"\n";
+        let text = template("fra1/popgate.toml") + "[export]\nactive-timeout = \"1s\"\n[nat-ledger]\n";
         node(topology, "fra1").files.insert("popgate.toml".to_owned(), text);
     });
     world.await_ping("berlin-host", "203.0.113.80");
@@ -35,6 +36,14 @@ fn the_console_shows_a_session_that_was_just_made() {
     eventually("a record of it is written", || {
         world.flows("fra1").flows.iter().any(|flow| flow.source_port == port)
     });
+    let sessions = world.sessions("fra1");
+    let session = sessions.iter().find(|session| session.source_port == port).expect("it lasts");
+    let outside = session.nat_source.zip(session.nat_source_port).expect("it is translated");
+    let outside = SocketAddr::from(outside);
+    let at = ledger::at(ledger::now_unix_ms());
+    eventually("the ledger has its binding", || {
+        world.ask("fra1", &["who-had", &outside.to_string(), "--at", &at]).contains("10.1.0.10")
+    });
     let token =
         std::fs::read_to_string(world.node("fra1").state_dir().join("admin-token")).expect("the token");
     let status = Command::new("node")
@@ -43,6 +52,10 @@ fn the_console_shows_a_session_that_was_just_made() {
         .env("TOKEN", token.trim())
         .env("SESSION_TEXT", format!("10.1.0.10:{port}"))
         .env("SESSION_FILTER", format!("tenant=acme&address=10.1.0.10&port={port}"))
+        .env("HELD_ADDRESS", outside.ip().to_string())
+        .env("HELD_PORT", outside.port().to_string())
+        .env("HELD_AT", &at)
+        .env("HELD_INSIDE", format!("10.1.0.10:{port}"))
         .status();
     assert!(status.expect("node runs").success(), "web/test/console.mjs says above what it missed");
 }

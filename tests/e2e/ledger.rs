@@ -24,12 +24,12 @@ fn fetch(world: &World) -> SocketAddr {
     seen.trim().parse().unwrap_or_else(|error| panic!("{seen:?}: {error}"))
 }
 
-fn now_unix_ms() -> u64 {
+pub fn now_unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
 }
 
 /// The whole second in which `unix_ms` lies, as it is asked about.
-fn at(unix_ms: u64) -> String {
+pub fn at(unix_ms: u64) -> String {
     let from_unix_ms = unix_ms / 1_000 * 1_000;
     AskedTime { from_unix_ms, until_unix_ms: from_unix_ms + 1_000 }.to_string()
 }
