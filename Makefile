@@ -38,7 +38,7 @@ AS_ROOT := $(if $(SUDO),--config "target.'cfg(unix)'.runner=['sudo'$(comma)'-E']
 .PHONY: help
 help:
 	@echo 'make demo   build, bring up the demo lab, print where the console is'
-	echo 'make test   everything CI runs'
+	echo 'make test   everything CI runs; figures of paths in target/bench/paths.json'
 	echo 'make check  the quick part of it: format, lints, licences, unit tests'
 	echo 'make bench  the data plane without I/O, beside its peers; target/bench/pipeline.json'
 	echo 'make bench-net  the release binary between WireGuard peers and a server, beside its peers; target/bench/net.json'

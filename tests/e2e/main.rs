@@ -8,6 +8,8 @@ mod breakout;
 mod console;
 mod demo;
 mod failover;
+#[path = "../figures/mod.rs"]
+mod figures;
 mod hops;
 mod hosts;
 mod ipfix;

@@ -13,6 +13,8 @@ mod chaos;
 mod crowd;
 mod drops;
 mod failover;
+#[path = "../figures/mod.rs"]
+mod figures;
 mod forwarding;
 mod masquerade;
 mod naming;
