@@ -11,6 +11,7 @@ mod blocks;
 mod breakout;
 mod chaos;
 mod crowd;
+mod cuts;
 mod drops;
 mod failover;
 #[path = "../figures/mod.rs"]

@@ -195,8 +195,8 @@ pub struct Sim {
     pub now: Now,
     pub nodes: BTreeMap<String, Node>,
     addresses: BTreeMap<SocketAddr, (String, TransportId)>,
-    /// Branch transports whose link is cut, by their address.
-    cut: BTreeSet<SocketAddr>,
+    /// Branch transports whose link is cut, by their address: from the branch, and to it.
+    cut: BTreeMap<SocketAddr, [bool; 2]>,
     /// Links of branch transports that do not carry everything at once, by their address: from the branch, and to it; and when the
     /// last datagram on each arrives.
     links: BTreeMap<SocketAddr, [(Link, Instant); 2]>,
@@ -236,7 +236,7 @@ impl Sim {
             now: Now { unix_nanos: 1_790_000_000_000_000_000, ..Now::default() },
             nodes: BTreeMap::new(),
             addresses: BTreeMap::new(),
-            cut: BTreeSet::new(),
+            cut: BTreeMap::new(),
             links: BTreeMap::new(),
             under_way: BTreeMap::new(),
             launched: 0,
@@ -392,7 +392,12 @@ impl Sim {
 
     /// Silently loses everything a branch's transport sends or is sent.
     pub fn cut(&mut self, address: &str) {
-        self.cut.insert(address.parse().expect("an address"));
+        self.cut_ways(address, [true; 2]);
+    }
+
+    /// Silently loses what a branch's transport sends, what it is sent, or both; also what is under way.
+    pub fn cut_ways(&mut self, address: &str, ways: [bool; 2]) {
+        self.cut.insert(address.parse().expect("an address"), ways);
     }
 
     pub fn heal(&mut self, address: &str) {
@@ -635,7 +640,7 @@ impl Sim {
             if let Some(recording) = &mut self.recording {
                 recording.push(datagram.to_vec());
             }
-            if self.cut.contains(&source) || self.cut.contains(&to) {
+            if self.is_cut(source, to) {
                 continue;
             }
             self.launch(source, to, datagram);
@@ -672,9 +677,13 @@ impl Sim {
         }
     }
 
+    fn is_cut(&self, source: SocketAddr, to: SocketAddr) -> bool {
+        self.cut.get(&source).is_some_and(|ways| ways[0]) || self.cut.get(&to).is_some_and(|ways| ways[1])
+    }
+
     fn arrive(&mut self, source: SocketAddr, to: SocketAddr, datagram: &[u8]) {
         match self.addresses.get(&to).cloned() {
-            _ if self.cut.contains(&source) || self.cut.contains(&to) => {}
+            _ if self.is_cut(source, to) => {}
             Some((node, transport)) => {
                 self.inject(&node, Ingress::Transport { transport, from: source }, datagram);
             }

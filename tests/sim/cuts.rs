@@ -1,0 +1,186 @@
+//! How long nobody is heard when a line is cut: either way, or both, silently.
+//!
+//! Berlin has two lines of 30 to 50 ms there and back. A call over the first sends 50 packets a second either way; the line
+//! is cut, with what is under way on it; and what is measured is the longest time without a packet at either receiving host,
+//! less the 20 ms that are usual. Lines, phases and moments are another in each of a hundred cuts.
+
+use crate::figures::{Figure, Where, percentile};
+use crate::net::{ACME, GLOBEX, Link, Sim};
+use crate::packets::{answer, read, udp};
+use crate::steering::{DSL, LTE};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Milliseconds between a call's packets.
+const SPACING: u64 = 20;
+const CUTS: u64 = 100;
+/// Where they are cut: from Berlin, to it, both.
+const WAYS: [[bool; 2]; 3] = [[true, false], [false, true], [true, true]];
+
+/// Two hosts that send each other numbered packets: in Berlin, and on the internet.
+pub struct Call {
+    /// Berlin's host and the other; the class that claims it tells them by the second's port.
+    ends: [&'static str; 2],
+    /// When in each [`SPACING`] they send, from Berlin and to it.
+    phases: [u64; 2],
+    /// Milliseconds since it began.
+    pub now: u64,
+    /// When each packet was sent, by its number: from Berlin, and to it.
+    sent: [Vec<u64>; 2],
+    /// Which came, and when.
+    pub came: [Vec<(usize, u64)>; 2],
+    /// A packet from Berlin, as the other host has seen it.
+    seen: Option<Vec<u8>>,
+}
+
+impl Call {
+    /// A call that begins with Berlin's first packet.
+    pub fn new(other: &'static str, phases: [u64; 2]) -> Call {
+        let (sent, came) = Default::default();
+        Call { ends: ["10.1.0.5:7000", other], phases, now: 0, sent, came, seen: None }
+    }
+
+    /// Goes on for so many milliseconds.
+    pub fn run(&mut self, sim: &mut Sim, ms: u64) {
+        for _ in 0..ms {
+            let is_due = self.phases.map(|phase| self.now % SPACING == phase);
+            if is_due[0] {
+                let payload = self.number(0);
+                sim.inject_from_lan("berlin", &udp(self.ends[0], self.ends[1], &payload).bytes());
+            }
+            if is_due[1] && self.seen.is_some() {
+                let payload = self.number(1);
+                let seen = self.seen.as_ref().expect("just looked");
+                sim.inject_from_internet(&answer(seen, &payload));
+            }
+            sim.advance(1);
+            self.now += 1;
+            for (to, packet) in sim.take_delivered() {
+                let way = usize::from(to == "berlin pg-lan");
+                let payload = &packet[read(&packet).upper_at + 8..];
+                let number = u32::from_be_bytes(*payload.first_chunk().expect("ours")) as usize;
+                self.came[way].push((number, self.now));
+                if way == 0 {
+                    self.seen.get_or_insert(packet);
+                }
+            }
+        }
+    }
+
+    fn number(&mut self, way: usize) -> [u8; 160] {
+        let mut payload = [0; 160];
+        payload[..4].copy_from_slice(&(self.sent[way].len() as u32).to_be_bytes());
+        self.sent[way].push(self.now);
+        payload
+    }
+
+    /// The longest time since `from` without a packet, less what is usual, at the host where it was longer.
+    pub fn gap(&self, from: u64) -> f64 {
+        let longest = self.came.iter().flat_map(|came| {
+            let times = came.iter().map(|(_, at)| *at).filter(|at| *at >= from);
+            times.clone().zip(times.skip(1).chain([self.now])).map(|(one, next)| next - one)
+        });
+        longest.max().map_or(f64::INFINITY, |gap| gap.saturating_sub(SPACING) as f64)
+    }
+
+    /// How many of the packets that were sent between `from` and `until` have not come; and how many came twice.
+    pub fn lost(&self, from: u64, until: u64) -> [u64; 2] {
+        let mut lost = [0; 2];
+        for (sent, came) in self.sent.iter().zip(&self.came) {
+            let mut times = vec![0_u64; sent.len()];
+            came.iter().for_each(|(number, _)| times[*number] += 1);
+            let within = sent.iter().zip(times).filter(|(at, _)| (from..until).contains(*at));
+            for (_, times) in within {
+                lost[0] += u64::from(times == 0);
+                lost[1] += u64::from(times > 1);
+            }
+        }
+        lost
+    }
+}
+
+/// What a hundred cuts have done to one class.
+struct Outcome {
+    gaps: Vec<f64>,
+    lost: u64,
+}
+
+fn policy() -> String {
+    let classes = ["twin", "critical"].into_iter().zip([5_001, 5_002]).map(|(class, port)| {
+        format!(
+            "[[app-class]]\nname = \"{class}\"\nmatch = [ {{ protocol = \"udp\", dst-port = {port} }} ]\n\
+             [[path-policy]]\nclass = \"{class}\"\nprefer = [\"dsl\", \"lte\"]\n"
+        )
+    });
+    ACME.to_owned() + &classes.collect::<String>()
+}
+
+/// Cuts Berlin's DSL a hundred times under a call of `class`, which is what the other host's port makes it.
+fn cut(class: &str, other: &'static str) -> Outcome {
+    let (mut gaps, mut by_way) = (Vec::new(), [const { Vec::new() }; 3]);
+    let (mut lost, mut moves, mut false_moves) = (0, 0, 0);
+    for seed in 0..CUTS {
+        let mut chance = StdRng::seed_from_u64(seed);
+        let mut sim = Sim::with_policies(&policy(), GLOBEX);
+        for line in [DSL, LTE] {
+            let link =
+                [(); 2].map(|()| Link { delay_ms: chance.random_range(15..=24), jitter_ms: 1, loss: 0.0 });
+            sim.impair(line, link);
+        }
+        sim.advance(2_000 + chance.random_range(0..1_000));
+        let mut call = Call::new(other, [(); 2].map(|()| chance.random_range(0..SPACING)));
+        call.run(&mut sim, 500);
+        let count = |sim: &mut Sim| -> u64 {
+            let of = |node| sim.decisions(node).iter().filter(|row| row.class == class).count() as u64;
+            ["berlin", "fra1"].map(of).into_iter().sum()
+        };
+        let known = count(&mut sim);
+        call.run(&mut sim, 2_000 + chance.random_range(0..200));
+        let before = count(&mut sim);
+        let ways = (seed % 3) as usize;
+        sim.cut_ways(DSL, WAYS[ways]);
+        let at = call.now;
+        call.run(&mut sim, 1_500);
+        let gap = call.gap(at - 100);
+        let [missing, twice] = call.lost(at - 100, at + 1_000);
+        assert_eq!(twice, 0, "seed {seed}: packets came twice");
+        assert!(gap < 1_000.0, "seed {seed}: {gap} ms, {:?}", sim.decisions("berlin"));
+        gaps.push(gap);
+        by_way[ways].push(gap);
+        (lost, false_moves, moves) =
+            (lost + missing, false_moves + before - known, moves + count(&mut sim) - before);
+    }
+    for (way, gaps) in ["from Berlin", "to Berlin", "both ways"].into_iter().zip(&by_way) {
+        let at = [0, 50, 90, 99, 100].map(|percent| percentile(gaps, percent).unwrap_or_default());
+        println!(
+            "{class}, cut {way}: ms at least {}, half {}, p90 {}, p99 {}, most {}",
+            at[0], at[1], at[2], at[3], at[4]
+        );
+    }
+    let mut sorted = gaps.clone();
+    sorted.sort_by(f64::total_cmp);
+    println!("{class}: {sorted:?}");
+    let row = Figure::new("blackout", Where::Sim, class).gaps(&gaps).lost(lost);
+    row.moves(moves)
+        .false_moves(false_moves)
+        .with("lost_ms_per_cut", lost as f64 * SPACING as f64 / CUTS as f64)
+        .record();
+    assert_eq!(false_moves, 0, "nothing was wrong before the cuts");
+    Outcome { gaps, lost }
+}
+
+fn at(outcome: &Outcome, percent: usize) -> f64 {
+    percentile(&outcome.gaps, percent).expect("a hundred")
+}
+
+#[test]
+fn a_hundred_cuts_keep_nobody_of_the_default_class_waiting_for_300_ms() {
+    let outcome = cut("default", "203.0.113.80:5003");
+    assert!(at(&outcome, 99) <= 300.0, "p99 {} ms, {} lost", at(&outcome, 99), outcome.lost);
+}
+
+#[test]
+fn a_hundred_cuts_are_heard_for_less_than_200_ms_in_the_critical_class() {
+    let outcome = cut("critical", "203.0.113.80:5002");
+    assert!(at(&outcome, 99) <= 200.0, "p99 {} ms, {} lost", at(&outcome, 99), outcome.lost);
+}
