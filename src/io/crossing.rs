@@ -195,12 +195,12 @@ impl Parcel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::PathId;
+    use crate::model::{ClassId, PathId};
 
     const BATCH: usize = 64;
 
     fn leaving(path: u32) -> Handover {
-        Handover::Leaving { path: PathId(path), mtu: 1420, segment: 0 }
+        Handover::Leaving { path: PathId(path), class: ClassId::NONE, mtu: 1420, segment: 0 }
     }
 
     /// Hands packets of these lengths over; how many found no room.

@@ -73,6 +73,11 @@ id! {
     DomainId(u32);
 }
 
+impl ClassId {
+    /// No tenant's: of packets that no flow's policy has classed.
+    pub const NONE: ClassId = ClassId(u16::MAX);
+}
+
 /// A map from dense ids: a vector with holes.
 #[derive(Clone, Debug)]
 pub struct IdMap<I, T> {

@@ -1,7 +1,7 @@
 //! What `io` hands to a worker: packets received. Plain memory, reused from batch to batch, so that the packet path
 //! allocates nothing.
 
-use crate::model::{DeviceId, NextHop, PathId, TenantId, TransportId, Zone};
+use crate::model::{ClassId, DeviceId, NextHop, PathId, TenantId, TransportId, Zone};
 use std::net::SocketAddr;
 
 /// The most bytes one receive can deliver: a full UDP GRO or TUN super-packet.
@@ -27,8 +27,9 @@ pub enum Handover {
     Datagram { path: Option<PathId>, transport: TransportId, from: SocketAddr },
     /// An IP packet whose session the other has, as it arrived; a super-packet, if `segment` is not 0.
     Arrived { zone: Zone, hop: NextHop, path: Option<PathId>, segment: u16 },
-    /// An IP packet that is ready to leave by a path of the other's, in fragments if it is larger than `mtu`.
-    Leaving { path: PathId, mtu: u16, segment: u16 },
+    /// An IP packet of a flow of `class` that is ready to leave by a path of the other's, in fragments if it is larger than
+    /// `mtu`.
+    Leaving { path: PathId, class: ClassId, mtu: u16, segment: u16 },
     /// A DNS message, and no packet: an answer that a host of the tenant's was given, which teaches names.
     Taught { tenant: TenantId },
 }

@@ -306,14 +306,14 @@ impl Worker {
             return Err(Refusal { tenant: Some(tenant), reason: DropReason::TooBig, mtu: fits });
         }
         let segment_mtu = arrival.path.map_or(mtu, |path| {
-            let came_by = self.mtu(Exit::Path(path), parsed.ipv4);
+            let came_by = self.path_mtu(path, parsed.ipv4);
             mtu.min(if across { Worker::segment_mtu_across(parsed, came_by) } else { came_by })
         });
         let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
         let was = session.tcp;
         let segment = parsed.tcp_segment(packet);
         session.count(direction, parsed.on_the_wire(packet), segment, arrival.path, now);
-        if let Exit::Path(path) = exit {
+        if let Exit::Path(path, _) = exit {
             session.leaves_on(direction, path);
         }
         let hasten = session.tcp != was && session.tcp.is_some_and(TcpState::is_over);
@@ -368,8 +368,9 @@ impl Worker {
                     Direction::Forward => None,
                     Direction::Reverse => session.arrived_on(Direction::Forward),
                 };
-                self.choose_path(session.side(direction.opposite()), site, session.class(), arrived_on)
-                    .map(Exit::Path)
+                let class = session.class();
+                self.choose_path(session.side(direction.opposite()), site, class, arrived_on)
+                    .map(|path| Exit::Path(path, class))
             }
         }
     }
@@ -402,12 +403,16 @@ impl Worker {
     pub(super) fn mtu(&self, exit: Exit, ipv4: bool) -> u16 {
         let mtu = match exit {
             Exit::Device(device) => self.generation.devices.get(device).map_or(u16::MAX, |spec| spec.mtu),
-            Exit::Path(id) => self
-                .generation
-                .transports
-                .get(self.team.standing(id).transport)
-                .map_or(DEFAULT_INNER_MTU, |transport| transport.inner_mtu),
+            Exit::Path(path, _) => return self.path_mtu(path, ipv4),
         };
+        if ipv4 { mtu } else { mtu.max(IPV6_MIN_MTU) }
+    }
+
+    /// The same of a path.
+    pub(super) fn path_mtu(&self, path: PathId, ipv4: bool) -> u16 {
+        let transport = self.team.standing(path).transport;
+        let transport = self.generation.transports.get(transport);
+        let mtu = transport.map_or(DEFAULT_INNER_MTU, |transport| transport.inner_mtu);
         if ipv4 { mtu } else { mtu.max(IPV6_MIN_MTU) }
     }
 }

@@ -2,7 +2,7 @@
 //! device, from another worker. What is to be forwarded comes out as [`Arrived`].
 
 use super::{Arrival, Arrived, Exit, Worker};
-use crate::model::{DeviceId, DropReason, NextHop, Now, PathId, TransportId, Zone};
+use crate::model::{ClassId, DeviceId, DropReason, NextHop, Now, PathId, TransportId, Zone};
 use crate::path::{self, Message, PROBE_ADDRESS};
 use crate::pipeline::paths::Why;
 use crate::pipeline::steering::{Steered, steer};
@@ -94,8 +94,8 @@ impl Worker {
                 self.take_taught(tenant, packet, now);
                 None
             }
-            Handover::Leaving { path, mtu, segment } => {
-                self.take_leaving(path, packet, segment, mtu, now, out);
+            Handover::Leaving { path, class, mtu, segment } => {
+                self.take_leaving((path, class), packet, segment, mtu, now, out);
                 None
             }
         }
@@ -103,7 +103,7 @@ impl Worker {
 
     fn take_leaving(
         &mut self,
-        path: PathId,
+        (path, class): (PathId, ClassId),
         packet: &mut [u8],
         segment: u16,
         mtu: u16,
@@ -114,7 +114,8 @@ impl Worker {
         let (outcome, packets) = match wire::parse_super(packet, segment) {
             _ if tenant.is_none() => (Err(DropReason::NoPath), 1),
             Ok(parsed) => {
-                (self.leave(Exit::Path(path), packet, &parsed, mtu, now, out), parsed.on_the_wire(packet).0)
+                let outcome = self.leave(Exit::Path(path, class), packet, &parsed, mtu, now, out);
+                (outcome, parsed.on_the_wire(packet).0)
             }
             Err(reason) => (Err(reason), 1),
         };

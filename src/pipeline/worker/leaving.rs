@@ -1,7 +1,7 @@
 //! Leaving: into a tunnel, to a device, or to the worker that has the tunnel; and what is refused, counted and answered.
 
 use super::{Arrival, Exit, Refusal, Worker};
-use crate::model::{DropReason, Instant, NextHop, Now, PathId, Protocol, Zone};
+use crate::model::{ClassId, DropReason, Instant, NextHop, Now, PathId, Protocol, Zone};
 use crate::tunnel::{Endpoint, Sealed, buffer_for};
 use crate::wire::{self, Handover, IcmpError, Outbound, Parsed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,9 +24,9 @@ impl Worker {
         now: Now,
         out: &mut Outbound,
     ) -> Result<(), DropReason> {
-        if let Exit::Path(id) = exit {
+        if let Exit::Path(id, class) = exit {
             let Some(path) = self.paths.get_mut(id) else {
-                return self.leave_elsewhere(id, packet, parsed.segment, mtu, out);
+                return self.leave_elsewhere((id, class), packet, parsed.segment, mtu, out);
             };
             if path.prober.traffic(now.instant) {
                 self.paths.schedule(id);
@@ -38,7 +38,7 @@ impl Worker {
                 wire::prepare(packet, parsed);
                 out.push_super(device, packet, parsed);
             }
-            Exit::Path(path) if parsed.segment > 0 => {
+            Exit::Path(path, _) if parsed.segment > 0 => {
                 let mut segment = std::mem::take(&mut self.segment);
                 // It fails where packets wait for a session and there is no room: the rest would find none either.
                 wire::split(packet, parsed, &mut segment, |segment| {
@@ -52,7 +52,7 @@ impl Worker {
                 });
             }
             Exit::Device(device) => out.push_segment(device, packet, parsed),
-            Exit::Path(path) => return self.seal_fitting(path, packet, mtu, out),
+            Exit::Path(path, _) => return self.seal_fitting(path, packet, mtu, out),
         }
         outcome
     }
@@ -60,7 +60,7 @@ impl Worker {
     /// The path is another worker's: that one does the rest.
     fn leave_elsewhere(
         &self,
-        path: PathId,
+        (path, class): (PathId, ClassId),
         packet: &[u8],
         segment: u16,
         mtu: u16,
@@ -71,7 +71,7 @@ impl Worker {
         if owner == self.id {
             return Err(DropReason::NoPath);
         }
-        out.hand_over(owner, Handover::Leaving { path, mtu, segment }, packet);
+        out.hand_over(owner, Handover::Leaving { path, class, mtu, segment }, packet);
         Ok(())
     }
 
@@ -81,10 +81,10 @@ impl Worker {
                 out.push_packet(device, packet);
                 Ok(())
             }
-            Exit::Path(path) if self.paths.get(path).is_none() => {
-                self.leave_elsewhere(path, packet, 0, u16::MAX, out)
+            Exit::Path(path, class) if self.paths.get(path).is_none() => {
+                self.leave_elsewhere((path, class), packet, 0, u16::MAX, out)
             }
-            Exit::Path(path) => self.seal_into(path, packet, out),
+            Exit::Path(path, _) => self.seal_into(path, packet, out),
         }
     }
 
@@ -158,7 +158,7 @@ impl Worker {
             None => wire::icmp_error(packet, parsed, error, self.answer_source(arrival, packet, parsed)),
         };
         let exit = match (arrival.path, arrival.hop) {
-            (Some(path), _) => Exit::Path(path),
+            (Some(path), _) => Exit::Path(path, ClassId::NONE),
             (None, NextHop::Device(device)) => Exit::Device(device),
             (None, NextHop::Tunnel(_)) => return,
         };

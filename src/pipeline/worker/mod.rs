@@ -120,10 +120,10 @@ enum Fate {
     HandedOver,
 }
 
-/// Where it will leave.
+/// Where it will leave; by a path as one of a class's packets.
 #[derive(Clone, Copy, Debug)]
 enum Exit {
-    Path(PathId),
+    Path(PathId, ClassId),
     Device(DeviceId),
 }
 
