@@ -2,7 +2,9 @@
 //! What is in here needs no further checking; `tables` compiles it without being able to fail.
 
 use super::App;
-use crate::model::{AskedFlow, HostName, Nat64Prefix, OnViolation, PrefixMap, Protocol, SlaLimits, Timeouts};
+use crate::model::{
+    AskedFlow, HostName, Nat64Prefix, OnViolation, PrefixMap, Protocol, Remediation, SlaLimits, Timeouts,
+};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -488,6 +490,7 @@ pub struct PathPolicy {
     pub prefer: Vec<String>,
     /// What the class needs of a path, and what to do where none has it.
     pub sla: Option<(SlaClass, OnViolation)>,
+    pub remediation: Remediation,
     pub at: SourceRef,
 }
 

@@ -14,7 +14,7 @@ use super::values::{self, covers};
 use super::*;
 use crate::model::{
     AskedEnd, AskedFlow, MAX_SLA_POLICIES, Nat64Prefix, NotAHostName, NotAnEnd, OnViolation, PrefixMap,
-    Protocol, SlaLimits, Timeouts,
+    Protocol, Remediation, SlaLimits, Timeouts,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -703,10 +703,18 @@ impl TenantReader<'_> {
         if matches!((&sla, &on_violation), (Ok(None), Ok(Some(_)))) {
             table.refuse(&["on-violation"], "needs sla-class");
         }
+        let remediation = table.with_default("remediation", Remediation::default(), |value| {
+            value.one_of(&[
+                ("none", Remediation::None),
+                ("duplicate-on-suspect", Remediation::DuplicateOnSuspect),
+                ("duplicate-always", Remediation::DuplicateAlways),
+            ])
+        });
         let at = table.at().clone();
         table.finish();
         let (sla, on_violation) = (sla?, on_violation?.unwrap_or_default());
-        Ok(PathPolicy { class: class?, prefer: prefer?, sla: sla.map(|sla| (sla, on_violation)), at })
+        let sla = sla.map(|sla| (sla, on_violation));
+        Ok(PathPolicy { class: class?, prefer: prefer?, sla, remediation: remediation?, at })
     }
 
     fn policy_test(

@@ -490,6 +490,8 @@ mod tests {
             received_bytes: 0,
             sent_packets: 0,
             sent_bytes: 0,
+            duplicated_packets: 0,
+            duplicate_packets: 0,
         }
     }
 }

@@ -25,6 +25,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,8 +76,8 @@ pub enum Egress {
 pub enum Fault {
     /// Its queue was full.
     QueueFull,
-    /// It has no route, or no address to send from.
-    Unreachable,
+    /// It has no way there: no route, no address to send from, or an interface that is down.
+    Unreachable(SocketAddr),
     /// Larger than can be sent, even fragmented.
     TooBig,
     /// It refused this packet: a firewall, or not an IP packet.
@@ -100,7 +101,7 @@ impl Dropped {
                 DropReason::WorkerQueueFull
             }
             Fault::QueueFull | Fault::Refused => DropReason::EgressQueueFull,
-            Fault::Unreachable => DropReason::NoPath,
+            Fault::Unreachable(_) => DropReason::NoPath,
             Fault::TooBig => DropReason::TooBig,
             Fault::Gone => DropReason::DeviceDown,
         }

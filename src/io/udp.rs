@@ -231,7 +231,7 @@ impl TransportSocket {
         let mut outbox = Outbox::new();
         for (to, bytes) in datagrams {
             if to.is_ipv6() && !self.ipv6 {
-                dropped(Fault::Unreachable, 1);
+                dropped(Fault::Unreachable(to), 1);
                 continue;
             }
             if !outbox.has_room() {
@@ -281,7 +281,7 @@ impl TransportSocket {
                 libc::EMSGSIZE | libc::EINVAL | libc::EIO | libc::EOPNOTSUPP if message.pieces > 1 => {
                     self.send_pieces(outbox, message, error, dropped);
                 }
-                _ => dropped(fault_of(error), message.pieces as u64),
+                _ => dropped(fault_of(error, message.to), message.pieces as u64),
             }
             (next, tried_again) = (next + 1, false);
         }
@@ -331,7 +331,7 @@ impl TransportSocket {
         for piece in pieces {
             match self.send_piece(message.to, piece) {
                 Ok(()) => sent = true,
-                Err(error) => dropped(fault_of(error), 1),
+                Err(error) => dropped(fault_of(error, message.to), 1),
             }
         }
         // If nothing could be sent singly either, it was not GSO's fault.
@@ -404,14 +404,14 @@ fn bind_to_interface(fd: &OwnedFd, interface: &str) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn fault_of(error: i32) -> Fault {
+fn fault_of(error: i32, to: SocketAddr) -> Fault {
     match error {
         libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Fault::QueueFull,
         libc::EMSGSIZE => Fault::TooBig,
-        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ECONNREFUSED | libc::EADDRNOTAVAIL => {
-            Fault::Unreachable
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN => {
+            Fault::Unreachable(to)
         }
-        libc::ENETDOWN | libc::ENODEV | libc::ENXIO => Fault::Gone,
+        libc::ENODEV | libc::ENXIO => Fault::Gone,
         _ => Fault::Refused,
     }
 }

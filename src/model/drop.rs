@@ -29,6 +29,8 @@ pub enum DropReason {
     TunnelReplayed,
     /// A data message of a session that has expired.
     TunnelSessionExpired,
+    /// A copy of a packet that has come already, by another path.
+    Duplicate,
     // The inner packet itself.
     /// Not a well-formed IP packet.
     Malformed,
@@ -119,6 +121,7 @@ impl DropReason {
             TunnelAuthenticationFailed => "tunnel-authentication-failed",
             TunnelReplayed => "tunnel-replayed",
             TunnelSessionExpired => "tunnel-session-expired",
+            Duplicate => "duplicate",
             Malformed => "malformed",
             SourceRouted => "source-routed",
             AddressNotForwarded => "address-not-forwarded",

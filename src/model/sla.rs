@@ -27,6 +27,17 @@ pub enum SlaLimit {
     Mos,
 }
 
+/// What is done for an app class's packets beyond sending them by its best path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Remediation {
+    #[default]
+    None,
+    /// They go by the next path as well while the best one may be dead.
+    DuplicateOnSuspect,
+    /// They always do.
+    DuplicateAlways,
+}
+
 /// What to do where no path keeps to an app class's SLA.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnViolation {

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod clock;
+mod copies;
 mod judge;
 mod mos;
 mod probe;
@@ -11,9 +12,10 @@ mod stamp;
 
 pub use arrivals::{Arrivals, Counts};
 pub use clock::Stamps;
+pub use copies::{Firsts, Numbering, SHIM_BYTES, copied};
 pub use judge::{Evidence, Judge, Seen, Verdict};
 pub use mos::mos;
 pub use probe::{Action, Prober, State};
 pub use quality::{LONG, Measured, Quality, Way};
 pub use select::{Candidate, select};
-pub use stamp::{Message, PROBE_ADDRESS, Reply, reflect, request};
+pub use stamp::{Asks, Message, News, PROBE_ADDRESS, PathTag, Reply, news, reflect, request};

@@ -1,9 +1,11 @@
 //! The prober: asks the far end whether the path is alive, and decides that it is not.
 //!
-//! A probe every 50 ms while packets follow each other closely, every 100 ms while there is traffic, every second
-//! otherwise. One whose answer is overdue makes the path suspect: three quick ones follow, and if nothing at all has been
-//! answered when their answers are overdue as well, it is down. Four probes in 70 ms are lost together where the path is cut,
-//! and hardly by chance. A path of which nothing was known goes down likewise.
+//! A probe every 20 ms while packets follow each other that are protected against a cut, every 50 ms while others do, every
+//! 100 ms while there is traffic, every second otherwise; and each says when the next one will come. So there are two signs
+//! that something is wrong: an answer is overdue, or the far end has been silent for one and a half of what it promised. Either
+//! makes the path suspect, and so does a far end that says it hears nothing, by this path or by another. Three quick probes
+//! follow, and if nothing at all has been answered when their answers are overdue as well, it is down. What is lost together
+//! within that time is lost where the path is cut, and hardly by chance. A path of which nothing was known goes down likewise.
 //!
 //! Down comes up again after three answers in a row, but is *recovering* for a while, and used only where nothing better is:
 //! 10 seconds, and twice as long each time it goes down again soon. A path that was never down is up with its first answer.
@@ -15,7 +17,7 @@ use super::arrivals::Counts;
 use super::clock::Stamps;
 use super::judge::Seen;
 use super::quality::Quality;
-use super::stamp::Reply;
+use super::stamp::{Asks, News, Reply};
 use crate::model::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,8 +25,8 @@ use std::time::Duration;
 /// Between probes while packets follow each other within [`CLOSE`]: a call, or a transfer.
 const BUSY: Duration = Duration::from_millis(50);
 const CLOSE: Duration = Duration::from_millis(100);
-/// Then, while there is doubt whether the path is good enough.
-const DOUBTFUL: Duration = Duration::from_millis(20);
+/// Then, while they are protected against a cut, or there is doubt whether the path is good enough.
+const CLOSELY: Duration = Duration::from_millis(20);
 /// Between probes while there is traffic, or while coming back.
 const ACTIVE: Duration = Duration::from_millis(100);
 /// Between probes otherwise.
@@ -42,12 +44,16 @@ const QUICK: u32 = 3;
 const QUICKLY: Duration = Duration::from_millis(10);
 /// An answer is waited for no less than this before the path is suspect: a scheduler's hiccup is not a loss;
 const MIN_WAIT: Duration = Duration::from_millis(50);
+/// where one has to know soon, than this;
+const MIN_WAIT_CLOSELY: Duration = Duration::from_millis(30);
 /// where nobody is in a hurry, than this;
 const IDLE_WAIT: Duration = Duration::from_millis(150);
 /// after the last quick one, than this;
 const CONFIRM: Duration = Duration::from_millis(30);
 /// and no more than this, also before anything is known of the path.
 const MAX_WAIT: Duration = Duration::from_secs(1);
+/// Both ends' timers are as exact as this: a promise is kept so much later, and is not broken before.
+const SLACK: Duration = Duration::from_millis(5);
 /// Who is called so much later than it asked for has been kept from looking, and answers may be waiting behind it.
 const STALL: Duration = Duration::from_millis(20);
 /// Probes under way at once: what [`MAX_WAIT`] allows, and some.
@@ -71,8 +77,10 @@ pub enum State {
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send a request with this sequence number, saying whether the far end's answers arrive.
-    Send { sequence: u32, answered: bool },
+    /// Send a request with this sequence number, which says this.
+    Send { sequence: u32, asks: Asks },
+    /// Something is wrong; the far end should hear of it, if there is another way to it.
+    Suspected,
     /// The path has just gone down, after so long without an answer.
     WentDown { silent: Duration },
     /// The path has just come up, and is held so long.
@@ -93,6 +101,14 @@ pub struct Prober {
     last_traffic: Option<Instant>,
     /// When a packet last followed another closely.
     last_close: Option<Instant>,
+    /// When one that is protected was last on the path.
+    last_protected: Option<Instant>,
+    /// When anything last came.
+    last_heard: Option<Instant>,
+    /// Within which time of that the far end sends again, as it says.
+    promised: Option<Duration>,
+    /// What the last request has promised.
+    interval: Duration,
     last_answer: Option<Instant>,
     in_doubt: bool,
     hold: Duration,
@@ -118,6 +134,8 @@ struct Suspicion {
     quick: u32,
     /// When there has been no answer for too long.
     decided: Instant,
+    /// Whoever works the path is still to hear of it.
+    is_news: bool,
 }
 
 impl Prober {
@@ -132,6 +150,10 @@ impl Prober {
             answered: 0,
             last_traffic: None,
             last_close: None,
+            last_protected: None,
+            last_heard: None,
+            promised: None,
+            interval: IDLE,
             last_answer: None,
             in_doubt: false,
             hold: Duration::ZERO,
@@ -160,10 +182,19 @@ impl Prober {
         self.in_doubt = in_doubt;
     }
 
-    /// Traffic of sessions runs over the path. True if that brings the next probe forward.
-    pub fn traffic(&mut self, now: Instant) -> bool {
+    /// Whether something is wrong with it, and it is not known yet what.
+    pub fn is_suspect(&self) -> bool {
+        self.suspicion.is_some()
+    }
+
+    /// Traffic of sessions runs over the path, such as is protected against a cut, or other. True if that brings the next
+    /// probe forward.
+    pub fn traffic(&mut self, is_protected: bool, now: Instant) -> bool {
         if self.last_traffic.replace(now).is_some_and(|last| now.since(last) <= CLOSE) {
             self.last_close = Some(now);
+        }
+        if is_protected {
+            self.last_protected = Some(now);
         }
         let by = now + self.interval(now);
         let sooner = self.state != State::Down && by < self.next;
@@ -171,6 +202,40 @@ impl Prober {
             self.next = by;
         }
         sooner
+    }
+
+    /// Something has come that the far end has sent.
+    pub fn heard(&mut self, now: Instant) {
+        self.last_heard = Some(now);
+    }
+
+    /// The far end has asked, and said this. [`Prober::poll_timeout`] may be sooner.
+    pub fn asked(&mut self, asks: &Asks, now: Instant) {
+        self.promised = asks.within;
+        if asks.deaf && self.is_up() {
+            self.suspect(false, now);
+        }
+    }
+
+    /// The far end has sent news of this path by another one. [`Prober::poll_timeout`] may be sooner.
+    pub fn told(&mut self, news: News, now: Instant) -> Option<Action> {
+        match news {
+            _ if !self.is_up() => None,
+            News::Suspect => {
+                self.suspect(false, now);
+                None
+            }
+            News::Down => {
+                self.suspicion = None;
+                Some(self.go_down(now))
+            }
+        }
+    }
+
+    /// Nothing can be sent: the transport is down, or knows no way. It is down without further asking.
+    pub fn cannot_send(&mut self, now: Instant) -> Option<Action> {
+        self.suspicion = None;
+        self.is_up().then(|| self.go_down(now))
     }
 
     /// There is reason to ask at once: a new session, or a far end that has just shown itself.
@@ -182,7 +247,9 @@ impl Prober {
     /// would find. It need not be sent, unless there is traffic, doubt, or it has been long.
     pub fn vouched(&mut self, now: Instant) {
         let lately = self.last_answer.is_some_and(|last| now.since(last) < ASK_ANYWAY);
-        if self.is_up() && self.suspicion.is_none() && lately && !self.has_traffic(now) {
+        // What has been promised is kept.
+        let is_idle = self.interval == IDLE && !self.has_traffic(now);
+        if self.is_up() && self.suspicion.is_none() && lately && is_idle {
             self.next = self.next.max(now + VOUCHED);
         }
     }
@@ -192,7 +259,8 @@ impl Prober {
         let overdue = self.awaited().map(|sent| sent.awaited_from + self.wait());
         let decided = self.suspicion.map(|suspicion| suspicion.decided);
         let recovered = (self.state == State::Recovering).then_some(self.held_until);
-        [overdue, decided, recovered].into_iter().flatten().fold(self.next, Instant::min)
+        let silent = self.silent_from().filter(|_| self.suspicion.is_none());
+        [overdue, decided, recovered, silent].into_iter().flatten().fold(self.next, Instant::min)
     }
 
     /// Does what is due: suspects, decides, and sends. Call until `None`.
@@ -202,7 +270,16 @@ impl Prober {
             self.under_way[at].given_up = true;
             self.quality.missed();
             self.answered = 0;
-            self.suspect(now);
+            self.suspect(true, now);
+        }
+        let deaf = self.is_deaf(now);
+        if deaf {
+            self.suspect(true, now);
+        }
+        if let Some(suspicion) = &mut self.suspicion
+            && std::mem::take(&mut suspicion.is_news)
+        {
+            return Some(Action::Suspected);
         }
         if let Some(suspicion) = self.suspicion
             && suspicion.decided <= now
@@ -220,7 +297,8 @@ impl Prober {
         if now < self.next {
             return None;
         }
-        self.next = now + self.interval(now);
+        self.interval = self.interval(now);
+        self.next = now + self.interval;
         if let Some(suspicion) = &mut self.suspicion
             && suspicion.quick > 0
         {
@@ -241,7 +319,8 @@ impl Prober {
             given_up: false,
         });
         let answered = self.is_up() && self.suspicion.is_none();
-        Some(Action::Send { sequence: self.sequence, answered })
+        let asks = Asks { answered, within: Some(self.interval), deaf };
+        Some(Action::Send { sequence: self.sequence, asks })
     }
 
     /// An answer came; so much has arrived here of what the far end sent. One that nobody waits for any more, or never did,
@@ -295,6 +374,7 @@ impl Prober {
         };
         self.state = State::Down;
         self.answered = 0;
+        self.promised = None;
         Action::WentDown { silent: self.last_answer.map_or(Duration::ZERO, |last| now.since(last)) }
     }
 
@@ -308,13 +388,27 @@ impl Prober {
         if let Some(suspicion) = &mut self.suspicion {
             suspicion.decided += stalled;
         }
+        if let Some(last) = &mut self.last_heard {
+            *last += stalled;
+        }
     }
 
-    fn suspect(&mut self, now: Instant) {
+    fn suspect(&mut self, is_news: bool, now: Instant) {
         if self.suspicion.is_none() && self.state != State::Down {
-            self.suspicion = Some(Suspicion { quick: QUICK, decided: now });
+            self.suspicion = Some(Suspicion { quick: QUICK, decided: now, is_news });
             self.next = now;
         }
+    }
+
+    /// From when on the far end has been silent for longer than it promised, where it promised anything soon.
+    fn silent_from(&self) -> Option<Instant> {
+        let promised = self.promised.filter(|promised| *promised <= ACTIVE && self.is_up())?;
+        let varies = self.quality.rtt_deviation()? * 4;
+        Some(self.last_heard? + promised * 3 / 2 + varies.max(SLACK))
+    }
+
+    fn is_deaf(&self, now: Instant) -> bool {
+        self.silent_from().is_some_and(|from| from <= now)
     }
 
     /// The last quick probe has been sent: its answer, and those of the others, are waited for.
@@ -345,8 +439,8 @@ impl Prober {
             State::Down if self.answered == 0 => IDLE,
             State::Down => ACTIVE,
             _ if within(self.last_close, CLOSE) => {
-                if self.in_doubt {
-                    DOUBTFUL
+                if self.in_doubt || within(self.last_protected, CLOSE) {
+                    CLOSELY
                 } else {
                     BUSY
                 }
@@ -376,8 +470,13 @@ impl Prober {
             (None, _) => true,
             (Some(_), None) => false,
         };
-        let least = if is_idle { IDLE_WAIT } else { MIN_WAIT };
-        (rtt + (BUSY / 2).max(deviation * 4)).clamp(least, MAX_WAIT)
+        let least = match self.interval {
+            _ if is_idle => IDLE_WAIT,
+            CLOSELY => MIN_WAIT_CLOSELY,
+            _ => MIN_WAIT,
+        };
+        let half = (self.interval / 2).min(BUSY / 2);
+        (rtt + half.max(deviation * 4)).clamp(least, MAX_WAIT)
     }
 }
 
@@ -408,7 +507,7 @@ mod tests {
         for t in from..from + ms {
             let now = Instant(0) + MS * t as u32;
             if traffic {
-                prober.traffic(now);
+                prober.traffic(false, now);
             }
             while let Some((due, sequence)) = answers.front().copied()
                 && due <= t
@@ -429,7 +528,8 @@ mod tests {
     }
 
     fn changes(log: &[(u64, Action)]) -> Vec<(u64, Action)> {
-        log.iter().copied().filter(|(_, action)| !matches!(action, Action::Send { .. })).collect()
+        let is_change = |action: &Action| !matches!(action, Action::Send { .. } | Action::Suspected);
+        log.iter().copied().filter(|(_, action)| is_change(action)).collect()
     }
 
     #[test]
@@ -442,12 +542,113 @@ mod tests {
     }
 
     #[test]
+    fn probes_run_every_20_ms_beside_packets_that_are_protected() {
+        let mut prober = Prober::new(Instant(0));
+        run(&mut prober, 0, 2_000, false, |_| true);
+        let mut sent = 0;
+        for t in 2_000..12_000 {
+            let now = Instant(0) + MS * t;
+            if t % 20 == 0 {
+                prober.traffic(true, now);
+            }
+            while let Some(action) = prober.poll(now) {
+                if let Action::Send { sequence, asks } = action {
+                    assert!(t < 2_200 || asks.within == Some(CLOSELY), "{asks:?}");
+                    prober.answer(&reply(sequence), Counts::default(), now);
+                    sent += 1;
+                }
+            }
+        }
+        assert!((495..=502).contains(&sent), "{sent}");
+    }
+
+    /// A prober that is up, and has been promised a packet every 20 ms, the last of which came at 2,000 ms.
+    fn promised() -> Prober {
+        let mut prober = Prober::new(Instant(0));
+        run(&mut prober, 0, 2_000, true, |_| true);
+        prober.heard(Instant(0) + MS * 2_000);
+        let asks = Asks { within: Some(CLOSELY), ..Asks::default() };
+        prober.asked(&asks, Instant(0) + MS * 2_000);
+        prober
+    }
+
+    #[test]
+    fn a_far_end_that_is_silent_for_one_and_a_half_of_what_it_promised_makes_the_path_suspect() {
+        let mut prober = promised();
+        let log = run(&mut prober, 2_000, 100, true, |_| true);
+        let suspected = log.iter().find(|(_, action)| *action == Action::Suspected);
+        let at = suspected.expect("suspected").0;
+        assert!((2_030..=2_040).contains(&at), "{log:?}");
+        let is_deaf = |action: &Action| matches!(action, Action::Send { asks, .. } if asks.deaf);
+        let said = log.iter().find(|(_, action)| is_deaf(action));
+        assert_eq!(said.expect("said so").0, at, "the far end is told at once");
+    }
+
+    #[test]
+    fn a_far_end_that_keeps_its_promise_is_not_suspected_and_one_that_promised_nothing_soon_is_not_either() {
+        let mut prober = promised();
+        for t in (2_000..10_000).step_by(20) {
+            prober.heard(Instant(0) + MS * t);
+            let log = run(&mut prober, t.into(), 20, true, |_| true);
+            assert!(log.iter().all(|(_, action)| matches!(action, Action::Send { .. })), "{log:?}");
+        }
+        prober.asked(&Asks { within: Some(IDLE), ..Asks::default() }, Instant(0) + MS * 10_000);
+        let log = run(&mut prober, 10_000, 5_000, true, |_| true);
+        assert!(log.iter().all(|(_, action)| matches!(action, Action::Send { .. })), "{log:?}");
+    }
+
+    #[test]
+    fn a_far_end_that_hears_nothing_makes_the_path_suspect_by_saying_so_on_it_or_on_another() {
+        let now = Instant(0) + MS * 2_000;
+        for by_another in [false, true] {
+            let mut prober = promised();
+            if by_another {
+                assert_eq!(prober.told(News::Suspect, now), None);
+            } else {
+                prober.asked(&Asks { deaf: true, ..Asks::default() }, now);
+            }
+            assert!(prober.is_suspect());
+            let log = run(&mut prober, 2_000, 30, true, |_| true);
+            let [(2_000, Action::Send { .. }), ..] = log[..] else { panic!("it asks at once: {log:?}") };
+            assert!(
+                !log.iter().any(|(_, action)| *action == Action::Suspected),
+                "nobody need be told: {log:?}"
+            );
+            assert!(!prober.is_suspect(), "it was answered");
+        }
+    }
+
+    #[test]
+    fn what_is_promised_is_kept() {
+        for seed in 0..50 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut prober = Prober::new(Instant(0));
+            let mut until: Option<Instant> = None;
+            for t in 0..20_000 {
+                let now = Instant(0) + MS * t;
+                match rng.random_range(0..200) {
+                    0..20 if t % 5_000 < 2_000 => drop(prober.traffic(rng.random(), now)),
+                    20..25 => prober.vouched(now),
+                    _ => {}
+                }
+                while let Some(action) = prober.poll(now) {
+                    let Action::Send { sequence, asks } = action else { continue };
+                    prober.answer(&reply(sequence), Counts::default(), now);
+                    // A second is no promise that anybody goes by.
+                    until = asks.within.filter(|within| *within <= ACTIVE).map(|within| now + within);
+                }
+                assert!(until.is_none_or(|until| now <= until), "seed {seed}, {t} ms");
+            }
+        }
+    }
+
+    #[test]
     fn probes_run_every_100_ms_with_traffic_now_and_then() {
         let mut prober = Prober::new(Instant(0));
         run(&mut prober, 0, 2_000, false, |_| true);
         let sent: usize = (0..10)
             .map(|n| {
-                prober.traffic(Instant(0) + MS * (2_000 + n * 1_000));
+                prober.traffic(false, Instant(0) + MS * (2_000 + n * 1_000));
                 run(&mut prober, 2_000 + u64::from(n) * 1_000, 1_000, false, |_| true).len()
             })
             .sum();
@@ -523,7 +724,7 @@ mod tests {
         let asked = prober.sequence;
         let now = Instant(0) + MS * 5_400;
         while let Some(action) = prober.poll(now) {
-            assert!(matches!(action, Action::Send { .. }), "{action:?}");
+            assert!(matches!(action, Action::Send { .. } | Action::Suspected), "{action:?}");
         }
         prober.answer(&reply(asked), Counts::default(), now);
         assert_eq!(changes(&run(&mut prober, 5_401, 1_000, true, |_| true)), []);
@@ -580,7 +781,8 @@ mod tests {
             prober
         };
         use State::*;
-        for (state, answers, is_silent, loses_session) in [
+        // The last: whoever says so, it is down; one that has never been up is as it was.
+        for (state, answers, is_silent, is_said_dead) in [
             (Unproven, Up, Down, Unproven),
             (Up, Up, Down, Down),
             (Down, Recovering, Down, Down),
@@ -591,9 +793,31 @@ mod tests {
                 run(&mut prober, 10_000, silence, false, |_| alive);
                 assert_eq!(prober.state(), becomes, "{state:?}, alive: {alive}");
             }
+            let now = Instant(0) + MS * 10_000;
             let mut prober = make(state);
-            prober.lost_session(Instant(0) + MS * 10_000);
-            assert_eq!(prober.state(), loses_session, "{state:?} loses its session");
+            prober.lost_session(now);
+            assert_eq!(prober.state(), is_said_dead, "{state:?} loses its session");
+            let mut prober = make(state);
+            prober.cannot_send(now);
+            assert_eq!(prober.state(), is_said_dead, "{state:?}: nothing can be sent");
+            let mut prober = make(state);
+            prober.told(News::Down, now);
+            assert_eq!(prober.state(), is_said_dead, "{state:?}: the far end says so");
+            let is_alive = matches!(state, Up | Recovering);
+            let mut prober = make(state);
+            prober.told(News::Suspect, now);
+            assert_eq!(
+                (prober.state(), prober.is_suspect()),
+                (state, is_alive),
+                "{state:?}: the far end doubts"
+            );
+            let mut prober = make(state);
+            prober.asked(&Asks { deaf: true, ..Asks::default() }, now);
+            assert_eq!(
+                (prober.state(), prober.is_suspect()),
+                (state, is_alive),
+                "{state:?}: the far end is deaf"
+            );
         }
         let mut prober = make(Recovering);
         run(&mut prober, 8_000, 12_000, false, |_| true);
@@ -608,7 +832,7 @@ mod tests {
         let (mut now, mut burst, mut lost) = (Instant(0), 0, 0);
         let mut answers: VecDeque<(Instant, u32)> = VecDeque::new();
         while now < Instant(0) + Duration::from_secs(86_400) {
-            prober.traffic(now);
+            prober.traffic(false, now);
             while let Some((at, sequence)) = answers.pop_front_if(|(at, _)| *at <= now) {
                 prober.answer(&reply(sequence), Counts::default(), at);
             }
@@ -626,7 +850,7 @@ mod tests {
                         ));
                         answers.make_contiguous().sort_unstable();
                     }
-                    Action::CameUp { .. } => {}
+                    Action::CameUp { .. } | Action::Suspected => {}
                     other => panic!("{other:?} at {now:?}"),
                 }
             }
@@ -652,9 +876,9 @@ mod tests {
             for near in 0..2 {
                 while let Some(action) = ends[near].poll(now) {
                     match action {
-                        Action::Send { sequence, answered } => {
+                        Action::Send { sequence, asks } => {
                             sent[near] += 1;
-                            if carries[near] && near == 0 && answered {
+                            if carries[near] && near == 0 && asks.answered {
                                 ends[1].vouched(now);
                             }
                             if carries[near] && carries[1 - near] {
@@ -680,7 +904,7 @@ mod tests {
         // Traffic makes both ask, at once.
         let now = Instant(0) + MS * 65_000;
         for end in &mut ends {
-            end.traffic(now);
+            end.traffic(false, now);
         }
         assert!(ends.iter().all(|end| end.poll_timeout() <= now + ACTIVE));
         let (sent, _) = run_both(&mut ends, 65_000, 1_000, [true; 2]);

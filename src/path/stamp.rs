@@ -8,6 +8,7 @@ use super::clock::Stamps;
 use crate::model::{Now, Protocol};
 use crate::wire::{self, Parsed};
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 /// Both ends' address: fe80::706f:7067, "popg".
 pub const PROBE_ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x706f, 0x7067);
@@ -25,6 +26,16 @@ const ANSWERED_TLV: [u8; 4] = [NOT_RECOGNISED, 252, 0, 0];
 /// as the Direct Measurement TLV's (section 4.5): data messages received, lost and reordered.
 const ARRIVALS: u8 = 253;
 const ARRIVALS_BYTES: usize = 12;
+/// The third is what its first byte says it is. A promise: milliseconds within which the sender sends again, in two bytes, and
+/// one that is 1 if it has not heard the other end for longer than it should have.
+const SAYS: u8 = 254;
+const PROMISE: u8 = 1;
+const PROMISE_BYTES: usize = 4;
+/// Or news of another path between the same two boxes: its [`PathTag`], and one byte that says what has become of it there.
+const NEWS: u8 = 2;
+const NEWS_BYTES: usize = 10;
+const SUSPECT: u8 = 1;
+const DOWN: u8 = 2;
 const NOT_RECOGNISED: u8 = 0x80;
 /// Seconds between the NTP era's beginning and Unix's (RFC 5905 section 6).
 const NTP_OFFSET: u64 = 2_208_988_800;
@@ -34,11 +45,42 @@ const ERROR_ESTIMATE: [u8; 2] = [0x80, 0x01];
 /// A probe packet that came out of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// To be reflected; and whether the sender says that it gets its answers.
-    Request {
-        answered: bool,
-    },
+    /// To be reflected.
+    Request(Asks),
     Reply(Reply),
+    /// Of another path; not to be reflected.
+    News(PathTag, News),
+}
+
+/// What a request says besides being one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asks {
+    /// The sender's earlier requests have been answered.
+    pub answered: bool,
+    /// The sender sends again within this, if it promises anything; to a millisecond.
+    pub within: Option<Duration>,
+    /// The sender has not heard the other end for longer than it should have.
+    pub deaf: bool,
+}
+
+/// What both ends of a path know it by: the first bytes of their public keys, added without carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathTag([u8; 8]);
+
+/// What the far end has found out about a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It may be dead.
+    Suspect,
+    /// It is.
+    Down,
+}
+
+impl PathTag {
+    /// The tag of the path between the owners of these public keys, in either order.
+    pub fn between(a: &[u8; 32], b: &[u8; 32]) -> PathTag {
+        PathTag(std::array::from_fn(|at| a[at] ^ b[at]))
+    }
 }
 
 /// The answer to a request.
@@ -64,8 +106,23 @@ impl Message {
         let body = udp.get(8..8 + MESSAGE_BYTES)?;
         match u16::from_be_bytes([udp[2], udp[3]]) {
             REFLECTOR_PORT => {
-                let answered = tlvs(&udp[8 + MESSAGE_BYTES..]).any(|tlv| tlv == ANSWERED_TLV);
-                Some(Message::Request { answered })
+                let mut asks = Asks::default();
+                for tlv in tlvs(&udp[8 + MESSAGE_BYTES..]) {
+                    match *tlv {
+                        _ if tlv == ANSWERED_TLV => asks.answered = true,
+                        [_, SAYS, _, _, PROMISE, high, low, deaf] => {
+                            asks.within = Some(Duration::from_millis(u16::from_be_bytes([high, low]).into()));
+                            asks.deaf = deaf == 1;
+                        }
+                        [_, SAYS, _, _, NEWS, ref tag @ .., what @ (SUSPECT | DOWN)] => {
+                            let tag = PathTag(*tag.first_chunk().filter(|_| tag.len() == 8)?);
+                            let news = if what == DOWN { News::Down } else { News::Suspect };
+                            return Some(Message::News(tag, news));
+                        }
+                        _ => {}
+                    }
+                }
+                Some(Message::Request(asks))
             }
             SENDER_PORT => {
                 let stamps = Stamps {
@@ -82,19 +139,40 @@ impl Message {
     }
 }
 
-/// A request (RFC 8762 section 4.2.1), which says whether earlier ones have been `answered`, and asks what has arrived.
-pub fn request(sequence: u32, answered: bool, now: Now) -> Vec<u8> {
-    let mut body = Vec::with_capacity(MESSAGE_BYTES + ANSWERED_TLV.len() + 4 + ARRIVALS_BYTES);
-    body.extend_from_slice(&sequence.to_be_bytes());
-    body.extend_from_slice(&ntp(now));
-    body.extend_from_slice(&ERROR_ESTIMATE);
-    body.resize(MESSAGE_BYTES, 0);
-    if answered {
+/// A request (RFC 8762 section 4.2.1), which asks what has arrived.
+pub fn request(sequence: u32, asks: Asks, now: Now) -> Vec<u8> {
+    let mut body = request_body(sequence, now);
+    if asks.answered {
         body.extend_from_slice(&ANSWERED_TLV);
+    }
+    if let Some(within) = asks.within {
+        let [high, low] = u16::try_from(within.as_millis()).unwrap_or(u16::MAX).to_be_bytes();
+        let promise: [u8; PROMISE_BYTES] = [PROMISE, high, low, asks.deaf.into()];
+        body.extend_from_slice(&[NOT_RECOGNISED, SAYS, 0, PROMISE_BYTES as u8]);
+        body.extend_from_slice(&promise);
     }
     body.extend_from_slice(&[NOT_RECOGNISED, ARRIVALS, 0, ARRIVALS_BYTES as u8]);
     body.resize(body.len() + ARRIVALS_BYTES, 0);
     wire::udp_v6((PROBE_ADDRESS, SENDER_PORT), (PROBE_ADDRESS, REFLECTOR_PORT), 0, &body)
+}
+
+/// News of another path: a request in form, so that a far end which does not know it answers what nobody has asked.
+pub fn news(of: PathTag, news: News, now: Now) -> Vec<u8> {
+    let mut body = request_body(0, now);
+    body.extend_from_slice(&[NOT_RECOGNISED, SAYS, 0, NEWS_BYTES as u8, NEWS]);
+    body.extend_from_slice(&of.0);
+    body.push(if news == News::Down { DOWN } else { SUSPECT });
+    wire::udp_v6((PROBE_ADDRESS, SENDER_PORT), (PROBE_ADDRESS, REFLECTOR_PORT), 0, &body)
+}
+
+fn request_body(sequence: u32, now: Now) -> Vec<u8> {
+    // With room for what [`request`] says.
+    let mut body = Vec::with_capacity(MESSAGE_BYTES + 4 + 4 + PROMISE_BYTES + 4 + ARRIVALS_BYTES);
+    body.extend_from_slice(&sequence.to_be_bytes());
+    body.extend_from_slice(&ntp(now));
+    body.extend_from_slice(&ERROR_ESTIMATE);
+    body.resize(MESSAGE_BYTES, 0);
+    body
 }
 
 /// The reflection of a request (RFC 8762 section 4.3.1, stateless: the sequence number is the sender's), which tells what has
@@ -169,10 +247,12 @@ mod tests {
     fn a_reflection_carries_the_request_it_answers_and_what_has_arrived() {
         let at = |unix_nanos| Now { unix_nanos, ..Now::default() };
         let arrived = Counts { received: 70_000, lost: 3, reordered: 1 };
-        for answered in [false, true] {
-            let request = request(77, answered, at(1_500_000_000));
+        let promises = [None, Some(Duration::from_millis(20)), Some(Duration::from_secs(1))];
+        for (n, within) in promises.into_iter().cycle().take(6).enumerate() {
+            let asks = Asks { answered: n < 3, within, deaf: n == 1 };
+            let request = request(77, asks, at(1_500_000_000));
             let ip = wire::parse_ip(&request).expect("sound");
-            assert_eq!(Message::read(&request, &ip, at(0)), Some(Message::Request { answered }));
+            assert_eq!(Message::read(&request, &ip, at(0)), Some(Message::Request(asks)));
             let reply = reflect(&request, &ip, arrived, at(1_500_000_123)).expect("a request");
             assert_eq!(reply.len(), request.len(), "what is sent out and back is as long");
             let ip = wire::parse_ip(&reply).expect("sound");
@@ -190,7 +270,7 @@ mod tests {
     #[test]
     fn a_reflector_that_knows_no_tlvs_tells_no_arrivals() {
         let now = Now { unix_nanos: 1, ..Now::default() };
-        let sent = request(1, false, now);
+        let sent = request(1, Asks::default(), now);
         let body = &sent[48..48 + MESSAGE_BYTES];
         for behind in [&sent[48 + MESSAGE_BYTES..], &[], &[0, ARRIVALS, 0, 200, 1], &[0, ARRIVALS, 0, 1, 1]] {
             let body: Vec<u8> = [body, behind].concat();
@@ -198,6 +278,20 @@ mod tests {
             let ip = wire::parse_ip(&reply).expect("sound");
             let Some(Message::Reply(reply)) = Message::read(&reply, &ip, now) else { panic!("no reply") };
             assert_eq!(reply.arrivals, None);
+        }
+    }
+
+    #[test]
+    fn news_of_another_path_is_read_as_such_and_both_ends_know_it_by_the_same_tag() {
+        let now = Now { unix_nanos: 1, ..Now::default() };
+        let (a, b) = ([7; 32], std::array::from_fn(|n| n as u8));
+        let tag = PathTag::between(&a, &b);
+        assert_eq!(tag, PathTag::between(&b, &a));
+        assert_ne!(tag, PathTag::between(&a, &a));
+        for what in [News::Suspect, News::Down] {
+            let packet = news(tag, what, now);
+            let ip = wire::parse_ip(&packet).expect("sound");
+            assert_eq!(Message::read(&packet, &ip, now), Some(Message::News(tag, what)));
         }
     }
 }

@@ -101,6 +101,8 @@ impl Worker {
             received_bytes: path.received.bytes,
             sent_packets: path.sent.packets,
             sent_bytes: path.sent.bytes,
+            duplicated_packets: path.duplicated,
+            duplicate_packets: path.duplicates,
         }
     }
 

@@ -2,8 +2,9 @@
 //! stands is told to the other workers whenever it may have changed.
 
 use super::team::{Standing, Team};
+use crate::config::public_of;
 use crate::model::{IdMap, Instant, Now, PathId, TransportId, Wheel};
-use crate::path::{Arrivals, Candidate, Judge, Prober, State, Verdict};
+use crate::path::{Arrivals, Candidate, Judge, PathTag, Prober, State, Verdict};
 use crate::tables::{Generation, PathSpec};
 use crate::tunnel::{Endpoint, Keys, Tunnel, TunnelIndex};
 use rand::Rng;
@@ -29,11 +30,16 @@ const CALL_INTERVALS_MS: [u64; 8] = [1_000, 1_000, 1_000, 1_000, 1_000, 2_000, 3
 pub struct Path {
     pub spec: PathSpec,
     pub tunnel: Tunnel,
+    /// What both ends know it by.
+    pub tag: PathTag,
     pub prober: Prober,
     /// The far end is a popgate: it answers probes, or has sent one.
     pub probed: bool,
     pub received: Traffic,
     pub sent: Traffic,
+    /// Copies among it, of packets that went by another path first; and packets that had come already, by another path.
+    pub duplicated: u64,
+    pub duplicates: u64,
     /// What arrived of what the far end sent.
     pub arrivals: Arrivals,
     /// One for each of the tenant's SLAs.
@@ -60,6 +66,10 @@ pub enum Why {
     Heard,
     /// It went down, after so long without an answer.
     Down(Duration),
+    /// It is down, as the far end has found out.
+    ToldDown,
+    /// Nothing can be sent from its transport.
+    CannotSend,
     CameUp,
     /// It has been up for as long as it was held.
     Recovered,
@@ -295,10 +305,13 @@ impl Paths {
         let path = Path {
             spec: spec.clone(),
             tunnel,
+            tag: PathTag::between(&spec.public_key.0, &public_of(&spec.private_key).0),
             prober: Prober::new(now.instant),
             probed: spec.probes,
             received: Traffic::default(),
             sent: Traffic::default(),
+            duplicated: 0,
+            duplicates: 0,
             arrivals: Arrivals::default(),
             judges: judges(spec, generation),
             avoid: 0,

@@ -104,6 +104,12 @@ pub struct PathReport {
     pub received_bytes: u64,
     pub sent_packets: u64,
     pub sent_bytes: u64,
+    /// Packets among these that went by another path too, and this was not the first choice.
+    #[serde(default)]
+    pub duplicated_packets: u64,
+    /// Packets received that had come already, by another path.
+    #[serde(default)]
+    pub duplicate_packets: u64,
 }
 
 /// One direction of a path, over the last ten seconds: of packets of all kinds, probes being few of them.

@@ -3,12 +3,13 @@
 
 use crate::control::{WorkerGone, WorkerPort};
 use crate::io::exporting::Order;
-use crate::io::forward::{DataPlane, Dropped, ForwardHandle};
+use crate::io::forward::{DataPlane, Dropped, Egress, Fault, ForwardHandle};
 use crate::io::ledgering::Ledgering;
 use crate::model::{Instant, Now};
 use crate::pipeline::report::{Answer, Query};
 use crate::pipeline::{Entrance, Logged, SessionScan, Worker};
 use crate::tables::Generation;
+use crate::tunnel::Endpoint;
 use crate::wire::{Batch, Outbound};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -125,6 +126,9 @@ impl DataPlane for WorkerPlane {
     }
 
     fn egress_dropped(&mut self, what: Dropped, count: u64) {
+        if let (Egress::Transport(transport), Fault::Unreachable(address)) = (what.egress, what.fault) {
+            self.worker.cannot_send_to(Endpoint { transport, address });
+        }
         self.worker.egress_dropped(what.reason(), count);
     }
 

@@ -19,7 +19,7 @@ use crate::config::{
     self, Appliance, BREAKOUT, Branch, BranchLimits, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind,
     NatAction, Place, Pop, PortForward, Role, catalog,
 };
-use crate::model::{End, HandoffId, IdMap, PathId, PrefixMap, TenantId, Zone};
+use crate::model::{End, HandoffId, IdMap, PathId, PrefixMap, Remediation, TenantId, Zone};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -89,6 +89,11 @@ impl Compiler {
             icmp_source: appliance.icmp_source,
             max_sessions: appliance.max_sessions,
             active_timeout: appliance.export.active_timeout,
+            remediates: candidate
+                .tenants
+                .values()
+                .flat_map(|tenant| &tenant.path_policies)
+                .any(|policy| policy.remediation != Remediation::None),
         };
         for transport in &appliance.transports {
             let id = self.names.transport_id(&transport.name);
@@ -474,7 +479,10 @@ impl Compiler {
                 }
             }
             let sla = policy.sla.as_ref().and_then(|_| slas.next());
-            (self.names.class_id(tenant, &policy.class), Order { paths: order.into(), sla })
+            (
+                self.names.class_id(tenant, &policy.class),
+                Order { paths: order.into(), sla, remediation: policy.remediation },
+            )
         });
         let paths = paths.iter().map(|(id, _)| *id).collect();
         Site { orders: orders.collect(), paths, limits: BranchLimits::default() }

@@ -12,7 +12,7 @@ use crate::config::{
 };
 use crate::model::{
     ClassId, DeviceId, DropReason, End, FlowKey, HandoffId, IdMap, Nat64Prefix, NextHop, OnViolation, PathId,
-    PrefixMap, Protocol, SiteId, SlaLimits, TenantId, Timeouts, TransportId, Zone,
+    PrefixMap, Protocol, Remediation, SiteId, SlaLimits, TenantId, Timeouts, TransportId, Zone,
 };
 use ipnetwork::IpNetwork;
 use std::collections::HashMap;
@@ -39,6 +39,8 @@ pub struct Generation {
     pub icmp_source: IcmpSource,
     pub max_sessions: usize,
     pub active_timeout: Duration,
+    /// Whether any class of any tenant's is sent twice, ever.
+    pub(super) remediates: bool,
 }
 
 /// Whom a prefix that faces the internet belongs to.
@@ -171,6 +173,7 @@ pub struct Order {
     pub paths: Box<[PathId]>,
     /// The place in [`Tenant::slas`] of what it asks of them.
     pub sla: Option<u8>,
+    pub remediation: Remediation,
 }
 
 /// What a path policy asks of paths.
@@ -289,6 +292,11 @@ impl Site {
     pub fn sla(&self, class: ClassId) -> Option<u8> {
         self.orders.get(class)?.sla
     }
+
+    /// What is done for `class` beyond sending it by its best path.
+    pub fn remediation(&self, class: ClassId) -> Remediation {
+        self.orders.get(class).map_or(Remediation::None, |order| order.remediation)
+    }
 }
 
 impl Generation {
@@ -304,6 +312,15 @@ impl Generation {
             },
         };
         host.map(|host| Called::Host { tenant, host })
+    }
+
+    /// What is done for a class beyond sending it by its best path, which is this one.
+    pub fn remediation(&self, path: PathId, class: ClassId) -> Remediation {
+        if !self.remediates {
+            return Remediation::None;
+        }
+        let site = |spec: &PathSpec| self.tenants.get(spec.tenant)?.sites.get(spec.site);
+        self.paths.get(path).and_then(site).map_or(Remediation::None, |site| site.remediation(class))
     }
 
     /// The branch that has an address and port of a pool's, where that can be computed ([`Pool::branch_of`]).

@@ -8,7 +8,7 @@ use popgate::config::{
     HandoffKind, IcmpSource, NatFiltering, PathPolicy, Place, Pop as PopRole, PrivateKey, Role, SourceRef,
     Tenant, TenantBranch, TenantPath, Transport, public_of,
 };
-use popgate::model::{DeviceId, Now, Protocol, Timeouts, TransportId};
+use popgate::model::{DeviceId, Now, Protocol, Remediation, Timeouts, TransportId};
 use popgate::pipeline::{Entrance, Team, Worker};
 use popgate::tables::{Compiler, Generation};
 use popgate::wire::{Batch, Handover, Ingress, Outbound};
@@ -297,6 +297,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
             class: DEFAULT_CLASS.into(),
             prefer: vec!["wan".into()],
             sla: None,
+            remediation: Remediation::None,
             at: at.clone(),
         }],
         policy_tests: Vec::new(),

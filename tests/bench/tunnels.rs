@@ -9,7 +9,7 @@ use crate::measure::{Stopwatch, rss};
 use crate::pop::{Pop, clients, compiled, from_client, seal};
 use crate::{BATCH, Row, Wanted};
 use boringtun::noise::TunnResult;
-use popgate::path::{Counts, Message, reflect, request};
+use popgate::path::{Asks, Counts, Message, reflect, request};
 use popgate::wire::{self, Batch, Outbound};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -126,12 +126,13 @@ fn unasked(pop: &mut Pop, peers: Peers, step: u64) -> Vec<(usize, Vec<u8>)> {
     };
     let turn = |n: &usize| *n as u64 % every == step % every;
     let now = pop.now;
+    let asks = Asks { answered: true, within: Some(Duration::from_secs(1)), deaf: false };
     (0..TUNNELS)
         .filter(turn)
         .map(|n| {
             let client = &mut pop.clients[n];
             match peers {
-                Peers::Probing => (n, seal(client, &request(step as u32, true, now))),
+                Peers::Probing => (n, seal(client, &request(step as u32, asks, now))),
                 _ => (n, seal(client, &[])),
             }
         })

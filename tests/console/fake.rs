@@ -289,6 +289,8 @@ impl Worker {
             received_bytes: received,
             sent_packets: sent / 900,
             sent_bytes: sent,
+            duplicated_packets: 0,
+            duplicate_packets: 0,
         }
     }
 

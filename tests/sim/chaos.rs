@@ -201,7 +201,15 @@ impl Chaos {
             self.look_at_deliveries();
         }
         if self.rng.random_bool(0.2) {
-            let request = popgate::path::request(self.rng.random(), self.rng.random(), self.sim.now);
+            let asks = popgate::path::Asks {
+                answered: self.rng.random(),
+                within: self
+                    .rng
+                    .random_bool(0.5)
+                    .then(|| Duration::from_millis(self.rng.random_range(0..70_000))),
+                deaf: self.rng.random(),
+            };
+            let request = popgate::path::request(self.rng.random(), asks, self.sim.now);
             self.sim.forge(branch, &request);
         }
     }

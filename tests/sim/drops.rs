@@ -573,6 +573,19 @@ fn mend_ipv4(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
+#[test]
+fn duplicate_of_what_came_by_another_path() {
+    let twice = ACME.replacen(
+        "prefer = [\"dsl\", \"lte\"]",
+        "prefer = [\"dsl\", \"lte\"]\nremediation = \"duplicate-always\"",
+        1,
+    );
+    let mut sim = Sim::with_policies(&twice, crate::net::GLOBEX);
+    sim.advance(2_000);
+    assert_eq!(sim.from_lan("berlin", &udp("10.1.0.5:1", "203.0.113.80:53", b"x").bytes()).len(), 1);
+    assert_dropped(&mut sim, Some("acme"), "duplicate", 1);
+}
+
 /// Reads the enum's own source: a variant without a test in this file fails here.
 #[test]
 fn every_reason_there_is_has_a_test_in_this_file() {

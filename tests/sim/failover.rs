@@ -162,7 +162,8 @@ fn a_path_does_not_falter_when_its_far_end_turns_out_to_be_a_popgate() {
     // A session, and no probes: for all the PoP knows a stock client, until one shows.
     sim.forge("lyon", &udp("10.2.0.1:1", "203.0.113.80:53", b"x").bytes());
     assert_eq!(state(&mut sim, "fra1", "lyon", "dsl"), PathState::Up);
-    let request = popgate::path::request(1, true, sim.now);
+    let request =
+        popgate::path::request(1, popgate::path::Asks { answered: true, ..Default::default() }, sim.now);
     sim.forge("lyon", &request);
     assert_eq!(state(&mut sim, "fra1", "lyon", "dsl"), PathState::Up);
     // But one that answers no probes of ours is not up for long.

@@ -10,6 +10,7 @@
 mod blocks;
 mod breakout;
 mod chaos;
+mod copies;
 mod crowd;
 mod cuts;
 mod drops;

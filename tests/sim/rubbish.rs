@@ -79,7 +79,7 @@ fn rubbish_inside_a_tunnel_is_counted_to_the_last_packet() {
         ping("10.1.0.5", "203.0.113.80", 1, &[0; 40]).bytes(),
         ping("2001:db8:1::5", "2001:db8:ffff::1", 1, &[0; 40]).bytes(),
         udp("[2001:db8:1::5]:1000", "[2001:db8:ffff::1]:53", &[1; 100]).bytes(),
-        popgate::path::request(1, true, sim.now),
+        popgate::path::request(1, popgate::path::Asks { answered: true, ..Default::default() }, sim.now),
     ];
     let mut rng = StdRng::seed_from_u64(SEED);
     let device = sim.device("fra1", "internet");

@@ -40,6 +40,8 @@ export interface PathReport {
   'received-bytes': number;
   'sent-packets': number;
   'sent-bytes': number;
+  'duplicated-packets': number;
+  'duplicate-packets': number;
 }
 
 /** One direction of a path over the last ten seconds. */

@@ -4,10 +4,10 @@
 use super::{Arrival, Arrived, Exit, Fate, GROUP, Packet, Refusal, Worker};
 use crate::flow::{DatagramKey, EndReason, Session, SessionRef, TcpState, Trail, Translation};
 use crate::model::{
-    ClassId, Direction, DropReason, FlowKey, NextHop, Now, OnViolation, PathId, Protocol, SiteId, TenantId,
-    Zone,
+    ClassId, Direction, DropReason, FlowKey, NextHop, Now, OnViolation, PathId, Protocol, Remediation,
+    SiteId, TenantId, Zone,
 };
-use crate::path;
+use crate::path::{self, SHIM_BYTES};
 use crate::wire::{self, Handover, Outbound, Parsed, Side, Upper};
 use std::net::IpAddr;
 
@@ -305,8 +305,9 @@ impl Worker {
         if parsed.largest(packet) > usize::from(fits) && parsed.dont_fragment {
             return Err(Refusal { tenant: Some(tenant), reason: DropReason::TooBig, mtu: fits });
         }
+        let class = session.class();
         let segment_mtu = arrival.path.map_or(mtu, |path| {
-            let came_by = self.path_mtu(path, parsed.ipv4);
+            let came_by = self.mtu(Exit::Path(path, class), parsed.ipv4);
             mtu.min(if across { Worker::segment_mtu_across(parsed, came_by) } else { came_by })
         });
         let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
@@ -398,21 +399,21 @@ impl Worker {
         Ok(chosen)
     }
 
-    /// The largest packet of a family that goes through. IPv6 must find 1,280 bytes everywhere (RFC 8200 section 5); where a path
+    /// The largest packet of a family that goes through, with room for what tells its copies from each other if it may be sent
+    /// twice. IPv6 must find 1,280 bytes everywhere (RFC 8200 section 5); where a path
     /// has less, the datagram around it is fragmented.
     pub(super) fn mtu(&self, exit: Exit, ipv4: bool) -> u16 {
         let mtu = match exit {
             Exit::Device(device) => self.generation.devices.get(device).map_or(u16::MAX, |spec| spec.mtu),
-            Exit::Path(path, _) => return self.path_mtu(path, ipv4),
+            Exit::Path(id, class) => {
+                let transport = self.generation.transports.get(self.team.standing(id).transport);
+                let mtu = transport.map_or(DEFAULT_INNER_MTU, |transport| transport.inner_mtu);
+                match self.generation.remediation(id, class) {
+                    Remediation::None => mtu,
+                    _ => mtu.saturating_sub(SHIM_BYTES as u16),
+                }
+            }
         };
-        if ipv4 { mtu } else { mtu.max(IPV6_MIN_MTU) }
-    }
-
-    /// The same of a path.
-    pub(super) fn path_mtu(&self, path: PathId, ipv4: bool) -> u16 {
-        let transport = self.team.standing(path).transport;
-        let transport = self.generation.transports.get(transport);
-        let mtu = transport.map_or(DEFAULT_INNER_MTU, |transport| transport.inner_mtu);
         if ipv4 { mtu } else { mtu.max(IPV6_MIN_MTU) }
     }
 }

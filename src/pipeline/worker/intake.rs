@@ -1,13 +1,16 @@
 //! Taking in: from the underlay (a handshake, or a tunnel message), out of a tunnel (a probe, or a tenant's packet), from a
 //! device, from another worker. What is to be forwarded comes out as [`Arrived`].
 
-use super::{Arrival, Arrived, Exit, Worker};
-use crate::model::{ClassId, DeviceId, DropReason, NextHop, Now, PathId, TransportId, Zone};
-use crate::path::{self, Message, PROBE_ADDRESS};
+use super::{Arrival, Arrived, Copies, Exit, Worker};
+use crate::model::{
+    ClassId, DeviceId, DropReason, NextHop, Now, PathId, SiteId, TenantId, TransportId, Zone,
+};
+use crate::path::{self, Firsts, Message, News, Numbering, PROBE_ADDRESS, PathTag, SHIM_BYTES};
 use crate::pipeline::paths::Why;
 use crate::pipeline::steering::{Steered, steer};
 use crate::tunnel::{Endpoint, Opened, buffer_for, receiver, sequence};
 use crate::wire::{self, Handover, Ingress, Outbound};
+use rand::Rng;
 use std::net::SocketAddr;
 
 impl Worker {
@@ -113,10 +116,10 @@ impl Worker {
         let tenant = self.paths.get(path).map(|path| path.spec.tenant);
         let (outcome, packets) = match wire::parse_super(packet, segment) {
             _ if tenant.is_none() => (Err(DropReason::NoPath), 1),
-            Ok(parsed) => {
-                let outcome = self.leave(Exit::Path(path, class), packet, &parsed, mtu, now, out);
-                (outcome, parsed.on_the_wire(packet).0)
-            }
+            Ok(parsed) => (
+                self.leave(Exit::Path(path, class), packet, &parsed, mtu, now, out),
+                parsed.on_the_wire(packet).0,
+            ),
             Err(reason) => (Err(reason), 1),
         };
         if let Err(reason) = outcome {
@@ -138,8 +141,8 @@ impl Worker {
         let len = self.open(id, transport, from, datagram, room, now, out)?;
         let (packet, rest) = std::mem::take(room).split_at_mut(len);
         *room = rest;
-        let arrival = self.out_of_tunnel(id, packet, now, out)?;
-        Some(Arrived { arrival, packet, segment: 0 })
+        let (arrival, skip) = self.out_of_tunnel(id, packet, now, out)?;
+        Some(Arrived { arrival, packet: &mut packet[skip..], segment: 0 })
     }
 
     /// Lets the tunnel have its message; gives the length of the packet that was in it, if any, and is now in `buffer`.
@@ -168,6 +171,7 @@ impl Worker {
                 return None;
             }
         };
+        path.prober.heard(now.instant);
         if let Some((session, number)) = sequence(datagram) {
             path.arrivals.arrived(session, number, now.instant);
         }
@@ -217,25 +221,41 @@ impl Worker {
 
     // 2 Out of a tunnel.
 
-    fn out_of_tunnel(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) -> Option<Arrival> {
+    /// Where the packet is from, and how many bytes of it are none of the packet's own.
+    fn out_of_tunnel(
+        &mut self,
+        id: PathId,
+        packet: &[u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Option<(Arrival, usize)> {
         let path = self.paths.get_mut(id)?;
         path.received.count(packet.len());
         if is_probe(packet) {
             self.probe(id, packet, now, out);
             return None;
         }
-        let tenant = path.spec.tenant;
+        let (tenant, site) = (path.spec.tenant, path.spec.site);
         let arrival = Arrival {
             zone: Zone::tenant(tenant),
             tenant: Some(tenant),
-            hop: NextHop::Tunnel(path.spec.site),
+            hop: NextHop::Tunnel(site),
             path: Some(id),
             handed_over: false,
         };
-        if path.prober.traffic(now.instant) {
+        let copied = path::copied(packet);
+        if path.prober.traffic(copied.is_some(), now.instant) {
             self.paths.schedule(id);
         }
-        Some(arrival)
+        let Some(copied) = copied else { return Some((arrival, 0)) };
+        if self.copies(site).firsts.is_first(copied) {
+            return Some((arrival, SHIM_BYTES));
+        }
+        if let Some(path) = self.paths.get_mut(id) {
+            path.duplicates += 1;
+        }
+        self.drops.count(Some(tenant), DropReason::Duplicate, 1);
+        None
     }
 
     fn probe(&mut self, id: PathId, packet: &[u8], now: Now, out: &mut Outbound) {
@@ -243,15 +263,16 @@ impl Worker {
         let arrived = path.arrivals.counts();
         let message = wire::parse_ip(packet).ok().and_then(|ip| Some((Message::read(packet, &ip, now)?, ip)));
         match message {
-            Some((Message::Request { answered }, ip)) => {
+            Some((Message::Request(asks), ip)) => {
+                path.prober.asked(&asks, now.instant);
                 if !path.probed {
                     path.probed = true;
                     path.prober.hurry(now.instant);
-                    self.paths.schedule(id);
-                } else if answered && !path.spec.calls {
+                } else if asks.answered && !path.spec.calls {
                     // The end that calls is the one that asks.
                     path.prober.vouched(now.instant);
                 }
+                self.paths.schedule(id);
                 if let Some(reply) = path::reflect(packet, &ip, arrived, now) {
                     self.seal_into(id, &reply, out)
                         .unwrap_or_else(|reason| self.drops.count(None, reason, 1));
@@ -265,11 +286,40 @@ impl Worker {
                 }
                 self.judge(id, now);
             }
+            Some((Message::News(tag, news), _)) => {
+                let at = (path.spec.tenant, path.spec.site);
+                self.take_news(at, tag, news, now);
+            }
             None => {
                 let tenant = path.spec.tenant;
                 self.drops.count(Some(tenant), DropReason::AddressNotForwarded, 1);
             }
         }
+    }
+
+    /// The site says what has become of one of its paths.
+    fn take_news(&mut self, (tenant, site): (TenantId, SiteId), tag: PathTag, news: News, now: Now) {
+        let paths = self.generation.tenants.get(tenant).and_then(|tenant| tenant.sites.get(site));
+        let has_tag = |id: &PathId| self.paths.get(*id).is_some_and(|path| path.tag == tag);
+        let Some(id) = paths.and_then(|site| site.paths.iter().copied().find(has_tag)) else { return };
+        let Some(path) = self.paths.get_mut(id) else { return };
+        if let Some(action) = path.prober.told(news, now.instant) {
+            self.changed(id, action);
+            if let Some(path) = self.paths.get_mut(id) {
+                path.why = Why::ToldDown;
+            }
+            self.stands_anew(id, now);
+        }
+        self.paths.schedule(id);
+    }
+
+    /// What a site's copies are numbered and known by.
+    pub(super) fn copies(&mut self, site: SiteId) -> &mut Copies {
+        if self.copies.get(site).is_none() {
+            let stream = self.rng.random();
+            self.copies.insert(site, Copies { numbering: Numbering::new(stream), firsts: Firsts::default() });
+        }
+        self.copies.get_mut(site).expect("just put there")
     }
 
     fn take_device<'a>(

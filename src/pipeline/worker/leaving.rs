@@ -1,7 +1,9 @@
 //! Leaving: into a tunnel, to a device, or to the worker that has the tunnel; and what is refused, counted and answered.
 
 use super::{Arrival, Exit, Refusal, Worker};
-use crate::model::{ClassId, DropReason, Instant, NextHop, Now, PathId, Protocol, Zone};
+use crate::model::{ClassId, DropReason, Instant, NextHop, Now, PathId, Protocol, Remediation, Zone};
+use crate::path::Candidate;
+use crate::pipeline::paths::Path;
 use crate::tunnel::{Endpoint, Sealed, buffer_for};
 use crate::wire::{self, Handover, IcmpError, Outbound, Parsed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,15 +26,21 @@ impl Worker {
         now: Now,
         out: &mut Outbound,
     ) -> Result<(), DropReason> {
+        let mut outcome = Ok(());
+        let mut copy = None;
         if let Exit::Path(id, class) = exit {
+            let remediation = self.generation.remediation(id, class);
+            let is_protected = remediation != Remediation::None;
             let Some(path) = self.paths.get_mut(id) else {
                 return self.leave_elsewhere((id, class), packet, parsed.segment, mtu, out);
             };
-            if path.prober.traffic(now.instant) {
+            if path.prober.traffic(is_protected, now.instant) {
                 self.paths.schedule(id);
             }
+            if is_protected {
+                copy = self.copies_onto(id, class, remediation, now);
+            }
         }
-        let mut outcome = Ok(());
         match exit {
             Exit::Device(device) if parsed.segment > 0 => {
                 wire::prepare(packet, parsed);
@@ -42,7 +50,7 @@ impl Worker {
                 let mut segment = std::mem::take(&mut self.segment);
                 // It fails where packets wait for a session and there is no room: the rest would find none either.
                 wire::split(packet, parsed, &mut segment, |segment| {
-                    outcome = outcome.and_then(|()| self.seal_fitting(path, segment, mtu, out));
+                    outcome = outcome.and_then(|()| self.seal_fitting((path, copy), segment, mtu, out));
                 });
                 self.segment = segment;
             }
@@ -52,7 +60,7 @@ impl Worker {
                 });
             }
             Exit::Device(device) => out.push_segment(device, packet, parsed),
-            Exit::Path(path, _) => return self.seal_fitting(path, packet, mtu, out),
+            Exit::Path(path, _) => return self.seal_fitting((path, copy), packet, mtu, out),
         }
         outcome
     }
@@ -88,23 +96,71 @@ impl Worker {
         }
     }
 
-    /// Seals a packet; in fragments, if it is larger than `mtu`.
+    /// The path that a flow's packets go by as well as by `first`, if they are to: the best other one whose far end knows a copy
+    /// when it sees one.
+    fn copies_onto(
+        &mut self,
+        first: PathId,
+        class: ClassId,
+        remediation: Remediation,
+        now: Now,
+    ) -> Option<PathId> {
+        let path = self.paths.get(first)?;
+        if !path.probed || remediation == Remediation::DuplicateOnSuspect && !path.prober.is_suspect() {
+            return None;
+        }
+        let order = self.generation.tenants.get(path.spec.tenant)?.sites.get(path.spec.site)?.order(class);
+        let is = |id: PathId, wanted| {
+            let fits = |path: &Path| path.probed && path.tunnel.has_session() && path.fitness() == wanted;
+            id != first && self.paths.get(id).is_some_and(fits)
+        };
+        let second = [Candidate::Up, Candidate::Recovering]
+            .into_iter()
+            .find_map(|wanted| order.iter().copied().find(|id| is(*id, wanted)))?;
+        if self.paths.get_mut(second).is_some_and(|path| path.prober.traffic(true, now.instant)) {
+            self.paths.schedule(second);
+        }
+        Some(second)
+    }
+
+    /// Seals a packet, and its copy if there is to be one; in fragments, if it is larger than `mtu`.
     fn seal_fitting(
         &mut self,
-        path: PathId,
+        to: (PathId, Option<PathId>),
         packet: &[u8],
         mtu: u16,
         out: &mut Outbound,
     ) -> Result<(), DropReason> {
         if packet.len() <= usize::from(mtu) {
-            return self.seal_into(path, packet, out);
+            return self.seal_copies(to, packet, out);
         }
         let parsed = wire::parse_ip(packet)?;
         let mut outcome = Ok(());
         wire::fragment(packet, &parsed, mtu, |fragment| {
-            outcome = outcome.and_then(|()| self.seal_into(path, fragment, out));
+            outcome = outcome.and_then(|()| self.seal_copies(to, fragment, out));
         });
         outcome
+    }
+
+    /// Seals a packet into one path; or into two, told to be the same: then it is lost only if neither takes it.
+    fn seal_copies(
+        &mut self,
+        (first, second): (PathId, Option<PathId>),
+        packet: &[u8],
+        out: &mut Outbound,
+    ) -> Result<(), DropReason> {
+        let Some(second) = second else { return self.seal_into(first, packet, out) };
+        let site = self.paths.get(first).ok_or(DropReason::NoPath)?.spec.site;
+        let mut copy = std::mem::take(&mut self.copy);
+        self.copies(site).numbering.wrap(packet, &mut copy);
+        let outcomes = [first, second].map(|path| self.seal_into(path, &copy, out));
+        self.copy = copy;
+        if outcomes[1].is_ok()
+            && let Some(path) = self.paths.get_mut(second)
+        {
+            path.duplicated += 1;
+        }
+        outcomes[0].or(outcomes[1])
     }
 
     /// Seals `packet` into the path's tunnel, or has it wait for a session there.

@@ -22,15 +22,16 @@ use super::inspections::{Inspections, SessionNames};
 use super::journal::Journal;
 use super::learned::LearnedNames;
 use super::nat::Holdings;
-use super::paths::{Paths, Traffic, Why};
+use super::paths::{self, Paths, Traffic, Why};
 use super::quotas::Quotas;
 use super::rules::{Logged, Rules};
 use super::team::Team;
 use crate::flow::{EndReason, FlowRecord, Fragments, PortEvent, SessionRef, SessionTable};
 use crate::model::{
-    ClassId, DeviceId, DropReason, FlowKey, Instant, NextHop, Now, PathId, RuleId, SiteId, TenantId, Zone,
+    ClassId, DeviceId, DropReason, FlowKey, IdMap, Instant, NextHop, Now, PathId, RuleId, SiteId, TenantId,
+    Zone,
 };
-use crate::path::{self, Action};
+use crate::path::{self, Action, Firsts, News, Numbering};
 use crate::tables::Generation;
 use crate::tunnel::{Endpoint, buffer_for};
 use crate::wire::{Batch, Outbound, Parsed, SLOT_BYTES};
@@ -38,12 +39,14 @@ use leaving::TokenBucket;
 use naming::Learners;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Packets whose sessions are looked up together: what the table overlaps, and few enough to stay in the nearest cache
 /// until they are forwarded.
 const GROUP: usize = 16;
+/// Endpoints that are found unreachable in one go; what is beyond is found so by its next packet.
+const MAX_UNREACHABLE: usize = 64;
 /// Room for what is opened of a group: for the largest datagram, and some.
 const GROUP_BYTES: usize = 2 * SLOT_BYTES;
 
@@ -78,13 +81,25 @@ pub struct Worker {
     rng: StdRng,
     /// One segment of a super-packet.
     segment: Vec<u8>,
+    /// A copy of one, with its shim.
+    copy: Vec<u8>,
+    /// By site: what numbers copies to it, and which have come from it.
+    copies: IdMap<SiteId, Copies>,
     /// A packet that has changed family and grown.
     changed: Vec<u8>,
     /// What identifies the next packet that becomes one of IPv4 and may be fragmented there.
     next_id: u16,
+    /// Where nothing could be sent to since paths were last looked at.
+    unreachable: Vec<Endpoint>,
     due: Vec<PathId>,
     /// A packet is to be shed: the next one that will do.
     shed: bool,
+}
+
+/// What is sent to a site and comes from it more than once.
+struct Copies {
+    numbering: Numbering,
+    firsts: Firsts,
 }
 
 /// Where a packet came from.
@@ -169,7 +184,10 @@ impl Worker {
             next_id: rng.random(),
             rng,
             segment: Vec::new(),
+            copy: Vec::new(),
+            copies: IdMap::default(),
             changed: Vec::new(),
+            unreachable: Vec::new(),
             due: Vec::new(),
             shed: false,
         };
@@ -193,6 +211,10 @@ impl Worker {
         for at in gone {
             self.end_session(at, EndReason::ForcedEnd, now);
         }
+        let sites: BTreeSet<SiteId> = generation.paths.iter().map(|(_, path)| path.site).collect();
+        let gone: Vec<SiteId> =
+            self.copies.iter().map(|(site, _)| site).filter(|site| !sites.contains(site)).collect();
+        gone.into_iter().for_each(|site| drop(self.copies.remove(site)));
         self.learners = self.find_learners(&generation);
         self.learned.learn_for(&self.learners.keys().copied().collect::<Vec<_>>());
         self.generation = generation;
@@ -227,11 +249,15 @@ impl Worker {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let timeouts =
             [self.sessions.poll_timeout(), self.paths.poll_timeout(), self.holdings.poll_timeout()];
-        timeouts.into_iter().flatten().min()
+        let at_once = (!self.unreachable.is_empty()).then_some(Instant(0));
+        timeouts.into_iter().chain([at_once]).flatten().min()
     }
 
     /// Does what is due: tunnels' timers, probes, sessions that end.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
+        if !self.unreachable.is_empty() {
+            self.work_unreachable(now, out);
+        }
         let Self { sessions, records, rules, names, inspections, .. } = self;
         sessions.expire(now, |mut record| {
             rules.recorded(&record);
@@ -300,6 +326,13 @@ impl Worker {
         self.drops.count(None, reason, count);
     }
 
+    /// There is no way there.
+    pub fn cannot_send_to(&mut self, endpoint: Endpoint) {
+        if self.unreachable.len() < MAX_UNREACHABLE && !self.unreachable.contains(&endpoint) {
+            self.unreachable.push(endpoint);
+        }
+    }
+
     /// Ends every session, so that its last record is written: the box goes down.
     pub fn end_all(&mut self, now: Now) {
         let all: Vec<SessionRef> = self.sessions.iter().map(|(at, _)| at).collect();
@@ -347,13 +380,56 @@ impl Worker {
             };
             match action {
                 None => return,
-                Some(Action::Send { sequence, answered }) => {
-                    if let Err(reason) = self.seal_into(id, &path::request(sequence, answered, now), out) {
+                Some(Action::Send { sequence, asks }) => {
+                    if let Err(reason) = self.seal_into(id, &path::request(sequence, asks, now), out) {
                         self.drops.count(None, reason, 1);
                     }
                 }
-                Some(change) => self.changed(id, change),
+                Some(Action::Suspected) => self.tell_far_end(id, News::Suspect, now, out),
+                Some(change) => {
+                    self.changed(id, change);
+                    if matches!(change, Action::WentDown { .. }) {
+                        self.tell_far_end(id, News::Down, now, out);
+                    }
+                }
             }
+        }
+    }
+
+    /// Sends news of a path by the site's others, so that both ends go by the same.
+    fn tell_far_end(&mut self, id: PathId, news: News, now: Now, out: &mut Outbound) {
+        let Some(path) = self.paths.get(id) else { return };
+        let (tenant, site, message) = (path.spec.tenant, path.spec.site, path::news(path.tag, news, now));
+        let generation = Arc::clone(&self.generation);
+        let all = generation.tenants.get(tenant).and_then(|tenant| tenant.sites.get(site));
+        for other in all.iter().flat_map(|site| &site.paths).filter(|other| **other != id) {
+            let is_sound =
+                |path: &paths::Path| path.probed && path.fitness().is_alive() && !path.prober.is_suspect();
+            if self.paths.get(*other).is_some_and(is_sound)
+                && let Err(reason) = self.seal_into(*other, &message, out)
+            {
+                self.drops.count(Some(tenant), reason, 1);
+            }
+        }
+    }
+
+    /// A path that nothing can be sent by is down without further asking.
+    fn work_unreachable(&mut self, now: Now, out: &mut Outbound) {
+        let unreachable = std::mem::take(&mut self.unreachable);
+        let uses = |path: &paths::Path| {
+            path.tunnel.endpoint().is_some_and(|endpoint| unreachable.contains(&endpoint))
+        };
+        let all: Vec<PathId> = self.paths.iter().filter(|(_, path)| uses(path)).map(|(id, _)| id).collect();
+        for id in all {
+            let Some(path) = self.paths.get_mut(id) else { continue };
+            let Some(action) = path.prober.cannot_send(now.instant) else { continue };
+            self.changed(id, action);
+            if let Some(path) = self.paths.get_mut(id) {
+                path.why = Why::CannotSend;
+            }
+            self.tell_far_end(id, News::Down, now, out);
+            self.stands_anew(id, now);
+            self.paths.schedule(id);
         }
     }
 
@@ -363,7 +439,7 @@ impl Worker {
                 Action::CameUp { .. } => Why::CameUp,
                 Action::Recovered => Why::Recovered,
                 Action::WentDown { silent } => Why::Down(silent),
-                Action::Send { .. } => path.why,
+                Action::Send { .. } | Action::Suspected => path.why,
             };
         }
         let path = self.generation.names.site_and_path(id);
@@ -374,7 +450,7 @@ impl Worker {
             Action::WentDown { silent } => {
                 tracing::warn!(path, silent_ms = silent.as_millis(), "path is down");
             }
-            Action::Send { .. } => {}
+            Action::Send { .. } | Action::Suspected => {}
         }
     }
 

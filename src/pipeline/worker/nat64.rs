@@ -6,7 +6,7 @@
 
 use super::{Arrival, Exit, Worker};
 use crate::flow::Session;
-use crate::model::{Direction, DropReason, End, FlowKey, NextHop, Now};
+use crate::model::{ClassId, Direction, DropReason, End, FlowKey, NextHop, Now};
 use crate::wire::{self, Change, Ends, Outbound, Parsed};
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ impl Worker {
     /// The largest packet of this one's family on the hop that it came by.
     fn mtu_behind(&self, arrival: Arrival, parsed: &Parsed) -> u16 {
         match (arrival.path, arrival.hop) {
-            (Some(path), _) => self.path_mtu(path, parsed.ipv4),
+            (Some(path), _) => self.mtu(Exit::Path(path, ClassId::NONE), parsed.ipv4),
             (None, NextHop::Device(device)) => self.mtu(Exit::Device(device), parsed.ipv4),
             (None, NextHop::Tunnel(_)) => u16::MAX,
         }
