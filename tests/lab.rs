@@ -206,6 +206,15 @@ fn a_cut_stops_traffic_without_taking_carrier_and_healing_restores_it() {
     assert!(link.report().cut && link.report().counters.expect("counters")[0].cut > 0);
     link.heal().expect("healed");
     assert!(gets_through() && carrier());
+    // One way only: questions arrive, and their answers do not.
+    let before = link.report().counters.expect("counters");
+    link.cut_way(Directions::Reverse).expect("cut");
+    assert!(!gets_through());
+    let after = link.report().counters.expect("counters");
+    assert_eq!(after[0].cut, before[0].cut);
+    assert!(link.report().cut && after[0].delivered > before[0].delivered && after[1].cut > before[1].cut);
+    link.heal().expect("healed");
+    assert!(gets_through());
     // A brownout in one direction, and back.
     link.impair(Directions::Reverse, toml::from_str("loss = '100%'").expect("a change")).expect("impaired");
     assert!(!gets_through());

@@ -42,7 +42,13 @@ enum Subcommands {
     /// Take a lab down, or remove what one that was killed left
     Down { file: PathBuf },
     /// Let nothing through a link any more
-    Cut { file: PathBuf, link: String },
+    Cut {
+        file: PathBuf,
+        link: String,
+        /// Forward is from the link's first end to its second
+        #[arg(long, value_enum, default_value = "both")]
+        direction: Direction,
+    },
     /// Undo a link's cuts and impairments
     Heal { file: PathBuf, link: String },
     /// Change what a link does to frames, until it is healed
@@ -99,6 +105,16 @@ enum Direction {
     Reverse,
 }
 
+impl From<Direction> for Directions {
+    fn from(direction: Direction) -> Directions {
+        match direction {
+            Direction::Both => Directions::Both,
+            Direction::Forward => Directions::Forward,
+            Direction::Reverse => Directions::Reverse,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(io::stderr).init();
     match run(Cli::parse().command) {
@@ -124,17 +140,15 @@ fn run(command: Subcommands) -> Result<(), LabError> {
             // 30 s: every appliance may take its grace.
             Lab::clear(&name, Duration::from_secs(30))
         }
-        Subcommands::Cut { file, link } => ask(&file, Request::Link { link, action: Action::Cut }),
+        Subcommands::Cut { file, link, direction } => {
+            ask(&file, Request::Link { link, action: Action::Cut { direction: direction.into() } })
+        }
         Subcommands::Heal { file, link } => ask(&file, Request::Link { link, action: Action::Heal }),
         Subcommands::Impair(impair) => {
             let Impair { file, link, direction, delay, jitter, loss, rate, queue, reorder } = impair;
-            let direction = match direction {
-                Direction::Both => Directions::Both,
-                Direction::Forward => Directions::Forward,
-                Direction::Reverse => Directions::Reverse,
-            };
             let change = Change { delay, jitter, loss, rate, queue, reorder };
-            ask(&file, Request::Link { link, action: Action::Impair { direction, change } })
+            let action = Action::Impair { direction: direction.into(), change };
+            ask(&file, Request::Link { link, action })
         }
         Subcommands::Kill { file, node, term } => {
             let signal = if term { Signal::TERM } else { Signal::KILL };

@@ -26,6 +26,7 @@ pub struct LinkReport {
     pub name: String,
     /// `NODE:INTERFACE`, as the topology file has them.
     pub ends: [String; 2],
+    /// One way at least.
     pub cut: bool,
     /// Forward and reverse; none for a bare veth pair, which counts nothing here.
     pub counters: Option<[Counters; 2]>,
@@ -59,7 +60,15 @@ impl Link {
     /// # Errors
     /// A bare veth pair, like all that follow.
     pub fn cut(&self) -> Result<(), LabError> {
-        self.apply(&Action::Cut)
+        self.cut_way(Directions::Both)
+    }
+
+    /// As [`Link::cut`], perhaps one way only.
+    ///
+    /// # Errors
+    /// A bare veth pair.
+    pub fn cut_way(&self, direction: Directions) -> Result<(), LabError> {
+        self.apply(&Action::Cut { direction })
     }
 
     /// Undoes cuts and impairments: as the topology file has it.
@@ -94,7 +103,7 @@ impl Link {
         LinkReport {
             name: self.name.clone(),
             ends: self.ends.clone(),
-            cut: wires.as_ref().is_some_and(|wires| wires[0].is_cut()),
+            cut: wires.as_ref().is_some_and(|wires| wires.iter().any(Wire::is_cut)),
             counters: wires.map(|wires| [wires[0].counters, wires[1].counters]),
         }
     }
@@ -144,14 +153,14 @@ impl Shovel {
     fn apply(&self, action: &Action) {
         let mut wires = self.shared.lock();
         for (index, wire) in wires.iter_mut().enumerate() {
+            let other = [Directions::Reverse, Directions::Forward][index];
             match action {
-                Action::Cut => wire.set_cut(true),
+                Action::Cut { direction } | Action::Impair { direction, .. } if *direction == other => {}
+                Action::Cut { .. } => wire.set_cut(true),
                 Action::Heal => {
                     wire.set_cut(false);
                     wire.set_impairment(self.configured[index].clone());
                 }
-                Action::Impair { direction: Directions::Forward, .. } if index == 1 => {}
-                Action::Impair { direction: Directions::Reverse, .. } if index == 0 => {}
                 Action::Impair { change, .. } => wire.set_impairment(change.apply(wire.impairment())),
             }
         }

@@ -56,7 +56,8 @@
 //! [[event]]
 //! at = "10s"                          # after the lab is up
 //! link = "berlin-dsl"
-//! action = "cut"                      # "heal", or "impair" with what changes (and a `direction`)
+//! action = "cut"                      # "heal", or "impair" with what changes
+//! direction = "forward"               # or "reverse", of a cut or an impairment; default: both
 //! ```
 //!
 //! **Going up.** 1 lock the name, 2 remove what a dead lab of that name left, 3 namespaces, 4 keys and configuration

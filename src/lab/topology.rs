@@ -139,7 +139,9 @@ pub struct Event {
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Nothing gets through any more; both ends keep their carrier.
-    Cut,
+    Cut {
+        direction: Directions,
+    },
     /// As the topology file has it again.
     Heal,
     Impair {
@@ -535,8 +537,11 @@ impl LinkDocument {
 impl EventDocument {
     fn resolve(self, at: usize, links: &mut [Link], problems: &mut Problems<'_>) -> Option<Event> {
         let change = change!(self);
-        if self.action != ActionName::Impair && (!change.is_empty() || self.direction.is_some()) {
-            problems.add(at, "event: only `impair` takes a direction and impairments".to_owned());
+        if self.action != ActionName::Impair && !change.is_empty() {
+            problems.add(at, "event: only `impair` takes impairments".to_owned());
+        }
+        if self.action == ActionName::Heal && self.direction.is_some() {
+            problems.add(at, "event: `heal` is of both directions".to_owned());
         }
         let Some(link) = links.iter_mut().find(|link| link.name == self.link) else {
             problems.add(at, format!("event: there is no link \"{}\"", self.link));
@@ -545,10 +550,11 @@ impl EventDocument {
         // A link that something is to happen to needs no `cuttable` besides.
         let bare = || Shape { impairments: Default::default(), seed: fnv(&self.link) };
         link.shape.get_or_insert_with(bare);
+        let direction = self.direction.unwrap_or_default();
         let action = match self.action {
-            ActionName::Cut => Action::Cut,
+            ActionName::Cut => Action::Cut { direction },
             ActionName::Heal => Action::Heal,
-            ActionName::Impair => Action::Impair { direction: self.direction.unwrap_or_default(), change },
+            ActionName::Impair => Action::Impair { direction, change },
         };
         Some(Event { at: self.at.0, link: self.link, action })
     }
@@ -628,12 +634,13 @@ action = "heal"
 at = "5s"
 link = "cable"
 action = "cut"
+direction = "reverse"
 "#
         ))
         .expect("no problems");
         assert!(topology.links[0].shape.is_some());
         let actions: Vec<&Action> = topology.events.iter().map(|event| &event.action).collect();
-        assert_eq!(actions, [&Action::Cut, &Action::Heal]);
+        assert_eq!(actions, [&Action::Cut { direction: Directions::Reverse }, &Action::Heal]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod acl;
 mod breakout;
+mod calls;
 mod console;
 mod demo;
 mod failover;
@@ -20,6 +21,7 @@ mod masquerade;
 mod names;
 mod nat;
 mod order;
+mod paths;
 mod programs;
 mod reload;
 mod restart;

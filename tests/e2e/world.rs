@@ -3,7 +3,7 @@
 use popgate::control::{FlowPage, Status};
 use popgate::lab::topology::{Node, NodeKind};
 use popgate::lab::{Lab, LabOptions, Topology, netns, prefix};
-use popgate::pipeline::report::{DropRow, PathReport, SessionPage, SessionReport};
+use popgate::pipeline::report::{DecisionRow, DropRow, PathReport, SessionPage, SessionReport};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
@@ -38,7 +38,7 @@ const PROGRAMS: [(&str, &str); 17] = [
 ];
 
 /// How many workers every box gets, whatever it would choose: the same must hold for any number.
-const WORKERS: &str = "POPGATE_TEST_WORKERS";
+pub const WORKERS: &str = "POPGATE_TEST_WORKERS";
 
 /// Shared by all labs but one that measures times of less than a second: two cores are not enough for both.
 static QUIET: RwLock<()> = RwLock::new(());
@@ -71,6 +71,12 @@ impl World {
     pub fn alone(name: &str, nodes: &[&str]) -> World {
         let guard = QUIET.write().unwrap_or_else(PoisonError::into_inner);
         World::bring_up(name, nodes, |_| {}, Company::Alone { _guard: guard })
+    }
+
+    /// A lab that is like no other, with no other beside it.
+    pub fn alone_with(topology: Topology) -> World {
+        let guard = QUIET.write().unwrap_or_else(PoisonError::into_inner);
+        World::start(topology, Company::Alone { _guard: guard })
     }
 
     /// The demo's topology, under another name and reached from nowhere, so that it can be up beside a demo.
@@ -163,6 +169,15 @@ impl World {
         let paths = self.paths(node);
         let found = paths.iter().find(|path| path.site == site && path.path == name);
         found.unwrap_or_else(|| panic!("{node} has no path {site}/{name}: {paths:?}")).clone()
+    }
+
+    /// `popgate show decisions` on the box `node`.
+    pub fn decisions(&self, node: &str) -> Vec<DecisionRow> {
+        #[derive(Deserialize)]
+        struct Decisions {
+            decisions: Vec<DecisionRow>,
+        }
+        self.show::<Decisions>(node, &["decisions"]).decisions
     }
 
     /// `popgate show drops` on the box `node`.

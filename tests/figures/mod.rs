@@ -10,7 +10,9 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 /// In virtual time, or with real processes.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -103,6 +105,55 @@ impl Figure {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
         std::fs::create_dir_all(&directory).expect("target/bench can be made");
         record_in(&directory, row);
+    }
+}
+
+/// One direction of a call: numbered packets, when each was sent, and which came when, in milliseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Stream {
+    pub sent: Vec<f64>,
+    pub came: Vec<(usize, f64)>,
+}
+
+impl Stream {
+    /// The longest time without a packet at the receiving host, less the `spacing` that is usual.
+    pub fn gap(&self, within: Range<f64>, spacing: f64) -> f64 {
+        let mut times: Vec<f64> =
+            self.came.iter().map(|(_, at)| *at).filter(|at| within.contains(at)).collect();
+        times.sort_by(f64::total_cmp);
+        let last = times.last().copied().unwrap_or(within.start);
+        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]).chain([within.end - last]);
+        (gaps.fold(0.0, f64::max) - spacing).max(0.0)
+    }
+
+    /// Of the packets that were sent so long: how many have not come, and how many came more than once.
+    pub fn lost(&self, within: Range<f64>) -> [u64; 2] {
+        let mut times = vec![0_u64; self.sent.len()];
+        self.came.iter().for_each(|(number, _)| times[*number] += 1);
+        let of = self.sent.iter().zip(&times).filter(|(at, _)| within.contains(at));
+        of.fold([0, 0], |[lost, twice], (_, times)| {
+            [lost + u64::from(*times == 0), twice + u64::from(*times > 1)]
+        })
+    }
+
+    /// How a call made of the packets that were sent so long has sounded: half of them took that latency or less, and the
+    /// jitter is RFC 3550's (section 6.4.1) at the end.
+    pub fn mos(&self, within: Range<f64>) -> f64 {
+        let took: Vec<f64> = self
+            .came
+            .iter()
+            .filter(|(number, _)| within.contains(&self.sent[*number]))
+            .map(|(number, at)| at - self.sent[*number])
+            .collect();
+        let jitter = took.windows(2).fold(0.0, |jitter, pair| {
+            let difference = f64::abs(pair[1] - pair[0]);
+            jitter + (difference - jitter) / 16.0
+        });
+        let lost = self.lost(within.clone())[0] as f64;
+        let sent = self.sent.iter().filter(|at| within.contains(at)).count() as f64;
+        let millis = |ms: f64| Duration::from_secs_f64(ms / 1e3);
+        let latency = percentile(&took, 50).unwrap_or_default();
+        popgate::path::mos(millis(latency), millis(jitter), lost / sent.max(1.0))
     }
 }
 

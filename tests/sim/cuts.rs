@@ -4,7 +4,7 @@
 //! is cut, with what is under way on it; and what is measured is the longest time without a packet at either receiving host,
 //! less the 20 ms that are usual. Lines, phases and moments are another in each of a hundred cuts.
 
-use crate::figures::{Figure, Where, percentile};
+use crate::figures::{Figure, Stream, Where, percentile};
 use crate::net::{ACME, GLOBEX, Link, Sim};
 use crate::packets::{answer, read, udp};
 use crate::steering::{DSL, LTE};
@@ -25,10 +25,8 @@ pub struct Call {
     phases: [u64; 2],
     /// Milliseconds since it began.
     pub now: u64,
-    /// When each packet was sent, by its number: from Berlin, and to it.
-    sent: [Vec<u64>; 2],
-    /// Which came, and when.
-    pub came: [Vec<(usize, u64)>; 2],
+    /// From Berlin, and to it.
+    pub streams: [Stream; 2],
     /// A packet from Berlin, as the other host has seen it.
     seen: Option<Vec<u8>>,
 }
@@ -36,8 +34,7 @@ pub struct Call {
 impl Call {
     /// A call that begins with Berlin's first packet.
     pub fn new(other: &'static str, phases: [u64; 2]) -> Call {
-        let (sent, came) = Default::default();
-        Call { ends: ["10.1.0.5:7000", other], phases, now: 0, sent, came, seen: None }
+        Call { ends: ["10.1.0.5:7000", other], phases, now: 0, streams: Default::default(), seen: None }
     }
 
     /// Goes on for so many milliseconds.
@@ -59,7 +56,7 @@ impl Call {
                 let way = usize::from(to == "berlin pg-lan");
                 let payload = &packet[read(&packet).upper_at + 8..];
                 let number = u32::from_be_bytes(*payload.first_chunk().expect("ours")) as usize;
-                self.came[way].push((number, self.now));
+                self.streams[way].came.push((number, self.now as f64));
                 if way == 0 {
                     self.seen.get_or_insert(packet);
                 }
@@ -69,33 +66,10 @@ impl Call {
 
     fn number(&mut self, way: usize) -> [u8; 160] {
         let mut payload = [0; 160];
-        payload[..4].copy_from_slice(&(self.sent[way].len() as u32).to_be_bytes());
-        self.sent[way].push(self.now);
+        let sent = &mut self.streams[way].sent;
+        payload[..4].copy_from_slice(&(sent.len() as u32).to_be_bytes());
+        sent.push(self.now as f64);
         payload
-    }
-
-    /// The longest time since `from` without a packet, less what is usual, at the host where it was longer.
-    pub fn gap(&self, from: u64) -> f64 {
-        let longest = self.came.iter().flat_map(|came| {
-            let times = came.iter().map(|(_, at)| *at).filter(|at| *at >= from);
-            times.clone().zip(times.skip(1).chain([self.now])).map(|(one, next)| next - one)
-        });
-        longest.max().map_or(f64::INFINITY, |gap| gap.saturating_sub(SPACING) as f64)
-    }
-
-    /// How many of the packets that were sent between `from` and `until` have not come; and how many came twice.
-    pub fn lost(&self, from: u64, until: u64) -> [u64; 2] {
-        let mut lost = [0; 2];
-        for (sent, came) in self.sent.iter().zip(&self.came) {
-            let mut times = vec![0_u64; sent.len()];
-            came.iter().for_each(|(number, _)| times[*number] += 1);
-            let within = sent.iter().zip(times).filter(|(at, _)| (from..until).contains(*at));
-            for (_, times) in within {
-                lost[0] += u64::from(times == 0);
-                lost[1] += u64::from(times > 1);
-            }
-        }
-        lost
     }
 }
 
@@ -139,11 +113,16 @@ fn cut(class: &str, other: &'static str) -> Outcome {
         let before = count(&mut sim);
         let ways = (seed % 3) as usize;
         sim.cut_ways(DSL, WAYS[ways]);
-        let at = call.now;
+        let at = call.now as f64;
         call.run(&mut sim, 1_500);
-        let gap = call.gap(at - 100);
-        let [missing, twice] = call.lost(at - 100, at + 1_000);
-        assert_eq!(twice, 0, "seed {seed}: packets came twice");
+        let mut gap: f64 = 0.0;
+        let mut missing = 0;
+        for stream in &call.streams {
+            gap = gap.max(stream.gap(at - 100.0..call.now as f64, SPACING as f64));
+            let [never, twice] = stream.lost(at - 100.0..at + 1_000.0);
+            missing += never;
+            assert_eq!(twice, 0, "seed {seed}: packets came twice");
+        }
         assert!(gap < 1_000.0, "seed {seed}: {gap} ms, {:?}", sim.decisions("berlin"));
         gaps.push(gap);
         by_way[ways].push(gap);
