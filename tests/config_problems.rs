@@ -790,6 +790,15 @@ fn what_to_do_where_an_sla_is_broken_needs_one() {
 }
 
 #[test]
+fn remediation_is_one_of_three() {
+    Config::pop()
+        .edit(TENANT, "prefer = [\"dsl\"]", "prefer = [\"dsl\"]\nremediation = \"duplicate\"")
+        .has(&[
+            r#"tenants/acme.toml:54: remediation: unknown remediation "duplicate"; known are none, duplicate-on-suspect, duplicate-always"#,
+        ]);
+}
+
+#[test]
 fn at_most_fourteen_path_policies_ask_for_an_sla() {
     let classes: String = (0..15)
         .map(|n| {

@@ -18,4 +18,6 @@ pub use mos::mos;
 pub use probe::{Action, Prober, State};
 pub use quality::{LONG, Measured, Quality, Way};
 pub use select::{Candidate, select};
-pub use stamp::{Asks, Message, News, PROBE_ADDRESS, PathTag, Reply, news, reflect, request};
+pub use stamp::{
+    Asks, Message, News, PROBE_ADDRESS, PathTag, Reply, news, reflect, request, request_of_size,
+};

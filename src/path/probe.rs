@@ -7,6 +7,9 @@
 //! follow, and if nothing at all has been answered when their answers are overdue as well, it is down. What is lost together
 //! within that time is lost where the path is cut, and hardly by chance. A path of which nothing was known goes down likewise.
 //!
+//! Every ten seconds one is as large as the path should carry: where three such are lost and small ones are not, the path is
+//! narrow, and used only where nothing better is.
+//!
 //! Down comes up again after three answers in a row, but is *recovering* for a while, and used only where nothing better is:
 //! 10 seconds, and twice as long each time it goes down again soon. A path that was never down is up with its first answer.
 //!
@@ -37,6 +40,10 @@ const VOUCHED: Duration = Duration::from_millis(1_200);
 const ASK_ANYWAY: Duration = Duration::from_secs(10);
 /// Traffic within this time counts as running.
 const TRAFFIC: Duration = Duration::from_secs(2);
+/// Between probes of full size; the next follows at once where one was not answered within [`MAX_WAIT`].
+const FULL_SIZE: Duration = Duration::from_secs(10);
+/// So many of these in a row, unanswered, make the path narrow.
+const NARROW: u32 = 3;
 /// Answers in a row that bring a path back.
 const IN_A_ROW: u32 = 3;
 /// A suspect path is asked so often, so far apart that a burst of loss does not take them all.
@@ -78,13 +85,28 @@ pub enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send a request with this sequence number, which says this.
-    Send { sequence: u32, asks: Asks },
+    Send {
+        sequence: u32,
+        asks: Asks,
+    },
+    /// Send a request with this sequence number that is as large as a packet may be.
+    SendFullSize {
+        sequence: u32,
+        asks: Asks,
+    },
+    /// Packets that are as large as they may be do not get through any more; or they do again.
+    Narrow,
+    Wide,
     /// Something is wrong; the far end should hear of it, if there is another way to it.
     Suspected,
     /// The path has just gone down, after so long without an answer.
-    WentDown { silent: Duration },
+    WentDown {
+        silent: Duration,
+    },
     /// The path has just come up, and is held so long.
-    CameUp { held: Duration },
+    CameUp {
+        held: Duration,
+    },
     /// It has stayed up for as long as it was held.
     Recovered,
 }
@@ -97,6 +119,7 @@ pub struct Prober {
     sequence: u32,
     under_way: VecDeque<Sent>,
     suspicion: Option<Suspicion>,
+    full_size: FullSize,
     answered: u32,
     last_traffic: Option<Instant>,
     /// When a packet last followed another closely.
@@ -127,6 +150,16 @@ struct Sent {
     given_up: bool,
 }
 
+/// What is known of packets that are as large as they may be.
+#[derive(Clone, Copy, Debug)]
+struct FullSize {
+    next: Instant,
+    under_way: Option<(u32, Instant)>,
+    /// In a row.
+    unanswered: u32,
+    is_narrow: bool,
+}
+
 /// An answer is overdue.
 #[derive(Clone, Copy, Debug)]
 struct Suspicion {
@@ -147,6 +180,7 @@ impl Prober {
             sequence: 0,
             under_way: VecDeque::new(),
             suspicion: None,
+            full_size: FullSize { next: now, under_way: None, unanswered: 0, is_narrow: false },
             answered: 0,
             last_traffic: None,
             last_close: None,
@@ -185,6 +219,11 @@ impl Prober {
     /// Whether something is wrong with it, and it is not known yet what.
     pub fn is_suspect(&self) -> bool {
         self.suspicion.is_some()
+    }
+
+    /// Whether packets that are as large as they may be do not get through it.
+    pub fn is_narrow(&self) -> bool {
+        self.full_size.is_narrow
     }
 
     /// Traffic of sessions runs over the path, such as is protected against a cut, or other. True if that brings the next
@@ -256,6 +295,11 @@ impl Prober {
 
     /// When [`Prober::poll`] has something to do.
     pub fn poll_timeout(&self) -> Instant {
+        [Some(self.judged_by()), self.full_size_due()].into_iter().flatten().min().unwrap_or(self.next)
+    }
+
+    /// When it has something to do that it judges the path by, or whoever waits for it does.
+    fn judged_by(&self) -> Instant {
         let overdue = self.awaited().map(|sent| sent.awaited_from + self.wait());
         let decided = self.suspicion.map(|suspicion| suspicion.decided);
         let recovered = (self.state == State::Recovering).then_some(self.held_until);
@@ -294,6 +338,9 @@ impl Prober {
             self.state = State::Up;
             return Some(Action::Recovered);
         }
+        if self.full_size_due().is_some_and(|due| due <= now) {
+            return Some(self.work_full_size(now));
+        }
         if now < self.next {
             return None;
         }
@@ -326,6 +373,12 @@ impl Prober {
     /// An answer came; so much has arrived here of what the far end sent. One that nobody waits for any more, or never did,
     /// changes nothing.
     pub fn answer(&mut self, reply: &Reply, here: Counts, now: Instant) -> Option<Action> {
+        if self.full_size.under_way.is_some_and(|(sequence, _)| sequence == reply.sequence) {
+            // It says nothing of how long others take.
+            self.full_size.under_way = None;
+            self.full_size.unanswered = 0;
+            return std::mem::take(&mut self.full_size.is_narrow).then_some(Action::Wide);
+        }
         let at = self.under_way.iter().position(|sent| sent.sequence == reply.sequence)?;
         let sent = self.under_way.remove(at)?;
         // By the clock that nobody sets meanwhile.
@@ -375,12 +428,13 @@ impl Prober {
         self.state = State::Down;
         self.answered = 0;
         self.promised = None;
+        (self.full_size.under_way, self.full_size.unanswered) = (None, 0);
         Action::WentDown { silent: self.last_answer.map_or(Duration::ZERO, |last| now.since(last)) }
     }
 
     /// Whoever could not look judges nobody: what is waited for is waited for that much longer.
     fn forgive_stall(&mut self, now: Instant) {
-        let stalled = now.since(self.poll_timeout());
+        let stalled = now.since(self.judged_by());
         if stalled <= STALL {
             return;
         }
@@ -417,6 +471,33 @@ impl Prober {
         if let Some(suspicion) = &mut self.suspicion {
             suspicion.decided = now + wait;
         }
+    }
+
+    /// When there is something to do for packets of full size: only while small ones are answered.
+    fn full_size_due(&self) -> Option<Instant> {
+        let at = match self.full_size.under_way {
+            Some((_, sent)) => sent + MAX_WAIT,
+            None => self.full_size.next,
+        };
+        (self.is_up() && self.suspicion.is_none()).then_some(at)
+    }
+
+    fn work_full_size(&mut self, now: Instant) -> Action {
+        let full_size = &mut self.full_size;
+        if full_size.under_way.take().is_some() {
+            full_size.unanswered += 1;
+            full_size.next = now;
+            if full_size.unanswered >= NARROW && !full_size.is_narrow {
+                full_size.is_narrow = true;
+                return Action::Narrow;
+            }
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        self.full_size.under_way = Some((self.sequence, now));
+        self.full_size.next = now + FULL_SIZE;
+        // The next small one keeps what was promised.
+        let asks = Asks { answered: true, within: Some(self.interval), deaf: self.is_deaf(now) };
+        Action::SendFullSize { sequence: self.sequence, asks }
     }
 
     /// The probe that is waited for and was sent first.
@@ -516,12 +597,14 @@ mod tests {
                 log.extend(prober.answer(&reply(sequence), Counts::default(), now).map(|action| (t, action)));
             }
             while let Some(action) = prober.poll(now) {
-                if let Action::Send { sequence, .. } = action
+                if let Action::Send { sequence, .. } | Action::SendFullSize { sequence, .. } = action
                     && alive(t)
                 {
                     answers.push_back((t + 5, sequence));
                 }
-                log.push((t, action));
+                if !matches!(action, Action::SendFullSize { .. }) {
+                    log.push((t, action));
+                }
             }
         }
         log
@@ -616,6 +699,33 @@ mod tests {
             );
             assert!(!prober.is_suspect(), "it was answered");
         }
+    }
+
+    #[test]
+    fn a_path_that_small_probes_alone_get_through_is_narrow_until_a_large_one_does() {
+        let mut prober = Prober::new(Instant(0));
+        let mut log = Vec::new();
+        for t in 0..100_000 {
+            let now = Instant(0) + MS * t;
+            while let Some(action) = prober.poll(now) {
+                match action {
+                    Action::SendFullSize { sequence, .. } if !(20_000..60_000).contains(&t) => {
+                        log.extend(
+                            prober.answer(&reply(sequence), Counts::default(), now).map(|action| (t, action)),
+                        );
+                    }
+                    Action::Send { sequence, .. } => {
+                        let _ = prober.answer(&reply(sequence), Counts::default(), now);
+                    }
+                    Action::SendFullSize { .. } => {}
+                    other => log.push((t, other)),
+                }
+            }
+        }
+        let [(narrow, Action::Narrow), (wide, Action::Wide)] = log[..] else { panic!("{log:?}") };
+        assert!(narrow <= 20_000 + 10_000 + 3_000 && wide <= 60_000 + 1_000, "{log:?}");
+        assert_eq!((prober.state(), prober.is_narrow()), (State::Up, false));
+        assert_eq!(prober.quality().loss(), Some(0.0), "no loss of what is sent");
     }
 
     #[test]
@@ -849,6 +959,9 @@ mod tests {
                             sequence,
                         ));
                         answers.make_contiguous().sort_unstable();
+                    }
+                    Action::SendFullSize { sequence, .. } => {
+                        prober.answer(&reply(sequence), Counts::default(), now);
                     }
                     Action::CameUp { .. } | Action::Suspected => {}
                     other => panic!("{other:?} at {now:?}"),

@@ -17,6 +17,10 @@ pub const PROBE_ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x706f,
 const REFLECTOR_PORT: u16 = 862;
 /// The Session-Sender's; any from the dynamic range would do.
 const SENDER_PORT: u16 = 49_862;
+/// IPv6 and UDP.
+const HEADERS: usize = 48;
+/// Extra Padding's type (RFC 8972 section 4.1).
+const EXTRA_PADDING: u8 = 1;
 /// Both messages' length (RFC 8762 figures 2 and 4), without extensions.
 const MESSAGE_BYTES: usize = 44;
 /// TLVs for private use (RFC 8972 section 5.1), sent marked as not recognised (section 4). One is empty: the sender's earlier
@@ -156,6 +160,18 @@ pub fn request(sequence: u32, asks: Asks, now: Now) -> Vec<u8> {
     wire::udp_v6((PROBE_ADDRESS, SENDER_PORT), (PROBE_ADDRESS, REFLECTOR_PORT), 0, &body)
 }
 
+/// A request that makes a packet of `bytes` of itself, as far as it is not that long anyway, and so does its reflection (Extra
+/// Padding, RFC 8972 section 4.1).
+pub fn request_of_size(sequence: u32, asks: Asks, bytes: usize, now: Now) -> Vec<u8> {
+    let short = request(sequence, asks, now);
+    let Some(padding) = bytes.checked_sub(short.len() + 4) else { return short };
+    let mut body = short[HEADERS..].to_vec();
+    let [high, low] = u16::try_from(padding).unwrap_or(u16::MAX).to_be_bytes();
+    body.extend_from_slice(&[NOT_RECOGNISED, EXTRA_PADDING, high, low]);
+    body.resize(body.len() + usize::from(u16::from_be_bytes([high, low])), 0);
+    wire::udp_v6((PROBE_ADDRESS, SENDER_PORT), (PROBE_ADDRESS, REFLECTOR_PORT), 0, &body)
+}
+
 /// News of another path: a request in form, so that a far end which does not know it answers what nobody has asked.
 pub fn news(of: PathTag, news: News, now: Now) -> Vec<u8> {
     let mut body = request_body(0, now);
@@ -278,6 +294,23 @@ mod tests {
             let ip = wire::parse_ip(&reply).expect("sound");
             let Some(Message::Reply(reply)) = Message::read(&reply, &ip, now) else { panic!("no reply") };
             assert_eq!(reply.arrivals, None);
+        }
+    }
+
+    #[test]
+    fn a_request_of_full_size_is_that_large_and_so_is_its_reflection() {
+        let now = Now { unix_nanos: 1, ..Now::default() };
+        let asks = Asks { answered: true, within: Some(Duration::from_millis(50)), deaf: false };
+        for bytes in [0, 100, 200, 1_280, 1_420, 9_000] {
+            let request = request_of_size(9, asks, bytes, now);
+            assert!(request.len() == bytes || bytes < 200, "{} of {bytes}", request.len());
+            let ip = wire::parse_ip(&request).expect("sound");
+            assert_eq!(Message::read(&request, &ip, now), Some(Message::Request(asks)));
+            let reply = reflect(&request, &ip, Counts::default(), now).expect("a request");
+            assert_eq!(reply.len(), request.len());
+            let ip = wire::parse_ip(&reply).expect("sound");
+            let Some(Message::Reply(reply)) = Message::read(&reply, &ip, now) else { panic!("no reply") };
+            assert_eq!((reply.sequence, reply.arrivals), (9, Some(Counts::default())));
         }
     }
 

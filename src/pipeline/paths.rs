@@ -68,8 +68,11 @@ pub enum Why {
     Down(Duration),
     /// It is down, as the far end has found out.
     ToldDown,
-    /// Nothing can be sent from its transport.
+    /// There is no way to its far end.
     CannotSend,
+    /// Packets that are as large as they may be do not get through any more; or they do again.
+    Narrow,
+    Wide,
     CameUp,
     /// It has been up for as long as it was held.
     Recovered,
@@ -117,6 +120,8 @@ impl Path {
             return Candidate::Unreachable;
         }
         match self.prober.state() {
+            // What is large would be lost, and with it whoever sends that.
+            State::Up if self.prober.is_narrow() => Candidate::Recovering,
             State::Up => Candidate::Up,
             State::Recovering => Candidate::Recovering,
             State::Unproven if !self.spec.probes && self.tunnel.has_session() => Candidate::Up,

@@ -51,6 +51,45 @@ fn a_flow_moves_within_150_ms_and_keeps_its_session_and_binding() {
 }
 
 #[test]
+fn a_path_that_nothing_can_be_sent_by_is_left_at_once_and_by_both_ends() {
+    let mut sim = Sim::up();
+    let packet = udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes();
+    sim.from_lan("berlin", &packet);
+    sim.cut(DSL);
+    sim.cannot_send("berlin", "192.0.2.1:51820");
+    sim.advance(5);
+    assert_eq!(state(&mut sim, "berlin", "fra1", "dsl"), PathState::Down);
+    assert_eq!(state(&mut sim, "fra1", "berlin", "dsl"), PathState::Down, "it was told by the other path");
+    assert_eq!(state(&mut sim, "fra1", "lyon", "dsl"), PathState::Up, "which is none of theirs");
+    let out = sim.from_lan("berlin", &packet);
+    assert_eq!(out.len(), 1);
+    let whys = |sim: &mut Sim, node| -> Vec<String> {
+        sim.decisions(node).into_iter().filter(|row| row.class == "default").map(|row| row.why).collect()
+    };
+    assert_eq!(whys(&mut sim, "berlin").last().map(String::as_str), Some("cannot-send"));
+    assert_eq!(whys(&mut sim, "fra1").last().map(String::as_str), Some("told-down"));
+}
+
+#[test]
+fn a_path_that_loses_what_is_large_is_left_until_it_carries_it_again() {
+    let mut sim = Sim::up();
+    let way = |sim: &mut Sim| {
+        sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+        sim.sessions("fra1")[0].forward_path.clone()
+    };
+    assert_eq!(way(&mut sim).as_deref(), Some("dsl"));
+    sim.narrow(DSL, 1_400);
+    sim.advance(14_000);
+    assert_eq!(way(&mut sim).as_deref(), Some("lte"));
+    assert_eq!(state(&mut sim, "berlin", "fra1", "dsl"), PathState::Recovering);
+    let row = sim.decisions("berlin").into_iter().rfind(|row| row.class == "default").expect("moved");
+    assert_eq!((row.why.as_str(), row.detail.as_str()), ("narrow", "dsl loses packets of full size"));
+    sim.narrow(DSL, 2_000);
+    sim.advance(2_000);
+    assert_eq!(way(&mut sim).as_deref(), Some("dsl"));
+}
+
+#[test]
 fn a_path_that_heals_is_used_again() {
     let mut sim = Sim::up();
     sim.cut(DSL);

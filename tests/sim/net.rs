@@ -9,7 +9,7 @@ use popgate::pipeline::report::{
     Answer, DecisionRow, DropRow, Explanation, FlowFilter, PathReport, Query, RuleRow, SessionReport,
 };
 use popgate::tables::{Compiler, Generation};
-use popgate::tunnel::{Keys, Opened, Sealed, Tunnel, TunnelIndex};
+use popgate::tunnel::{Endpoint, Keys, Opened, Sealed, Tunnel, TunnelIndex};
 use popgate::wire::{Ingress, Outbound};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -197,6 +197,8 @@ pub struct Sim {
     addresses: BTreeMap<SocketAddr, (String, TransportId)>,
     /// Branch transports whose link is cut, by their address: from the branch, and to it.
     cut: BTreeMap<SocketAddr, [bool; 2]>,
+    /// How long the datagrams are that a branch's transport still sends and is sent, where that is not any, by its address.
+    narrow: BTreeMap<SocketAddr, usize>,
     /// Links of branch transports that do not carry everything at once, by their address: from the branch, and to it; and when the
     /// last datagram on each arrives.
     links: BTreeMap<SocketAddr, [(Link, Instant); 2]>,
@@ -237,6 +239,7 @@ impl Sim {
             nodes: BTreeMap::new(),
             addresses: BTreeMap::new(),
             cut: BTreeMap::new(),
+            narrow: BTreeMap::new(),
             links: BTreeMap::new(),
             under_way: BTreeMap::new(),
             launched: 0,
@@ -402,6 +405,20 @@ impl Sim {
 
     pub fn heal(&mut self, address: &str) {
         self.cut.remove(&address.parse().expect("an address"));
+    }
+
+    /// Silently loses what is longer than `bytes` of what a branch's transport sends and is sent.
+    pub fn narrow(&mut self, address: &str, bytes: usize) {
+        self.narrow.insert(address.parse().expect("an address"), bytes);
+    }
+
+    /// There is no way from `node` to `address` any more, as its kernel finds out.
+    pub fn cannot_send(&mut self, node: &str, address: &str) {
+        let address = address.parse().expect("an address");
+        let node = self.node(node);
+        for (transport, _) in node.generation.transports.iter() {
+            node.plane.cannot_send_to(Endpoint { transport, address });
+        }
     }
 
     /// What a branch's transport sends, and what it is sent, meets this from now on.
@@ -640,7 +657,8 @@ impl Sim {
             if let Some(recording) = &mut self.recording {
                 recording.push(datagram.to_vec());
             }
-            if self.is_cut(source, to) {
+            let is_too_long = |end| self.narrow.get(end).is_some_and(|bytes| datagram.len() > *bytes);
+            if self.is_cut(source, to) || [source, to].iter().any(is_too_long) {
                 continue;
             }
             self.launch(source, to, datagram);

@@ -9,6 +9,7 @@ use popgate::model::{DropReason, Instant, Now};
 use popgate::pipeline::report::{Answer, Query};
 use popgate::pipeline::{Entrance, Logged, Steered, Team, Worker, steer};
 use popgate::tables::Generation;
+use popgate::tunnel::Endpoint;
 use popgate::wire::{self, Batch, Handover, Ingress, Outbound};
 use std::collections::VecDeque;
 use std::future::pending;
@@ -197,6 +198,11 @@ impl Plane {
 
     pub fn ports_in_use(&self) -> u64 {
         self.workers.iter().map(Worker::ports_in_use).sum()
+    }
+
+    /// Nothing can be sent there.
+    pub fn cannot_send_to(&mut self, endpoint: Endpoint) {
+        self.workers.iter_mut().for_each(|worker| worker.cannot_send_to(endpoint));
     }
 
     pub fn egress_dropped(&mut self, reason: DropReason, count: u64) {

@@ -399,9 +399,9 @@ impl Worker {
         Ok(chosen)
     }
 
-    /// The largest packet of a family that goes through, with room for what tells its copies from each other if it may be sent
-    /// twice. IPv6 must find 1,280 bytes everywhere (RFC 8200 section 5); where a path
-    /// has less, the datagram around it is fragmented.
+    /// The largest packet of a family that goes through, with room for what tells its copies from each other if it may be
+    /// sent twice. IPv6 must find 1,280 bytes everywhere (RFC 8200 section 5); where a path has less, the datagram around it is
+    /// fragmented.
     pub(super) fn mtu(&self, exit: Exit, ipv4: bool) -> u16 {
         let mtu = match exit {
             Exit::Device(device) => self.generation.devices.get(device).map_or(u16::MAX, |spec| spec.mtu),

@@ -385,6 +385,13 @@ impl Worker {
                         self.drops.count(None, reason, 1);
                     }
                 }
+                Some(Action::SendFullSize { sequence, asks }) => {
+                    let bytes = self.mtu(Exit::Path(id, ClassId::NONE), true);
+                    let message = path::request_of_size(sequence, asks, bytes.into(), now);
+                    if let Err(reason) = self.seal_into(id, &message, out) {
+                        self.drops.count(None, reason, 1);
+                    }
+                }
                 Some(Action::Suspected) => self.tell_far_end(id, News::Suspect, now, out),
                 Some(change) => {
                     self.changed(id, change);
@@ -439,7 +446,9 @@ impl Worker {
                 Action::CameUp { .. } => Why::CameUp,
                 Action::Recovered => Why::Recovered,
                 Action::WentDown { silent } => Why::Down(silent),
-                Action::Send { .. } | Action::Suspected => path.why,
+                Action::Narrow => Why::Narrow,
+                Action::Wide => Why::Wide,
+                Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => path.why,
             };
         }
         let path = self.generation.names.site_and_path(id);
@@ -450,7 +459,9 @@ impl Worker {
             Action::WentDown { silent } => {
                 tracing::warn!(path, silent_ms = silent.as_millis(), "path is down");
             }
-            Action::Send { .. } | Action::Suspected => {}
+            Action::Narrow => tracing::warn!(path, "path loses packets of full size"),
+            Action::Wide => tracing::info!(path, "path carries packets of full size again"),
+            Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => {}
         }
     }
 
