@@ -71,31 +71,33 @@ impl Exchange {
         self.epoch.elapsed().as_secs_f64() * 1e3
     }
 
-    /// `caller`, which no other call has been, has a call of each kind from a `host` for as long as `meanwhile` takes.
-    /// Gives what it says, and of each kind what went from the host, and to it.
+    /// From a host, a caller whose number no other has had has a call of each of these kinds, by their places, to `server` for as
+    /// long as `meanwhile` takes. Gives what that says, and of each kind what went from the host, and to it.
     pub fn call<T>(
         &self,
         world: &World,
-        host: &str,
-        (caller, server): (u16, &str),
+        (caller, host, server): &(u16, String, &str),
+        kinds: &[usize],
         meanwhile: impl FnOnce() -> T,
     ) -> (T, Vec<[Stream; 2]>) {
         let sockets: Vec<UdpSocket> =
-            self.lines.iter().map(|line| dial(world, host, (server, line.kind.port))).collect();
+            kinds.iter().map(|line| dial(world, host, (*server, self.lines[*line].kind.port))).collect();
+        let lines: Vec<&Line> = kinds.iter().map(|line| &self.lines[*line]).collect();
+        let (lines, caller) = (&lines[..], *caller);
         let stop = AtomicBool::new(false);
         let (stop, epoch) = (&stop, self.epoch);
         std::thread::scope(|scope| {
             // One thread a direction: packets of different kinds do not leave at once.
             let up = scope.spawn(|| {
                 let send = |line: usize, packet: &[u8]| sockets[line].send(packet).is_ok();
-                self.send(caller, stop, send)
+                self.send(lines, caller, stop, send)
             });
             let down = scope.spawn(|| {
                 let send = |line: usize, packet: &[u8]| {
-                    let peer = held(&self.lines[line].heard).get(&caller).map(|(peer, _)| *peer);
-                    peer.is_some_and(|peer| self.lines[line].socket.send_to(packet, peer).is_ok())
+                    let peer = held(&lines[line].heard).get(&caller).map(|(peer, _)| *peer);
+                    peer.is_some_and(|peer| lines[line].socket.send_to(packet, peer).is_ok())
                 };
-                self.send(caller, stop, send)
+                self.send(lines, caller, stop, send)
             });
             let receivers = sockets.iter().map(|socket| {
                 scope.spawn(move || {
@@ -111,7 +113,7 @@ impl Exchange {
             let received: Vec<_> =
                 receivers.into_iter().map(|thread| thread.join().expect("no panic")).collect();
             let streams =
-                self.lines.iter().zip(up).zip(down).zip(received).map(|(((line, up), down), received)| {
+                lines.iter().zip(up).zip(down).zip(received).map(|(((line, up), down), received)| {
                     let heard = held(&line.heard).remove(&caller).map(|(_, came)| came).unwrap_or_default();
                     [Stream { sent: up, came: heard }, Stream { sent: down, came: received }]
                 });
@@ -122,19 +124,20 @@ impl Exchange {
     /// Sends packets of each kind until it is to stop; when each was sent.
     fn send(
         &self,
+        lines: &[&Line],
         caller: u16,
         stop: &AtomicBool,
         mut send: impl FnMut(usize, &[u8]) -> bool,
     ) -> Vec<Vec<f64>> {
-        let mut sent = vec![Vec::new(); self.lines.len()];
+        let mut sent = vec![Vec::new(); lines.len()];
         let begin = Instant::now();
         // Evenly spread over their spacing.
-        let offset = |line: usize| self.lines[line].kind.spacing * line as u32 / self.lines.len() as u32;
-        let mut due: Vec<Instant> = (0..self.lines.len()).map(|line| begin + offset(line)).collect();
+        let offset = |line: usize| lines[line].kind.spacing * line as u32 / lines.len() as u32;
+        let mut due: Vec<Instant> = (0..lines.len()).map(|line| begin + offset(line)).collect();
         while !stop.load(Ordering::Relaxed) {
             let Some((line, at)) = due.iter().copied().enumerate().min_by_key(|(_, at)| *at) else { break };
             std::thread::sleep(at.saturating_duration_since(Instant::now()));
-            due[line] = at + self.lines[line].kind.spacing;
+            due[line] = at + lines[line].kind.spacing;
             let mut packet = [0; PAYLOAD];
             packet[..2].copy_from_slice(&caller.to_be_bytes());
             packet[2..6].copy_from_slice(&(sent[line].len() as u32).to_be_bytes());

@@ -4,7 +4,9 @@
 //! Needs root and Debian's packages (`make setup` installs them). What was measured is printed: `--nocapture` shows it.
 
 mod acl;
+mod branches;
 mod breakout;
+mod brownouts;
 mod calls;
 mod console;
 mod demo;
@@ -28,4 +30,5 @@ mod restart;
 mod rubbish;
 mod stock;
 mod stun;
+mod transfers;
 mod world;
