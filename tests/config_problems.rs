@@ -813,6 +813,42 @@ fn at_most_fourteen_path_policies_ask_for_an_sla() {
         .has(&["tenants/acme.toml:161: sla-class: more than 14 path policies with an SLA class"]);
 }
 
+#[test]
+fn bandwidth_is_a_rate() {
+    let rate = |text: &str, problem: &str| {
+        Config::pop()
+            .edit(BOX, "interface = \"eth0\"", &format!("interface = \"eth0\"\nbandwidth = \"{text}\""))
+            .has(&[&format!("popgate.toml:9: bandwidth: {problem}")]);
+    };
+    let expected = r#"is not a rate; write a whole number of kbit, mbit or gbit (a second), as in "20mbit""#;
+    rate("20Mbps", &format!("\"20Mbps\" {expected}"));
+    rate("32kbit", r#""32kbit" is out of range; 64kbit to 400gbit"#);
+    Config::pop()
+        .edit(TENANT, "persistent-keepalive", "bandwidth = \"20\"\npersistent-keepalive")
+        .has(&[&format!("tenants/acme.toml:12: bandwidth: \"20\" {expected}")]);
+}
+
+#[test]
+fn one_class_goes_first_and_has_no_weight() {
+    let more = |first: &str, second: &str| {
+        let class = |name: &str, line: &str| {
+            format!("[[app-class]]\nname = \"{name}\"\nmatch = [{{ dscp = [1] }}]\n{line}\n")
+        };
+        Config::pop().append(TENANT, &(class("one", first) + &class("two", second)))
+    };
+    more("queue = \"priority\"", "weight = 1").has(&[]);
+    more("queue = \"priority\"", "queue = \"priority\"")
+        .has(&[r#"tenants/acme.toml:61: queue: one class goes first, and that is "one" (line 57)"#]);
+    more("queue = \"priority\"\nweight = 5", "weight = 101").has(&[
+        "tenants/acme.toml:58: weight: a class has either a weight or goes first",
+        "tenants/acme.toml:62: weight: 101 is out of range; 1 to 100",
+    ]);
+    more("queue = \"first\"", "set-dscp = \"best\"").has(&[
+        r#"tenants/acme.toml:57: queue: unknown queue "first"; known are priority"#,
+        r#"tenants/acme.toml:61: set-dscp: unknown DSCP "best"; ef, va, le, cs0 to cs7, af11 to af43, or 0 to 63"#,
+    ]);
+}
+
 // ---- Names that nothing has ------------------------------------------------------------------------------------------
 
 #[test]

@@ -218,7 +218,7 @@ fn bind_again(host: &Host, id: TransportId, address: SocketAddr) -> TransportSoc
 
 fn send_all(socket: &mut TransportSocket, to: SocketAddr, datagrams: &[Vec<u8>]) -> Vec<(Fault, u64)> {
     let mut dropped = Vec::new();
-    socket.send(datagrams.iter().map(|d| (to, &**d)), |fault, count| dropped.push((fault, count)));
+    socket.send(datagrams.iter().map(|d| (to, 0, &**d)), |fault, count| dropped.push((fault, count)));
     dropped
 }
 
@@ -309,7 +309,7 @@ fn what_cannot_be_sent_is_counted_and_does_not_hold_up_the_rest() {
         (reachable, &small),
     ];
     let mut dropped = Vec::new();
-    sender.send(datagrams.iter().map(|(to, d)| (*to, &***d)), |fault, n| dropped.push((fault, n)));
+    sender.send(datagrams.iter().map(|(to, d)| (*to, 0, &***d)), |fault, n| dropped.push((fault, n)));
     let count = |fault| dropped.iter().filter(|d| d.0 == fault).map(|d| d.1).sum::<u64>();
     assert_eq!(count(Fault::TooBig), 1, "{dropped:?}");
     let unreachable = dropped.iter().filter(|(fault, _)| matches!(fault, Fault::Unreachable(_)));

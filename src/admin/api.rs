@@ -6,7 +6,7 @@ use super::{App, worker_patience};
 use crate::control::{FlowPage, Status};
 use crate::model::{AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
 use crate::pipeline::report::{
-    DecisionRow, DropRow, Explanation, FlowFilter, PathReport, RuleRow, SessionPage,
+    DecisionRow, DropRow, Explanation, FlowFilter, PathReport, QueueRow, RuleRow, SessionPage,
 };
 use crate::store::report::WhoHad;
 use axum::Json;
@@ -41,6 +41,11 @@ pub(super) struct Rules {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Decisions {
     pub(super) decisions: Vec<DecisionRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Queues {
+    pub(super) queues: Vec<QueueRow>,
 }
 
 /// A request's query as it was written: names may be unknown or come twice.
@@ -87,6 +92,12 @@ pub(super) async fn decisions(State(app): State<App>, query: Parameters) -> Resu
     let tenant = asked.filter.tenant.as_deref();
     let decisions = app.control.decisions(tenant, asked.limit, worker_patience()).await?;
     Ok(Json(Decisions { decisions }))
+}
+
+pub(super) async fn queues(State(app): State<App>, query: Parameters) -> Result<Json<Queues>, Problem> {
+    let asked = Asked::read(query, &["tenant"])?;
+    let queues = app.control.queues(asked.filter.tenant.as_deref(), worker_patience()).await?;
+    Ok(Json(Queues { queues }))
 }
 
 /// Not a filter: a flow that has not come.

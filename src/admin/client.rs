@@ -1,13 +1,13 @@
 //! `popgate show`: the API's reports as tables, or as the JSON they came in.
 
-use super::api::{Decisions, Drops, Paths, Rules};
+use super::api::{Decisions, Drops, Paths, Queues, Rules};
 use super::problem::Problem;
 use super::table::{Table, bytes, duration, endpoint, or_dash, utc};
 use super::token::{self, TokenError};
 use crate::config::AclAction;
 use crate::control::{FlowPage, Status};
 use crate::pipeline::report::{
-    DecisionRow, DropRow, FlowReport, PathReport, PathState, RuleRow, SessionPage, SessionReport,
+    DecisionRow, DropRow, FlowReport, PathReport, PathState, QueueRow, RuleRow, SessionPage, SessionReport,
 };
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
@@ -60,6 +60,8 @@ enum What {
     Rules(TenantArgs),
     /// Which app class moved from which path to which, and why, newest first
     Decisions(TenantArgs),
+    /// How each app class fares where bandwidth is limited: what it sent, what waits, and for how long
+    Queues(TenantArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -193,6 +195,7 @@ fn question(what: &What) -> (&'static str, Vec<(&'static str, String)>) {
         What::Drops(args) => ("drops", tenant(args)),
         What::Rules(args) => ("rules", tenant(args)),
         What::Decisions(args) => ("decisions", tenant(args)),
+        What::Queues(args) => ("queues", tenant(args)),
     }
 }
 
@@ -205,6 +208,7 @@ fn render(what: &What, answer: &str) -> Result<String, ShowError> {
         What::Drops(_) => drops(&read::<Drops>(answer)?.drops),
         What::Rules(_) => rules(&read::<Rules>(answer)?.rules),
         What::Decisions(_) => decisions(&read::<Decisions>(answer)?.decisions),
+        What::Queues(_) => queues(&read::<Queues>(answer)?.queues),
     })
 }
 
@@ -406,6 +410,46 @@ fn drops(rows: &[DropRow]) -> String {
     for row in rows {
         let packets = row.packets.to_string();
         table.row([or_dash(row.tenant.clone()), row.reason.clone(), or_dash(row.detail.clone()), packets]);
+    }
+    table.render()
+}
+
+fn queues(rows: &[QueueRow]) -> String {
+    if rows.is_empty() {
+        return "no bandwidth is limited, or nothing was sent\n".to_owned();
+    }
+    let mut table = Table::new(&[
+        "TENANT",
+        "SITE",
+        "PATH",
+        "CLASS",
+        "TURN",
+        ">PACKETS",
+        ">SENT",
+        ">QUEUED",
+        ">DROPPED",
+        ">MARKED",
+        ">NO ROOM",
+        ">DELAY: P50",
+        ">P95",
+    ]);
+    for row in rows {
+        let millis = |value: Option<f64>| or_dash(value.map(|value| format!("{value:.1} ms")));
+        table.row([
+            row.tenant.clone(),
+            row.site.clone(),
+            row.path.clone(),
+            row.class.clone(),
+            row.weight.map_or_else(|| "first".to_owned(), |weight| format!("weight {weight}")),
+            row.sent_packets.to_string(),
+            bytes(row.sent_bytes),
+            bytes(row.queued_bytes),
+            row.dropped_packets.to_string(),
+            row.marked_packets.to_string(),
+            row.overflowed_packets.to_string(),
+            millis(row.delay_p50_ms),
+            millis(row.delay_p95_ms),
+        ]);
     }
     table.render()
 }

@@ -92,6 +92,7 @@ const ROUTES: &[Route] = &[
     ("/api/v1/drops", || get(api::drops)),
     ("/api/v1/rules", || get(api::rules)),
     ("/api/v1/decisions", || get(api::decisions)),
+    ("/api/v1/queues", || get(api::queues)),
     ("/api/v1/explain", || get(api::explain)),
     ("/api/v1/who-had", || get(api::who_had)),
     ("/api/v1/events", || get(events::stream)),

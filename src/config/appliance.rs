@@ -305,6 +305,7 @@ fn read_transports(
         let listens_on = listen.as_ref().ok().map(|(_, listen)| *listen);
         let name = table.required("name", |value| scope.claim(value, listens_on));
         let mtu = table.with_default("mtu", 1500, |value| value.number(1280..=9216));
+        let bandwidth = table.optional("bandwidth", |value| value.parse(values::rate));
         let at = table.at().clone();
         table.finish();
         if let Ok(Some((value, interface))) = &interface {
@@ -323,6 +324,7 @@ fn read_transports(
             listen: listen?.1,
             interface: interface?.map(|(_, name)| name),
             mtu: mtu?,
+            bandwidth: bandwidth?,
             at,
         })
     }))

@@ -3,7 +3,8 @@
 
 use super::App;
 use crate::model::{
-    AskedFlow, HostName, Nat64Prefix, OnViolation, PrefixMap, Protocol, Remediation, SlaLimits, Timeouts,
+    AskedFlow, HostName, Nat64Prefix, OnViolation, PrefixMap, Protocol, Queueing, Rate, Remediation,
+    SlaLimits, Timeouts,
 };
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -152,6 +153,8 @@ pub struct Transport {
     /// The underlay's MTU in bytes; tunnel packets are 80 smaller (60 over IPv4 would do, but the address family of
     /// a roaming peer may change).
     pub mtu: u16,
+    /// What may be sent over it, all that is around packets included.
+    pub bandwidth: Option<Rate>,
     pub at: SourceRef,
 }
 
@@ -246,6 +249,8 @@ pub struct TenantPath {
     pub endpoint: Option<SocketAddr>,
     /// Seconds; WireGuard's own unit.
     pub persistent_keepalive: Option<u16>,
+    /// What the PoP may send to the branch by it.
+    pub bandwidth: Option<Rate>,
     pub at: SourceRef,
 }
 
@@ -444,6 +449,10 @@ pub struct AppClass {
     pub name: String,
     /// Any of them.
     pub matches: Vec<FlowMatch>,
+    /// When its packets leave, where bandwidth is limited.
+    pub queueing: Queueing,
+    /// 0-63: what its packets carry from here on.
+    pub set_dscp: Option<u8>,
     pub at: SourceRef,
 }
 

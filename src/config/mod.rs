@@ -12,6 +12,7 @@
 //!
 //! * A *name* is 1 to 31 of `a-z`, `0-9` and `-`, beginning with a letter or digit.
 //! * A *duration* is a whole number with its unit: `"150ms"`, `"60s"`, `"5m"`, `"2h"`, `"30d"`.
+//! * A *rate* is a whole number with its unit, of bits a second: `"512kbit"`, `"20mbit"`, `"1gbit"`.
 //! * A *prefix* is `"10.1.0.0/16"` or `"2001:db8::/32"` without host bits, or an address, meaning that one alone.
 //! * An *endpoint* is `"192.0.2.1:51820"` or `"[2001:db8::1]:51820"`. Host names are not resolved.
 //! * A *key* is WireGuard's: 32 bytes in base64. A *key file* holds one; its name is relative to the directory, and nobody
@@ -44,6 +45,7 @@
 //! | `listen` | address and port | | no two the same, except on different interfaces |
 //! | `interface` | interface | any | send and receive there alone |
 //! | `mtu` | 1280 to 9216 | 1500 | the underlay's, in bytes |
+//! | `bandwidth` | rate | unlimited | what may be sent over it, IP and UDP headers included; a little less than the line has, so that what waits waits here and not there |
 //!
 //! `[admin]`: `listen`, address and port of API and console, `127.0.0.1:8443` by default.
 //!
@@ -102,6 +104,7 @@
 //! | `preshared-key-file` | key file | none | |
 //! | `endpoint` | endpoint | none | call the branch there; without it, it calls first |
 //! | `persistent-keepalive` | duration of whole seconds | none | |
+//! | `bandwidth` | rate | unlimited | what the PoP may send to the branch by it |
 //!
 //! `[[handoff]]`: `name`, `kind`, and by kind:
 //!
@@ -162,7 +165,16 @@
 //! must be there, `src-port` and `dst-port`. No group is in itself.
 //!
 //! `[[app-class]]`, tried in order: `name`, not `default`; `match`, a list of tables with the flow's keys (below) except
-//! `class`, and with `app` and `domain`; any of them may match.
+//! `class`, and with `app` and `domain`; any of them may match; and, all of them optional,
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `queue` | `"priority"` | by `weight` | where a bandwidth is limited, its packets leave before all others; one class's. Beyond three quarters of the bandwidth they take turns with others |
+//! | `weight` | 1 to 100 | 10, which the default class has too | its share of a limited bandwidth, beside those of others that have something to send |
+//! | `set-dscp` | as `dscp` below | as it came | what its packets carry from here on, both ways |
+//!
+//! What waits for a limited bandwidth is kept short by CoDel (RFC 8289), class by class: senders are told to slow down by a mark
+//! (ECN) or a loss. The datagram around a packet carries its DSCP.
 //!
 //! `[[acl]]`, tried in order, default deny: `name`; the flow's keys; `action`: `"accept"`, `"drop"` or `"reject"`; and
 //!

@@ -14,7 +14,7 @@ use super::values::{self, covers};
 use super::*;
 use crate::model::{
     AskedEnd, AskedFlow, MAX_SLA_POLICIES, Nat64Prefix, NotAHostName, NotAnEnd, OnViolation, PrefixMap,
-    Protocol, Remediation, SlaLimits, Timeouts,
+    Protocol, Queueing, Remediation, SlaLimits, Timeouts,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -56,6 +56,7 @@ pub(super) fn read(
         called: BTreeMap::new(),
         known_as: Vec::new(),
         classes: Scope::new("class"),
+        goes_first: None,
         forwarded: Owners::default(),
         owners: Owners::default(),
     };
@@ -238,6 +239,8 @@ pub(super) struct TenantReader<'a> {
     /// What subscribers are known as, and where that is written.
     pub(super) known_as: Vec<(IpNetwork, SourceRef)>,
     classes: Scope<()>,
+    /// The class that goes first, and where that is said.
+    goes_first: Option<(String, SourceRef)>,
     /// Of all handoffs.
     forwarded: Owners<(Protocol, SocketAddr)>,
     /// Whose a prefix is within the tenant. More specific ones may be another's, the same one may not.
@@ -301,6 +304,7 @@ impl TenantReader<'_> {
         });
         let persistent_keepalive =
             table.optional("persistent-keepalive", |value| value.duration(values::keepalive_secs));
+        let bandwidth = table.optional("bandwidth", |value| value.parse(values::rate));
         let at = table.at().clone();
         table.finish();
         Ok(TenantPath {
@@ -310,6 +314,7 @@ impl TenantReader<'_> {
             preshared_key: preshared_key?.flatten(),
             endpoint: endpoint?,
             persistent_keepalive: persistent_keepalive?,
+            bandwidth: bandwidth?,
             at,
         })
     }
@@ -597,9 +602,27 @@ impl TenantReader<'_> {
                 Ok(FlowMatch { apps: apps?, domains: domains?, ..flow_match? })
             })
         });
+        let queue = table.optional("queue", |value| {
+            value.one_of(&[("priority", ())])?;
+            let name = name.as_deref().unwrap_or_default();
+            if let Some((first, at)) = &self.goes_first {
+                let at = seen_from(&value.at(), at);
+                return Err(value.note(format!("one class goes first, and that is {first:?} ({at})")));
+            }
+            self.goes_first = Some((name.to_owned(), value.at()));
+            Ok(Queueing::Priority)
+        });
+        let weight = table.optional("weight", |value| {
+            if matches!(queue, Ok(Some(_))) {
+                return Err(value.note("a class has either a weight or goes first"));
+            }
+            value.number(1..=100).map(Queueing::Weight)
+        });
+        let set_dscp = table.optional("set-dscp", dscp);
         let at = table.at().clone();
         table.finish();
-        Ok(AppClass { name: name?, matches: matches?, at })
+        let queueing = queue?.or(weight?).unwrap_or_default();
+        Ok(AppClass { name: name?, matches: matches?, queueing, set_dscp: set_dscp?, at })
     }
 
     fn acl_rule(&mut self, mut table: Table<'_>, names: &mut Scope<()>) -> Result<AclRule, Noted> {

@@ -2,7 +2,7 @@
 //!
 //! Each function takes what stands between the quotes and gives the value, or what the operator should know.
 
-use crate::model::Protocol;
+use crate::model::{Protocol, Rate};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -95,6 +95,23 @@ pub(super) fn size(text: &str) -> Parsed<u64> {
         return Err(format!("{text:?} is not a size; write a whole number of MB, GB or TB, as in \"10GB\""));
     };
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too much"))
+}
+
+/// A line's rate: a whole number and its decimal unit.
+pub(super) fn rate(text: &str) -> Parsed<Rate> {
+    const UNITS: [(&str, u64); 3] = [("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)];
+    // Below, one packet takes longer than anybody's patience; above, there are no lines.
+    const RANGE: RangeInclusive<u64> = 64_000..=400_000_000_000;
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = UNITS.iter().find(|(known, _)| *known == unit).map(|(_, factor)| *factor);
+    let Some((factor, number)) = factor.zip(number.parse::<u64>().ok()) else {
+        return Err(format!(
+            "{text:?} is not a rate; write a whole number of kbit, mbit or gbit (a second), as in \"20mbit\""
+        ));
+    };
+    let bits = number.checked_mul(factor).filter(|bits| RANGE.contains(bits));
+    bits.and_then(Rate::bits_per_second).ok_or_else(|| format!("{text:?} is out of range; 64kbit to 400gbit"))
 }
 
 /// WireGuard's persistent keepalive, in its own unit: whole seconds.
@@ -326,6 +343,16 @@ mod tests {
         assert_eq!(size("2TB"), Ok(2_000_000_000_000));
         for wrong in ["", "GB", "10", "10 GB", "10gb", "1.5GB", "-1GB", "18446744073709551615TB"] {
             assert!(size(wrong).is_err(), "{wrong:?} was taken");
+        }
+    }
+
+    #[test]
+    fn rates_carry_their_unit() {
+        assert_eq!(rate("64kbit").ok(), Rate::bits_per_second(64_000));
+        assert_eq!(rate("20mbit").ok(), Rate::bits_per_second(20_000_000));
+        assert_eq!(rate("10gbit").ok(), Rate::bits_per_second(10_000_000_000));
+        for wrong in ["", "20", "mbit", "20 mbit", "20Mbit", "1.5mbit", "63kbit", "401gbit"] {
+            assert!(rate(wrong).is_err(), "{wrong:?} was taken");
         }
     }
 

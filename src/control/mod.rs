@@ -14,7 +14,8 @@ pub use recent::{FlowPage, RecentFlows};
 
 use crate::model::{AskedFlow, AskedPort};
 use crate::pipeline::report::{
-    Answer, DecisionRow, DropRow, Explanation, FlowFilter, PathReport, Query, RuleRow, SessionPage, Totals,
+    Answer, DecisionRow, DropRow, Explanation, FlowFilter, PathReport, Query, QueueRow, RuleRow, SessionPage,
+    Totals,
 };
 use crate::store::report::{LedgerState, WhoHad};
 use serde::{Deserialize, Serialize};
@@ -151,6 +152,23 @@ impl Control {
         paths.retain(|path| tenant.is_none_or(|tenant| path.tenant == tenant));
         paths.sort_by(|a, b| (&a.tenant, &a.site, &a.path).cmp(&(&b.tenant, &b.site, &b.path)));
         Ok(paths)
+    }
+
+    /// How app classes fare where bandwidth is limited, of one tenant or of all, by tenant, site, path and class.
+    pub async fn queues(
+        &self,
+        tenant: Option<&str>,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<Vec<QueueRow>, Unanswered> {
+        let query = Query::Queues { tenant: tenant.map(str::to_owned) };
+        let answers = self.ask_all(query, deadline, |answer| match answer {
+            Answer::Queues(rows) => Some(rows),
+            _ => None,
+        });
+        let mut rows: Vec<QueueRow> = answers.await?.into_iter().flatten().collect();
+        let key = |row: &QueueRow| [&row.tenant, &row.site, &row.path, &row.class].map(String::clone);
+        rows.sort_by_key(key);
+        Ok(rows)
     }
 
     /// The newest `limit` sessions that match, and how many match in all.

@@ -534,9 +534,12 @@ impl<D: DataPlane> Forwarder<D> {
     /// Sends all of `out`, and tells the data plane what could not be sent.
     fn send_all(&mut self) {
         let Self { plane, transports, devices, seat, out, .. } = self;
-        let mut datagrams = out.datagrams().peekable();
-        while let Some(&(id, _, _)) = datagrams.peek() {
-            let run = std::iter::from_fn(|| datagrams.next_if(|next| next.0 == id).map(|d| (d.1, d.2)));
+        let mut datagrams = out.datagrams().zip(out.dscps()).peekable();
+        while let Some(&((id, _, _), _)) = datagrams.peek() {
+            let run = std::iter::from_fn(|| {
+                let ((_, to, bytes), dscp) = datagrams.next_if(|((next, ..), _)| *next == id)?;
+                Some((to, dscp, bytes))
+            });
             let mut dropped = |fault, count| {
                 plane.egress_dropped(Dropped { egress: Egress::Transport(id), fault }, count);
             };

@@ -221,15 +221,15 @@ impl TransportSocket {
         Received::Drained
     }
 
-    /// Sends datagrams in their order. What cannot be sent is reported to `dropped`, with how many it was, and
+    /// Sends datagrams in their order, each with its DSCP. What cannot be sent is reported to `dropped`, with how many it was, and
     /// forgotten: nothing here is worth stopping for.
     pub fn send<'a>(
         &mut self,
-        datagrams: impl Iterator<Item = (SocketAddr, &'a [u8])>,
+        datagrams: impl Iterator<Item = (SocketAddr, u8, &'a [u8])>,
         mut dropped: impl FnMut(Fault, u64),
     ) {
         let mut outbox = Outbox::new();
-        for (to, bytes) in datagrams {
+        for (to, dscp, bytes) in datagrams {
             if to.is_ipv6() && !self.ipv6 {
                 dropped(Fault::Unreachable(to), 1);
                 continue;
@@ -238,7 +238,7 @@ impl TransportSocket {
                 self.flush(&mut outbox, &mut dropped);
             }
             let gso_segment = self.gso_segment_for(bytes.len());
-            outbox.push(to, bytes, gso_segment);
+            outbox.push((to, dscp), bytes, gso_segment);
         }
         self.flush(&mut outbox, &mut dropped);
     }
@@ -305,9 +305,24 @@ impl TransportSocket {
             header.msg_name = (&raw mut names[i]).cast();
             header.msg_iov = &raw mut pieces[message.first];
             header.msg_iovlen = message.pieces as _;
+            let mut used = 0;
             if message.pieces > 1 {
+                // A segment is at most half of GSO_BYTES.
+                let segment = outbox.piece[message.first].len() as u16;
+                used = controls[i].put(used, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+            }
+            if message.dscp > 0 {
+                // ECN is left out: a far end that knows nothing of RFC 6040 would lose marks that were made outside.
+                let class = libc::c_int::from(message.dscp) << 2;
+                let (level, option) = match message.to.ip().to_canonical() {
+                    IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+                    IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+                };
+                used = controls[i].put(used, level, option, class);
+            }
+            if used > 0 {
                 header.msg_control = (&raw mut controls[i]).cast();
-                header.msg_controllen = controls[i].set_segment(outbox.piece[message.first].len());
+                header.msg_controllen = used as _;
             }
         }
         // SAFETY: the first `messages.len()` headers point at names, controls and pieces that live to the end of this
@@ -329,7 +344,7 @@ impl TransportSocket {
         let pieces = &outbox.piece[message.first..message.first + message.pieces];
         let mut sent = false;
         for piece in pieces {
-            match self.send_piece(message.to, piece) {
+            match self.send_piece((message.to, message.dscp), piece) {
                 Ok(()) => sent = true,
                 Err(error) => dropped(fault_of(error, message.to), 1),
             }
@@ -346,7 +361,7 @@ impl TransportSocket {
         }
     }
 
-    fn send_piece(&self, to: SocketAddr, piece: &[u8]) -> Result<(), i32> {
+    fn send_piece(&self, to: (SocketAddr, u8), piece: &[u8]) -> Result<(), i32> {
         let mut outbox = Outbox::new();
         outbox.push(to, piece, 0);
         loop {
@@ -424,10 +439,11 @@ struct Outbox<'a> {
     messages: usize,
 }
 
-/// Datagrams of one size to one peer, except that the last may be shorter.
+/// Datagrams of one size and DSCP to one peer, except that the last may be shorter.
 #[derive(Clone, Copy)]
 struct Message {
     to: SocketAddr,
+    dscp: u8,
     first: usize,
     pieces: usize,
     bytes: usize,
@@ -436,7 +452,7 @@ struct Message {
 impl<'a> Outbox<'a> {
     fn new() -> Outbox<'a> {
         let to = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
-        let message = Message { to, first: 0, pieces: 0, bytes: 0 };
+        let message = Message { to, dscp: 0, first: 0, pieces: 0, bytes: 0 };
         Outbox { piece: [&[]; PIECES], pieces: 0, message: [message; MESSAGES], messages: 0 }
     }
 
@@ -445,11 +461,12 @@ impl<'a> Outbox<'a> {
     }
 
     /// Adds a datagram, to the last message if GSO can carry it there. There must be room.
-    fn push(&mut self, to: SocketAddr, bytes: &'a [u8], gso_segment: usize) {
+    fn push(&mut self, (to, dscp): (SocketAddr, u8), bytes: &'a [u8], gso_segment: usize) {
         let joins = self.message[..self.messages].last().is_some_and(|last| {
             let segment = self.piece[last.first].len();
             let previous = self.piece[last.first + last.pieces - 1].len();
             last.to == to
+                && last.dscp == dscp
                 && previous == segment
                 && (1..=segment).contains(&bytes.len())
                 && segment <= gso_segment
@@ -461,7 +478,8 @@ impl<'a> Outbox<'a> {
             last.pieces += 1;
             last.bytes += bytes.len();
         } else {
-            self.message[self.messages] = Message { to, first: self.pieces, pieces: 1, bytes: bytes.len() };
+            self.message[self.messages] =
+                Message { to, dscp, first: self.pieces, pieces: 1, bytes: bytes.len() };
             self.messages += 1;
         }
         self.piece[self.pieces] = bytes;
@@ -537,30 +555,29 @@ impl Name {
     }
 }
 
-/// Room for one control message of an integer, aligned as its header must be.
+/// Room for two control messages of an integer each, aligned as their headers must be.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-struct Control([u8; 32]);
+struct Control([u8; 48]);
 
 impl Control {
-    const EMPTY: Control = Control([0; 32]);
+    const EMPTY: Control = Control([0; 48]);
 
-    /// Writes the control message that has the kernel cut a message into datagrams of `segment` bytes; gives its length.
-    fn set_segment<T: TryFrom<usize>>(&mut self, segment: usize) -> T
-    where
-        T::Error: std::fmt::Debug,
-    {
-        // A segment is at most half of GSO_BYTES.
-        let segment = segment as u16;
-        // SAFETY: CMSG_LEN and CMSG_SPACE only compute. A header and a u16 behind it fit the 32 bytes (16 + 2), the
-        // alignment is that of `Control`, and CMSG_DATA of a header at the buffer's start stays within it.
+    /// Writes a control message behind the first `used` bytes, which are none or what this has said before; says how many are used
+    /// now.
+    fn put<T: Copy + Into<libc::c_int>>(&mut self, used: usize, level: i32, option: i32, value: T) -> usize {
+        // SAFETY: CMSG_LEN and CMSG_SPACE only compute, and round up to the alignment that `Control` has. A header and an
+        // integer of at most 4 bytes behind it take 24 bytes, and so two of them the 48 there are: that is asserted. CMSG_DATA of
+        // a header stays within those.
         unsafe {
-            let header: *mut libc::cmsghdr = (&raw mut self.0).cast();
-            (*header).cmsg_level = libc::SOL_UDP;
-            (*header).cmsg_type = libc::UDP_SEGMENT;
-            (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as _;
-            libc::CMSG_DATA(header).cast::<u16>().write_unaligned(segment);
-            T::try_from(libc::CMSG_SPACE(size_of::<u16>() as u32) as usize).expect("24 fits any integer")
+            let space = libc::CMSG_SPACE(size_of::<T>() as u32) as usize;
+            assert!(used + space <= self.0.len() && used.is_multiple_of(8), "two control messages");
+            let header: *mut libc::cmsghdr = (&raw mut self.0).cast::<u8>().add(used).cast();
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = option;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<T>() as u32) as _;
+            libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
+            used + space
         }
     }
 }
@@ -589,7 +606,7 @@ mod tests {
     fn shape<'a>(datagrams: &[(&str, usize)], bytes: &'a [u8], gso_segment: usize) -> Vec<usize> {
         let mut outbox: Outbox<'a> = Outbox::new();
         for (to, len) in datagrams {
-            outbox.push(to.parse().expect("an address"), &bytes[..*len], gso_segment);
+            outbox.push((to.parse().expect("an address"), 0), &bytes[..*len], gso_segment);
         }
         outbox.message[..outbox.messages].iter().map(|m| m.pieces).collect()
     }
@@ -615,6 +632,62 @@ mod tests {
         let a = "192.0.2.1:51820";
         assert_eq!(shape(&[(a, 1400), (a, 1400)], &bytes, 1399), [1, 1]);
         assert_eq!(shape(&[(a, 1399), (a, 1399)], &bytes, 1399), [2]);
+    }
+
+    #[test]
+    fn what_carries_another_dscp_is_another_message_and_carries_it_by_either_family() {
+        let bytes = [7; 100];
+        let to = "192.0.2.1:51820".parse().expect("an address");
+        let mut outbox = Outbox::new();
+        for dscp in [0, 46, 46, 0] {
+            outbox.push((to, dscp), &bytes, usize::MAX);
+        }
+        assert_eq!(outbox.message[..outbox.messages].iter().map(|m| m.pieces).collect::<Vec<_>>(), [1, 2, 1]);
+
+        for (listen, at) in
+            [("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:0", "[::1]:0"), ("[::]:0", "127.0.0.1:0")]
+        {
+            let parsed = |text: &str| Listen { address: text.parse().expect("an address"), interface: None };
+            let receiver = open(&parsed(at)).expect("opened");
+            rustix::net::bind(&receiver, &parsed(at).address).expect("bound");
+            let receiver_at: SocketAddr =
+                rustix::net::getsockname(&receiver).expect("bound").try_into().expect("an IP address");
+            set_option(&receiver, libc::SOL_UDP, libc::UDP_GRO, 0).expect("set");
+            let (level, option, kind) = match receiver_at.is_ipv4() {
+                true => (libc::IPPROTO_IP, libc::IP_RECVTOS, libc::IP_TOS),
+                false => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, libc::IPV6_TCLASS),
+            };
+            set_option(&receiver, level, option, 1).expect("set");
+            let mut socket = TransportSocket::bind(TransportId(0), &parsed(listen)).expect("bound");
+            let sent = [46u8, 46, 0, 10].map(|dscp| (receiver_at, dscp, &bytes[..]));
+            socket.send(sent.into_iter(), |fault, count| panic!("{fault:?} {count}"));
+            let got: Vec<u8> = (0..4).map(|_| class_of_next(&receiver, kind)).collect();
+            assert_eq!(got, [46 << 2, 46 << 2, 0, 10 << 2], "from {listen}");
+        }
+    }
+
+    /// The traffic class of the next datagram, as the kernel tells it.
+    fn class_of_next(receiver: &OwnedFd, kind: i32) -> u8 {
+        let (mut room, mut control) = ([0u8; 200], Control::EMPTY);
+        let mut iovec = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+        // SAFETY: `msghdr` is integers and raw pointers, and what it points at lives to the end of this function, with its true
+        // size; the control messages that are read are those that the kernel has written there.
+        unsafe {
+            let mut header: libc::msghdr = mem::zeroed();
+            header.msg_iov = &raw mut iovec;
+            header.msg_iovlen = 1;
+            header.msg_control = (&raw mut control).cast();
+            header.msg_controllen = size_of::<Control>() as _;
+            assert_eq!(libc::recvmsg(receiver.as_raw_fd(), &raw mut header, 0), 100, "over loopback");
+            let mut message = libc::CMSG_FIRSTHDR(&raw const header);
+            while !message.is_null() {
+                if (*message).cmsg_type == kind {
+                    return *libc::CMSG_DATA(message);
+                }
+                message = libc::CMSG_NXTHDR(&raw const header, message);
+            }
+        }
+        panic!("no traffic class was told")
     }
 
     #[test]

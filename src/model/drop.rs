@@ -95,6 +95,10 @@ pub enum DropReason {
     SlaViolated,
     /// The tunnel has no session yet and its queue of waiting packets is full.
     TunnelQueueFull,
+    /// Its class's queue, where bandwidth is limited, was full.
+    ClassQueueFull,
+    /// It had waited in its class's queue for too long (CoDel, RFC 8289): senders are to slow down.
+    ClassQueueStanding,
     /// The kernel would not take it: its queue was full.
     EgressQueueFull,
     /// The queue it came in by had not been empty for too long: senders are to slow down.
@@ -151,6 +155,8 @@ impl DropReason {
             NoPath => "no-path",
             SlaViolated => "sla-violated",
             TunnelQueueFull => "tunnel-queue-full",
+            ClassQueueFull => "class-queue-full",
+            ClassQueueStanding => "class-queue-standing",
             EgressQueueFull => "egress-queue-full",
             QueueStanding => "queue-standing",
             WorkerQueueFull => "worker-queue-full",

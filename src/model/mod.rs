@@ -9,6 +9,7 @@ mod id;
 mod key;
 mod name;
 mod prefix;
+mod queueing;
 mod sla;
 mod time;
 mod timeouts;
@@ -24,6 +25,7 @@ pub use id::{
 pub use key::{Direction, End, FlowKey, NextHop, Protocol, Zone};
 pub use name::{HostName, NotAHostName};
 pub use prefix::{Nat64Prefix, PrefixMap, may_be_forwarded};
+pub use queueing::{Queueing, Rate};
 pub use sla::{MAX_SLA_POLICIES, OnViolation, Remediation, SlaLimit, SlaLimits};
 pub use time::{Civil, Instant, Now};
 pub use timeouts::Timeouts;

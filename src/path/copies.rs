@@ -13,6 +13,8 @@
 //!
 //! A far end that does not know it drops it for a malformed packet; so stock clients are sent none.
 
+use crate::wire;
+
 /// Of the shim.
 pub const SHIM_BYTES: usize = 12;
 const MARK: u8 = 0x40;
@@ -59,6 +61,13 @@ pub fn copied(packet: &[u8]) -> Option<Copied> {
         stream: u32::from_be_bytes([s0, s1, s2, s3]),
         number: u32::from_be_bytes([n0, n1, n2, n3]),
     })
+}
+
+/// The DSCP of a packet that is ready to be sealed, be it a copy or not.
+pub fn dscp_of(packet: &[u8]) -> u8 {
+    let inner =
+        if packet.first() == Some(&MARK) { packet.get(SHIM_BYTES..).unwrap_or(packet) } else { packet };
+    wire::traffic_class(inner) >> 2
 }
 
 /// Remembers what has come from one site.

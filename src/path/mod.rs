@@ -8,16 +8,18 @@ mod mos;
 mod probe;
 mod quality;
 mod select;
+mod shaper;
 mod stamp;
 
 pub use arrivals::{Arrivals, Counts};
 pub use clock::Stamps;
-pub use copies::{Firsts, Numbering, SHIM_BYTES, copied};
+pub use copies::{Firsts, Numbering, SHIM_BYTES, copied, dscp_of};
 pub use judge::{Evidence, Judge, Seen, Verdict};
 pub use mos::mos;
 pub use probe::{Action, Prober, State};
 pub use quality::{LONG, Measured, Quality, Way};
 pub use select::{Candidate, select};
+pub use shaper::{Budget, Counters, Offered, QueueState, Shaper, Way as ShapedWay};
 pub use stamp::{
     Asks, Message, News, PROBE_ADDRESS, PathTag, Reply, news, reflect, request, request_of_size,
 };

@@ -2,12 +2,12 @@
 
 use super::paths::Path;
 use super::report::{
-    Answer, DirectionReport, FlowFilter, FlowReport, PathReport, PathState, Query, SessionPage,
+    Answer, DirectionReport, FlowFilter, FlowReport, PathReport, PathState, Query, QueueRow, SessionPage,
     SessionReport, Totals,
 };
 use super::worker::Worker;
 use crate::flow::{EndReason, FlowRecord, Session, SessionRef, TcpState};
-use crate::model::{Direction, End, FlowKey, Now, PathId, TenantId};
+use crate::model::{ClassId, Direction, End, FlowKey, Now, PathId, Queueing, TenantId};
 use crate::path::{self, Candidate, Way};
 use crate::tables::{Generation, Subject};
 use std::cmp::Reverse;
@@ -49,6 +49,7 @@ impl Worker {
             Query::Decisions { tenant } => {
                 Answer::Decisions(self.journal.rows(tenant.as_deref(), &self.generation))
             }
+            Query::Queues { tenant } => Answer::Queues(self.queue_rows(tenant.as_deref())),
             Query::Rules { tenant } => {
                 Answer::Rules(self.rules.rows(tenant.as_deref(), &self.drops, &self.generation))
             }
@@ -72,6 +73,42 @@ impl Worker {
             ledger_lost: self.ledger_lost,
             not_inspected: self.inspections.refused,
         }
+    }
+
+    fn queue_rows(&self, tenant: Option<&str>) -> Vec<QueueRow> {
+        let names = &self.generation.names;
+        let queues = self.shaper.iter().flat_map(|shaper| shaper.queues());
+        let rows = queues.filter_map(|queue| {
+            let spec = &self.paths.get(queue.path)?.spec;
+            let owner = names.tenant(spec.tenant);
+            if tenant.is_some_and(|tenant| tenant != owner) {
+                return None;
+            }
+            Some(QueueRow {
+                tenant: owner.to_owned(),
+                site: spec.far.clone(),
+                path: names.path(queue.path).to_owned(),
+                class: match queue.class {
+                    // What the box itself answers with.
+                    ClassId::NONE => "-".to_owned(),
+                    class => names.class(class).to_owned(),
+                },
+                weight: match queue.queueing {
+                    Queueing::Priority => None,
+                    Queueing::Weight(weight) => Some(weight),
+                },
+                sent_packets: queue.counters.packets,
+                sent_bytes: queue.counters.bytes,
+                queued_packets: queue.waiting_packets as u64,
+                queued_bytes: queue.waiting_bytes as u64,
+                dropped_packets: queue.counters.dropped,
+                marked_packets: queue.counters.marked,
+                overflowed_packets: queue.counters.overflowed,
+                delay_p50_ms: queue.waits.map(|(half, _)| millis(half)),
+                delay_p95_ms: queue.waits.map(|(_, most)| millis(most)),
+            })
+        });
+        rows.collect()
     }
 
     fn path_report(&self, id: PathId, path: &Path, now: Now) -> PathReport {

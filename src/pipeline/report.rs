@@ -24,6 +24,10 @@ pub enum Query {
     Decisions {
         tenant: Option<String>,
     },
+    /// Of one tenant, or of all.
+    Queues {
+        tenant: Option<String>,
+    },
 }
 
 /// What it answers, of the same name as the question.
@@ -37,6 +41,8 @@ pub enum Answer {
     Rules(Vec<RuleRow>),
     /// The oldest first.
     Decisions(Vec<DecisionRow>),
+    /// Of paths whose bandwidth is limited, and of classes that have sent something.
+    Queues(Vec<QueueRow>),
 }
 
 /// Sums over a worker's life.
@@ -224,6 +230,32 @@ pub struct DecisionRow {
     /// What was measured where an SLA was broken, and its limit: a share, milliseconds, or a score.
     pub measured: Option<f64>,
     pub limit: Option<f64>,
+}
+
+/// How an app class fares on a path whose bandwidth is limited, by its own rate or its transport's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct QueueRow {
+    pub tenant: String,
+    /// The far site.
+    pub site: String,
+    pub path: String,
+    pub class: String,
+    /// Its share beside the others'; `None`: it goes first.
+    pub weight: Option<u8>,
+    /// Inner packets that went, and their IP bytes.
+    pub sent_packets: u64,
+    pub sent_bytes: u64,
+    /// What waits now.
+    pub queued_packets: u64,
+    pub queued_bytes: u64,
+    /// Lost, or marked (ECN), because the queue stood: CoDel (RFC 8289). And lost because it was full.
+    pub dropped_packets: u64,
+    pub marked_packets: u64,
+    pub overflowed_packets: u64,
+    /// What half and 95 of a hundred of its last 128 packets waited at most, in milliseconds.
+    pub delay_p50_ms: Option<f64>,
+    pub delay_p95_ms: Option<f64>,
 }
 
 /// An ACL rule, and what it has done since the process began.

@@ -5,11 +5,12 @@
 
 use super::leases::Leases;
 use crate::model::{FlowKey, NextHop, PathId, Protocol, SiteId, TenantId, TransportId};
-use crate::path::Candidate;
+use crate::path::{Budget, Candidate};
 use crate::tables::{Called, Generation};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The workers of a box.
 pub struct Team {
@@ -20,6 +21,8 @@ pub struct Team {
     granted_of_tenants: Board,
     granted_of_branches: Board,
     leases: Leases,
+    /// Of transports. Taken at commits alone.
+    budgets: Mutex<BTreeMap<TransportId, Arc<Budget>>>,
 }
 
 /// How many sessions of somebody's the workers have been allowed to have.
@@ -45,6 +48,7 @@ impl Team {
             granted_of_tenants: Board::default(),
             granted_of_branches: Board::default(),
             leases: Leases::default(),
+            budgets: Mutex::default(),
         })
     }
 
@@ -98,6 +102,12 @@ impl Team {
     /// What workers have of the pools' ports.
     pub(super) fn leases(&self) -> &Leases {
         &self.leases
+    }
+
+    /// Who may send when over a transport, if its bandwidth is limited.
+    pub(super) fn budget(&self, transport: TransportId) -> Arc<Budget> {
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(budgets.entry(transport).or_default())
     }
 
     /// Allows a worker some more sessions of the box's `max`; none, if all are given away. A worker that knows how many it

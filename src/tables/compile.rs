@@ -19,7 +19,7 @@ use crate::config::{
     self, Appliance, BREAKOUT, Branch, BranchLimits, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind,
     NatAction, Place, Pop, PortForward, Role, catalog,
 };
-use crate::model::{End, HandoffId, IdMap, PathId, PrefixMap, Remediation, TenantId, Zone};
+use crate::model::{End, HandoffId, IdMap, PathId, PrefixMap, Queueing, Remediation, TenantId, Zone};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -86,6 +86,8 @@ impl Compiler {
             device_zones: IdMap::default(),
             internet: super::Routes::default(),
             forwards: HashMap::default(),
+            queueing: IdMap::default(),
+            dscp: IdMap::default(),
             icmp_source: appliance.icmp_source,
             max_sessions: appliance.max_sessions,
             active_timeout: appliance.export.active_timeout,
@@ -102,6 +104,7 @@ impl Compiler {
                 listen: transport.listen,
                 interface: transport.interface.clone(),
                 inner_mtu: transport.inner_mtu(),
+                bandwidth: transport.bandwidth,
             };
             generation.transports.insert(id, spec);
         }
@@ -109,6 +112,7 @@ impl Compiler {
             Role::Pop(pop) => self.compile_pop(appliance, pop, candidate, &mut generation),
             Role::Branch(branch) => self.compile_branch(appliance, branch, candidate, &mut generation),
         }
+        self.compile_classes(candidate, &mut generation);
         generation.names = Arc::new(self.names.clone());
         match self.names.exhausted() {
             Some(what) => Err(OutOfIds { what }),
@@ -200,6 +204,7 @@ impl Compiler {
                         persistent_keepalive: path.persistent_keepalive,
                         calls: path.endpoint.is_some(),
                         probes: false,
+                        bandwidth: path.bandwidth,
                     };
                     generation.paths.insert(id, spec);
                 }
@@ -257,6 +262,7 @@ impl Compiler {
                     persistent_keepalive: path.persistent_keepalive,
                     calls: true,
                     probes: true,
+                    bandwidth: None,
                 };
                 generation.paths.insert(id, spec);
             }
@@ -269,6 +275,22 @@ impl Compiler {
         let kind = DeviceKind::Lan { interfaces: branch.lan_interfaces.clone() };
         generation.devices.insert(lan, DeviceSpec { name: branch.lan_device.clone(), mtu: DEVICE_MTU, kind });
         generation.device_zones.insert(lan, Zone::tenant(tenant));
+    }
+
+    /// What classes say of their packets' turn and marks.
+    fn compile_classes(&mut self, candidate: &Candidate, generation: &mut Generation) {
+        for config in candidate.tenants.values() {
+            let tenant = self.names.tenant_id(&config.name);
+            for class in &config.classes {
+                let id = self.names.class_id(tenant, &class.name);
+                if class.queueing != Queueing::default() {
+                    generation.queueing.insert(id, class.queueing);
+                }
+                if let Some(dscp) = class.set_dscp {
+                    generation.dscp.insert(id, dscp);
+                }
+            }
+        }
     }
 
     /// Ties each subscription to what is published: both tenants know of it, or neither.

@@ -12,7 +12,8 @@ use crate::config::{
 };
 use crate::model::{
     ClassId, DeviceId, DropReason, End, FlowKey, HandoffId, IdMap, Nat64Prefix, NextHop, OnViolation, PathId,
-    PrefixMap, Protocol, Remediation, SiteId, SlaLimits, TenantId, Timeouts, TransportId, Zone,
+    PrefixMap, Protocol, Queueing, Rate, Remediation, SiteId, SlaLimits, TenantId, Timeouts, TransportId,
+    Zone,
 };
 use ipnetwork::IpNetwork;
 use std::collections::HashMap;
@@ -36,6 +37,10 @@ pub struct Generation {
     pub internet: Routes<InternetPrefix>,
     /// Ports of pools' addresses that lead to a host.
     pub forwards: HashMap<(Protocol, IpAddr, u16), (IpAddr, u16), foldhash::fast::FixedState>,
+    /// When classes' packets leave, where bandwidth is limited; of those that say so.
+    pub queueing: IdMap<ClassId, Queueing>,
+    /// What classes' packets carry from here on; of those that say so.
+    pub dscp: IdMap<ClassId, u8>,
     pub icmp_source: IcmpSource,
     pub max_sessions: usize,
     pub active_timeout: Duration,
@@ -203,6 +208,8 @@ pub struct PathSpec {
     pub calls: bool,
     /// The far end is known to be a popgate, which answers probes; otherwise its first probe shows it.
     pub probes: bool,
+    /// What may be sent by it.
+    pub bandwidth: Option<Rate>,
 }
 
 /// An underlay attachment.
@@ -213,6 +220,8 @@ pub struct TransportSpec {
     pub interface: Option<String>,
     /// The largest inner packet, bytes.
     pub inner_mtu: u16,
+    /// What may be sent over it.
+    pub bandwidth: Option<Rate>,
 }
 
 impl Tenant {
@@ -335,6 +344,12 @@ impl Generation {
         let IpAddr::V4(outside) = outside else { return None };
         let branch = self.tenants.get(tenant)?.nat.get(handoff)?.branch_of(outside, port)?;
         Some((tenant, branch))
+    }
+
+    /// Whether any bandwidth is limited.
+    pub fn is_shaped(&self) -> bool {
+        self.transports.iter().any(|(_, transport)| transport.bandwidth.is_some())
+            || self.paths.iter().any(|(_, path)| path.bandwidth.is_some())
     }
 
     /// How long each tenant's sessions are kept.

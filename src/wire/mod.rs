@@ -31,5 +31,7 @@ pub use inspect::{Inspection, NamedBy, Progress};
 pub use offload::{complete, lose_last, prepare, split};
 pub use outbound::{Landing, MAX_PIECES, Offload, Outbound, ToDevice};
 pub use parse::{Embedded, Fragment, Parsed, Segment, Upper, parse, parse_ip, parse_super, tcp_flags};
-pub use rewrite::{Side, clamp_mss, decrement_ttl, mark_congested, translate, translate_embedded};
+pub use rewrite::{
+    Side, clamp_mss, decrement_ttl, mark_congested, set_dscp, traffic_class, translate, translate_embedded,
+};
 pub use siit::{Change, Ends, change_family, mtu_across};

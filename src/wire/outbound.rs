@@ -35,6 +35,7 @@ pub struct Outbound {
 struct Datagram {
     transport: TransportId,
     to: SocketAddr,
+    dscp: u8,
     bytes: Range<usize>,
 }
 
@@ -105,11 +106,23 @@ impl Outbound {
         room: usize,
         write: impl FnOnce(&mut [u8]) -> (Option<usize>, R),
     ) -> R {
+        self.write_marked(transport, to, 0, room, write)
+    }
+
+    /// The same, of a datagram that is to carry `dscp`, 0 to 63.
+    pub fn write_marked<R>(
+        &mut self,
+        transport: TransportId,
+        to: SocketAddr,
+        dscp: u8,
+        room: usize,
+        write: impl FnOnce(&mut [u8]) -> (Option<usize>, R),
+    ) -> R {
         let start = self.used;
         let (written, result) = write(self.room(room));
         if let Some(len) = written {
             self.used = start + len.min(room);
-            self.datagrams.push(Datagram { transport, to, bytes: start..self.used });
+            self.datagrams.push(Datagram { transport, to, dscp, bytes: start..self.used });
         }
         result
     }
@@ -117,7 +130,7 @@ impl Outbound {
     /// Adds a datagram that is ready.
     pub fn push_datagram(&mut self, transport: TransportId, to: SocketAddr, datagram: &[u8]) {
         let bytes = self.copy(datagram);
-        self.datagrams.push(Datagram { transport, to, bytes });
+        self.datagrams.push(Datagram { transport, to, dscp: 0, bytes });
     }
 
     /// Lends room of `room` bytes to open packets into; to be brought back with [`Outbound::give_back`].
@@ -195,6 +208,11 @@ impl Outbound {
     /// The datagrams to send.
     pub fn datagrams(&self) -> impl ExactSizeIterator<Item = (TransportId, SocketAddr, &[u8])> {
         self.datagrams.iter().map(|d| (d.transport, d.to, &self.arena[d.bytes.clone()]))
+    }
+
+    /// What each of [`Outbound::datagrams`] is to carry, 0 to 63 (RFC 2474).
+    pub fn dscps(&self) -> impl ExactSizeIterator<Item = u8> {
+        self.datagrams.iter().map(|d| d.dscp)
     }
 
     /// The IP packets to write.

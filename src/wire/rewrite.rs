@@ -112,25 +112,45 @@ pub fn decrement_ttl(packet: &mut [u8], parsed: &mut Parsed) {
     }
 }
 
-/// Marks a packet whose ends can take a mark for a loss (RFC 3168 section 5: ECT becomes CE); false if they cannot.
-pub fn mark_congested(packet: &mut [u8], parsed: &Parsed) -> bool {
+/// Marks an IP packet whose ends can take a mark for a loss (RFC 3168 section 5: ECT becomes CE); false if they cannot.
+pub fn mark_congested(packet: &mut [u8]) -> bool {
     const CE: u8 = 0b11;
-    if parsed.ipv4 {
-        if packet[1] & CE == 0 {
-            return false;
-        }
-        let old = be16(packet, 0);
-        packet[1] |= CE;
-        let new = be16(packet, 0);
-        update_at(packet, 10, old, new);
-    } else {
-        // The traffic class lies across two bytes (RFC 8200 section 3).
-        if packet[1] >> 4 & CE == 0 {
-            return false;
-        }
-        packet[1] |= CE << 4;
+    let is_capable = traffic_class(packet) & CE != 0;
+    if is_capable {
+        set_traffic_class(packet, traffic_class(packet) | CE);
     }
-    true
+    is_capable
+}
+
+/// Gives an IP packet another DSCP, 0 to 63 (RFC 2474 section 3); its ECN bits stay.
+pub fn set_dscp(packet: &mut [u8], dscp: u8) {
+    set_traffic_class(packet, dscp << 2 | traffic_class(packet) & 0b11);
+}
+
+/// DSCP and ECN of an IP packet: IPv4's type of service, IPv6's traffic class.
+pub fn traffic_class(packet: &[u8]) -> u8 {
+    match packet {
+        [first, class, ..] if first >> 4 == 4 => *class,
+        // It lies across two bytes (RFC 8200 section 3).
+        [first, second, ..] => first << 4 | second >> 4,
+        _ => 0,
+    }
+}
+
+fn set_traffic_class(packet: &mut [u8], class: u8) {
+    match packet {
+        [first, ..] if *first >> 4 == 4 && packet.len() >= 20 => {
+            let old = be16(packet, 0);
+            packet[1] = class;
+            let new = be16(packet, 0);
+            update_at(packet, 10, old, new);
+        }
+        [first, second, ..] if *first >> 4 == 6 => {
+            *first = 6 << 4 | class >> 4;
+            *second = class << 4 | *second & 0xf;
+        }
+        _ => {}
+    }
 }
 
 /// Lowers the MSS option of a SYN to what fits `mtu` (RFC 6691: MTU less the fixed headers); never raises it.

@@ -8,7 +8,7 @@ use popgate::config::{
     HandoffKind, IcmpSource, NatFiltering, PathPolicy, Place, Pop as PopRole, PrivateKey, Role, SourceRef,
     Tenant, TenantBranch, TenantPath, Transport, public_of,
 };
-use popgate::model::{DeviceId, Now, Protocol, Remediation, Timeouts, TransportId};
+use popgate::model::{DeviceId, Now, Protocol, Queueing, Remediation, Timeouts, TransportId};
 use popgate::pipeline::{Entrance, Team, Worker};
 use popgate::tables::{Compiler, Generation};
 use popgate::wire::{Batch, Handover, Ingress, Outbound};
@@ -215,6 +215,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         listen: "192.0.2.1:51820".parse().expect("an address"),
         interface: None,
         mtu: 1_500,
+        bandwidth: None,
         at: at.clone(),
     };
     let network = |text: &str| text.parse::<IpNetwork>().expect("a network");
@@ -235,6 +236,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
             preshared_key: None,
             endpoint: None,
             persistent_keepalive: None,
+            bandwidth: None,
             at: at.clone(),
         }],
         at: at.clone(),
@@ -262,6 +264,8 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
     let class = |name: &str, dscp| popgate::config::AppClass {
         name: name.into(),
         matches: vec![FlowMatch { dscp: vec![dscp], ..FlowMatch::default() }],
+        queueing: Queueing::default(),
+        set_dscp: None,
         at: at.clone(),
     };
     let tenant = Tenant {

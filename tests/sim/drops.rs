@@ -567,6 +567,24 @@ fn queue_standing_costs_a_large_packet_or_one_segment_and_a_mark_where_marks_are
     assert_dropped(&mut sim, Some("acme"), "queue-standing", 2);
 }
 
+#[test]
+fn class_queue_of_a_limited_line_is_bounded_and_does_not_stand() {
+    let slow = crate::net::POP.replacen("[[transport]]\n", "[[transport]]\nbandwidth = \"1mbit\"\n", 1);
+    let mut sim = Sim::with_configurations(&slow, ACME, crate::net::GLOBEX);
+    sim.advance(2_000);
+    let out = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:53", b"x").bytes());
+    let large = answer(&out[0], &[7; 1_000]);
+    // One goes at once, and 128 KiB of the others wait.
+    let at_once: usize = (0..140).map(|_| sim.from_internet(&large).len()).sum();
+    assert_eq!(at_once, 1);
+    assert_dropped(&mut sim, Some("acme"), "class-queue-full", 140 - 1 - (128 << 10) / 1_028);
+    sim.advance(2_000);
+    let lost = sim.drops("fra1").into_iter().find(|row| row.reason == "class-queue-standing");
+    let lost = lost.expect("it has stood for an interval").packets;
+    assert!((5..60).contains(&lost), "{lost} lost");
+    assert_eq!(sim.take_delivered().len() as u64 + lost, (128 << 10) / 1_028);
+}
+
 fn mend_ipv4(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&[0, 0]);
     let sum = !popgate::wire::checksum(&packet[..20]);

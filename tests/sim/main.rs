@@ -32,5 +32,6 @@ mod policy;
 mod quality;
 mod rubbish;
 mod services;
+mod shaping;
 mod steering;
 mod why;

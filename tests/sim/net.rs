@@ -6,7 +6,8 @@ use popgate::flow::FlowRecord;
 use popgate::model::{AskedFlow, DeviceId, Instant, Now, TransportId};
 use popgate::pipeline::explain;
 use popgate::pipeline::report::{
-    Answer, DecisionRow, DropRow, Explanation, FlowFilter, PathReport, Query, RuleRow, SessionReport,
+    Answer, DecisionRow, DropRow, Explanation, FlowFilter, PathReport, Query, QueueRow, RuleRow,
+    SessionReport,
 };
 use popgate::tables::{Compiler, Generation};
 use popgate::tunnel::{Endpoint, Keys, Opened, Sealed, Tunnel, TunnelIndex};
@@ -202,6 +203,8 @@ pub struct Sim {
     /// Links of branch transports that do not carry everything at once, by their address: from the branch, and to it; and when the
     /// last datagram on each arrives.
     links: BTreeMap<SocketAddr, [(Link, Instant); 2]>,
+    /// What branch transports with such a link can send in bits a second, with a queue of 100 ms before it; by their address.
+    rates: BTreeMap<SocketAddr, u64>,
     /// What is under way on these, by when it arrives, and in the order it was sent: where to, from where.
     under_way: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
     launched: u64,
@@ -241,6 +244,7 @@ impl Sim {
             cut: BTreeMap::new(),
             narrow: BTreeMap::new(),
             links: BTreeMap::new(),
+            rates: BTreeMap::new(),
             under_way: BTreeMap::new(),
             launched: 0,
             chance: StdRng::seed_from_u64(5),
@@ -427,6 +431,11 @@ impl Sim {
         self.links.insert(address.parse().expect("an address"), links.map(|link| (link, now)));
     }
 
+    /// What a branch's transport sends meets a line of `rate` bits a second from now on.
+    pub fn throttle(&mut self, address: &str, rate: u64) {
+        self.rates.insert(address.parse().expect("an address"), rate);
+    }
+
     /// The branch's transport that listens on `old` is seen at `new` from now on, as when a NAT on the way restarts.
     pub fn move_transport(&mut self, old: &str, new: &str) {
         let (old, new) = (old.parse().expect("an address"), new.parse().expect("an address"));
@@ -539,6 +548,29 @@ impl Sim {
         node.generation = Arc::new(node.compiler.compile(&candidate).expect("few names"));
         node.plane.adopt(&node.generation, now);
         node.collect();
+    }
+
+    /// `branch` may send no more than `bandwidth` over `transport` from now on.
+    pub fn limit(&mut self, branch: &str, transport: &str, bandwidth: &str, (tenant, policy): (&str, &str)) {
+        let (_, _, paths) = BRANCHES.iter().find(|(name, ..)| *name == branch).expect("a branch");
+        let begins = format!("[[transport]]\nname = \"{transport}\"\n");
+        let limited = format!("{begins}bandwidth = \"{bandwidth}\"\n");
+        let config = branch_config(branch, paths).replacen(&begins, &limited, 1);
+        let now = self.now;
+        let node = self.node(branch);
+        let candidate = write_and_load(node.directory.path(), &config, &[(tenant, policy)]);
+        node.generation = Arc::new(node.compiler.compile(&candidate).expect("few names"));
+        node.plane.adopt(&node.generation, now);
+        node.collect();
+    }
+
+    /// How classes fare at `node` where bandwidth is limited.
+    pub fn queues(&mut self, node: &str) -> Vec<QueueRow> {
+        let now = self.now;
+        match self.node(node).plane.answer(&Query::Queues { tenant: None }, now) {
+            Answer::Queues(rows) => rows,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// The box loses all its state, as by `kill -9`, and starts again.
@@ -667,7 +699,7 @@ impl Sim {
 
     /// A datagram begins its way, and is at its end at once unless its link delays it.
     fn launch(&mut self, source: SocketAddr, to: SocketAddr, datagram: &[u8]) {
-        let Self { links, chance, now, .. } = self;
+        let Self { links, rates, chance, now, .. } = self;
         let link = match links.get_mut(&source) {
             Some([from_branch, _]) => Some(from_branch),
             None => links.get_mut(&to).map(|[_, to_branch]| to_branch),
@@ -677,7 +709,15 @@ impl Sim {
             return;
         }
         let delay = Duration::from_millis(link.delay_ms + chance.random_range(0..=link.jitter_ms));
-        *last = (*last).max(now.instant + delay);
+        let earliest = (*last).max(now.instant + delay);
+        *last = match rates.get(&source) {
+            None => earliest,
+            Some(_) if earliest.since(now.instant + delay) > Duration::from_millis(100) => return,
+            // IP and UDP around it, and Ethernet around those.
+            Some(rate) => {
+                earliest + Duration::from_nanos((datagram.len() as u64 + 42) * 8_000_000_000 / rate)
+            }
+        };
         let at = (*last, self.launched);
         self.launched += 1;
         if at.0 <= self.now.instant {

@@ -7,7 +7,7 @@ use popgate::config::{
     FlowMatch, Handoff, HandoffKind, IcmpSource, NatAction, NatFiltering, NatRule, Place, Pop, PrivateKey,
     Role, Service, SourceRef, Tenant, TenantBranch,
 };
-use popgate::model::{FlowKey, NextHop, Protocol, TenantId, Timeouts, Zone};
+use popgate::model::{FlowKey, NextHop, Protocol, Queueing, TenantId, Timeouts, Zone};
 use popgate::pipeline::{Question, Way, decide};
 use popgate::tables::{Compiler, Generation, NatVerdict};
 use proptest::prelude::*;
@@ -175,7 +175,13 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                 classes: ["voice", "bulk"]
                     .into_iter()
                     .zip(classes)
-                    .map(|(name, matches)| AppClass { name: name.to_owned(), matches, at: at() })
+                    .map(|(name, matches)| AppClass {
+                        name: name.to_owned(),
+                        matches,
+                        queueing: Queueing::default(),
+                        set_dscp: None,
+                        at: at(),
+                    })
                     .collect(),
                 acl: acl
                     .into_iter()

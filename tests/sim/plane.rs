@@ -189,6 +189,7 @@ impl Plane {
                 Answer::Sessions(at_once(control.sessions(filter.clone(), *limit, pending())))
             }
             Query::Drops => Answer::Drops(at_once(control.drops(None, pending()))),
+            Query::Queues { tenant } => Answer::Queues(at_once(control.queues(tenant.as_deref(), pending()))),
             Query::Decisions { tenant } => {
                 Answer::Decisions(at_once(control.decisions(tenant.as_deref(), usize::MAX, pending())))
             }

@@ -41,6 +41,8 @@ export const REASONS: Record<string, string> = {
   'no-path': 'Far site has no path that is up',
   'sla-violated': 'Every path breaks the SLA that policy insists on',
   'tunnel-queue-full': 'Waited for a handshake; the queue is full',
+  'class-queue-full': "Its class's queue at a limited bandwidth was full",
+  'class-queue-standing': 'Waited too long at a limited bandwidth: dropped so that senders slow down',
   'egress-queue-full': "The kernel's queue was full",
   'queue-standing': 'The box is at its limit: dropped so that senders slow down',
   'worker-queue-full': "Another worker's queue was full",

@@ -311,6 +311,7 @@ impl Worker {
             mtu.min(if across { Worker::segment_mtu_across(parsed, came_by) } else { came_by })
         });
         let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
+        let class = session.class();
         let was = session.tcp;
         let segment = parsed.tcp_segment(packet);
         session.count(direction, parsed.on_the_wire(packet), segment, arrival.path, now);
@@ -320,6 +321,9 @@ impl Worker {
         let hasten = session.tcp != was && session.tcp.is_some_and(TcpState::is_over);
         if hasten {
             self.sessions.hasten(at);
+        }
+        if let Some(dscp) = self.generation.dscp.get(class) {
+            wire::set_dscp(packet, *dscp);
         }
         if across {
             return self
@@ -349,7 +353,7 @@ impl Worker {
             return Some(packet);
         }
         self.shed = false;
-        if wire::mark_congested(packet, parsed) {
+        if wire::mark_congested(packet) {
             return Some(packet);
         }
         if parsed.on_the_wire(packet).0 < 2 {

@@ -274,7 +274,7 @@ impl Worker {
                 }
                 self.paths.schedule(id);
                 if let Some(reply) = path::reflect(packet, &ip, arrived, now) {
-                    self.seal_into(id, &reply, out)
+                    self.seal_own(id, &reply, now, out)
                         .unwrap_or_else(|reason| self.drops.count(None, reason, 1));
                 }
             }

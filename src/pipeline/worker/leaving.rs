@@ -2,7 +2,7 @@
 
 use super::{Arrival, Exit, Refusal, Worker};
 use crate::model::{ClassId, DropReason, Instant, NextHop, Now, PathId, Protocol, Remediation, Zone};
-use crate::path::Candidate;
+use crate::path::{self, Candidate};
 use crate::pipeline::paths::Path;
 use crate::tunnel::{Endpoint, Sealed, buffer_for};
 use crate::wire::{self, Handover, IcmpError, Outbound, Parsed};
@@ -12,6 +12,14 @@ use std::time::Duration;
 /// ICMP errors and resets of our own (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4f): as Linux does.
 const ANSWERS_PER_SECOND: u64 = 1_000;
 const ANSWER_BURST: u64 = 50;
+
+/// The path that a packet is sent on, and the one that a copy goes by as well; as one of a class's.
+#[derive(Clone, Copy)]
+struct Onto {
+    path: PathId,
+    copy: Option<PathId>,
+    class: ClassId,
+}
 
 impl Worker {
     // 5 Leave.
@@ -46,21 +54,24 @@ impl Worker {
                 wire::prepare(packet, parsed);
                 out.push_super(device, packet, parsed);
             }
-            Exit::Path(path, _) if parsed.segment > 0 => {
+            Exit::Path(path, class) if parsed.segment > 0 => {
+                let to = Onto { path, copy, class };
                 let mut segment = std::mem::take(&mut self.segment);
                 // It fails where packets wait for a session and there is no room: the rest would find none either.
                 wire::split(packet, parsed, &mut segment, |segment| {
-                    outcome = outcome.and_then(|()| self.seal_fitting((path, copy), segment, mtu, out));
+                    outcome = outcome.and_then(|()| self.seal_fitting(to, segment, mtu, now, out));
                 });
                 self.segment = segment;
             }
             Exit::Device(_) if packet.len() > usize::from(mtu) => {
                 wire::fragment(packet, parsed, mtu, |fragment| {
-                    outcome = outcome.and_then(|()| self.put(exit, fragment, out));
+                    outcome = outcome.and_then(|()| self.put(exit, fragment, now, out));
                 });
             }
             Exit::Device(device) => out.push_segment(device, packet, parsed),
-            Exit::Path(path, _) => return self.seal_fitting((path, copy), packet, mtu, out),
+            Exit::Path(path, class) => {
+                return self.seal_fitting(Onto { path, copy, class }, packet, mtu, now, out);
+            }
         }
         outcome
     }
@@ -83,7 +94,7 @@ impl Worker {
         Ok(())
     }
 
-    fn put(&mut self, exit: Exit, packet: &[u8], out: &mut Outbound) -> Result<(), DropReason> {
+    fn put(&mut self, exit: Exit, packet: &[u8], now: Now, out: &mut Outbound) -> Result<(), DropReason> {
         match exit {
             Exit::Device(device) => {
                 out.push_packet(device, packet);
@@ -92,7 +103,7 @@ impl Worker {
             Exit::Path(path, class) if self.paths.get(path).is_none() => {
                 self.leave_elsewhere((path, class), packet, 0, u16::MAX, out)
             }
-            Exit::Path(path, _) => self.seal_into(path, packet, out),
+            Exit::Path(path, class) => self.send_on(path, class, packet, now, out),
         }
     }
 
@@ -126,18 +137,19 @@ impl Worker {
     /// Seals a packet, and its copy if there is to be one; in fragments, if it is larger than `mtu`.
     fn seal_fitting(
         &mut self,
-        to: (PathId, Option<PathId>),
+        to: Onto,
         packet: &[u8],
         mtu: u16,
+        now: Now,
         out: &mut Outbound,
     ) -> Result<(), DropReason> {
         if packet.len() <= usize::from(mtu) {
-            return self.seal_copies(to, packet, out);
+            return self.seal_copies(to, packet, now, out);
         }
         let parsed = wire::parse_ip(packet)?;
         let mut outcome = Ok(());
         wire::fragment(packet, &parsed, mtu, |fragment| {
-            outcome = outcome.and_then(|()| self.seal_copies(to, fragment, out));
+            outcome = outcome.and_then(|()| self.seal_copies(to, fragment, now, out));
         });
         outcome
     }
@@ -145,15 +157,16 @@ impl Worker {
     /// Seals a packet into one path; or into two, told to be the same: then it is lost only if neither takes it.
     fn seal_copies(
         &mut self,
-        (first, second): (PathId, Option<PathId>),
+        Onto { path: first, copy: second, class }: Onto,
         packet: &[u8],
+        now: Now,
         out: &mut Outbound,
     ) -> Result<(), DropReason> {
-        let Some(second) = second else { return self.seal_into(first, packet, out) };
+        let Some(second) = second else { return self.send_on(first, class, packet, now, out) };
         let site = self.paths.get(first).ok_or(DropReason::NoPath)?.spec.site;
         let mut copy = std::mem::take(&mut self.copy);
         self.copies(site).numbering.wrap(packet, &mut copy);
-        let outcomes = [first, second].map(|path| self.seal_into(path, &copy, out));
+        let outcomes = [first, second].map(|path| self.send_on(path, class, &copy, now, out));
         self.copy = copy;
         if outcomes[1].is_ok()
             && let Some(path) = self.paths.get_mut(second)
@@ -163,7 +176,7 @@ impl Worker {
         outcomes[0].or(outcomes[1])
     }
 
-    /// Seals `packet` into the path's tunnel, or has it wait for a session there.
+    /// Seals `packet` into the path's tunnel, whose datagram carries its DSCP, or has it wait for a session there.
     pub(super) fn seal_into(
         &mut self,
         id: PathId,
@@ -172,7 +185,8 @@ impl Worker {
     ) -> Result<(), DropReason> {
         let path = self.paths.get_mut(id).ok_or(DropReason::NoPath)?;
         let Endpoint { transport, address } = path.tunnel.endpoint().ok_or(DropReason::NoPath)?;
-        out.write_datagram(transport, address, buffer_for(packet.len()), |room| {
+        let dscp = path::dscp_of(packet);
+        out.write_marked(transport, address, dscp, buffer_for(packet.len()), |room| {
             match path.tunnel.seal(packet, room) {
                 Sealed::Datagram(len) => {
                     path.sent.count(packet.len());
@@ -218,7 +232,7 @@ impl Worker {
             (None, NextHop::Device(device)) => Exit::Device(device),
             (None, NextHop::Tunnel(_)) => return,
         };
-        if let Err(reason) = self.put(exit, &answer, out) {
+        if let Err(reason) = self.put(exit, &answer, now, out) {
             self.drops.count(refusal.tenant, reason, 1);
         }
     }

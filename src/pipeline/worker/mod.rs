@@ -16,6 +16,7 @@ mod leaving;
 mod moves;
 mod naming;
 mod nat64;
+mod shaping;
 
 use super::drops::Drops;
 use super::inspections::{Inspections, SessionNames};
@@ -31,7 +32,7 @@ use crate::model::{
     ClassId, DeviceId, DropReason, FlowKey, IdMap, Instant, NextHop, Now, PathId, RuleId, SiteId, TenantId,
     Zone,
 };
-use crate::path::{self, Action, Firsts, News, Numbering};
+use crate::path::{self, Action, Firsts, News, Numbering, Shaper};
 use crate::tables::Generation;
 use crate::tunnel::{Endpoint, buffer_for};
 use crate::wire::{Batch, Outbound, Parsed, SLOT_BYTES};
@@ -94,6 +95,8 @@ pub struct Worker {
     due: Vec<PathId>,
     /// A packet is to be shed: the next one that will do.
     shed: bool,
+    /// If any bandwidth is limited: what waits for it.
+    pub(super) shaper: Option<Box<Shaper>>,
 }
 
 /// What is sent to a site and comes from it more than once.
@@ -190,6 +193,7 @@ impl Worker {
             unreachable: Vec::new(),
             due: Vec::new(),
             shed: false,
+            shaper: None,
         };
         worker.adopt(generation, now);
         worker
@@ -218,6 +222,7 @@ impl Worker {
         self.learners = self.find_learners(&generation);
         self.learned.learn_for(&self.learners.keys().copied().collect::<Vec<_>>());
         self.generation = generation;
+        self.shape(now);
         self.look_at_all_sites(now);
     }
 
@@ -242,18 +247,23 @@ impl Worker {
             self.forward_all(&mut group[..filled], now, out);
             out.give_back(landing);
         }
+        self.release(now, out);
         out.finish();
     }
 
     /// When [`Worker::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let timeouts =
-            [self.sessions.poll_timeout(), self.paths.poll_timeout(), self.holdings.poll_timeout()];
+        let timeouts = [
+            self.sessions.poll_timeout(),
+            self.paths.poll_timeout(),
+            self.holdings.poll_timeout(),
+            self.shaper.as_ref().and_then(|shaper| shaper.poll_timeout()),
+        ];
         let at_once = (!self.unreachable.is_empty()).then_some(Instant(0));
         timeouts.into_iter().chain([at_once]).flatten().min()
     }
 
-    /// Does what is due: tunnels' timers, probes, sessions that end.
+    /// Does what is due: tunnels' timers, probes, sessions that end, packets whose turn it is.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
         if !self.unreachable.is_empty() {
             self.work_unreachable(now, out);
@@ -278,6 +288,7 @@ impl Worker {
             self.paths.schedule(id);
         }
         self.due = due;
+        self.release(now, out);
     }
 
     /// How many ports of NAT pools its sessions hold.
@@ -381,14 +392,14 @@ impl Worker {
             match action {
                 None => return,
                 Some(Action::Send { sequence, asks }) => {
-                    if let Err(reason) = self.seal_into(id, &path::request(sequence, asks, now), out) {
+                    if let Err(reason) = self.seal_own(id, &path::request(sequence, asks, now), now, out) {
                         self.drops.count(None, reason, 1);
                     }
                 }
                 Some(Action::SendFullSize { sequence, asks }) => {
                     let bytes = self.mtu(Exit::Path(id, ClassId::NONE), true);
                     let message = path::request_of_size(sequence, asks, bytes.into(), now);
-                    if let Err(reason) = self.seal_into(id, &message, out) {
+                    if let Err(reason) = self.seal_own(id, &message, now, out) {
                         self.drops.count(None, reason, 1);
                     }
                 }
@@ -413,7 +424,7 @@ impl Worker {
             let is_sound =
                 |path: &paths::Path| path.probed && path.fitness().is_alive() && !path.prober.is_suspect();
             if self.paths.get(*other).is_some_and(is_sound)
-                && let Err(reason) = self.seal_into(*other, &message, out)
+                && let Err(reason) = self.seal_own(*other, &message, now, out)
             {
                 self.drops.count(Some(tenant), reason, 1);
             }

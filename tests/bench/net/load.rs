@@ -800,7 +800,8 @@ impl Bursts {
         }
         let to = SocketAddr::from((POP, POP_PORT));
         let mut lost = 0;
-        peer.socket.send(bytes.chunks_exact(sealed).map(|datagram| (to, datagram)), |_, count| lost += count);
+        peer.socket
+            .send(bytes.chunks_exact(sealed).map(|datagram| (to, 0, datagram)), |_, count| lost += count);
         Some(burst as u64 - lost)
     }
 
@@ -811,7 +812,7 @@ impl Bursts {
             return u64::from(rustix::net::sendto(&*server, payload, SendFlags::DONTWAIT, &to).is_ok());
         }
         let mut lost = 0;
-        let datagrams = std::iter::repeat_n((to, payload.as_slice()), self.load.burst);
+        let datagrams = std::iter::repeat_n((to, 0, payload.as_slice()), self.load.burst);
         server.send(datagrams, |_, count| lost += count);
         self.load.burst as u64 - lost
     }

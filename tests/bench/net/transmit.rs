@@ -204,7 +204,9 @@ fn socket<'a>(rig: &Rig, packets: &'a [Vec<u8>]) -> Opened<'a> {
 impl Way for Socket<'_> {
     fn send(&mut self, first: usize) -> Result<(), Failure> {
         let mut fault = None;
-        self.socket.send(burst_of(&self.datagrams, first).copied(), |why, _| fault = Some(why));
+        self.socket.send(burst_of(&self.datagrams, first).map(|(to, bytes)| (*to, 0, *bytes)), |why, _| {
+            fault = Some(why)
+        });
         fault.map_or(Ok(()), |why| Err(format!("{why:?}").into()))
     }
 }

@@ -35,7 +35,7 @@ fn rewrite(packet: &mut [u8], mut parsed: Parsed) {
         }
     }
     wire::clamp_mss(packet, &parsed, 1_280);
-    wire::mark_congested(packet, &parsed);
+    wire::mark_congested(packet);
     if parsed.ttl > 1 {
         wire::decrement_ttl(packet, &mut parsed);
     }
