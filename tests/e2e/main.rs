@@ -28,6 +28,7 @@ mod programs;
 mod reload;
 mod restart;
 mod rubbish;
+mod shaping;
 mod stock;
 mod stun;
 mod transfers;

@@ -3,7 +3,7 @@
 use popgate::control::{FlowPage, Status};
 use popgate::lab::topology::{Node, NodeKind};
 use popgate::lab::{Lab, LabOptions, Topology, netns, prefix};
-use popgate::pipeline::report::{DecisionRow, DropRow, PathReport, SessionPage, SessionReport};
+use popgate::pipeline::report::{DecisionRow, DropRow, PathReport, QueueRow, SessionPage, SessionReport};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
@@ -71,6 +71,12 @@ impl World {
     pub fn alone(name: &str, nodes: &[&str]) -> World {
         let guard = QUIET.write().unwrap_or_else(PoisonError::into_inner);
         World::bring_up(name, nodes, |_| {}, Company::Alone { _guard: guard })
+    }
+
+    /// As [`World::changed`], with no other lab beside it.
+    pub fn changed_alone(name: &str, nodes: &[&str], change: impl FnOnce(&mut Topology)) -> World {
+        let guard = QUIET.write().unwrap_or_else(PoisonError::into_inner);
+        World::bring_up(name, nodes, change, Company::Alone { _guard: guard })
     }
 
     /// A lab that is like no other, with no other beside it.
@@ -181,6 +187,15 @@ impl World {
     }
 
     /// `popgate show drops` on the box `node`.
+    /// `popgate show queues`.
+    pub fn queues(&self, node: &str) -> Vec<QueueRow> {
+        #[derive(Deserialize)]
+        struct Queues {
+            queues: Vec<QueueRow>,
+        }
+        self.show::<Queues>(node, &["queues"]).queues
+    }
+
     pub fn drops(&self, node: &str) -> Vec<DropRow> {
         #[derive(Deserialize)]
         struct Drops {
