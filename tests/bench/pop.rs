@@ -146,6 +146,14 @@ pub fn from_client(n: usize) -> Ingress {
     Ingress::Transport { transport: TransportId(0), from: SocketAddr::new(address.into(), 51_820) }
 }
 
+/// [`from_client`], the other way round.
+pub fn client_at(address: SocketAddr) -> usize {
+    match address.ip() {
+        IpAddr::V4(v4) => v4.to_bits() as usize - 0x0b00_0000,
+        IpAddr::V6(_) => panic!("nobody is there"),
+    }
+}
+
 /// The `k`th host behind tunnel `n`: 10.0.0.0/8 in /22s.
 pub fn host_of(n: usize, k: usize) -> Ipv4Addr {
     Ipv4Addr::from_bits(0x0a00_0000 + ((n as u32) << 10) + 5 + k as u32)

@@ -6,12 +6,11 @@
 
 use crate::cases::{BASE, Case};
 use crate::measure::{Stopwatch, rss};
-use crate::pop::{Pop, clients, compiled, from_client, seal};
+use crate::pop::{Pop, client_at, clients, compiled, from_client, seal};
 use crate::{BATCH, Row, Wanted};
 use boringtun::noise::TunnResult;
 use popgate::path::{Asks, Counts, Message, reflect, request};
 use popgate::wire::{self, Batch, Outbound};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,12 +157,4 @@ fn take(pop: &mut Pop, out: &mut Outbound, peers: Peers, answers: &mut Vec<(usiz
     }
     out.clear();
     sent
-}
-
-/// [`from_client`], the other way round.
-fn client_at(address: SocketAddr) -> usize {
-    match address.ip() {
-        IpAddr::V4(v4) => v4.to_bits() as usize - 0x0b00_0000,
-        IpAddr::V6(_) => panic!("nobody is there"),
-    }
 }
