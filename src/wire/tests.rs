@@ -288,6 +288,24 @@ proptest! {
     }
 
     #[test]
+    fn another_dscp_changes_nothing_else(v6: bool, before in 0u8..64, dscp in 0u8..64, ecn in 0u8..4) {
+        let mut whole = packet(v6, Protocol::UDP, (4_000, 80), b"speech");
+        crate::wire::set_dscp(&mut whole, before);
+        whole[1] |= if v6 { ecn << 4 } else { ecn };
+        if !v6 {
+            crate::wire::offload::finish_v4(&mut whole, 20);
+        }
+        let mut marked = whole.clone();
+        crate::wire::set_dscp(&mut marked, dscp);
+        prop_assert!(sound(&marked));
+        let parsed = parse(&whole).expect("sound");
+        prop_assert_eq!(parse(&marked).expect("sound"), Parsed { dscp, ..parsed });
+        prop_assert_eq!(crate::wire::traffic_class(&marked), dscp << 2 | ecn);
+        prop_assert_eq!(&marked[2..10], &whole[2..10]);
+        prop_assert_eq!(&marked[12..], &whole[12..]);
+    }
+
+    #[test]
     fn a_reset_answers_its_segment(v6: bool) {
         let syn = packet(v6, Protocol::TCP, (4_000, 80), &[]);
         let reset = tcp_reset(&syn, &parse(&syn).expect("sound")).expect("TCP");

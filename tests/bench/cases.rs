@@ -4,6 +4,7 @@ use crate::measure::{Stopwatch, median};
 use crate::pop::{Pop, bare_pair, from_client, host_of, process, seal, source_of, udp};
 use crate::{BATCH, ROUND, ROUNDS, Row, SERVER, Wanted};
 use boringtun::noise::{Tunn, TunnResult};
+use popgate::model::Rate;
 use popgate::wire::{Batch, Ingress, Outbound};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use serde_json::json;
@@ -88,9 +89,14 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(case: Case) -> Bench {
+        Bench::limited(case, None)
+    }
+
+    /// With so much bandwidth.
+    pub fn limited(case: Case, bandwidth: Option<Rate>) -> Bench {
         let mut bench = Bench {
             case,
-            pop: Pop::new(case.tunnels, case.rules, 1),
+            pop: Pop::limited(case.tunnels, case.rules, bandwidth),
             bare: (0..case.tunnels).map(|_| bare_pair()).collect(),
             key: LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[3; 32]).expect("a key")),
             outward: Vec::new(),

@@ -8,8 +8,8 @@
 //! `cases`: a packet by size, sessions, rules and tunnels. `supers`: super-packets. `stages`: where a packet's time goes.
 //! `handshakes`: at the entrance and in the worker. `tunnels`: ten thousand of them, their memory, and what they cost
 //! while idle. `workers`: what a second one adds. `tables`: rules and sessions by themselves. `bindings`: those of NAT.
-//! `classify`: names in the first bytes of flows. `ledger`: the NAT ledger, on disk. `probes`: five thousand paths, probed, and
-//! what is decided by it.
+//! `shaping`: a packet where a bandwidth is limited. `classify`: names in the first bytes of flows. `ledger`: the NAT ledger, on
+//! disk. `probes`: five thousand paths, probed, and what is decided by it.
 
 mod bindings;
 mod cases;
@@ -19,6 +19,7 @@ mod ledger;
 mod measure;
 mod pop;
 mod probes;
+mod shaping;
 mod stages;
 mod supers;
 mod tables;
@@ -118,6 +119,7 @@ fn all(wanted: &Wanted) -> Vec<Value> {
     rows.extend(values(cases::rows(wanted)));
     rows.extend(values(supers::rows(wanted)));
     rows.extend(values(stages::rows(wanted)));
+    rows.extend(values(shaping::rows(wanted)));
     rows.extend(values(handshakes::rows(wanted)));
     rows.extend(values(workers::rows(wanted)));
     rows.extend(values(probes::rows(wanted)));

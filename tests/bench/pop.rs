@@ -8,7 +8,7 @@ use popgate::config::{
     HandoffKind, IcmpSource, NatFiltering, PathPolicy, Place, Pop as PopRole, PrivateKey, Role, SourceRef,
     Tenant, TenantBranch, TenantPath, Transport, public_of,
 };
-use popgate::model::{DeviceId, Now, Protocol, Queueing, Remediation, Timeouts, TransportId};
+use popgate::model::{DeviceId, Now, Protocol, Queueing, Rate, Remediation, Timeouts, TransportId};
 use popgate::pipeline::{Entrance, Team, Worker};
 use popgate::tables::{Compiler, Generation};
 use popgate::wire::{Batch, Handover, Ingress, Outbound};
@@ -32,6 +32,16 @@ impl Pop {
     pub fn new(tunnels: usize, rules: usize, workers: u16) -> Pop {
         let clients = clients(tunnels);
         let mut pop = Pop::unconnected(&compiled(tunnels, rules), clients, workers);
+        pop.connect();
+        pop
+    }
+
+    /// One of one worker, whose transport has so much bandwidth.
+    pub fn limited(tunnels: usize, rules: usize, bandwidth: Option<Rate>) -> Pop {
+        let mut candidate = candidate(tunnels, rules);
+        candidate.appliance.transports.iter_mut().for_each(|transport| transport.bandwidth = bandwidth);
+        let generation = Compiler::new("bench-").compile(&candidate).expect("few names");
+        let mut pop = Pop::unconnected(&Arc::new(generation), clients(tunnels), 1);
         pop.connect();
         pop
     }
