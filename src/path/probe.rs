@@ -19,6 +19,7 @@
 use super::arrivals::Counts;
 use super::clock::Stamps;
 use super::judge::Seen;
+use super::pace::Stretch;
 use super::quality::Quality;
 use super::stamp::{Asks, News, Reply};
 use crate::model::Instant;
@@ -34,8 +35,8 @@ const CLOSELY: Duration = Duration::from_millis(20);
 const ACTIVE: Duration = Duration::from_millis(100);
 /// Between probes otherwise.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long a far end that vouches for the path may keep us waiting for its next probe: [`IDLE`], and a hiccup.
-const VOUCHED: Duration = Duration::from_millis(1_200);
+/// How much longer than it promised a far end that vouches for the path may keep us waiting for its next probe.
+const HICCUP: Duration = Duration::from_millis(200);
 /// Round-trip time and loss that are shown of a path are no older than this: then it is asked about however much is vouched.
 const ASK_ANYWAY: Duration = Duration::from_secs(10);
 /// Traffic within this time counts as running.
@@ -134,6 +135,8 @@ pub struct Prober {
     interval: Duration,
     last_answer: Option<Instant>,
     in_doubt: bool,
+    /// What this box stretches intervals by, and what the far end has asked for.
+    stretch: [Stretch; 2],
     hold: Duration,
     /// Until when the path is held, or was.
     held_until: Instant,
@@ -190,6 +193,7 @@ impl Prober {
             interval: IDLE,
             last_answer: None,
             in_doubt: false,
+            stretch: Default::default(),
             hold: Duration::ZERO,
             held_until: now,
             quality: Quality::default(),
@@ -214,6 +218,11 @@ impl Prober {
     /// Whether it is to look closely.
     pub fn doubt(&mut self, in_doubt: bool) {
         self.in_doubt = in_doubt;
+    }
+
+    /// By how much this box stretches intervals from now on.
+    pub fn pace(&mut self, stretch: Stretch) {
+        self.stretch[0] = stretch;
     }
 
     /// Whether something is wrong with it, and it is not known yet what.
@@ -287,9 +296,10 @@ impl Prober {
     pub fn vouched(&mut self, now: Instant) {
         let lately = self.last_answer.is_some_and(|last| now.since(last) < ASK_ANYWAY);
         // What has been promised is kept.
-        let is_idle = self.interval == IDLE && !self.has_traffic(now);
+        let is_idle = self.interval >= IDLE && !self.has_traffic(now);
         if self.is_up() && self.suspicion.is_none() && lately && is_idle {
-            self.next = self.next.max(now + VOUCHED);
+            let promised = self.promised.unwrap_or(IDLE).clamp(IDLE, ASK_ANYWAY);
+            self.next = self.next.max(now + promised + HICCUP);
         }
     }
 
@@ -385,6 +395,7 @@ impl Prober {
         let took = u64::try_from(now.since(sent.at).as_nanos()).unwrap_or(u64::MAX);
         let stamps = Stamps { sent: reply.stamps.returned.wrapping_sub(took), ..reply.stamps };
         self.quality.answered(&stamps, [reply.arrivals, Some(here)], now);
+        self.stretch[1] = reply.stretch;
         self.last_answer = Some(now);
         self.answered += 1;
         // What was sent before this one will hardly be answered any more; but what matters is that this one was.
@@ -515,20 +526,21 @@ impl Prober {
 
     fn interval(&self, now: Instant) -> Duration {
         let within = |last: Option<Instant>, time| last.is_some_and(|last| now.since(last) < time);
-        match self.state {
-            // A path that stays down is asked at leisure; one that is coming back is not.
-            State::Down if self.answered == 0 => IDLE,
-            State::Down => ACTIVE,
-            _ if within(self.last_close, CLOSE) => {
-                if self.in_doubt || within(self.last_protected, CLOSE) {
-                    CLOSELY
-                } else {
-                    BUSY
+        let [ours, theirs] = self.stretch;
+        let stretch = ours.max(theirs);
+        let wanted =
+            match self.state {
+                // A path that stays down is asked at leisure; one that is coming back is not.
+                State::Down if self.answered == 0 => IDLE,
+                State::Down => ACTIVE,
+                _ if within(self.last_close, CLOSE) => {
+                    if self.in_doubt || within(self.last_protected, CLOSE) { CLOSELY } else { BUSY }
                 }
-            }
-            _ if within(self.last_traffic, TRAFFIC) => ACTIVE,
-            _ => IDLE,
-        }
+                _ if within(self.last_traffic, TRAFFIC) => ACTIVE,
+                _ => IDLE,
+            };
+        let at_most = stretch.of_idle(IDLE);
+        if wanted == IDLE { at_most } else { stretch.of_active(wanted).min(at_most) }
     }
 
     fn has_traffic(&self, now: Instant) -> bool {
@@ -572,7 +584,7 @@ mod tests {
 
     fn reply(sequence: u32) -> Reply {
         let stamps = Stamps { sent: 0, received: 0, reflected: 0, returned: 0 };
-        Reply { sequence, stamps, arrivals: None }
+        Reply { sequence, stamps, arrivals: None, stretch: Stretch::default() }
     }
 
     /// Runs a prober for `ms`, answering every probe that `alive` at its time says yes to, 5 ms later.

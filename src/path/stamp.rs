@@ -5,6 +5,7 @@
 
 use super::arrivals::Counts;
 use super::clock::Stamps;
+use super::pace::Stretch;
 use crate::model::{Now, Protocol};
 use crate::wire::{self, Parsed};
 use std::net::{IpAddr, Ipv6Addr};
@@ -31,10 +32,11 @@ const ANSWERED_TLV: [u8; 4] = [NOT_RECOGNISED, 252, 0, 0];
 const ARRIVALS: u8 = 253;
 const ARRIVALS_BYTES: usize = 12;
 /// The third is what its first byte says it is. A promise: milliseconds within which the sender sends again, in two bytes, and
-/// one that is 1 if it has not heard the other end for longer than it should have.
+/// one that is 1 if it has not heard the other end for longer than it should have; and one that the reflector fills in: by how
+/// much it would have the sender stretch its intervals.
 const SAYS: u8 = 254;
 const PROMISE: u8 = 1;
-const PROMISE_BYTES: usize = 4;
+const PROMISE_BYTES: usize = 5;
 /// Or news of another path between the same two boxes: its [`PathTag`], and one byte that says what has become of it there.
 const NEWS: u8 = 2;
 const NEWS_BYTES: usize = 10;
@@ -95,6 +97,8 @@ pub struct Reply {
     pub stamps: Stamps,
     /// What has arrived at the far end, if it tells.
     pub arrivals: Option<Counts>,
+    /// By how much the far end would have us stretch our intervals.
+    pub stretch: Stretch,
 }
 
 impl Message {
@@ -114,7 +118,7 @@ impl Message {
                 for tlv in tlvs(&udp[8 + MESSAGE_BYTES..]) {
                     match *tlv {
                         _ if tlv == ANSWERED_TLV => asks.answered = true,
-                        [_, SAYS, _, _, PROMISE, high, low, deaf] => {
+                        [_, SAYS, _, _, PROMISE, high, low, deaf, _] => {
                             asks.within = Some(Duration::from_millis(u16::from_be_bytes([high, low]).into()));
                             asks.deaf = deaf == 1;
                         }
@@ -136,7 +140,8 @@ impl Message {
                     returned: now.unix_nanos,
                 };
                 let arrivals = tlvs(&udp[8 + MESSAGE_BYTES..]).find_map(told_arrivals);
-                Some(Message::Reply(Reply { sequence: be32(body, 24), stamps, arrivals }))
+                let stretch = tlvs(&udp[8 + MESSAGE_BYTES..]).find_map(told_stretch).unwrap_or_default();
+                Some(Message::Reply(Reply { sequence: be32(body, 24), stamps, arrivals, stretch }))
             }
             _ => None,
         }
@@ -151,7 +156,7 @@ pub fn request(sequence: u32, asks: Asks, now: Now) -> Vec<u8> {
     }
     if let Some(within) = asks.within {
         let [high, low] = u16::try_from(within.as_millis()).unwrap_or(u16::MAX).to_be_bytes();
-        let promise: [u8; PROMISE_BYTES] = [PROMISE, high, low, asks.deaf.into()];
+        let promise: [u8; PROMISE_BYTES] = [PROMISE, high, low, asks.deaf.into(), 0];
         body.extend_from_slice(&[NOT_RECOGNISED, SAYS, 0, PROMISE_BYTES as u8]);
         body.extend_from_slice(&promise);
     }
@@ -192,8 +197,8 @@ fn request_body(sequence: u32, now: Now) -> Vec<u8> {
 }
 
 /// The reflection of a request (RFC 8762 section 4.3.1, stateless: the sequence number is the sender's), which tells what has
-/// `arrived` if that is asked. `None` if it is too short to be one.
-pub fn reflect(packet: &[u8], ip: &Parsed, arrived: Counts, now: Now) -> Option<Vec<u8>> {
+/// `arrived` if that is asked, and by how much the sender is to `stretch` its intervals. `None` if it is too short to be one.
+pub fn reflect(packet: &[u8], ip: &Parsed, arrived: Counts, stretch: Stretch, now: Now) -> Option<Vec<u8>> {
     let sent = packet.get(ip.upper_at + 8..ip.len)?;
     let request: &[u8; MESSAGE_BYTES] = sent.first_chunk()?;
     let mut body = Vec::with_capacity(sent.len());
@@ -211,6 +216,18 @@ pub fn reflect(packet: &[u8], ip: &Parsed, arrived: Counts, now: Now) -> Option<
             for count in [arrived.received, arrived.lost, arrived.reordered] {
                 body.extend_from_slice(&count.to_be_bytes());
             }
+        } else if let [_, SAYS, _, _, PROMISE, high, low, deaf, _] = *tlv {
+            body.extend_from_slice(&[
+                0,
+                SAYS,
+                0,
+                PROMISE_BYTES as u8,
+                PROMISE,
+                high,
+                low,
+                deaf,
+                stretch.steps(),
+            ]);
         } else {
             body.extend_from_slice(tlv);
         }
@@ -235,6 +252,16 @@ fn told_arrivals(tlv: &[u8]) -> Option<Counts> {
         lost: be32(tlv, 8),
         reordered: be32(tlv, 12),
     })
+}
+
+/// By how much intervals are to be stretched, if that is what the TLV tells.
+fn told_stretch(tlv: &[u8]) -> Option<Stretch> {
+    match *tlv {
+        [flags, SAYS, _, _, PROMISE, _, _, _, steps] if flags & NOT_RECOGNISED == 0 => {
+            Some(Stretch::from_steps(steps))
+        }
+        _ => None,
+    }
 }
 
 /// NTP's 64-bit timestamp: seconds and their fraction (RFC 5905 section 6).
@@ -269,7 +296,8 @@ mod tests {
             let request = request(77, asks, at(1_500_000_000));
             let ip = wire::parse_ip(&request).expect("sound");
             assert_eq!(Message::read(&request, &ip, at(0)), Some(Message::Request(asks)));
-            let reply = reflect(&request, &ip, arrived, at(1_500_000_123)).expect("a request");
+            let stretch = Stretch::from_steps(n as u8);
+            let reply = reflect(&request, &ip, arrived, stretch, at(1_500_000_123)).expect("a request");
             assert_eq!(reply.len(), request.len(), "what is sent out and back is as long");
             let ip = wire::parse_ip(&reply).expect("sound");
             let stamps = Stamps {
@@ -278,7 +306,9 @@ mod tests {
                 reflected: 1_500_000_123,
                 returned: 1_600_000_000,
             };
-            let expected = Reply { sequence: 77, stamps, arrivals: Some(arrived) };
+            // It is told who promises something: who does not would not know what it means.
+            let stretch = if within.is_some() { stretch } else { Stretch::default() };
+            let expected = Reply { sequence: 77, stamps, arrivals: Some(arrived), stretch };
             assert_eq!(Message::read(&reply, &ip, at(1_600_000_000)), Some(Message::Reply(expected)));
         }
     }
@@ -293,7 +323,7 @@ mod tests {
             let reply = wire::udp_v6((PROBE_ADDRESS, REFLECTOR_PORT), (PROBE_ADDRESS, SENDER_PORT), 0, &body);
             let ip = wire::parse_ip(&reply).expect("sound");
             let Some(Message::Reply(reply)) = Message::read(&reply, &ip, now) else { panic!("no reply") };
-            assert_eq!(reply.arrivals, None);
+            assert_eq!((reply.arrivals, reply.stretch), (None, Stretch::default()));
         }
     }
 
@@ -306,7 +336,8 @@ mod tests {
             assert!(request.len() == bytes || bytes < 200, "{} of {bytes}", request.len());
             let ip = wire::parse_ip(&request).expect("sound");
             assert_eq!(Message::read(&request, &ip, now), Some(Message::Request(asks)));
-            let reply = reflect(&request, &ip, Counts::default(), now).expect("a request");
+            let reply =
+                reflect(&request, &ip, Counts::default(), Stretch::default(), now).expect("a request");
             assert_eq!(reply.len(), request.len());
             let ip = wire::parse_ip(&reply).expect("sound");
             let Some(Message::Reply(reply)) = Message::read(&reply, &ip, now) else { panic!("no reply") };

@@ -11,7 +11,7 @@ use crate::{BATCH, ROUNDS, Row, Wanted};
 use boringtun::noise::TunnResult;
 use popgate::model::{PathId, SlaLimits};
 use popgate::path::{
-    Action, Candidate, Counts, Judge, Message, Prober, Quality, Stamps, reflect, request, select,
+    Action, Candidate, Counts, Judge, Message, Prober, Quality, Stamps, Stretch, reflect, request, select,
 };
 use popgate::wire::{self, Batch, Outbound};
 use std::hint::black_box;
@@ -23,7 +23,7 @@ const PATHS: usize = 5_000;
 const STEP: Duration = Duration::from_millis(5);
 const STEPS_A_SECOND: usize = 200;
 /// Seconds until all have settled, and those that are measured.
-const BEFORE: usize = 4;
+const BEFORE: usize = 16;
 const MEASURED: usize = 10;
 /// Steps between the packets of a path that is busy: 20 ms, as a call's.
 const SPACING: usize = 4;
@@ -112,7 +112,8 @@ fn answer(pop: &mut Pop, far: &mut [Prober], out: &mut Outbound, coming: &mut Un
         match Message::read(packet, &ip, now) {
             Some(Message::Request(asks)) => {
                 far[n].asked(&asks, now.instant);
-                let reply = reflect(packet, &ip, Counts::default(), now).expect("a request");
+                let reply =
+                    reflect(packet, &ip, Counts::default(), Stretch::default(), now).expect("a request");
                 coming.push((n, true, seal(client, &reply)));
             }
             Some(Message::Reply(reply)) => {

@@ -9,7 +9,7 @@ use crate::measure::{Stopwatch, rss};
 use crate::pop::{Pop, client_at, clients, compiled, from_client, seal};
 use crate::{BATCH, Row, Wanted};
 use boringtun::noise::TunnResult;
-use popgate::path::{Asks, Counts, Message, reflect, request};
+use popgate::path::{Asks, Counts, Message, Stretch, reflect, request};
 use popgate::wire::{self, Batch, Outbound};
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,7 +150,8 @@ fn take(pop: &mut Pop, out: &mut Outbound, peers: Peers, answers: &mut Vec<(usiz
         {
             let ip = wire::parse_ip(packet).expect("sound");
             if matches!(Message::read(packet, &ip, pop.now), Some(Message::Request { .. })) {
-                let reply = reflect(packet, &ip, Counts::default(), pop.now).expect("a request");
+                let reply =
+                    reflect(packet, &ip, Counts::default(), Stretch::default(), pop.now).expect("a request");
                 answers.push((n, seal(client, &reply)));
             }
         }

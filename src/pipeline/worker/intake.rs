@@ -13,6 +13,9 @@ use crate::wire::{self, Handover, Ingress, Outbound};
 use rand::Rng;
 use std::net::SocketAddr;
 
+/// A probe that is larger is one of full size.
+const SMALL_PROBE_BYTES: usize = 512;
+
 impl Worker {
     /// What is to be forwarded of what came in by `ingress`. What is opened goes into `room`, which shrinks by it.
     pub(super) fn take<'a>(
@@ -273,7 +276,10 @@ impl Worker {
                     path.prober.vouched(now.instant);
                 }
                 self.paths.schedule(id);
-                if let Some(reply) = path::reflect(packet, &ip, arrived, now) {
+                if packet.len() <= SMALL_PROBE_BYTES {
+                    self.pace.count(now.instant);
+                }
+                if let Some(reply) = path::reflect(packet, &ip, arrived, self.pace.stretch(), now) {
                     self.seal_own(id, &reply, now, out)
                         .unwrap_or_else(|reason| self.drops.count(None, reason, 1));
                 }

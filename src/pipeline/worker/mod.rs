@@ -32,7 +32,7 @@ use crate::model::{
     ClassId, DeviceId, DropReason, FlowKey, IdMap, Instant, NextHop, Now, PathId, RuleId, SiteId, TenantId,
     Zone,
 };
-use crate::path::{self, Action, Firsts, News, Numbering, Shaper};
+use crate::path::{self, Action, Firsts, News, Numbering, Pace, Shaper};
 use crate::tables::Generation;
 use crate::tunnel::{Endpoint, buffer_for};
 use crate::wire::{Batch, Outbound, Parsed, SLOT_BYTES};
@@ -95,6 +95,8 @@ pub struct Worker {
     due: Vec<PathId>,
     /// A packet is to be shed: the next one that will do.
     shed: bool,
+    /// Keeps probes within the worker's share of the box's budget.
+    pace: Pace,
     /// If any bandwidth is limited: what waits for it.
     pub(super) shaper: Option<Box<Shaper>>,
 }
@@ -193,6 +195,7 @@ impl Worker {
             unreachable: Vec::new(),
             due: Vec::new(),
             shed: false,
+            pace: Pace::new(path::EXCHANGES / u32::from(team.size().max(1)), now.instant),
             shaper: None,
         };
         worker.adopt(generation, now);
@@ -385,6 +388,7 @@ impl Worker {
     fn work_prober(&mut self, id: PathId, now: Now, out: &mut Outbound) {
         while let Some(path) = self.paths.get_mut(id) {
             let action = if path.tunnel.has_session() {
+                path.prober.pace(self.pace.stretch());
                 path.prober.poll(now.instant)
             } else {
                 path.prober.lost_session(now.instant)
@@ -392,6 +396,7 @@ impl Worker {
             match action {
                 None => return,
                 Some(Action::Send { sequence, asks }) => {
+                    self.pace.count(now.instant);
                     if let Err(reason) = self.seal_own(id, &path::request(sequence, asks, now), now, out) {
                         self.drops.count(None, reason, 1);
                     }
