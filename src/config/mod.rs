@@ -173,8 +173,8 @@
 //! | `weight` | 1 to 100 | 10, which the default class has too | its share of a limited bandwidth, beside those of others that have something to send |
 //! | `set-dscp` | as `dscp` below | as it came | what its packets carry from here on, both ways |
 //!
-//! What waits for a limited bandwidth is kept short by CoDel (RFC 8289), class by class: senders are told to slow down by a mark
-//! (ECN) or a loss. The datagram around a packet carries its DSCP.
+//! What waits for a limited bandwidth is kept short, flow by flow within each class, by FQ-CoDel (RFC 8290): senders are told to
+//! slow down by a mark (ECN) or a loss. The datagram around a packet carries its DSCP.
 //!
 //! `[[acl]]`, tried in order, default deny: `name`; the flow's keys; `action`: `"accept"`, `"drop"` or `"reject"`; and
 //!

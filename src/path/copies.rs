@@ -65,9 +65,12 @@ pub fn copied(packet: &[u8]) -> Option<Copied> {
 
 /// The DSCP of a packet that is ready to be sealed, be it a copy or not.
 pub fn dscp_of(packet: &[u8]) -> u8 {
-    let inner =
-        if packet.first() == Some(&MARK) { packet.get(SHIM_BYTES..).unwrap_or(packet) } else { packet };
-    wire::traffic_class(inner) >> 2
+    wire::traffic_class(inner_of(packet)) >> 2
+}
+
+/// A packet without the shim that it may have.
+pub(super) fn inner_of(packet: &[u8]) -> &[u8] {
+    if packet.first() == Some(&MARK) { packet.get(SHIM_BYTES..).unwrap_or(packet) } else { packet }
 }
 
 /// Remembers what has come from one site.

@@ -2,14 +2,15 @@
 //!
 //! A packet's way: 1 offered; it goes at once if nobody waits and there is time for it, and if it is of the class that goes
 //! first, also where others wait; 2 else it waits in its class's queue; 3 when the line has time, one of the line's paths has its
-//! turn, and of that path's queues one (deficit round robin, Shreedhar and Varghese 1996, twice); CoDel says whether the
-//! packet at its head has waited too long.
+//! turn, of that path's queues one (deficit round robin, Shreedhar and Varghese 1996, twice), and of that queue's flows one; CoDel
+//! says whether the packet at its head has waited too long.
 //!
 //! A path may send at its own rate, which is what the far end can take in, and all paths of a transport share that
 //! transport's. Packets wait unsealed: a tunnel's counters are in the order in which datagrams leave.
 
 mod budget;
 mod codel;
+mod flows;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ pub struct Shaper {
     due: Vec<PathId>,
     spare: Vec<Vec<u8>>,
     waiting_bytes: usize,
+    seed: u64,
 }
 
 /// Which way a packet is to leave.
@@ -64,8 +66,8 @@ pub enum Offered {
     Goes,
     /// It is kept, and will come out of [`Shaper::depart`].
     Waits,
-    /// There is no room for it.
-    Full,
+    /// There was no room, and so many packets are lost: this one, or others of its class that take more of the room.
+    Full(u64),
 }
 
 /// How one class fares on one path.
@@ -112,9 +114,10 @@ struct Shaped {
 }
 
 impl Shaper {
-    /// A shaper of no paths.
-    pub fn new(now: Instant) -> Shaper {
+    /// A shaper of no paths. `seed`: by which flows are spread, and which senders must not know.
+    pub fn new(seed: u64, now: Instant) -> Shaper {
         Shaper {
+            seed,
             lines: IdMap::default(),
             paths: IdMap::default(),
             wheel: Wheel::new(TICK, now),
@@ -208,21 +211,28 @@ impl Shaper {
             queue.went(packet.len(), Duration::ZERO);
             return Offered::Goes;
         }
-        if !queue.has_room(packet.len(), rate) || self.waiting_bytes + packet.len() > MOST_WAITING {
+        if self.waiting_bytes + packet.len() > MOST_WAITING {
             queue.counters.overflowed += 1;
-            return Offered::Full;
+            return Offered::Full(1);
         }
         let mut kept = self.spare.pop().unwrap_or_default();
         kept.extend_from_slice(packet);
-        queue.push(kept, now);
-        path.backlog += packet.len();
+        let was_waiting = path.waiting > 0;
+        (path.waiting, path.backlog) = (path.waiting + 1, path.backlog + packet.len());
         line.backlog += packet.len();
         self.waiting_bytes += packet.len();
-        path.waiting += 1;
-        if path.waiting == 1 {
+        let mut lost = 0;
+        queue.push(kept, rate, self.seed, now, |buffer| {
+            lost += 1;
+            (path.waiting, path.backlog) = (path.waiting - 1, path.backlog - buffer.len());
+            line.backlog -= buffer.len();
+            self.waiting_bytes -= buffer.len();
+            put_back(&mut self.spare, buffer);
+        });
+        if !was_waiting {
             self.stand_in_line(way.path, now);
         }
-        Offered::Waits
+        if lost > 0 { Offered::Full(lost) } else { Offered::Waits }
     }
 
     /// Has a packet of our own go, which measures the path and not the queues before it, and so waits in none.

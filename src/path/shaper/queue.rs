@@ -1,9 +1,8 @@
 //! One class's packets, of one path, that wait for their turn.
 
-use super::codel::{Codel, Head, TARGET};
+use super::codel::TARGET;
+use super::flows::{Fate, Flows, Popped};
 use crate::model::{ClassId, Instant, Queueing, Rate};
-use crate::wire;
-use std::collections::VecDeque;
 use std::time::Duration;
 
 /// No larger packet is usual: Ethernet's, and what is around it.
@@ -28,12 +27,6 @@ pub struct Counters {
     pub marked: u64,
 }
 
-/// A packet that waits.
-pub(super) struct Waiting {
-    pub(super) packet: Vec<u8>,
-    came: Instant,
-}
-
 /// A queue, and its place in the round.
 pub(super) struct Queue {
     pub(super) class: ClassId,
@@ -41,9 +34,8 @@ pub(super) struct Queue {
     pub(super) counters: Counters,
     /// Bytes that it may still send in its turn.
     pub(super) deficit: i64,
-    waiting: VecDeque<Waiting>,
-    bytes: usize,
-    codel: Codel,
+    /// Made when the first one has to wait: most never do.
+    flows: Option<Flows>,
     /// The last waits, in microseconds, in no order.
     waits: Vec<u32>,
     next_wait: usize,
@@ -56,36 +48,43 @@ impl Queue {
             queueing,
             counters: Counters::default(),
             deficit: 0,
-            waiting: VecDeque::new(),
-            bytes: 0,
-            codel: Codel::default(),
+            flows: None,
             waits: Vec::new(),
             next_wait: 0,
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.len() == 0
     }
 
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.flows.as_ref().map_or(0, Flows::packets)
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.flows.as_ref().map_or(0, Flows::bytes)
     }
 
-    /// Whether there is room for a packet, at this rate.
-    pub(super) fn has_room(&self, bytes: usize, rate: Option<Rate>) -> bool {
+    /// Keeps a packet. What there is no room for at this rate, which may be others before it, is given to `lost`.
+    pub(super) fn push(
+        &mut self,
+        packet: Vec<u8>,
+        rate: Option<Rate>,
+        seed: u64,
+        now: Instant,
+        mut lost: impl FnMut(Vec<u8>),
+    ) {
         let most = rate.map_or(usize::MAX, |rate| rate.bytes_in(MOST));
         let most = most.clamp(*MOST_BYTES.start(), *MOST_BYTES.end());
-        self.bytes + bytes <= most
-    }
-
-    pub(super) fn push(&mut self, packet: Vec<u8>, now: Instant) {
-        self.bytes += packet.len();
-        self.waiting.push_back(Waiting { packet, came: now });
+        let flows = self.flows.get_or_insert_with(Flows::new);
+        flows.push(packet, seed, now);
+        while flows.bytes() > most
+            && let Some(displaced) = flows.displace()
+        {
+            self.counters.overflowed += 1;
+            lost(displaced);
+        }
     }
 
     /// The next packet to go, if CoDel leaves any; what it does not is given to `lost`.
@@ -98,23 +97,17 @@ impl Queue {
         // RFC 8289 section 4.4: where one packet takes longer than the target, that is no queue.
         let target = rate.map_or(TARGET, |rate| TARGET.max(rate.time_of(LARGEST) * 3 / 2));
         loop {
-            let Some(Waiting { mut packet, came }) = self.waiting.pop_front() else {
-                self.codel.emptied();
-                return None;
-            };
-            self.bytes -= packet.len();
-            let sojourn = now.since(came);
-            let head = Head { sojourn, target, is_last: self.bytes <= LARGEST };
-            if self.codel.sheds(head, now) {
-                if !wire::mark_congested(&mut packet) {
+            let Popped { packet, wait, fate } = self.flows.as_mut()?.pop(target, now)?;
+            match fate {
+                Fate::Goes => {}
+                Fate::Marked => self.counters.marked += 1,
+                Fate::Lost => {
                     self.counters.dropped += 1;
                     lost(packet);
                     continue;
                 }
-                self.codel.marked();
-                self.counters.marked += 1;
             }
-            self.went(packet.len(), sojourn);
+            self.went(packet.len(), wait);
             return Some(packet);
         }
     }

@@ -56,7 +56,7 @@ impl Bench {
 
     fn sharing(line: Option<Rate>, paths: &[Option<Rate>], budget: Arc<Budget>) -> Bench {
         let now = Instant(1_000_000_000);
-        let mut shaper = Shaper::new(now);
+        let mut shaper = Shaper::new(7, now);
         shaper.set_line(LINE, line, budget);
         for (path, rate) in paths.iter().enumerate() {
             shaper.set_path(PathId(path as u32), *rate);
@@ -76,7 +76,7 @@ impl Bench {
         match self.shaper.offer(way(path), (class, queueing), &packet, self.now) {
             Offered::Goes => self.leave(&packet),
             Offered::Waits => {}
-            Offered::Full => self.full += 1,
+            Offered::Full(lost) => self.full += lost as usize,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::model::{ClassId, DropReason, Now, PathId};
 use crate::path::{Offered, ShapedWay, Shaper};
 use crate::tunnel::{Endpoint, OVERHEAD};
 use crate::wire::Outbound;
+use rand::Rng;
 
 /// Of UDP, and of IPv4 and IPv6 without options.
 const UDP_HEADER: usize = 8;
@@ -19,7 +20,8 @@ impl Worker {
             self.shaper = None;
             return;
         }
-        let mut shaper = self.shaper.take().unwrap_or_else(|| Box::new(Shaper::new(now.instant)));
+        let mut shaper =
+            self.shaper.take().unwrap_or_else(|| Box::new(Shaper::new(self.rng.random(), now.instant)));
         let transports = self.generation.transports.iter();
         shaper.set_lines(transports.map(|(id, spec)| (id, spec.bandwidth, self.team.budget(id))));
         for (id, path) in self.paths.iter() {
@@ -48,7 +50,11 @@ impl Worker {
             match shaper.offer(way, (class, queueing), packet, now.instant) {
                 Offered::Goes => {}
                 Offered::Waits => return Ok(()),
-                Offered::Full => return Err(DropReason::ClassQueueFull),
+                Offered::Full(lost) => {
+                    let tenant = self.paths.get(id).map(|path| path.spec.tenant);
+                    self.drops.count(tenant, DropReason::ClassQueueFull, lost);
+                    return Ok(());
+                }
             }
         }
         self.seal_into(id, packet, out)
