@@ -19,6 +19,7 @@
 //!    client says first is better still, and has the session planned anew (`pipeline`'s `naming`).
 //! 4. The plan says "into the tunnels to the PoP". Which of Berlin's paths, [`path::select`] says now, for this packet:
 //!    the first in the class's order that [`path::Prober`] has found alive. A failover therefore invalidates nothing.
+//!    Where a bandwidth is limited, it waits in its class's queue for its turn ([`path::Shaper`]).
 //! 5. [`tunnel::Tunnel`] seals it (boringtun's noise), and the datagram leaves with the batch.
 //!
 //! At the PoP the datagram's receiver index names the tunnel, and the worker that has it: each worker has its own sites,

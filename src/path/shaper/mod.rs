@@ -111,6 +111,8 @@ struct Shaped {
     backlog: usize,
     /// What it may send in its turn among the line's.
     deficit: i64,
+    /// It stands in its line.
+    is_ready: bool,
 }
 
 impl Shaper {
@@ -162,6 +164,7 @@ impl Shaper {
         if let Some(line) = self.lines.get_mut(shaped.way.transport) {
             line.backlog -= shaped.backlog;
         }
+        self.lines.iter_mut().for_each(|(_, line)| line.ready.retain(|ready| *ready != path));
         shaped.waiting
     }
 
@@ -261,12 +264,13 @@ impl Shaper {
 
     /// A path has something to send: it waits for time of its own, and then for its transport's.
     fn stand_in_line(&mut self, id: PathId, now: Instant) {
-        let Some(path) = self.paths.get(id) else { return };
+        let Some(path) = self.paths.get_mut(id) else { return };
         if path.rate.is_some() && !path.budget.all.is_free(now) {
             self.wheel.schedule(id, path.budget.all.next());
             return;
         }
         if let Some(line) = self.lines.get_mut(path.way.transport) {
+            path.is_ready = true;
             line.ready.push_back(id);
             line.ask(now);
         }
@@ -287,7 +291,8 @@ impl Shaper {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now, &mut due);
         for id in due.drain(..) {
-            if self.paths.get(id).is_some_and(|path| path.waiting > 0) {
+            // One that is there already has been away meanwhile, and come back.
+            if self.paths.get(id).is_some_and(|path| path.waiting > 0 && !path.is_ready) {
                 self.stand_in_line(id, now);
             }
         }
@@ -297,13 +302,13 @@ impl Shaper {
         let mut departed = None;
         'lines: for (transport, line) in lines.iter_mut() {
             while let Some(&id) = line.ready.front() {
-                let path = paths.get_mut(id).filter(|path| path.waiting > 0);
-                let Some(path) = path else {
+                let Some(path) = paths.get_mut(id) else {
                     line.ready.pop_front();
                     continue;
                 };
                 if path.way.transport != transport {
                     line.ready.pop_front();
+                    path.is_ready = false;
                     moved = Some(id);
                     break 'lines;
                 }
@@ -343,6 +348,7 @@ impl Shaper {
                 let has_time = path.rate.is_none() || path.budget.all.is_free(now);
                 if path.waiting == 0 || !has_time {
                     line.ready.pop_front();
+                    path.is_ready = false;
                     if path.waiting > 0 {
                         wheel.schedule(id, path.budget.all.next());
                     }
@@ -446,6 +452,7 @@ impl Shaped {
             waiting: 0,
             backlog: 0,
             deficit: 0,
+            is_ready: false,
         }
     }
 

@@ -313,6 +313,27 @@ fn a_path_that_moves_to_another_transport_takes_its_packets_along_and_one_that_g
     assert_eq!((bench.shaper.poll_timeout(), bench.shaper.waiting_bytes), (None, 0));
 }
 
+#[test]
+fn a_path_that_comes_back_stands_in_line_once() {
+    for rates in [[None, None], [mbit(10), mbit(10)]] {
+        let mut bench = Bench::new(mbit(10), &rates);
+        for _ in 0..4 {
+            for _ in 0..20 {
+                bench.offer(0, BULK, Queueing::default(), 1_000);
+                bench.offer(1, BULK, Queueing::default(), 1_000);
+            }
+            bench.shaper.remove(PathId(0));
+            bench.shaper.set_path(PathId(0), rates[0]);
+            bench.pass(Duration::from_millis(1), LATE);
+        }
+        bench.left.clear();
+        let both = [(0, BULK, Queueing::default(), 1_000), (1, BULK, Queueing::default(), 1_000)];
+        saturate(&mut bench, &both, 1);
+        let share = bench.bytes(|left| left.path == 0) / bench.bytes(|_| true);
+        assert!((share - 0.5).abs() < 0.05, "{rates:?}: {share}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]

@@ -3,8 +3,8 @@
 //! A packet's way: 1 from the underlay: handshake, or tunnel message; 2 out of a tunnel: probe, or tenant's packet
 //! (`intake`); 3 forward: parse, look up, 4 run the plan: choose the way out, count, translate (`forwarding`); or take the
 //! slow path first (`admission`), and what it says of names is heard (`naming`); where its two sides speak different families, it
-//! changes over (`nat64`); 5 leave: into a tunnel, or to a device (`leaving`). What goes no further is a [`Refusal`], settled in
-//! one place.
+//! changes over (`nat64`); 5 leave: into a tunnel, or to a device (`leaving`), after its turn where a bandwidth is limited
+//! (`shaping`). What goes no further is a [`Refusal`], settled in one place.
 //!
 //! On that way a packet may change workers twice: before the look-up, to the one that has its session, and at the end, to
 //! the one that has its tunnel. A handover goes on exactly where it left off.
