@@ -46,6 +46,14 @@ enum Command {
         /// The directory with popgate.toml and tenants/, as it was at the time in question
         dir: PathBuf,
     },
+    /// Put what paths were judged by through the same decisions again: prints which app classes move, when and why
+    Replay {
+        /// What `popgate show measurements` has printed
+        journal: PathBuf,
+        /// The directory with popgate.toml and tenants/ to decide by
+        #[arg(long, default_value = "/etc/popgate")]
+        policy: PathBuf,
+    },
     /// Print a new private key
     Genkey,
     /// Read a private key, print its public key
@@ -61,6 +69,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => Ok(admin::explain(&args, popgate::run::explain_candidate)),
         Command::WhoHad(args) => Ok(admin::who_had(&args, popgate::run::who_had_offline)),
         Command::WhoHas { outside, dir } => who_has(&dir, outside),
+        Command::Replay { journal, policy } => replay(&journal, &policy),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
     };
@@ -114,6 +123,15 @@ fn apps(name: Option<&str>) -> Done {
 
 fn who_has(dir: &Path, outside: SocketAddr) -> Done {
     writeln!(io::stdout(), "{}", popgate::run::who_has(dir, outside)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn replay(journal: &Path, policy: &Path) -> Done {
+    let (moves, unknown) = popgate::run::replay(journal, policy)?;
+    if unknown > 0 {
+        eprintln!("popgate: {unknown} measurements are of paths that {} does not have", policy.display());
+    }
+    io::stdout().write_all(admin::decisions(&moves).as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

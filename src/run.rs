@@ -25,7 +25,7 @@ use crate::model::AskedFlow;
 use crate::pipeline::{Entrance, Logged, Team, Worker, describe_record, rehearse};
 use crate::tables::{Compiler, Generation};
 use arc_swap::ArcSwap;
-pub use check::{Checked, check, explain_candidate, who_has};
+pub use check::{Checked, check, explain_candidate, replay, who_has};
 use crew::Crew;
 use kernel::Kernel;
 pub use ledger::who_had_offline;

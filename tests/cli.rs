@@ -313,3 +313,23 @@ nat-blocks = { size = 512, per-branch = 100, deterministic = true }
         String::from_utf8_lossy(&output.stderr).starts_with("popgate: 198.51.100.1:52224 is in no branch's")
     );
 }
+
+#[test]
+fn a_journal_that_is_none_is_told_with_its_line_and_an_empty_one_moves_nobody() {
+    let dir = TempDir::new().expect("a temporary directory");
+    branch(dir.path());
+    let journal = dir.path().join("journal");
+    let replay = || run(popgate().arg("replay").arg(&journal).arg("--policy").arg(dir.path()), "");
+    fs::write(&journal, "").expect("written");
+    assert_eq!(text(replay()), "no class has moved\n");
+    let answer = r#"{"unix-nanos":1,"monotonic-nanos":1,"tenant":"acme","site":"nowhere","path":"dsl","what":"recovered"}"#;
+    fs::write(&journal, format!("{answer}\n")).expect("written");
+    let output = replay();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.starts_with("popgate: 1 measurements are of paths that "), "{said}");
+    assert_eq!(text(output), "no class has moved\n");
+    fs::write(&journal, format!("{answer}\nrubbish\n")).expect("written");
+    let output = replay();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/journal:2: "), "{output:?}");
+}

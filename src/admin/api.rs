@@ -6,7 +6,7 @@ use super::{App, worker_patience};
 use crate::control::{FlowPage, Status};
 use crate::model::{AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
 use crate::pipeline::report::{
-    DecisionRow, DropRow, Explanation, FlowFilter, PathReport, QueueRow, RuleRow, SessionPage,
+    DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathReport, QueueRow, RuleRow, SessionPage,
 };
 use crate::store::report::WhoHad;
 use axum::Json;
@@ -39,6 +39,11 @@ pub(super) struct Rules {
 }
 
 #[derive(Serialize, Deserialize)]
+pub(super) struct Measurements {
+    pub(super) measurements: Vec<MeasurementRow>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Decisions {
     pub(super) decisions: Vec<DecisionRow>,
 }
@@ -92,6 +97,15 @@ pub(super) async fn decisions(State(app): State<App>, query: Parameters) -> Resu
     let tenant = asked.filter.tenant.as_deref();
     let decisions = app.control.decisions(tenant, asked.limit, worker_patience()).await?;
     Ok(Json(Decisions { decisions }))
+}
+
+pub(super) async fn measurements(
+    State(app): State<App>,
+    query: Parameters,
+) -> Result<Json<Measurements>, Problem> {
+    let asked = Asked::read(query, &["tenant"])?;
+    let measurements = app.control.measurements(asked.filter.tenant.as_deref(), worker_patience()).await?;
+    Ok(Json(Measurements { measurements }))
 }
 
 pub(super) async fn queues(State(app): State<App>, query: Parameters) -> Result<Json<Queues>, Problem> {

@@ -1,13 +1,14 @@
 //! `popgate show`: the API's reports as tables, or as the JSON they came in.
 
-use super::api::{Decisions, Drops, Paths, Queues, Rules};
+use super::api::{Decisions, Drops, Measurements, Paths, Queues, Rules};
 use super::problem::Problem;
 use super::table::{Table, bytes, duration, endpoint, or_dash, utc};
 use super::token::{self, TokenError};
 use crate::config::AclAction;
 use crate::control::{FlowPage, Status};
 use crate::pipeline::report::{
-    DecisionRow, DropRow, FlowReport, PathReport, PathState, QueueRow, RuleRow, SessionPage, SessionReport,
+    DecisionRow, DropRow, FlowReport, MeasurementRow, PathReport, PathState, QueueRow, RuleRow, SessionPage,
+    SessionReport,
 };
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
@@ -60,6 +61,8 @@ enum What {
     Rules(TenantArgs),
     /// Which app class moved from which path to which, and why, newest first
     Decisions(TenantArgs),
+    /// What paths were judged by of late, the oldest first, one in a line: what `popgate replay` reads
+    Measurements(TenantArgs),
     /// How each app class fares where bandwidth is limited: what it sent, what waits, and for how long
     Queues(TenantArgs),
 }
@@ -195,6 +198,7 @@ fn question(what: &What) -> (&'static str, Vec<(&'static str, String)>) {
         What::Drops(args) => ("drops", tenant(args)),
         What::Rules(args) => ("rules", tenant(args)),
         What::Decisions(args) => ("decisions", tenant(args)),
+        What::Measurements(args) => ("measurements", tenant(args)),
         What::Queues(args) => ("queues", tenant(args)),
     }
 }
@@ -208,6 +212,7 @@ fn render(what: &What, answer: &str) -> Result<String, ShowError> {
         What::Drops(_) => drops(&read::<Drops>(answer)?.drops),
         What::Rules(_) => rules(&read::<Rules>(answer)?.rules),
         What::Decisions(_) => decisions(&read::<Decisions>(answer)?.decisions),
+        What::Measurements(_) => measurements(&read::<Measurements>(answer)?.measurements),
         What::Queues(_) => queues(&read::<Queues>(answer)?.queues),
     })
 }
@@ -454,7 +459,13 @@ fn queues(rows: &[QueueRow]) -> String {
     table.render()
 }
 
-fn decisions(rows: &[DecisionRow]) -> String {
+/// Each in a line of JSON.
+fn measurements(rows: &[MeasurementRow]) -> String {
+    rows.iter().filter_map(|row| serde_json::to_string(row).ok()).map(|line| line + "\n").collect()
+}
+
+/// A table of moves.
+pub fn decisions(rows: &[DecisionRow]) -> String {
     if rows.is_empty() {
         return "no class has moved\n".to_owned();
     }

@@ -19,7 +19,7 @@ pub mod token;
 mod who_had;
 
 pub use apps::{describe_app, list_apps};
-pub use client::{ShowArgs, show};
+pub use client::{ShowArgs, decisions, show};
 pub use explain::{AskCandidate, ExplainArgs, explain};
 pub use token::Token;
 pub use who_had::{AskLedger, WhoHadArgs, who_had};
@@ -92,6 +92,7 @@ const ROUTES: &[Route] = &[
     ("/api/v1/drops", || get(api::drops)),
     ("/api/v1/rules", || get(api::rules)),
     ("/api/v1/decisions", || get(api::decisions)),
+    ("/api/v1/measurements", || get(api::measurements)),
     ("/api/v1/queues", || get(api::queues)),
     ("/api/v1/explain", || get(api::explain)),
     ("/api/v1/who-had", || get(api::who_had)),

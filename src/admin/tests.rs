@@ -317,6 +317,7 @@ impl WorkerPort for Worker {
             Query::Drops => Answer::Drops(vec![row]),
             Query::Rules { .. } => Answer::Rules(vec![rule]),
             Query::Decisions { .. } => Answer::Decisions(Vec::new()),
+            Query::Measurements { .. } => Answer::Measurements(Vec::new()),
             Query::Queues { .. } => Answer::Queues(Vec::new()),
         });
         Ok(())

@@ -14,8 +14,8 @@ pub use recent::{FlowPage, RecentFlows};
 
 use crate::model::{AskedFlow, AskedPort};
 use crate::pipeline::report::{
-    Answer, DecisionRow, DropRow, Explanation, FlowFilter, PathReport, Query, QueueRow, RuleRow, SessionPage,
-    Totals,
+    Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathReport, Query, QueueRow,
+    RuleRow, SessionPage, Totals,
 };
 use crate::store::report::{LedgerState, WhoHad};
 use serde::{Deserialize, Serialize};
@@ -236,6 +236,22 @@ impl Control {
         let mut rows: Vec<DecisionRow> = answers.await?.into_iter().flatten().collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.unix_ms));
         rows.truncate(limit);
+        Ok(rows)
+    }
+
+    /// What paths were judged by, of one tenant or of all, the oldest first.
+    pub async fn measurements(
+        &self,
+        tenant: Option<&str>,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<Vec<MeasurementRow>, Unanswered> {
+        let query = Query::Measurements { tenant: tenant.map(str::to_owned) };
+        let answers = self.ask_all(query, deadline, |answer| match answer {
+            Answer::Measurements(rows) => Some(rows),
+            _ => None,
+        });
+        let mut rows: Vec<MeasurementRow> = answers.await?.into_iter().flatten().collect();
+        rows.sort_by_key(|row| row.monotonic_nanos);
         Ok(rows)
     }
 

@@ -4,6 +4,7 @@
 //! is missing between them was lost on the way here, of real packets as of probes, and also from a stock client.
 
 use crate::model::Instant;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ const STEP: Duration = Duration::from_secs(1);
 const STEPS: usize = 10;
 
 /// Messages since the path began, wrapping.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     pub received: u32,
     pub lost: u32,

@@ -6,6 +6,7 @@
 //! is not found out so; one that gets worse in one direction is.
 
 use crate::model::Instant;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// After this the soonest probe is forgotten: clocks drift by a few milliseconds meanwhile.
@@ -14,7 +15,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(600);
 const SLACK_NANOS: i64 = 10_000_000;
 
 /// A probe's four timestamps (RFC 8762 section 4): ours, theirs, theirs, ours, in nanoseconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamps {
     pub sent: u64,
     pub received: u64,

@@ -137,6 +137,8 @@ pub struct Prober {
     in_doubt: bool,
     /// What this box stretches intervals by, and what the far end has asked for.
     stretch: [Stretch; 2],
+    /// What the last answer has measured, as quality was given it.
+    measured: Option<(Stamps, [Option<Counts>; 2])>,
     hold: Duration,
     /// Until when the path is held, or was.
     held_until: Instant,
@@ -194,6 +196,7 @@ impl Prober {
             last_answer: None,
             in_doubt: false,
             stretch: Default::default(),
+            measured: None,
             hold: Duration::ZERO,
             held_until: now,
             quality: Quality::default(),
@@ -213,6 +216,29 @@ impl Prober {
     /// What the last answer has brought, once.
     pub fn take_seen(&mut self) -> Option<Seen> {
         self.quality.take_seen()
+    }
+
+    /// What the last answer has measured, once: the stamps, and what had arrived there and here.
+    pub fn take_measured(&mut self) -> Option<(Stamps, [Option<Counts>; 2])> {
+        self.measured.take()
+    }
+
+    /// This was measured another time.
+    pub fn recall(&mut self, stamps: &Stamps, counts: [Option<Counts>; 2], now: Instant) {
+        self.quality.answered(stamps, counts, now);
+    }
+
+    /// This was found another time.
+    pub fn recall_change(&mut self, change: Action) {
+        match change {
+            Action::CameUp { held } if held.is_zero() => self.state = State::Up,
+            Action::CameUp { .. } => self.state = State::Recovering,
+            Action::Recovered => self.state = State::Up,
+            Action::WentDown { .. } => self.state = State::Down,
+            Action::Narrow => self.full_size.is_narrow = true,
+            Action::Wide => self.full_size.is_narrow = false,
+            Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => {}
+        }
     }
 
     /// Whether it is to look closely.
@@ -394,7 +420,9 @@ impl Prober {
         // By the clock that nobody sets meanwhile.
         let took = u64::try_from(now.since(sent.at).as_nanos()).unwrap_or(u64::MAX);
         let stamps = Stamps { sent: reply.stamps.returned.wrapping_sub(took), ..reply.stamps };
-        self.quality.answered(&stamps, [reply.arrivals, Some(here)], now);
+        let counts = [reply.arrivals, Some(here)];
+        self.quality.answered(&stamps, counts, now);
+        self.measured = Some((stamps, counts));
         self.stretch[1] = reply.stretch;
         self.last_answer = Some(now);
         self.answered += 1;

@@ -49,6 +49,9 @@ impl Worker {
             Query::Decisions { tenant } => {
                 Answer::Decisions(self.journal.rows(tenant.as_deref(), &self.generation))
             }
+            Query::Measurements { tenant } => {
+                Answer::Measurements(self.recording.rows(tenant.as_deref(), &self.generation))
+            }
             Query::Queues { tenant } => Answer::Queues(self.queue_rows(tenant.as_deref())),
             Query::Rules { tenant } => {
                 Answer::Rules(self.rules.rows(tenant.as_deref(), &self.drops, &self.generation))

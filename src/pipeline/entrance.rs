@@ -88,6 +88,7 @@ impl Entrance {
             Query::Drops => Answer::Drops(self.drops.rows(&self.generation)),
             Query::Rules { .. } => Answer::Rules(Vec::new()),
             Query::Decisions { .. } => Answer::Decisions(Vec::new()),
+            Query::Measurements { .. } => Answer::Measurements(Vec::new()),
             Query::Queues { .. } => Answer::Queues(Vec::new()),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Names, not ids: whoever reads a report has no generation to look ids up in.
 
+use super::recording::Measured;
 use crate::config::{AclAction, Outcome};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,10 @@ pub enum Query {
         tenant: Option<String>,
     },
     /// Of one tenant, or of all.
+    Measurements {
+        tenant: Option<String>,
+    },
+    /// Of one tenant, or of all.
     Queues {
         tenant: Option<String>,
     },
@@ -41,6 +46,8 @@ pub enum Answer {
     Rules(Vec<RuleRow>),
     /// The oldest first.
     Decisions(Vec<DecisionRow>),
+    /// The oldest first.
+    Measurements(Vec<MeasurementRow>),
     /// Of paths whose bandwidth is limited, and of classes that have sent something.
     Queues(Vec<QueueRow>),
 }
@@ -256,6 +263,21 @@ pub struct QueueRow {
     /// What half and 95 of a hundred of its last 128 packets waited at most, in milliseconds.
     pub delay_p50_ms: Option<f64>,
     pub delay_p95_ms: Option<f64>,
+}
+
+/// What a path was judged by: [`Measured`], when, and of which path. `popgate replay` reads these, one in a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MeasurementRow {
+    pub unix_nanos: u64,
+    /// Since the process began; it decides.
+    pub monotonic_nanos: u64,
+    pub tenant: String,
+    /// The far site.
+    pub site: String,
+    pub path: String,
+    #[serde(flatten)]
+    pub measured: Measured,
 }
 
 /// An ACL rule, and what it has done since the process began.

@@ -3,7 +3,7 @@
 
 use crate::config::{self, Candidate, Problem};
 use crate::model::AskedFlow;
-use crate::pipeline::report::Explanation;
+use crate::pipeline::report::{DecisionRow, Explanation};
 use crate::pipeline::{explain, rehearse};
 use crate::tables::{Compiler, Generation};
 use std::net::SocketAddr;
@@ -46,6 +46,21 @@ pub fn who_has(dir: &Path, outside: SocketAddr) -> Result<String, String> {
         format!("{outside} is in no branch's deterministic nat-blocks; what was bound to it, `popgate show sessions` tells")
     })?;
     Ok(format!("{}/{}", generation.names.tenant(tenant), generation.names.site(branch)))
+}
+
+/// Which classes the policy in `dir` moves where the measurements in the file `journal` are made, and how many of these are of
+/// paths that it does not have.
+///
+/// # Errors
+/// All that keeps either from being read.
+pub fn replay(journal: &Path, dir: &Path) -> Result<(Vec<DecisionRow>, usize), String> {
+    let text = std::fs::read_to_string(journal).map_err(|error| format!("{}: {error}", journal.display()))?;
+    let row = |(at, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|error| format!("{}:{}: {error}", journal.display(), at + 1))
+    };
+    let rows = text.lines().enumerate().map(row).collect::<Result<_, _>>()?;
+    let (_, generation) = compiled(dir)?;
+    Ok(crate::pipeline::replay(generation, rows))
 }
 
 /// What `generation` makes of a flow of `tenant`'s.

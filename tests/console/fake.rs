@@ -163,6 +163,7 @@ impl WorkerPort for Worker {
             Query::Sessions { filter, limit } => Answer::Sessions(self.sessions(at, &filter, limit)),
             Query::Drops => Answer::Drops(self.drops(at)),
             Query::Decisions { .. } => Answer::Decisions(Vec::new()),
+            Query::Measurements { .. } => Answer::Measurements(Vec::new()),
             Query::Queues { .. } => Answer::Queues(Vec::new()),
             Query::Rules { tenant } => Answer::Rules(rules(at, tenant.as_deref())),
         });

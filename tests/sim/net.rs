@@ -6,8 +6,8 @@ use popgate::flow::FlowRecord;
 use popgate::model::{AskedFlow, DeviceId, Instant, Now, TransportId};
 use popgate::pipeline::explain;
 use popgate::pipeline::report::{
-    Answer, DecisionRow, DropRow, Explanation, FlowFilter, PathReport, Query, QueueRow, RuleRow,
-    SessionReport,
+    Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathReport, Query, QueueRow,
+    RuleRow, SessionReport,
 };
 use popgate::tables::{Compiler, Generation};
 use popgate::tunnel::{Endpoint, Keys, Opened, Sealed, Tunnel, TunnelIndex};
@@ -621,6 +621,24 @@ impl Sim {
             Answer::Decisions(rows) => rows.into_iter().rev().collect(),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What `node` has judged its paths by; the oldest first.
+    pub fn measurements(&mut self, node: &str) -> Vec<MeasurementRow> {
+        let now = self.now;
+        match self.node(node).plane.answer(&Query::Measurements { tenant: None }, now) {
+            Answer::Measurements(rows) => rows,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What `node` would do by other tenant files, or by these.
+    pub fn other_generation(&mut self, node: &str, tenants: &[(&str, &str)]) -> Generation {
+        let paths = BRANCHES.iter().find(|(name, ..)| *name == node).map(|(_, _, paths)| *paths);
+        let config = paths.map_or_else(|| self.pop.clone(), |paths| branch_config(node, paths));
+        let directory = tempfile::tempdir().expect("a directory");
+        let candidate = write_and_load(directory.path(), &config, tenants);
+        Compiler::new("other-").compile(&candidate).expect("few names")
     }
 
     /// The rule of this name at `node`.

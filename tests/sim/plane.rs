@@ -193,6 +193,9 @@ impl Plane {
             Query::Decisions { tenant } => {
                 Answer::Decisions(at_once(control.decisions(tenant.as_deref(), usize::MAX, pending())))
             }
+            Query::Measurements { tenant } => {
+                Answer::Measurements(at_once(control.measurements(tenant.as_deref(), pending())))
+            }
             Query::Rules { tenant } => Answer::Rules(at_once(control.rules(tenant.as_deref(), pending()))),
         }
     }

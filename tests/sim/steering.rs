@@ -2,7 +2,8 @@
 
 use crate::net::{ACME, GLOBEX, Link, Sim};
 use crate::packets::{answer, udp};
-use popgate::pipeline::report::DecisionRow;
+use popgate::pipeline::replay;
+use popgate::pipeline::report::{DecisionRow, MeasurementRow};
 
 /// Berlin's lines, as the simulated network knows them.
 pub const DSL: &str = "203.0.113.1:1001";
@@ -12,15 +13,19 @@ const STEADY: Link = Link { loss: 0.0, delay_ms: 20, jitter_ms: 0 };
 
 /// What no class of its own claims wants an SLA with these limits.
 pub fn with_sla(limits: &str, on_violation: &str) -> Sim {
-    let policy = "class = \"default\"\nprefer = [\"dsl\", \"lte\"]\n";
-    let sla = format!("{policy}sla-class = \"gold\"\non-violation = \"{on_violation}\"\n");
-    let acme = ACME.replace(policy, &sla) + &format!("[[sla-class]]\nname = \"gold\"\n{limits}\n");
-    assert!(acme.contains("sla-class = "), "the policy is there to be changed");
-    let mut sim = Sim::with_policies(&acme, GLOBEX);
+    let mut sim = Sim::with_policies(&acme_with_sla(limits, on_violation), GLOBEX);
     sim.impair(DSL, [STEADY; 2]);
     sim.impair(LTE, [STEADY; 2]);
     sim.advance(3_000);
     sim
+}
+
+fn acme_with_sla(limits: &str, on_violation: &str) -> String {
+    let policy = "class = \"default\"\nprefer = [\"dsl\", \"lte\"]\n";
+    let sla = format!("{policy}sla-class = \"gold\"\non-violation = \"{on_violation}\"\n");
+    let acme = ACME.replace(policy, &sla) + &format!("[[sla-class]]\nname = \"gold\"\n{limits}\n");
+    assert!(acme.contains("sla-class = "), "the policy is there to be changed");
+    acme
 }
 
 /// A call for so many seconds, 50 packets a second either way: how long after the beginning each packet from Berlin that
@@ -136,6 +141,58 @@ fn a_cut_is_a_move_with_its_reason_and_so_is_the_way_back() {
             assert_eq!(rows[0].detail, "the far end has found dsl down");
         }
         _ => panic!("{rows:?}"),
+    }
+}
+
+#[test]
+fn what_was_measured_is_replayed_to_the_same_moves_and_to_others_by_another_policy() {
+    let limits = "max-loss = \"1%\"\nmax-latency = \"50ms\"";
+    let acme = acme_with_sla(limits, "best-of-worst");
+    let mut sim = with_sla(limits, "best-of-worst");
+    let begin = sim.now.unix_nanos / 1_000_000;
+    call(&mut sim, 10);
+    sim.impair(DSL, [Link { delay_ms: 80, ..STEADY }, STEADY]);
+    call(&mut sim, 5);
+    sim.impair(DSL, [STEADY; 2]);
+    call(&mut sim, 60);
+    sim.cut(DSL);
+    call(&mut sim, 5);
+    sim.heal(DSL);
+    call(&mut sim, 30);
+    let told = |row: &DecisionRow| {
+        (row.unix_ms, row.class.clone(), row.to.clone(), row.why.clone(), row.detail.clone())
+    };
+    // What was heard of first is nothing that was measured.
+    let is_measured = |row: &&DecisionRow| row.unix_ms >= begin;
+    // Classes that move together do so in any order.
+    let sorted = |mut told: Vec<(u64, String, String, String, String)>| {
+        told.sort();
+        told
+    };
+    for (node, site) in [("berlin", "fra1"), ("fra1", "berlin")] {
+        let of_site = |row: &&DecisionRow| row.site == site;
+        let did = sim.decisions(node);
+        let did = sorted(did.iter().filter(of_site).filter(is_measured).map(told).collect());
+        // As it is exported, and read again.
+        let rows: Vec<MeasurementRow> = sim
+            .measurements(node)
+            .iter()
+            .map(|row| serde_json::to_string(row).expect("JSON"))
+            .map(|line| serde_json::from_str(&line).expect("a row"))
+            .collect();
+        let tenants: &[(&str, &str)] =
+            if node == "fra1" { &[("acme", &acme), ("globex", GLOBEX)] } else { &[("acme", &acme)] };
+        let (moves, unknown) = replay(sim.other_generation(node, tenants), rows.clone());
+        let moves = sorted(moves.iter().filter(of_site).filter(is_measured).map(told).collect());
+        assert_eq!((&moves, unknown), (&did, 0), "{node}");
+        assert!(node == "fra1" || moves.iter().any(|(_, _, _, why, _)| why == "sla-broken"), "{moves:?}");
+        assert!(moves.iter().any(|(_, _, _, why, _)| why == "down" || why == "told-down"), "{moves:?}");
+        // By a policy that asks for nothing only the cut moves anybody.
+        let tenants: &[(&str, &str)] =
+            if node == "fra1" { &[("acme", ACME), ("globex", GLOBEX)] } else { &[("acme", ACME)] };
+        let (moves, _) = replay(sim.other_generation(node, tenants), rows);
+        let reasons: Vec<&str> = moves.iter().filter(of_site).map(|row| row.why.as_str()).collect();
+        assert!(!reasons.is_empty() && !reasons.contains(&"sla-broken"), "{reasons:?}");
     }
 }
 

@@ -7,6 +7,7 @@ use crate::model::{
 };
 use crate::path::{self, Firsts, Message, News, Numbering, PROBE_ADDRESS, PathTag, SHIM_BYTES};
 use crate::pipeline::paths::Why;
+use crate::pipeline::recording::Measured;
 use crate::pipeline::steering::{Steered, steer};
 use crate::tunnel::{Endpoint, Opened, buffer_for, receiver, sequence};
 use crate::wire::{self, Handover, Ingress, Outbound};
@@ -286,8 +287,12 @@ impl Worker {
             }
             Some((Message::Reply(reply), _)) => {
                 let action = path.prober.answer(&reply, arrived, now.instant);
+                if let Some((stamps, [there, here])) = path.prober.take_measured() {
+                    let here = here.unwrap_or_default();
+                    self.recording.write(id, Measured::Answer { stamps, there, here }, now);
+                }
                 if let Some(action) = action {
-                    self.changed(id, action);
+                    self.changed(id, action, now);
                     self.stands_anew(id, now);
                 }
                 self.judge(id, now);
@@ -310,7 +315,8 @@ impl Worker {
         let Some(id) = paths.and_then(|site| site.paths.iter().copied().find(has_tag)) else { return };
         let Some(path) = self.paths.get_mut(id) else { return };
         if let Some(action) = path.prober.told(news, now.instant) {
-            self.changed(id, action);
+            self.changed(id, action, now);
+            self.recording.because(Measured::ToldDown);
             if let Some(path) = self.paths.get_mut(id) {
                 path.why = Why::ToldDown;
             }

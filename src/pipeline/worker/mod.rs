@@ -25,6 +25,7 @@ use super::learned::LearnedNames;
 use super::nat::Holdings;
 use super::paths::{self, Paths, Traffic, Why};
 use super::quotas::Quotas;
+use super::recording::{Measured, Recording};
 use super::rules::{Logged, Rules};
 use super::team::Team;
 use crate::flow::{EndReason, FlowRecord, Fragments, PortEvent, SessionRef, SessionTable};
@@ -70,6 +71,8 @@ pub struct Worker {
     pub(super) drops: Drops,
     pub(super) rules: Rules,
     pub(super) journal: Journal,
+    /// What paths are judged by.
+    pub(super) recording: Recording,
     /// What each class takes of each of the worker's sites, as of the last change.
     taken: BTreeMap<(SiteId, ClassId), PathId>,
     /// Where no path keeps to an SLA: the one that breaks it least.
@@ -179,6 +182,7 @@ impl Worker {
             drops: Drops::default(),
             rules: Rules::default(),
             journal: Journal::default(),
+            recording: Recording::default(),
             taken: BTreeMap::new(),
             least: BTreeMap::new(),
             forwarded: Traffic::default(),
@@ -410,7 +414,7 @@ impl Worker {
                 }
                 Some(Action::Suspected) => self.tell_far_end(id, News::Suspect, now, out),
                 Some(change) => {
-                    self.changed(id, change);
+                    self.changed(id, change, now);
                     if matches!(change, Action::WentDown { .. }) {
                         self.tell_far_end(id, News::Down, now, out);
                     }
@@ -446,7 +450,8 @@ impl Worker {
         for id in all {
             let Some(path) = self.paths.get_mut(id) else { continue };
             let Some(action) = path.prober.cannot_send(now.instant) else { continue };
-            self.changed(id, action);
+            self.changed(id, action, now);
+            self.recording.because(Measured::CannotSend);
             if let Some(path) = self.paths.get_mut(id) {
                 path.why = Why::CannotSend;
             }
@@ -456,7 +461,10 @@ impl Worker {
         }
     }
 
-    fn changed(&mut self, id: PathId, action: Action) {
+    fn changed(&mut self, id: PathId, action: Action, now: Now) {
+        if let Some(change) = Measured::of(action) {
+            self.recording.write(id, change, now);
+        }
         if let Some(path) = self.paths.get_mut(id) {
             path.why = match action {
                 Action::CameUp { .. } => Why::CameUp,

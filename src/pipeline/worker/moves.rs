@@ -5,11 +5,15 @@
 
 use super::Worker;
 use crate::model::{Now, OnViolation, PathId, SiteId, TenantId};
-use crate::path::{self, Candidate, Counts, Seen, State, Verdict};
+use crate::path::{self, Action, Candidate, Counts, Seen, State, Verdict};
 use crate::pipeline::journal::Move;
 use crate::pipeline::paths::Why;
+use crate::pipeline::recording::Measured;
+use crate::tunnel::Endpoint;
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What breaks an SLA least is left for another only if that one is better by a fifth.
 const CLEARLY_BETTER: f64 = 0.8;
@@ -103,6 +107,39 @@ impl Worker {
                 path.why = if is_least { Why::BestOfWorst(place) } else { Why::NotBestOfWorst(place) };
             }
             self.stands_anew(id, now);
+        }
+    }
+
+    /// This was measured another time, and is judged as it was then.
+    pub fn recall(&mut self, id: PathId, measured: Measured, now: Now) {
+        let Some(path) = self.paths.get_mut(id) else { return };
+        if path.tunnel.endpoint().is_none() {
+            // Where the far end was is not recorded: it was somewhere.
+            let Some((any, _)) = self.generation.transports.iter().next() else { return };
+            let transport = path.spec.transport.unwrap_or(any);
+            path.tunnel
+                .roam(Endpoint { transport, address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0) });
+        }
+        let is_first = path.prober.state() == State::Unproven && measured.action().is_none();
+        // The recording begins with a path that was up before.
+        let change = if is_first { Some(Action::CameUp { held: Duration::ZERO }) } else { measured.action() };
+        if let Some(change) = change {
+            path.prober.recall_change(change);
+            self.changed(id, change, now);
+            if let Some(path) = self.paths.get_mut(id) {
+                path.why = match measured {
+                    Measured::ToldDown => Why::ToldDown,
+                    Measured::CannotSend => Why::CannotSend,
+                    _ => path.why,
+                };
+            }
+            self.stands_anew(id, now);
+        }
+        if let Measured::Answer { stamps, there, here } = measured
+            && let Some(path) = self.paths.get_mut(id)
+        {
+            path.prober.recall(&stamps, [there, Some(here)], now.instant);
+            self.judge(id, now);
         }
     }
 
