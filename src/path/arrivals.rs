@@ -10,9 +10,11 @@ use std::time::Duration;
 
 /// A message is lost when so many later ones have arrived: until then it may only have been overtaken. More than TCP's 3
 /// (RFC 5681 section 3.2), for a network card's queues reorder a burst.
-const OVERTAKEN_BY: u32 = 8;
-/// The last [`OVERTAKEN_BY`] messages.
-const UNDECIDED: u64 = (1 << OVERTAKEN_BY) - 1;
+const OVERTAKEN_BY: u64 = 8;
+/// It is lost, too, when one has overtaken it so long ago (as in RACK, RFC 8985): a call's eight packets would take longer.
+const OVERTAKEN_FOR: Duration = Duration::from_millis(20);
+/// Of a run of lost messages the first counts as apart, and then every fourth.
+const RUN: u32 = 4;
 /// A rekeyed session's last messages may come after the next one's first.
 const SESSIONS: usize = 2;
 /// Loss is shown of the last ten seconds, in steps of one.
@@ -24,6 +26,9 @@ const STEPS: usize = 10;
 pub struct Counts {
     pub received: u32,
     pub lost: u32,
+    /// Of those lost, the ones that count as lost apart from each other: of a run of them the first, and then every fourth.
+    /// What is lost in one go says less of a path than as much that is lost here and there.
+    pub apart: u32,
     /// Of those received, the ones that came after a later one.
     pub reordered: u32,
 }
@@ -45,11 +50,17 @@ struct Sequence {
     next: u64,
     /// One bit a message that has arrived, the highest lowest; those before the first count as arrived.
     seen: u64,
+    /// Lower numbers have been counted, as received or as lost.
+    decided: u64,
+    /// How many before that are lost without one between.
+    run: u32,
+    /// What `next` was, the newer last; not more often than [`OVERTAKEN_FOR`] twice.
+    marks: [(Instant, u64); 2],
 }
 
 impl Default for Sequence {
     fn default() -> Sequence {
-        Sequence { session: 0, next: 0, seen: u64::MAX }
+        Sequence { session: 0, next: 0, seen: u64::MAX, decided: 0, run: 0, marks: [(Instant(0), 0); 2] }
     }
 }
 
@@ -59,13 +70,14 @@ impl Counts {
         Counts {
             received: self.received.wrapping_sub(earlier.received),
             lost: self.lost.wrapping_sub(earlier.lost),
+            apart: self.apart.wrapping_sub(earlier.apart),
             reordered: self.reordered.wrapping_sub(earlier.reordered),
         }
     }
 
     /// Whether it is less than nothing, for the far end has begun to count anew.
     pub fn is_anew(self) -> bool {
-        [self.received, self.lost].iter().any(|count| *count > u32::MAX / 2)
+        [self.received, self.lost, self.apart].iter().any(|count| *count > u32::MAX / 2)
     }
 
     /// Share that was lost, 0 to 1; `None` of nothing.
@@ -96,7 +108,7 @@ impl Arrivals {
                 &mut sessions[0]
             }
         };
-        sequence.arrived(number, counts);
+        sequence.arrived(number, counts, now);
     }
 
     /// Since the path began.
@@ -112,8 +124,9 @@ impl Arrivals {
 }
 
 impl Sequence {
-    fn arrived(&mut self, number: u64, counts: &mut Counts) {
+    fn arrived(&mut self, number: u64, counts: &mut Counts, now: Instant) {
         counts.received = counts.received.wrapping_add(1);
+        self.decide(number, counts, now);
         if number < self.next {
             counts.reordered = counts.reordered.wrapping_add(1);
             // One that has been given up stays lost: who reads the counts has been told.
@@ -123,12 +136,39 @@ impl Sequence {
             return;
         }
         let step = number - self.next + 1;
-        let decided = step.min(OVERTAKEN_BY.into()) as u32;
-        let oldest = (self.seen & UNDECIDED) >> (OVERTAKEN_BY - decided);
-        let passed = step.saturating_sub(OVERTAKEN_BY.into()) as u32;
-        counts.lost = counts.lost.wrapping_add(decided - oldest.count_ones()).wrapping_add(passed);
         self.seen = self.seen.checked_shl(step.min(64) as u32).unwrap_or(0) | 1;
         self.next = number + 1;
+        if now.since(self.marks[1].0) >= OVERTAKEN_FOR / 2 {
+            self.marks = [self.marks[1], (now, self.next)];
+        }
+    }
+
+    /// Counts what will not come any more, now that `number` has.
+    fn decide(&mut self, number: u64, counts: &mut Counts, now: Instant) {
+        let overtaken_for = |&(at, next): &(Instant, u64)| (now.since(at) >= OVERTAKEN_FOR).then_some(next);
+        let overtaken_for = self.marks.iter().rev().find_map(overtaken_for).unwrap_or(0);
+        let until = (number + 1).saturating_sub(OVERTAKEN_BY).max(overtaken_for);
+        while self.decided < until.min(self.next) {
+            let has_come = self.seen >> (self.next - 1 - self.decided).min(63) & 1 == 1;
+            if has_come {
+                self.run = 0;
+            } else {
+                self.lose(1, counts);
+            }
+            self.decided += 1;
+        }
+        if self.decided < until {
+            self.lose((until - self.decided).min(u32::MAX.into()) as u32, counts);
+            self.decided = until;
+        }
+    }
+
+    fn lose(&mut self, messages: u32, counts: &mut Counts) {
+        let apart = |run: u32| run / RUN + u32::from(run > 0);
+        let run = self.run.saturating_add(messages);
+        counts.lost = counts.lost.wrapping_add(messages);
+        counts.apart = counts.apart.wrapping_add(apart(run) - apart(self.run));
+        self.run = run;
     }
 }
 
@@ -147,18 +187,48 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_lost_once_eight_later_ones_are_there() {
-        assert_eq!(count(0..100), Counts { received: 100, lost: 0, reordered: 0 });
+        assert_eq!(count(0..100), Counts { received: 100, ..Counts::default() });
         let hole = |until| count((0..until).filter(|n| !(40..43).contains(n)));
         assert_eq!(hole(50).lost, 2);
-        assert_eq!(hole(51), Counts { received: 48, lost: 3, reordered: 0 });
+        assert_eq!(hole(51), Counts { received: 48, lost: 3, apart: 1, reordered: 0 });
         assert_eq!(count([5, 6, 7, 8, 9, 10, 11, 12]).lost, 5, "the first were lost too");
-        assert_eq!(count([0, 1_000]).lost, 999 - u32::from(OVERTAKEN_BY as u8) + 1);
+        assert_eq!(count([0, 1_000]).lost, 999 - OVERTAKEN_BY as u32 + 1);
     }
 
     #[test]
     fn what_was_overtaken_is_not_lost() {
         let swapped = count([0, 2, 1, 3, 5, 6, 7, 4].into_iter().chain(8..40));
-        assert_eq!(swapped, Counts { received: 40, lost: 0, reordered: 2 });
+        assert_eq!(swapped, Counts { received: 40, reordered: 2, ..Counts::default() });
+    }
+
+    #[test]
+    fn what_was_overtaken_20_ms_ago_is_lost_however_few_came_since() {
+        let ms = |ms: u64| Instant(ms * 1_000_000);
+        let mut arrivals = Arrivals::default();
+        for (at, number) in [(100, 0), (120, 1), (140, 3), (155, 4)] {
+            arrivals.arrived(1, number, ms(at));
+        }
+        assert_eq!(arrivals.counts().lost, 0, "overtaken a moment ago");
+        arrivals.arrived(1, 5, ms(160));
+        assert_eq!(arrivals.counts(), Counts { received: 5, lost: 1, apart: 1, reordered: 0 });
+        arrivals.arrived(1, 2, ms(161));
+        arrivals.arrived(1, 6, ms(300));
+        assert_eq!(arrivals.counts().lost, 1, "given up");
+        // The one before has just overtaken it.
+        arrivals.arrived(1, 8, ms(400));
+        arrivals.arrived(1, 7, ms(401));
+        arrivals.arrived(1, 9, ms(500));
+        assert_eq!(arrivals.counts().lost, 1);
+    }
+
+    #[test]
+    fn of_a_run_the_first_is_lost_apart_and_then_every_fourth() {
+        for (run, apart) in [(0, 0), (1, 1), (2, 1), (3, 1), (4, 2), (7, 2), (8, 3), (100, 26), (1_000, 251)]
+        {
+            let counts = count((0..20).chain(20 + run..50 + run));
+            assert_eq!((counts.lost, counts.apart), (run as u32, apart));
+        }
+        assert_eq!(count((0..90).filter(|n| n % 10 != 3)).apart, 8);
     }
 
     #[test]
@@ -168,7 +238,7 @@ mod tests {
         (0..5).for_each(|n| arrivals.arrived(2, n, Instant(0)));
         arrivals.arrived(1, 29, Instant(0));
         (5..30).for_each(|n| arrivals.arrived(2, n, Instant(0)));
-        assert_eq!(arrivals.counts(), Counts { received: 60, lost: 0, reordered: 0 });
+        assert_eq!(arrivals.counts(), Counts { received: 60, ..Counts::default() });
     }
 
     #[test]
@@ -187,8 +257,10 @@ mod tests {
 
     #[test]
     fn a_far_end_that_counts_anew_has_lost_nothing() {
-        let (before, after) =
-            (Counts { received: 500, lost: 5, reordered: 0 }, Counts { received: 3, ..Counts::default() });
+        let (before, after) = (
+            Counts { received: 500, lost: 5, apart: 4, reordered: 0 },
+            Counts { received: 3, ..Counts::default() },
+        );
         assert!(after.since(before).is_anew() && !before.since(after).is_anew());
         assert_eq!(after.since(before).loss(), None);
     }

@@ -2,26 +2,36 @@
 //!
 //! Broken is what a sequential probability-ratio test says (Wald 1945), begun anew whenever the evidence is for the path
 //! (Page 1954): each packet and each probe adds the logarithm of how much likelier it is if the limit is broken than if it is
-//! kept, and at ln(1/alpha) it is. There is no window to wait for, and no k of n: one that loses every packet is found out by
-//! a few, one that is barely over the limit by many. Of loss two tests run, against three and five times the limit; of
-//! latency, jitter and MOS the test is whether half of the probes exceed the limit rather than the 5 % that p95 grants.
+//! kept, and when that is enough it is. There is no window to wait for, and no k of n: one that loses every packet is found out by
+//! a few, one that is barely over the limit by many. Of loss three tests run, against three, five and twelve times the limit,
+//! and what counts is what is lost apart ([`Counts::apart`]): a burst now and then is no brownout. Of latency, jitter and MOS the
+//! test is whether half of the time the limit is exceeded rather than the 5 % that p95 grants.
+//!
+//! How long it takes: of a path that loses a share p of its packets each of them adds on average the Kullback-Leibler
+//! distance, p ln(p/q) + (1-p) ln((1-p)/(1-q)), q being what is kept. Ten per cent against one are 0.16, so that what is enough is
+//! there after some 90 packets; the deviation is as large as half of that. At 50 packets a second that is too long: probes are many while
+//! there is doubt.
 //!
 //! Kept again is what has been below 80 % of every limit for 30 seconds, or twice as long each time it breaks again soon.
 
 use super::arrivals::Counts;
-use super::quality::{LONG, Measured, Quality, Way};
+use super::quality::{APART, LONG, Measured, Quality, Way};
 use crate::model::{Instant, SlaLimit, SlaLimits};
 use std::time::Duration;
 
-/// The probability that a path which just keeps the limit is found to break it before the evidence is back at nothing.
-const ALPHA: f64 = 1e-4;
-/// What loss is tested against, as multiples of its limit.
-const LOSS_IS: [f64; 2] = [3.0, 5.0];
+/// Loss is kept at this share of its limit: between that and the limit nothing is said soon.
+const KEPT: f64 = 0.8;
+/// What loss is tested against, as multiples of its limit, and the evidence that is enough. A path that loses just the limit is
+/// found to break it with a probability of 1e-4 before the evidence is back at nothing; and one that loses half of it at
+/// random, 150 packets a second, once in a year. Chance looks like the worst most often.
+const LOSS_IS: [(f64, f64); 3] = [(3.0, 11.3), (5.0, 13.2), (12.0, 15.5)];
+/// There is doubt from this share of the evidence on: a loss, until some twenty packets more have come.
+const DOUBT: f64 = 0.05;
 /// Share of probes over a limit on percentiles that p95 grants, and that it is tested against.
 const GRANTED: f64 = 0.05;
 const EXCEEDING: f64 = 0.5;
-/// Six probes in a row are evidence enough for that; and nobody has to wait for them long.
-const ALPHA_EXCEEDING: f64 = 1e-6;
+/// Six in a row are evidence enough for that, [`APART`] from each other: one spike is not to be counted as often as one looks.
+const ENOUGH_EXCEEDING: f64 = 13.8;
 /// What is shown of a broken limit.
 const SHORT: Duration = Duration::from_secs(2);
 /// Good again is below this share of the limit,
@@ -59,10 +69,12 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct Judge {
     limits: SlaLimits,
-    loss: [Sequential; 2],
+    loss: [Sequential; 3],
     latency: Sequential,
     jitter: Sequential,
     mos: Sequential,
+    /// When the last three were fed.
+    fed: Option<Instant>,
     is_broken: bool,
     good_since: Option<Instant>,
     kept_since: Option<Instant>,
@@ -83,13 +95,14 @@ impl Judge {
     /// A judge who has seen nothing yet.
     pub fn new(limits: SlaLimits) -> Judge {
         let loss = limits.loss.unwrap_or(1.0);
-        let exceeding = Sequential::new(GRANTED, EXCEEDING, ALPHA_EXCEEDING);
+        let exceeding = Sequential::new(GRANTED, EXCEEDING, ENOUGH_EXCEEDING);
         Judge {
             limits,
-            loss: LOSS_IS.map(|times| Sequential::new(loss, loss * times, ALPHA / 2.0)),
+            loss: LOSS_IS.map(|(times, enough)| Sequential::new(loss * KEPT, loss * times, enough)),
             latency: exceeding,
             jitter: exceeding,
             mos: exceeding,
+            fed: None,
             is_broken: false,
             good_since: None,
             kept_since: None,
@@ -109,7 +122,7 @@ impl Judge {
 
     /// Whether there is reason to look more closely.
     pub fn is_in_doubt(&self) -> bool {
-        !self.is_broken && self.loss.iter().any(|test| test.evidence > test.enough / 3.0)
+        !self.is_broken && self.loss.iter().any(|test| test.evidence > test.enough * DOUBT)
     }
 
     /// An answer came while the path was up.
@@ -127,13 +140,19 @@ impl Judge {
     fn accuse(&mut self, seen: &Seen, quality: &Quality, now: Instant) -> Option<Verdict> {
         let SlaLimits { loss, latency, jitter, mos } = self.limits;
         let lost = loss.is_some()
-            // Both are to hear it.
+            // All are to hear it.
             && self.loss.iter_mut().fold(false, |found, test| {
-                test.feed(seen.counts.lost, seen.counts.received) | found
+                test.feed(seen.counts.apart, seen.counts.received) | found
             });
+        let is_time = self.fed.is_none_or(|last| now.since(last) >= APART);
+        if is_time {
+            self.fed = Some(now);
+        }
         let one = |test: &mut Sequential, is_over: bool| test.feed(is_over.into(), (!is_over).into());
         let of = if lost {
             SlaLimit::Loss
+        } else if !is_time {
+            return None;
         } else if latency.is_some_and(|limit| one(&mut self.latency, seen.latency > limit)) {
             SlaLimit::Latency
         } else if jitter.is_some_and(|limit| one(&mut self.jitter, seen.jitter > limit)) {
@@ -196,13 +215,13 @@ impl Evidence {
 }
 
 impl Sequential {
-    fn new(kept: f64, broken: f64, alpha: f64) -> Sequential {
+    fn new(kept: f64, broken: f64, enough: f64) -> Sequential {
         let (kept, broken) = (kept.clamp(1e-6, 0.9), broken.clamp(2e-6, 0.99));
         Sequential {
             evidence: 0.0,
             bad: (broken / kept).ln(),
             good: ((1.0 - broken) / (1.0 - kept)).ln(),
-            enough: (1.0 / alpha).ln(),
+            enough,
         }
     }
 
@@ -228,13 +247,18 @@ mod tests {
         mos: None,
     };
 
-    /// A path that is probed 20 times a second, 50 while its judge is in doubt, and carries `per_second` packets beside.
+    /// A path that is probed 50 times a second, 200 while its judge is in doubt, and carries `per_second` packets beside and
+    /// the answers to the far end's own probes.
     struct Trace {
         quality: Quality,
         judge: Judge,
         rng: StdRng,
         now: Instant,
         there: Counts,
+        /// How many have been lost without one between.
+        run: u32,
+        /// How many more are lost by the same chance.
+        burst: u32,
         per_second: u64,
         due: f64,
     }
@@ -247,6 +271,8 @@ mod tests {
                 rng: StdRng::seed_from_u64(seed),
                 now: Instant(0),
                 there: Counts::default(),
+                run: 0,
+                burst: 0,
                 per_second,
                 due: 0.0,
             }
@@ -262,15 +288,22 @@ mod tests {
         ) -> Option<(u64, Verdict)> {
             let begin = self.now;
             while self.now.since(begin) < Duration::from_millis(ms) {
-                let step = if self.judge.is_in_doubt() { 20 } else { 50 };
+                let step = if self.judge.is_in_doubt() { 5 } else { 20 };
                 self.now += Duration::from_millis(step);
-                self.due += (self.per_second * step) as f64 / 1e3 + 1.0;
-                let mut burst = 0;
-                for _ in 0..std::mem::replace(&mut self.due, 0.0) as u64 {
-                    if burst > 0 || self.rng.random_bool(loss) {
-                        burst = if burst > 0 { burst - 1 } else { 2 * u32::from(self.rng.random_bool(0.01)) };
+                self.due += ((self.per_second + 50) * step) as f64 / 1e3 + 1.0;
+                let due = self.due as u64;
+                self.due -= due as f64;
+                for _ in 0..due {
+                    if self.burst > 0 || self.rng.random_bool(loss) {
+                        self.burst = match self.burst {
+                            0 => 2 * u32::from(self.rng.random_bool(0.01)),
+                            more => more - 1,
+                        };
+                        self.run += 1;
                         self.there.lost += 1;
+                        self.there.apart += u32::from(self.run == 1 || self.run.is_multiple_of(4));
                     } else {
+                        self.run = 0;
                         self.there.received += 1;
                     }
                 }
@@ -287,18 +320,18 @@ mod tests {
         }
     }
 
-    /// How long it takes to find out, over a hundred traces: half of them, and 99.
+    /// How long it takes to find out, over 200 traces: half of them, 95 and 99 of a hundred.
     fn found(
         limits: SlaLimits,
         per_second: u64,
         of: SlaLimit,
         loss: f64,
         more: impl Fn(&mut StdRng) -> u64,
-    ) -> [u64; 2] {
-        let mut took: Vec<u64> = (0..100)
+    ) -> [u64; 3] {
+        let mut took: Vec<u64> = (0..200)
             .map(|seed| {
                 let mut trace = Trace::new(limits, per_second, seed);
-                assert_eq!(trace.run(20_000, 0.0, |_| 0), None, "nothing was wrong");
+                assert_eq!(trace.run(10_000, 0.0, |_| 0), None, "nothing was wrong");
                 match trace.run(60_000, loss, &more) {
                     Some((ms, Verdict::Broken(evidence))) if evidence.of == of => ms,
                     other => panic!("seed {seed}: {other:?}"),
@@ -306,36 +339,37 @@ mod tests {
             })
             .collect();
         took.sort_unstable();
-        println!(
-            "{of:?}, {per_second} packets/s, limit {:?}: {} ms, p99 {} ms",
-            limits.loss, took[49], took[98]
-        );
-        [took[49], took[98]]
+        let [half, most, nearly_all] = [took[99], took[189], took[197]];
+        println!("{of:?}, {per_second} packets/s: {half} ms, p95 {most} ms, p99 {nearly_all} ms");
+        [half, most, nearly_all]
     }
 
     #[test]
     fn loss_is_found_by_the_packets_it_takes() {
-        let [half, most] = found(VOICE, 50, SlaLimit::Loss, 0.1, |_| 0);
-        assert!(half <= 1_250 && most <= 2_500, "{half} {most}");
-        let [half, most] = found(SlaLimits { loss: Some(0.005), ..VOICE }, 500, SlaLimit::Loss, 0.03, |_| 0);
-        assert!(half <= 1_000 && most <= 2_000, "{half} {most}");
-        let [half, most] = found(VOICE, 500, SlaLimit::Loss, 0.3, |_| 0);
+        let [half, _, most] = found(VOICE, 50, SlaLimit::Loss, 0.1, |_| 0);
+        assert!(half <= 500 && most <= 950, "{half} {most}");
+        let [half, most, _] =
+            found(SlaLimits { loss: Some(0.005), ..VOICE }, 500, SlaLimit::Loss, 0.03, |_| 0);
+        assert!(half <= 600 && most <= 950, "{half} {most}");
+        let [half, _, most] = found(VOICE, 500, SlaLimit::Loss, 0.3, |_| 0);
         assert!(half <= 100 && most <= 150, "{half} {most}");
     }
 
     #[test]
     fn a_step_of_latency_and_jitter_are_found_within_a_second() {
-        let [_, most] = found(VOICE, 50, SlaLimit::Latency, 0.0, |_| 150);
+        let [_, _, most] = found(VOICE, 50, SlaLimit::Latency, 0.0, |_| 150);
         assert!(most <= 500, "{most}");
         let limits = SlaLimits { latency: None, ..VOICE };
-        let [half, most] = found(limits, 50, SlaLimit::Jitter, 0.0, |rng| rng.random_range(0..=150));
-        assert!(half <= 1_000 && most <= 1_500, "{half} {most}");
+        let [half, _, most] = found(limits, 50, SlaLimit::Jitter, 0.0, |rng| rng.random_range(0..=150));
+        assert!(half <= 750 && most <= 950, "{half} {most}");
     }
 
     #[test]
     fn chance_does_not_break_an_sla_in_a_day() {
-        let mut trace = Trace::new(VOICE, 50, 24);
-        assert_eq!(trace.run(86_400_000, 0.005, |rng| rng.random_range(0..=5)), None);
+        for seed in 0..8 {
+            let mut trace = Trace::new(VOICE, 50, 24 + seed);
+            assert_eq!(trace.run(86_400_000, 0.005, |rng| rng.random_range(0..=5)), None, "seed {seed}");
+        }
     }
 
     #[test]
@@ -376,7 +410,7 @@ mod tests {
     #[test]
     fn a_score_that_is_too_low_breaks_an_sla_of_scores() {
         let limits = SlaLimits { mos: Some(4.0), ..SlaLimits::default() };
-        let [_, most] = found(limits, 50, SlaLimit::Mos, 0.1, |_| 0);
+        let [_, _, most] = found(limits, 50, SlaLimit::Mos, 0.1, |_| 0);
         assert!(most <= 4_000, "{most}");
     }
 }

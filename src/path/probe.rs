@@ -29,8 +29,11 @@ use std::time::Duration;
 /// Between probes while packets follow each other within [`CLOSE`]: a call, or a transfer.
 const BUSY: Duration = Duration::from_millis(50);
 const CLOSE: Duration = Duration::from_millis(100);
-/// Then, while they are protected against a cut, or there is doubt whether the path is good enough.
+/// Then, while they are protected against a cut, or somebody judges whether the path is good enough.
 const CLOSELY: Duration = Duration::from_millis(20);
+/// A probe is sent so soon after the other, sooner than promised, where there is such doubt and the box has time for it: a
+/// call's packets alone would take too long to tell.
+const DOUBTFUL: Duration = Duration::from_millis(5);
 /// Between probes while there is traffic, or while coming back.
 const ACTIVE: Duration = Duration::from_millis(100);
 /// Between probes otherwise.
@@ -65,7 +68,7 @@ const SLACK: Duration = Duration::from_millis(5);
 /// Who is called so much later than it asked for has been kept from looking, and answers may be waiting behind it.
 const STALL: Duration = Duration::from_millis(20);
 /// Probes under way at once: what [`MAX_WAIT`] allows, and some.
-const MAX_UNDER_WAY: usize = 56;
+const MAX_UNDER_WAY: usize = 256;
 /// How long a path that came back is not preferred, at first and at most. Each time it goes down before it has been up for
 /// twice as long as it was held, it is held twice as long.
 const HOLD: Duration = Duration::from_secs(10);
@@ -134,6 +137,7 @@ pub struct Prober {
     /// What the last request has promised.
     interval: Duration,
     last_answer: Option<Instant>,
+    is_judged: bool,
     in_doubt: bool,
     /// What this box stretches intervals by, and what the far end has asked for.
     stretch: [Stretch; 2],
@@ -194,6 +198,7 @@ impl Prober {
             promised: None,
             interval: IDLE,
             last_answer: None,
+            is_judged: false,
             in_doubt: false,
             stretch: Default::default(),
             measured: None,
@@ -239,6 +244,12 @@ impl Prober {
             Action::Wide => self.full_size.is_narrow = false,
             Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => {}
         }
+    }
+
+    /// Whether somebody judges by an SLA what it measures.
+    pub fn is_judged(&mut self, is_judged: bool) {
+        self.is_judged = is_judged;
+        self.in_doubt &= is_judged;
     }
 
     /// Whether it is to look closely.
@@ -381,7 +392,8 @@ impl Prober {
             return None;
         }
         self.interval = self.interval(now);
-        self.next = now + self.interval;
+        let is_doubtful = self.in_doubt && self.interval == CLOSELY;
+        self.next = now + if is_doubtful { DOUBTFUL } else { self.interval };
         if let Some(suspicion) = &mut self.suspicion
             && suspicion.quick > 0
         {
@@ -562,7 +574,7 @@ impl Prober {
                 State::Down if self.answered == 0 => IDLE,
                 State::Down => ACTIVE,
                 _ if within(self.last_close, CLOSE) => {
-                    if self.in_doubt || within(self.last_protected, CLOSE) { CLOSELY } else { BUSY }
+                    if self.is_judged || within(self.last_protected, CLOSE) { CLOSELY } else { BUSY }
                 }
                 _ if within(self.last_traffic, TRAFFIC) => ACTIVE,
                 _ => IDLE,

@@ -11,8 +11,12 @@ use std::time::Duration;
 
 /// What is shown and what is come back to: ten seconds.
 pub const LONG: Duration = Duration::from_secs(10);
-/// Ten seconds of probes every 50 ms. One in a hundred paths has as many: others have what their probes need.
+/// What is remembered of answers is 50 ms apart: percentiles are of the time, however closely one looked.
+pub(super) const APART: Duration = Duration::from_millis(50);
+/// Ten seconds of them. One in a hundred paths has as many: others have what their probes need.
 const OBSERVATIONS: usize = 200;
+/// A probe that is due after [`APART`] may come a little sooner.
+const NEARLY: Duration = Duration::from_millis(45);
 /// Probes whose loss is told.
 const PROBES: u32 = 100;
 /// RFC 3550 section 6.4.1: the gain of the jitter's estimate.
@@ -80,13 +84,15 @@ impl Quality {
         let (out, back) = stamps.apparent();
         self.jitters[0].feed(out);
         self.jitters[1].feed(back);
-        if self.observations.len() >= OBSERVATIONS {
-            self.observations.pop_front();
-        }
         while self.observations.front().is_some_and(|old| now.since(old.at) > LONG) {
             self.observations.pop_front();
         }
-        self.observations.push_back(Observation { at: now, ways: [trip.outbound, trip.inbound], counts });
+        if self.observations.back().is_none_or(|last| now.since(last.at) >= NEARLY) {
+            if self.observations.len() >= OBSERVATIONS {
+                self.observations.pop_front();
+            }
+            self.observations.push_back(Observation { at: now, ways: [trip.outbound, trip.inbound], counts });
+        }
         if let Some(there) = counts[0] {
             let since = self.told.replace(there).map(|before| there.since(before));
             let counts = since.filter(|counts| !counts.is_anew()).unwrap_or_default();
@@ -185,7 +191,8 @@ mod tests {
             let at = sent + out * MS;
             let stamps = Stamps { sent, received: at, reflected: at, returned: at + back * MS };
             now = Instant((n * 50 + out + back) * MS);
-            let there = Counts { received: n as u32 * (10 - lost), lost: n as u32 * lost, reordered: 0 };
+            let there =
+                Counts { received: n as u32 * (10 - lost), lost: n as u32 * lost, ..Counts::default() };
             let here = Counts { received: n as u32 * 10, ..Counts::default() };
             quality.answered(&stamps, [Some(there), Some(here)], now);
         }

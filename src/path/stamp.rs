@@ -27,10 +27,10 @@ const MESSAGE_BYTES: usize = 44;
 /// TLVs for private use (RFC 8972 section 5.1), sent marked as not recognised (section 4). One is empty: the sender's earlier
 /// requests have been answered.
 const ANSWERED_TLV: [u8; 4] = [NOT_RECOGNISED, 252, 0, 0];
-/// The other asks what has arrived of the sender's traffic; its value is three counts of 32 bits, which the reflector fills in
-/// as the Direct Measurement TLV's (section 4.5): data messages received, lost and reordered.
+/// The other asks what has arrived of the sender's traffic; its value is four counts of 32 bits, which the reflector fills in
+/// as the Direct Measurement TLV's (section 4.5): data messages received, lost, lost apart and reordered.
 const ARRIVALS: u8 = 253;
-const ARRIVALS_BYTES: usize = 12;
+const ARRIVALS_BYTES: usize = 16;
 /// The third is what its first byte says it is. A promise: milliseconds within which the sender sends again, in two bytes, and
 /// one that is 1 if it has not heard the other end for longer than it should have; and one that the reflector fills in: by how
 /// much it would have the sender stretch its intervals.
@@ -213,7 +213,7 @@ pub fn reflect(packet: &[u8], ip: &Parsed, arrived: Counts, stretch: Stretch, no
     for tlv in tlvs(&sent[MESSAGE_BYTES..]) {
         if tlv[1] == ARRIVALS && tlv.len() == 4 + ARRIVALS_BYTES {
             body.extend_from_slice(&[0, ARRIVALS, 0, ARRIVALS_BYTES as u8]);
-            for count in [arrived.received, arrived.lost, arrived.reordered] {
+            for count in [arrived.received, arrived.lost, arrived.apart, arrived.reordered] {
                 body.extend_from_slice(&count.to_be_bytes());
             }
         } else if let [_, SAYS, _, _, PROMISE, high, low, deaf, _] = *tlv {
@@ -250,7 +250,8 @@ fn told_arrivals(tlv: &[u8]) -> Option<Counts> {
     (tlv.len() == 4 + ARRIVALS_BYTES && tlv[0] & NOT_RECOGNISED == 0 && tlv[1] == ARRIVALS).then(|| Counts {
         received: be32(tlv, 4),
         lost: be32(tlv, 8),
-        reordered: be32(tlv, 12),
+        apart: be32(tlv, 12),
+        reordered: be32(tlv, 16),
     })
 }
 
@@ -289,7 +290,7 @@ mod tests {
     #[test]
     fn a_reflection_carries_the_request_it_answers_and_what_has_arrived() {
         let at = |unix_nanos| Now { unix_nanos, ..Now::default() };
-        let arrived = Counts { received: 70_000, lost: 3, reordered: 1 };
+        let arrived = Counts { received: 70_000, lost: 3, apart: 2, reordered: 1 };
         let promises = [None, Some(Duration::from_millis(20)), Some(Duration::from_secs(1))];
         for (n, within) in promises.into_iter().cycle().take(6).enumerate() {
             let asks = Asks { answered: n < 3, within, deaf: n == 1 };

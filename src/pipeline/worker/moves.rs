@@ -24,6 +24,7 @@ impl Worker {
     pub(super) fn judge(&mut self, id: PathId, now: Now) {
         let Some(path) = self.paths.get_mut(id) else { return };
         let Some(seen) = path.prober.take_seen() else { return };
+        path.prober.is_judged(!path.judges.is_empty());
         let seen = match path.prober.state() {
             _ if path.judges.is_empty() => return,
             State::Up => seen,
