@@ -1,5 +1,6 @@
 //! SLAs: who is moved for which reason, who comes back when, and who is left alone.
 
+use crate::figures::{Figure, Where, percentile};
 use crate::net::{ACME, GLOBEX, Link, Sim};
 use crate::packets::{answer, udp};
 use popgate::pipeline::replay;
@@ -87,6 +88,37 @@ fn a_brownout_moves_the_class_whose_sla_it_breaks_and_says_why() {
     let rows = moves(&mut sim, "berlin", "fra1", known + 1);
     assert!(matches!(&rows[..], [row] if row.why == "sla-kept" && row.to == "dsl"), "{rows:?}");
     assert_eq!(forward(&mut sim).as_deref(), Some("dsl"));
+}
+
+/// How long after a line has begun to be bad the class moved, in forty cases of `bad`, and the row of the figures for it.
+fn brownouts(scenario: &str, limits: &str, bad: Link) -> Vec<f64> {
+    let (mut took, mut others) = (Vec::new(), 0);
+    for case in 0..40 {
+        let mut sim = with_sla(limits, "best-of-worst");
+        sim.advance(37 * case);
+        call(&mut sim, 2);
+        let known = moves(&mut sim, "berlin", "fra1", 0).len();
+        let at_pop = moves(&mut sim, "fra1", "berlin", 0).len();
+        sim.impair(DSL, [bad, STEADY]);
+        let begin = sim.now.unix_nanos / 1_000_000;
+        call(&mut sim, 3);
+        let rows = moves(&mut sim, "berlin", "fra1", known);
+        let row = rows.first().expect("it is found");
+        assert_eq!((row.to.as_str(), row.why.as_str()), ("lte", "sla-broken"), "{rows:?}");
+        took.push((row.unix_ms - begin) as f64);
+        others += rows.len() as u64 - 1 + moves(&mut sim, "fra1", "berlin", at_pop).len() as u64;
+    }
+    assert_eq!(others, 0, "once, and not the way that is good");
+    Figure::new(scenario, Where::Sim, "default").gaps(&took).moves(40).false_moves(others).record();
+    took
+}
+
+#[test]
+fn forty_times_a_call_leaves_a_line_that_loses_a_tenth_within_a_second_and_the_other_way_stays() {
+    let loss = Link { loss: 0.1, ..STEADY };
+    let took = brownouts("brownout-loss-10-at-50", "max-loss = \"1%\"", loss);
+    let at = |percent| percentile(&took, percent).expect("forty");
+    assert!(at(50) <= 600.0 && at(95) <= 1_000.0, "{took:?}");
 }
 
 #[test]
