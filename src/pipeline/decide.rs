@@ -57,8 +57,8 @@ pub struct Question<'q> {
 /// By which of the ways to the internet a branch's session goes, where it has two.
 #[derive(Clone, Copy)]
 pub enum Way<'q> {
-    /// The best, by its class; this tells which paths are up.
-    Best(&'q dyn Fn(PathId) -> bool),
+    /// The best, by its class; this tells which paths are up, and as good as that class needs them.
+    Best(&'q dyn Fn(PathId, ClassId) -> bool),
     /// The one that it has: its NAT binding is there.
     Kept(NextHop),
 }
@@ -113,7 +113,7 @@ pub fn decide<'a>(
     let class = classified.class;
     let breakout = tenant.breakout.as_ref().filter(|breakout| match way {
         Way::Kept(hop) => hop == NextHop::Device(breakout.device),
-        Way::Best(is_up) => breakout.is_best(&subject, class, is_up),
+        Way::Best(is_up) => breakout.is_best(&subject, class, &|path| is_up(path, class)),
     });
     let to = breakout.map_or(to, |breakout| NextHop::Device(breakout.device));
     let nat = match destination_end {

@@ -75,7 +75,7 @@ impl<'a> Explaining<'a> {
         let key = FlowKey::new(zone, asked.protocol, from, host);
         let (generation, home) = (self.generation, (self.tenant, self.addresses));
         // How paths stand is told beside; the best is taken to be up.
-        let way = Way::Best(&|_| true);
+        let way = Way::Best(&|_, _| true);
         let (key, dscp) = (&key, asked.dscp);
         let mut question = Question { key, dscp, arrives_from: arrived_from, named: None, way };
         let mut decision = decide(generation, tables, &question, self)?;

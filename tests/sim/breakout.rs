@@ -1,7 +1,8 @@
 //! Breakout: what a branch lets straight out, past the PoPs, by the address of an interface of its own.
 
-use crate::net::{ACME, GLOBEX, Sim};
+use crate::net::{ACME, GLOBEX, Link, Sim};
 use crate::packets::{answer, ends, other, ping, source, tcp, udp};
+use crate::steering::{DSL, call};
 use popgate::config::Outcome;
 use popgate::model::{AskedFlow, Protocol};
 use popgate::wire::tcp_flags::{ACK, SYN};
@@ -110,6 +111,23 @@ fn breakout_is_a_backup_where_it_comes_after_a_path() {
     sim.advance(20_000);
     assert_eq!(left(&mut sim, &voice(2)), broke_out());
     assert_eq!(left(&mut sim, &voice(3)).0, "fra1 pg-internet");
+}
+
+#[test]
+fn a_path_that_breaks_what_the_class_needs_is_no_better_than_breaking_out() {
+    let voice_wants = "class = \"voice\"\nsla-class = \"gold\"\n";
+    let gold = "[[sla-class]]\nname = \"gold\"\nmax-loss = \"1%\"\n";
+    let acme = acme().replace("class = \"voice\"\nprefer", &format!("{voice_wants}prefer")) + gold;
+    let mut sim = Sim::with_policies(&acme, GLOBEX);
+    sim.break_out("berlin", Some(OWN), ("acme", &acme));
+    sim.advance(2_000);
+    assert_eq!(left(&mut sim, &voice(1)).0, "fra1 pg-internet");
+    sim.impair(DSL, [Link { loss: 0.3, ..Link::default() }, Link::default()]);
+    call(&mut sim, 2);
+    sim.impair(DSL, [Link::default(); 2]);
+    sim.take_delivered();
+    assert_eq!(left(&mut sim, &voice(2)), broke_out());
+    assert_eq!(left(&mut sim, &voice(1)).0, "fra1 pg-internet", "what runs keeps its address");
 }
 
 #[test]

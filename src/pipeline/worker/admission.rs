@@ -302,7 +302,11 @@ impl Worker {
     ) -> Result<Planned, DropReason> {
         let (generation, team) = (Arc::clone(&self.generation), Arc::clone(&self.team));
         let tenant = generation.tenants.get(call.tenant).ok_or(DropReason::NoRoute)?;
-        let is_up = |path| team.standing(path).fitness == Candidate::Up;
+        let is_up = |path, class| {
+            let site = generation.paths.get(path).and_then(|spec| tenant.sites.get(spec.site));
+            let sla = site.and_then(|site| site.sla(class));
+            team.standing(path).fitness_for(sla) == Candidate::Up
+        };
         let question = Question { key, dscp, arrives_from: from, named, way: Way::Best(&is_up) };
         if let Whom::Bound(binding, caller) = call.whom {
             // The host has a binding, so it was let out; whether the caller may talk to it is asked as if the host had begun.
