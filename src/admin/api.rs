@@ -6,7 +6,8 @@ use super::{App, worker_patience};
 use crate::control::{FlowPage, Status};
 use crate::model::{AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
 use crate::pipeline::report::{
-    DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathReport, QueueRow, RuleRow, SessionPage,
+    DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
+    QueueRow, RuleRow, SessionPage,
 };
 use crate::store::report::WhoHad;
 use axum::Json;
@@ -112,6 +113,22 @@ pub(super) async fn queues(State(app): State<App>, query: Parameters) -> Result<
     let asked = Asked::read(query, &["tenant"])?;
     let queues = app.control.queues(asked.filter.tenant.as_deref(), worker_patience()).await?;
     Ok(Json(Queues { queues }))
+}
+
+/// Of one path, which all three names tell.
+pub(super) async fn path_history(
+    State(app): State<App>,
+    Query(parameters): Parameters,
+) -> Result<Json<PathHistory>, Problem> {
+    check_names(&parameters, &["tenant", "site", "path"])?;
+    let name = |name: &str| {
+        let given = value_of(&parameters, name).filter(|value| !value.is_empty());
+        given.map(str::to_owned).ok_or_else(|| Problem::parameter(name, format!("{name}: it is needed")))
+    };
+    let asked = PathName { tenant: name("tenant")?, site: name("site")?, path: name("path")? };
+    let PathName { tenant, site, path } = &asked;
+    let unknown = Problem::parameter("path", format!("path: {tenant} has no path {site}/{path}"));
+    app.control.path_history(asked, worker_patience()).await?.map(Json).ok_or(unknown)
 }
 
 /// Not a filter: a flow that has not come.

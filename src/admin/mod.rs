@@ -91,6 +91,7 @@ const ROUTES: &[Route] = &[
     ("/api/v1/flows", || get(api::flows)),
     ("/api/v1/drops", || get(api::drops)),
     ("/api/v1/rules", || get(api::rules)),
+    ("/api/v1/paths/history", || get(api::path_history)),
     ("/api/v1/decisions", || get(api::decisions)),
     ("/api/v1/measurements", || get(api::measurements)),
     ("/api/v1/queues", || get(api::queues)),

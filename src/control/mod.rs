@@ -14,8 +14,8 @@ pub use recent::{FlowPage, RecentFlows};
 
 use crate::model::{AskedFlow, AskedPort};
 use crate::pipeline::report::{
-    Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathReport, Query, QueueRow,
-    RuleRow, SessionPage, Totals,
+    Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
+    Query, QueueRow, RuleRow, SessionPage, Totals,
 };
 use crate::store::report::{LedgerState, WhoHad};
 use serde::{Deserialize, Serialize};
@@ -253,6 +253,19 @@ impl Control {
         let mut rows: Vec<MeasurementRow> = answers.await?.into_iter().flatten().collect();
         rows.sort_by_key(|row| row.monotonic_nanos);
         Ok(rows)
+    }
+
+    /// How good a path has been; `None` if there is no such path.
+    pub async fn path_history(
+        &self,
+        asked: PathName,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<Option<PathHistory>, Unanswered> {
+        let answers = self.ask_all(Query::History(asked), deadline, |answer| match answer {
+            Answer::History(history) => Some(history),
+            _ => None,
+        });
+        Ok(answers.await?.into_iter().flatten().next())
     }
 
     /// The ACL rules of one tenant or of all, by tenant and in the order they are tried, with the sums over all workers.

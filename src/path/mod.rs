@@ -3,6 +3,7 @@
 mod arrivals;
 mod clock;
 mod copies;
+mod history;
 mod judge;
 mod mos;
 mod pace;
@@ -15,6 +16,7 @@ mod stamp;
 pub use arrivals::{Arrivals, Counts};
 pub use clock::Stamps;
 pub use copies::{Firsts, Numbering, SHIM_BYTES, copied, dscp_of};
+pub use history::{History, SAMPLE_EVERY, Sample, SampledWay};
 pub use judge::{Evidence, Judge, Seen, Verdict};
 pub use mos::mos;
 pub use pace::{EXCHANGES, Pace, Stretch};

@@ -2,14 +2,14 @@
 
 use super::paths::Path;
 use super::report::{
-    Answer, DirectionReport, FlowFilter, FlowReport, PathReport, PathState, Query, QueueRow, SessionPage,
-    SessionReport, Totals,
+    Answer, DirectionReport, FlowFilter, FlowReport, PathHistory, PathName, PathReport, PathSample,
+    PathState, Query, QueueRow, SessionPage, SessionReport, SlaRow, Totals,
 };
 use super::worker::Worker;
 use crate::flow::{EndReason, FlowRecord, Session, SessionRef, TcpState};
 use crate::model::{ClassId, Direction, End, FlowKey, Now, PathId, Queueing, TenantId};
-use crate::path::{self, Candidate, Way};
-use crate::tables::{Generation, Subject};
+use crate::path::{self, Candidate, Judge, Sample, SampledWay, Way};
+use crate::tables::{Generation, Sla, Subject};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::IpAddr;
@@ -52,6 +52,7 @@ impl Worker {
             Query::Measurements { tenant } => {
                 Answer::Measurements(self.recording.rows(tenant.as_deref(), &self.generation))
             }
+            Query::History(asked) => Answer::History(self.path_history(asked, now)),
             Query::Queues { tenant } => Answer::Queues(self.queue_rows(tenant.as_deref())),
             Query::Rules { tenant } => {
                 Answer::Rules(self.rules.rows(tenant.as_deref(), &self.drops, &self.generation))
@@ -76,6 +77,39 @@ impl Worker {
             ledger_lost: self.ledger_lost,
             not_inspected: self.inspections.refused,
         }
+    }
+
+    fn path_history(&self, asked: &PathName, now: Now) -> Option<PathHistory> {
+        let names = &self.generation.names;
+        let is_asked = |id: PathId, path: &Path| {
+            let name = (names.tenant(path.spec.tenant), path.spec.far.as_str(), names.path(id));
+            name == (&asked.tenant, &asked.site, &asked.path)
+        };
+        let (_, path) = self.paths.iter().find(|(id, path)| is_asked(*id, path))?;
+        let sample = |sample: Sample| PathSample {
+            unix_ms: now.unix_nanos.saturating_sub(now.instant.since(sample.at).as_nanos() as u64)
+                / 1_000_000,
+            state: if sample.is_up { PathState::Up } else { PathState::Down },
+            outbound: sample.ways[0].map(sampled_report),
+            inbound: sample.ways[1].map(sampled_report),
+        };
+        let tenant = self.generation.tenants.get(path.spec.tenant)?;
+        let site = tenant.sites.get(path.spec.site)?;
+        let sla = |(place, sla): (u8, &Sla)| SlaRow {
+            sla: sla.name.clone(),
+            classes: (tenant.classes.iter().filter(|class| site.sla(**class) == Some(place)))
+                .map(|class| names.class(*class).to_owned())
+                .collect(),
+            max_loss: sla.limits.loss,
+            max_latency_ms: sla.limits.latency.map(millis),
+            max_jitter_ms: sla.limits.jitter.map(millis),
+            min_mos: sla.limits.mos,
+            is_broken: path.judges.get(usize::from(place)).is_some_and(Judge::is_broken),
+        };
+        Some(PathHistory {
+            samples: path.history.samples().map(sample).collect(),
+            slas: (0..).zip(&tenant.slas).map(sla).collect(),
+        })
     }
 
     fn queue_rows(&self, tenant: Option<&str>) -> Vec<QueueRow> {
@@ -232,6 +266,16 @@ fn direction_report(path: &Path, way: Way, now: Now) -> Option<DirectionReport> 
         loss,
         mos: measured.map(|measured| measured.mos),
     })
+}
+
+fn sampled_report(way: SampledWay) -> DirectionReport {
+    DirectionReport {
+        latency_p50_ms: None,
+        latency_p95_ms: Some(way.latency_p95_ms.into()),
+        jitter_ms: Some(way.jitter_ms.into()),
+        loss: way.loss.map(f64::from),
+        mos: Some(way.mos.into()),
+    }
 }
 
 fn millis(duration: Duration) -> f64 {

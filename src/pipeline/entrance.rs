@@ -90,6 +90,7 @@ impl Entrance {
             Query::Decisions { .. } => Answer::Decisions(Vec::new()),
             Query::Measurements { .. } => Answer::Measurements(Vec::new()),
             Query::Queues { .. } => Answer::Queues(Vec::new()),
+            Query::History(_) => Answer::History(None),
         }
     }
 

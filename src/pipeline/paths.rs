@@ -4,7 +4,9 @@
 use super::team::{Standing, Team};
 use crate::config::public_of;
 use crate::model::{IdMap, Instant, Now, PathId, TransportId, Wheel};
-use crate::path::{Arrivals, Candidate, Judge, PathTag, Prober, State, Verdict};
+use crate::path::{
+    self, Arrivals, Candidate, History, Judge, PathTag, Prober, Sample, SampledWay, State, Verdict, Way,
+};
 use crate::tables::{Generation, PathSpec};
 use crate::tunnel::{Endpoint, Keys, Tunnel, TunnelIndex};
 use rand::Rng;
@@ -42,6 +44,7 @@ pub struct Path {
     pub duplicates: u64,
     /// What arrived of what the far end sent.
     pub arrivals: Arrivals,
+    pub history: History,
     /// One for each of the tenant's SLAs.
     pub judges: Box<[Judge]>,
     /// One bit for each of these: whether the path is to be avoided by who asks for it.
@@ -147,6 +150,30 @@ impl Path {
         let outcome = self.tunnel.tick(buffer);
         self.next_tunnel_tick = now + if self.tunnel.is_calling() { HANDSHAKE_TICK } else { TUNNEL_TICK };
         Some(outcome)
+    }
+
+    /// Takes down how good it is, now and then, where that is known: of a path that is probed.
+    pub fn sample(&mut self, now: Instant) {
+        if !self.probed || !self.history.is_due(now) {
+            return;
+        }
+        let way = |way| {
+            let measured = self.prober.quality().measured(way, path::LONG, now)?;
+            let loss = match way {
+                Way::Outbound => measured.loss,
+                Way::Inbound => self.arrivals.lately(now).loss(),
+            };
+            let millis = |time: Duration| time.as_secs_f32() * 1e3;
+            Some(SampledWay {
+                latency_p95_ms: millis(measured.p95),
+                jitter_ms: millis(measured.jitter),
+                loss: loss.map(|loss| loss as f32),
+                mos: measured.mos as f32,
+            })
+        };
+        let is_up = matches!(self.prober.state(), State::Up | State::Recovering);
+        let ways = [Way::Outbound, Way::Inbound].map(way);
+        self.history.add(&Sample { at: now, is_up, ways });
     }
 
     /// Whether it is time to call a far end that does not answer.
@@ -318,6 +345,7 @@ impl Paths {
             duplicated: 0,
             duplicates: 0,
             arrivals: Arrivals::default(),
+            history: History::default(),
             judges: judges(spec, generation),
             avoid: 0,
             why: Why::Configured,

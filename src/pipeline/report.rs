@@ -33,6 +33,8 @@ pub enum Query {
     Queues {
         tenant: Option<String>,
     },
+    /// Of one path.
+    History(PathName),
 }
 
 /// What it answers, of the same name as the question.
@@ -50,6 +52,17 @@ pub enum Answer {
     Measurements(Vec<MeasurementRow>),
     /// Of paths whose bandwidth is limited, and of classes that have sent something.
     Queues(Vec<QueueRow>),
+    /// `None` from those that do not have the path.
+    History(Option<PathHistory>),
+}
+
+/// Which path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathName {
+    pub tenant: String,
+    /// The far site.
+    pub site: String,
+    pub path: String,
 }
 
 /// Sums over a worker's life.
@@ -139,6 +152,41 @@ pub struct DirectionReport {
     pub loss: Option<f64>,
     /// Mean opinion score of a call, 1 to 4.4 (ITU-T G.107).
     pub mos: Option<f64>,
+}
+
+/// How good a path has been, and who asks what of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PathHistory {
+    /// The oldest first; nothing of stock clients, which answer no probes.
+    pub samples: Vec<PathSample>,
+    /// The SLAs of the tenant's path policies, in their order.
+    pub slas: Vec<SlaRow>,
+}
+
+/// A path at one moment: [`DirectionReport`] of the ten seconds before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PathSample {
+    pub unix_ms: u64,
+    pub state: PathState,
+    pub outbound: Option<DirectionReport>,
+    pub inbound: Option<DirectionReport>,
+}
+
+/// What a class needs of paths, and whether this one breaks it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SlaRow {
+    pub sla: String,
+    /// Every class that has it.
+    pub classes: Vec<String>,
+    /// Share, 0 to 1.
+    pub max_loss: Option<f64>,
+    pub max_latency_ms: Option<f64>,
+    pub max_jitter_ms: Option<f64>,
+    pub min_mos: Option<f64>,
+    pub is_broken: bool,
 }
 
 /// Narrows sessions and flows; what is `None` matches all. An address or port matches either end, before or after

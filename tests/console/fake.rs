@@ -5,8 +5,9 @@ use popgate::config::{AclAction, Outcome};
 use popgate::control::{Control, LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
 use popgate::model::{AskedFlow, AskedPort};
 use popgate::pipeline::report::{
-    Answer, DirectionReport, DropRow, Explanation, FlowFilter, FlowReport, PathReport, PathState, PathStep,
-    Query, RuleRow, SessionPage, SessionReport, Step, StepKind, Totals,
+    Answer, DecisionRow, DirectionReport, DropRow, Explanation, FlowFilter, FlowReport, PathHistory,
+    PathName, PathReport, PathSample, PathState, PathStep, Query, RuleRow, SessionPage, SessionReport,
+    SlaRow, Step, StepKind, Totals,
 };
 use popgate::store::report::{self, Held, LedgerState, WhoHad};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -162,8 +163,9 @@ impl WorkerPort for Worker {
             Query::Paths => Answer::Paths(self.paths(at)),
             Query::Sessions { filter, limit } => Answer::Sessions(self.sessions(at, &filter, limit)),
             Query::Drops => Answer::Drops(self.drops(at)),
-            Query::Decisions { .. } => Answer::Decisions(Vec::new()),
             Query::Measurements { .. } => Answer::Measurements(Vec::new()),
+            Query::Decisions { .. } => Answer::Decisions(self.decisions()),
+            Query::History(asked) => Answer::History(self.history(at, &asked)),
             Query::Queues { .. } => Answer::Queues(Vec::new()),
             Query::Rules { tenant } => Answer::Rules(rules(at, tenant.as_deref())),
         });
@@ -294,6 +296,58 @@ impl Worker {
             duplicated_packets: 0,
             duplicate_packets: 0,
         }
+    }
+
+    /// A path that was down for two minutes, and whose latency swings, to beyond what its calls bear if there is trouble.
+    fn history(&self, at: f64, asked: &PathName) -> Option<PathHistory> {
+        let of = |path: &&FakePath| (path.0, path.1, path.2) == (&*asked.tenant, &*asked.site, &*asked.path);
+        let rtt = PATHS.iter().find(of)?.5?;
+        let sample = |n: u64| {
+            let is_up = !(70..78).contains(&n);
+            let worse = if self.mood == Mood::Troubled && n > 100 { 180.0 } else { 0.0 };
+            let wave = ((at + n as f64) / 9.0).sin();
+            let way = |rtt: f64, loss| is_up.then(|| direction(rtt * (1.0 + 0.2 * wave), loss));
+            PathSample {
+                unix_ms: unix_ms() - (119 - n) * 15_000,
+                state: if is_up { PathState::Up } else { PathState::Down },
+                outbound: way(rtt + worse, if n.is_multiple_of(40) { 0.03 } else { 0.0 }),
+                inbound: way(rtt, 0.0),
+            }
+        };
+        let sla = SlaRow {
+            sla: "call".into(),
+            classes: vec!["voice".into(), "meetings".into()],
+            max_loss: Some(0.01),
+            max_latency_ms: Some(150.0),
+            max_jitter_ms: Some(30.0),
+            min_mos: Some(3.6),
+            is_broken: self.mood == Mood::Troubled,
+        };
+        Some(PathHistory { samples: (0..120).map(sample).collect(), slas: vec![sla] })
+    }
+
+    fn decisions(&self) -> Vec<DecisionRow> {
+        let row = |ago_secs: u64, from: &str, to: &str, why: &str, detail: &str| DecisionRow {
+            unix_ms: unix_ms() - ago_secs * 1_000,
+            tenant: "acme".into(),
+            site: "berlin".into(),
+            class: "voice".into(),
+            from: from.into(),
+            to: to.into(),
+            path: "dsl".into(),
+            why: why.into(),
+            detail: detail.into(),
+            sla: None,
+            measured: None,
+            limit: None,
+        };
+        if self.number > 0 {
+            return Vec::new();
+        }
+        vec![
+            row(740, "dsl", "lte", "down", "dsl has not answered for 94 ms"),
+            row(600, "lte", "dsl", "recovered", "dsl has recovered"),
+        ]
     }
 
     fn drops(&self, at: f64) -> Vec<DropRow> {

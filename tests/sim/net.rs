@@ -6,8 +6,8 @@ use popgate::flow::FlowRecord;
 use popgate::model::{AskedFlow, DeviceId, Instant, Now, TransportId};
 use popgate::pipeline::explain;
 use popgate::pipeline::report::{
-    Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathReport, Query, QueueRow,
-    RuleRow, SessionReport,
+    Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
+    Query, QueueRow, RuleRow, SessionReport,
 };
 use popgate::tables::{Compiler, Generation};
 use popgate::tunnel::{Endpoint, Keys, Opened, Sealed, Tunnel, TunnelIndex};
@@ -584,6 +584,16 @@ impl Sim {
         let now = self.now;
         match self.node(node).plane.answer(&Query::Drops, now) {
             Answer::Drops(rows) => rows,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How good a path of `node`'s has been.
+    pub fn path_history(&mut self, node: &str, tenant: &str, site: &str, path: &str) -> Option<PathHistory> {
+        let now = self.now;
+        let [tenant, site, path] = [tenant, site, path].map(str::to_owned);
+        match self.node(node).plane.answer(&Query::History(PathName { tenant, site, path }), now) {
+            Answer::History(history) => history,
             other => panic!("{other:?}"),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::net::{Link, Sim};
 use crate::packets::{answer, udp};
-use popgate::pipeline::report::{DirectionReport, PathReport};
+use popgate::pipeline::report::{DirectionReport, PathReport, PathSample, PathState};
 
 /// Berlin's DSL, as the simulated network knows it.
 const DSL: &str = "203.0.113.1:1001";
@@ -98,4 +98,35 @@ fn loss_from_a_stock_client_is_known_though_it_answers_no_probes() {
     let inbound = lyon.inbound.expect("counted");
     assert!(inbound.loss.is_some_and(|loss| (0.18..=0.22).contains(&loss)), "{inbound:?}");
     assert_eq!((inbound.latency_p50_ms, lyon.outbound), (None, None));
+}
+
+#[test]
+fn how_a_path_has_been_is_remembered_with_what_its_classes_ask_of_it() {
+    let mut sim = Sim::with_policies(
+        &(crate::net::ACME.replacen(
+            "prefer = [\"lte\"]",
+            "prefer = [\"lte\", \"dsl\"]\nsla-class = \"gold\"",
+            1,
+        ) + "[[sla-class]]\nname = \"gold\"\nmax-latency = \"150ms\"\n"),
+        crate::net::GLOBEX,
+    );
+    sim.impair(DSL, [Link { delay_ms: 20, ..Link::default() }; 2]);
+    sim.advance(2_000);
+    call(&mut sim, 60);
+    sim.cut(DSL);
+    sim.advance(40_000);
+    let history = sim.path_history("berlin", "acme", "fra1", "dsl").expect("there is such a path");
+    let [before @ .., _, down, last] = &history.samples[..] else { panic!("{:?}", history.samples) };
+    assert!(before.len() >= 3 && before.windows(2).all(|two| two[0].unix_ms + 15_000 <= two[1].unix_ms));
+    let latency = |sample: &PathSample| sample.outbound.and_then(|way| way.latency_p95_ms);
+    for sample in &before[1..] {
+        assert!(latency(sample).is_some_and(|ms| (19.0..=21.5).contains(&ms)), "{sample:?}");
+    }
+    for sample in [down, last] {
+        assert_eq!((sample.state, sample.outbound), (PathState::Down, None));
+    }
+    let [sla] = &history.slas[..] else { panic!("{:?}", history.slas) };
+    assert_eq!((&*sla.sla, &sla.classes[..], sla.is_broken), ("gold", &["bulk".to_owned()][..], false));
+    assert_eq!((sla.max_latency_ms, sla.max_loss), (Some(150.0), None));
+    assert!(sim.path_history("berlin", "acme", "fra1", "mpls").is_none());
 }

@@ -10,6 +10,7 @@ import { HelpIcon, LeaveIcon, Mark, ThemeIcon } from './icons';
 import { useKeys } from './keys';
 import { Feed, type Live } from './live';
 import { Overview } from './overview';
+import { PathView } from './path';
 import { follow, go, linkTo, useRoute, type Route, type View } from './route';
 import { Rules } from './rules';
 import { Sessions } from './sessions';
@@ -109,6 +110,7 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
       </header>
       {lost && <Lost live={live} retry={() => feed.retry()} />}
       {route.view === 'overview' && <Overview live={live} route={route} />}
+      {route.view === 'path' && <PathView {...listing} />}
       {route.view === 'sessions' && <Sessions {...listing} />}
       {route.view === 'flows' && <Flows {...listing} />}
       {route.view === 'rules' && <Rules {...listing} />}

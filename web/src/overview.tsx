@@ -173,6 +173,8 @@ const handshake = (path: PathReport) => {
   return secs === null ? 'never' : `${duration(secs)} ago`;
 };
 
+const pathLink = ({ tenant, site, path }: PathReport) => href('path', { tenant, site, path });
+
 const score = (direction: DirectionReport | null) => direction?.mos?.toFixed(1) ?? '–';
 
 const direction = (name: string, d: DirectionReport | null) =>
@@ -195,7 +197,14 @@ function pathColumns(live: Live): Column<PathReport>[] {
       sort: (p) => p.tenant,
     },
     { key: 'site', title: 'Site', width: 7, cell: (p) => p.site, full: (p) => p.site, sort: (p) => p.site },
-    { key: 'path', title: 'Path', width: 5, cell: (p) => p.path, full: (p) => p.path, sort: (p) => p.path },
+    {
+      key: 'path',
+      title: 'Path',
+      width: 5,
+      cell: (p) => <a href={pathLink(p)}>{p.path}</a>,
+      full: (p) => `${p.path}: how good it has been`,
+      sort: (p) => p.path,
+    },
     { key: 'state', title: 'State', width: 4.5, cell: (p) => <State path={p} />, sort: (p) => p.state },
     {
       key: 'transport',
@@ -311,7 +320,7 @@ function narrowPathColumns(live: Live): Column<PathReport>[] {
         <span class="stack">
           <b>{p.site}</b>
           <small>
-            {p.tenant} · {p.path}
+            {p.tenant} · <a href={pathLink(p)}>{p.path}</a>
           </small>
         </span>
       ),

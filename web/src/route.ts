@@ -3,7 +3,7 @@
 
 import { useEffect, useState } from 'preact/hooks';
 
-export type View = 'overview' | 'sessions' | 'flows' | 'rules' | 'explain' | 'who-had';
+export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'explain' | 'who-had';
 
 export interface Route {
   view: View;
@@ -12,6 +12,7 @@ export interface Route {
 
 const PATHS: Record<View, string> = {
   overview: '/',
+  path: '/path',
   sessions: '/sessions',
   flows: '/flows',
   rules: '/rules',
@@ -37,7 +38,7 @@ export function href(view: View, query: Record<string, string | undefined> = {})
 /** The link to another view, taking along the filters both know. */
 export function linkTo(view: View, from: Route): string {
   // The ledger is asked for outside addresses alone.
-  const alone: View[] = ['overview', 'who-had'];
+  const alone: View[] = ['overview', 'path', 'who-had'];
   if (alone.includes(view) || alone.includes(from.view)) return href(view);
   // The others know tenants alone.
   const shared = [view, from.view].some((either) => either === 'rules' || either === 'explain') ? (['tenant'] as const) : FILTERS;

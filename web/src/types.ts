@@ -194,3 +194,39 @@ export interface Problem {
   detail: string;
   parameter?: string;
 }
+
+/** One path over the last half hour. */
+export interface PathHistory {
+  samples: PathSample[];
+  slas: SlaRow[];
+}
+
+export interface PathSample {
+  'unix-ms': number;
+  state: 'up' | 'recovering' | 'down';
+  outbound: DirectionReport | null;
+  inbound: DirectionReport | null;
+}
+
+export interface SlaRow {
+  sla: string;
+  classes: string[];
+  'max-loss': number | null;
+  'max-latency-ms': number | null;
+  'max-jitter-ms': number | null;
+  'min-mos': number | null;
+  'is-broken': boolean;
+}
+
+/** A class's move from one path of a site to another. */
+export interface Decision {
+  'unix-ms': number;
+  tenant: string;
+  site: string;
+  class: string;
+  from: string;
+  to: string;
+  path: string;
+  why: string;
+  detail: string;
+}

@@ -93,6 +93,20 @@ const steps = {
     await page.waitForFunction((element) => /bit\/s$/.test(element.textContent), await throughput.elementHandle());
   },
 
+  async 'draws how good a path has been, with what its classes ask of it'() {
+    await page.getByRole('grid', { name: 'Paths' }).locator('tbody a[href^="/path?"]').first().click();
+    // A box that has just been started has nothing to draw.
+    if (process.env.HAS_HISTORY) {
+      for (const measure of ['Latency', 'Jitter', 'Loss', 'MOS']) {
+        await page.getByRole('region', { name: measure, exact: true }).locator('.line.out').waitFor();
+      }
+    }
+    await page.getByRole('heading', { name: 'Moves' }).waitFor();
+    if (process.env.SCREENSHOT_PATH) await page.screenshot({ path: process.env.SCREENSHOT_PATH, fullPage: true });
+    await page.goBack();
+    await page.getByRole('grid', { name: 'Paths' }).waitFor();
+  },
+
   async 'goes to the sessions by keyboard and finds one by its filter'() {
     await page.keyboard.press('g');
     await page.keyboard.press('s');

@@ -379,6 +379,7 @@ impl Worker {
         if path.call_due(now.instant) {
             send(path.tunnel.call(&mut message), &message);
         }
+        path.sample(now.instant);
         let (tenant, probed) = (path.spec.tenant, path.probed);
         if lost > 0 {
             self.drops.count(Some(tenant), DropReason::NoPath, lost);
