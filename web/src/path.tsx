@@ -220,7 +220,7 @@ function Chart({ measure, history, moves, chosen, choose, span: [from, until] }:
             </path>
           ))}
         </svg>
-        <span class="top">{measure.say(top)}</span>
+        <span class="scale">{measure.say(top)}</span>
       </div>
       <footer>
         <Time unixMs={from} />
@@ -276,7 +276,7 @@ function Limits({ slas }: { slas: SlaRow[] }) {
   const asked = (sla: SlaRow): ComponentChildren =>
     MEASURES.flatMap((measure) => {
       const limit = measure.limit(sla);
-      return limit === null ? [] : [`${measure.title.toLowerCase()} ${measure.isBetterHigh ? 'at least' : 'at most'} ${measure.say(limit)}`];
+      return limit === null ? [] : [`${measure.title === 'MOS' ? 'MOS' : measure.title.toLowerCase()} ${measure.isBetterHigh ? 'at least' : 'at most'} ${measure.say(limit)}`];
     }).join(', ');
   return (
     <ul class="limits" aria-label="SLA classes">
