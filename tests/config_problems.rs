@@ -790,6 +790,13 @@ fn what_to_do_where_an_sla_is_broken_needs_one() {
 }
 
 #[test]
+fn resilience_is_one_of_three() {
+    Config::pop()
+        .edit(TENANT, "prefer = [\"dsl\"]", "prefer = [\"dsl\"]\nresilience = \"some\"")
+        .has(&[r#"tenants/acme.toml:54: resilience: unknown resilience "some"; did you mean "none"?"#]);
+}
+
+#[test]
 fn remediation_is_one_of_three() {
     Config::pop()
         .edit(TENANT, "prefer = [\"dsl\"]", "prefer = [\"dsl\"]\nremediation = \"duplicate\"")

@@ -240,6 +240,7 @@ fn status(status: &Status) -> String {
         ("dropped", format!("{} packets", totals.dropped_packets)),
         ("records lost", totals.records_lost.to_string()),
         ("not inspected", totals.not_inspected.to_string()),
+        ("returns overridden", totals.returns_overridden.to_string()),
         ("NAT ledger", nat_ledger(status)),
     ];
     rows.iter().map(|(name, value)| format!("{name:<18}{value}\n")).collect()

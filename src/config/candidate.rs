@@ -4,7 +4,7 @@
 use super::App;
 use crate::model::{
     AskedFlow, HostName, Nat64Prefix, OnViolation, PrefixMap, Protocol, Queueing, Rate, Remediation,
-    SlaLimits, Timeouts,
+    Resilience, SlaLimits, Timeouts,
 };
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -500,6 +500,7 @@ pub struct PathPolicy {
     /// What the class needs of a path, and what to do where none has it.
     pub sla: Option<(SlaClass, OnViolation)>,
     pub remediation: Remediation,
+    pub resilience: Resilience,
     pub at: SourceRef,
 }
 

@@ -210,6 +210,7 @@
 //! | `prefer` | list of path names | | best first; and `"breakout"`, straight out of the branch |
 //! | `sla-class` | an SLA class's name | none | a path that breaks it is avoided while another keeps to it; in at most 14 policies |
 //! | `on-violation` | `"best-of-worst"`, `"backup"`, `"strict"` | `"best-of-worst"` | where none does: the one that breaks it least; the first that is alive; none, and what is sent is dropped |
+//! | `resilience` | `"none"`, `"failover"`, `"revertible"` | `"revertible"` | running sessions stay on the path they began on, and are lost with it; or leave one that is dead or breaks the SLA, and stay where they then are; or always take the best. One that breaks out of the branch keeps its way whichever |
 //! | `remediation` | `"none"`, `"duplicate-on-suspect"`, `"duplicate-always"` | `"none"` | packets go by the next path that is alive as well, while the first may be dead, or always; the far end, which must be a popgate, passes the first copy on |
 //!
 //! `[[policy-test]]`, any number, is no policy but a question with its answer: `popgate check` and every commit ask them all.

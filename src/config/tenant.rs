@@ -14,7 +14,7 @@ use super::values::{self, covers};
 use super::*;
 use crate::model::{
     AskedEnd, AskedFlow, MAX_SLA_POLICIES, Nat64Prefix, NotAHostName, NotAnEnd, OnViolation, PrefixMap,
-    Protocol, Queueing, Remediation, SlaLimits, Timeouts,
+    Protocol, Queueing, Remediation, Resilience, SlaLimits, Timeouts,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -733,11 +733,25 @@ impl TenantReader<'_> {
                 ("duplicate-always", Remediation::DuplicateAlways),
             ])
         });
+        let resilience = table.with_default("resilience", Resilience::default(), |value| {
+            value.one_of(&[
+                ("none", Resilience::None),
+                ("failover", Resilience::Failover),
+                ("revertible", Resilience::Revertible),
+            ])
+        });
         let at = table.at().clone();
         table.finish();
         let (sla, on_violation) = (sla?, on_violation?.unwrap_or_default());
         let sla = sla.map(|sla| (sla, on_violation));
-        Ok(PathPolicy { class: class?, prefer: prefer?, sla, remediation: remediation?, at })
+        Ok(PathPolicy {
+            class: class?,
+            prefer: prefer?,
+            sla,
+            remediation: remediation?,
+            resilience: resilience?,
+            at,
+        })
     }
 
     fn policy_test(

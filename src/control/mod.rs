@@ -323,6 +323,7 @@ fn add(a: Totals, b: Totals) -> Totals {
         records_lost: a.records_lost + b.records_lost,
         ledger_lost: a.ledger_lost + b.ledger_lost,
         not_inspected: a.not_inspected + b.not_inspected,
+        returns_overridden: a.returns_overridden + b.returns_overridden,
     }
 }
 

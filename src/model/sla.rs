@@ -38,6 +38,18 @@ pub enum Remediation {
     DuplicateAlways,
 }
 
+/// What becomes of an app class's running sessions when another path is better for new ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resilience {
+    /// Each stays on the path that it began on, and is lost with it.
+    None,
+    /// They leave a path that is dead or breaks their SLA, and do not come back.
+    Failover,
+    /// They always take the best.
+    #[default]
+    Revertible,
+}
+
 /// What to do where no path keeps to an app class's SLA.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnViolation {

@@ -76,6 +76,7 @@ impl Worker {
             records_lost: self.records_lost,
             ledger_lost: self.ledger_lost,
             not_inspected: self.inspections.refused,
+            returns_overridden: self.returns_overridden,
         }
     }
 

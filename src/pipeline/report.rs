@@ -86,6 +86,9 @@ pub struct Totals {
     pub ledger_lost: u64,
     /// Flows that a name could have given another class, and that there was no room to look into.
     pub not_inspected: u64,
+    /// How often a session began to be answered by another path than it came by, since that one breaks what its class needs.
+    #[serde(default)]
+    pub returns_overridden: u64,
 }
 
 /// A path's state.

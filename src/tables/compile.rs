@@ -503,7 +503,12 @@ impl Compiler {
             let sla = policy.sla.as_ref().and_then(|_| slas.next());
             (
                 self.names.class_id(tenant, &policy.class),
-                Order { paths: order.into(), sla, remediation: policy.remediation },
+                Order {
+                    paths: order.into(),
+                    sla,
+                    remediation: policy.remediation,
+                    resilience: policy.resilience,
+                },
             )
         });
         let paths = paths.iter().map(|(id, _)| *id).collect();

@@ -12,8 +12,8 @@ use crate::config::{
 };
 use crate::model::{
     ClassId, DeviceId, DropReason, End, FlowKey, HandoffId, IdMap, Nat64Prefix, NextHop, OnViolation, PathId,
-    PrefixMap, Protocol, Queueing, Rate, Remediation, SiteId, SlaLimits, TenantId, Timeouts, TransportId,
-    Zone,
+    PrefixMap, Protocol, Queueing, Rate, Remediation, Resilience, SiteId, SlaLimits, TenantId, Timeouts,
+    TransportId, Zone,
 };
 use ipnetwork::IpNetwork;
 use std::collections::HashMap;
@@ -179,6 +179,7 @@ pub struct Order {
     /// The place in [`Tenant::slas`] of what it asks of them.
     pub sla: Option<u8>,
     pub remediation: Remediation,
+    pub resilience: Resilience,
 }
 
 /// What a path policy asks of paths.
@@ -300,6 +301,11 @@ impl Site {
     /// The place in [`Tenant::slas`] of what `class` asks of them.
     pub fn sla(&self, class: ClassId) -> Option<u8> {
         self.orders.get(class)?.sla
+    }
+
+    /// What becomes of `class`'s running sessions when another path is better for new ones.
+    pub fn resilience(&self, class: ClassId) -> Resilience {
+        self.orders.get(class).map_or(Resilience::default(), |order| order.resilience)
     }
 
     /// What is done for `class` beyond sending it by its best path.

@@ -8,7 +8,9 @@ use popgate::config::{
     HandoffKind, IcmpSource, NatFiltering, PathPolicy, Place, Pop as PopRole, PrivateKey, Role, SourceRef,
     Tenant, TenantBranch, TenantPath, Transport, public_of,
 };
-use popgate::model::{DeviceId, Now, Protocol, Queueing, Rate, Remediation, Timeouts, TransportId};
+use popgate::model::{
+    DeviceId, Now, Protocol, Queueing, Rate, Remediation, Resilience, Timeouts, TransportId,
+};
 use popgate::pipeline::{Entrance, Team, Worker};
 use popgate::tables::{Compiler, Generation};
 use popgate::wire::{Batch, Handover, Ingress, Outbound};
@@ -320,6 +322,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
             prefer: vec!["wan".into()],
             sla: None,
             remediation: Remediation::None,
+            resilience: Resilience::Revertible,
             at: at.clone(),
         }],
         policy_tests: Vec::new(),

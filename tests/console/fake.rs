@@ -237,6 +237,7 @@ impl Worker {
             dropped_packets: self.drops(at).iter().map(|row| row.packets).sum(),
             records_lost: 0,
             not_inspected: 0,
+            returns_overridden: 0,
             ledger_lost: 0,
         }
     }

@@ -89,6 +89,51 @@ fn a_path_that_loses_what_is_large_is_left_until_it_carries_it_again() {
     assert_eq!(way(&mut sim).as_deref(), Some("dsl"));
 }
 
+/// The path that a session from Berlin takes: before its DSL is cut, while it is, and when it has been well again for long;
+/// and those that a new session takes. `None` where the packet does not arrive.
+fn ways(resilience: &str) -> [[Option<String>; 2]; 3] {
+    let policy = crate::net::ACME.replacen(
+        "prefer = [\"dsl\", \"lte\"]",
+        &format!("prefer = [\"dsl\", \"lte\"]\nresilience = \"{resilience}\""),
+        1,
+    );
+    let mut sim = Sim::with_policies(&policy, crate::net::GLOBEX);
+    sim.advance(2_000);
+    let mut port = 2_000;
+    let mut way = |sim: &mut Sim| {
+        port += 1;
+        [1_000, port].map(|port| {
+            let from = format!("10.1.0.5:{port}");
+            let out = sim.from_lan("berlin", &udp(&from, "203.0.113.80:53", b"x").bytes());
+            let session = |session: &popgate::pipeline::report::SessionReport| session.source_port == port;
+            let sessions = sim.sessions("fra1");
+            (!out.is_empty()).then(|| sessions.into_iter().find(session)?.forward_path).flatten()
+        })
+    };
+    let before = way(&mut sim);
+    sim.cut(DSL);
+    sim.advance(4_000);
+    let during = way(&mut sim);
+    sim.heal(DSL);
+    sim.advance(20_000);
+    [before, during, way(&mut sim)]
+}
+
+#[test]
+fn running_sessions_move_as_their_resilience_says() {
+    let [dsl, lte] = ["dsl", "lte"].map(|path| Some(path.to_owned()));
+    let new = [dsl.clone(), lte.clone(), dsl.clone()];
+    for (resilience, running) in [
+        ("none", [dsl.clone(), None, dsl.clone()]),
+        ("failover", [dsl.clone(), lte.clone(), lte.clone()]),
+        ("revertible", [dsl.clone(), lte, dsl]),
+    ] {
+        let ways = ways(resilience);
+        assert_eq!(ways.clone().map(|[running, _]| running), running, "{resilience}: running");
+        assert_eq!(ways.map(|[_, new]| new), new, "{resilience}: new");
+    }
+}
+
 #[test]
 fn a_path_that_heals_is_used_again() {
     let mut sim = Sim::up();

@@ -4,10 +4,10 @@
 use super::{Arrival, Arrived, Exit, Fate, GROUP, Packet, Refusal, Worker};
 use crate::flow::{DatagramKey, EndReason, Session, SessionRef, TcpState, Trail, Translation};
 use crate::model::{
-    ClassId, Direction, DropReason, FlowKey, NextHop, Now, OnViolation, PathId, Protocol, Remediation,
+    Direction, DropReason, FlowKey, NextHop, Now, OnViolation, PathId, Protocol, Remediation, Resilience,
     SiteId, TenantId, Zone,
 };
-use crate::path::{self, SHIM_BYTES};
+use crate::path::{self, Candidate, SHIM_BYTES};
 use crate::wire::{self, Handover, Outbound, Parsed, Side, Upper};
 use std::net::IpAddr;
 
@@ -316,6 +316,14 @@ impl Worker {
         let segment = parsed.tcp_segment(packet);
         session.count(direction, parsed.on_the_wire(packet), segment, arrival.path, now);
         if let Exit::Path(path, _) = exit {
+            // Its own would be the one that it came by, and that one is there: it is not good enough.
+            let came_by = session.arrived_on(Direction::Forward).filter(|_| direction == Direction::Reverse);
+            if came_by
+                .is_some_and(|came_by| came_by != path && self.team.standing(came_by).fitness.is_alive())
+                && session.left_on(direction) != Some(path)
+            {
+                self.returns_overridden += 1;
+            }
             session.leaves_on(direction, path);
         }
         let hasten = session.tcp != was && session.tcp.is_some_and(TcpState::is_over);
@@ -364,34 +372,39 @@ impl Worker {
         Some(&mut packet[..parsed.len])
     }
 
-    /// Which way out: answers take the path the flow last arrived on, everything else the class's order of paths.
+    /// Which way out: answers take the path the flow last arrived on, everything else the class's order of paths, or the one
+    /// that it has taken so far, by the class's resilience.
     fn choose_exit(&self, session: &Session, direction: Direction) -> Result<Exit, DropReason> {
         match session.to(direction) {
             NextHop::Device(device) => Ok(Exit::Device(device)),
             NextHop::Tunnel(site) => {
-                let arrived_on = match direction {
-                    Direction::Forward => None,
-                    Direction::Reverse => session.arrived_on(Direction::Forward),
-                };
-                let class = session.class();
-                self.choose_path(session.side(direction.opposite()), site, class, arrived_on)
-                    .map(|path| Exit::Path(path, class))
+                self.choose_path(session, direction, site).map(|path| Exit::Path(path, session.class()))
             }
         }
     }
 
     fn choose_path(
         &self,
-        tenant: TenantId,
+        session: &Session,
+        direction: Direction,
         site: SiteId,
-        class: ClassId,
-        arrived_on: Option<PathId>,
     ) -> Result<PathId, DropReason> {
+        let tenant = session.side(direction.opposite());
         let tenant = self.generation.tenants.get(tenant).ok_or(DropReason::NoPath)?;
         let paths = tenant.sites.get(site).ok_or(DropReason::NoPath)?;
-        let (order, sla) = (paths.order(class), paths.sla(class));
+        let class = session.class();
+        let (order, sla, resilience) = (paths.order(class), paths.sla(class), paths.resilience(class));
         let fitness = |id| self.team.standing(id).fitness_for(sla);
-        let chosen = path::select(order, arrived_on, fitness).ok_or(DropReason::NoPath)?;
+        let has = match direction {
+            Direction::Reverse => session.arrived_on(Direction::Forward),
+            Direction::Forward if resilience == Resilience::Revertible => None,
+            Direction::Forward => session.left_on(Direction::Forward),
+        };
+        let stays = |path: &PathId| order.contains(path) && fitness(*path) != Candidate::Unreachable;
+        let chosen = match has.filter(|_| resilience == Resilience::None).filter(stays) {
+            Some(path) => path,
+            None => path::select(order, has, fitness).ok_or(DropReason::NoPath)?,
+        };
         let insists = |sla: &u8| {
             let sla = tenant.slas.get(usize::from(*sla));
             sla.is_some_and(|sla| sla.on_violation == OnViolation::Strict)

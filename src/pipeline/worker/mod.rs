@@ -81,6 +81,8 @@ pub struct Worker {
     records: Vec<FlowRecord>,
     pub(super) records_lost: u64,
     pub(super) ledger_lost: u64,
+    /// How often a session has been answered by another path than it came by, though that one is there.
+    pub(super) returns_overridden: u64,
     answers: TokenBucket,
     rng: StdRng,
     /// One segment of a super-packet.
@@ -189,6 +191,7 @@ impl Worker {
             records: Vec::new(),
             records_lost: 0,
             ledger_lost: 0,
+            returns_overridden: 0,
             answers: TokenBucket::full(now.instant),
             next_id: rng.random(),
             rng,
