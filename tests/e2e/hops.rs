@@ -82,7 +82,8 @@ pub fn lead_to_far(topology: &mut Topology) {
 fn traces(world: &World) {
     for mode in [&["--udp"][..], &["--icmp"], &["--tcp", "--port=80"]] {
         for (to, hops) in FAR.into_iter().zip(HOPS) {
-            assert_eq!(trace(world, HOST, to, mode), hops, "{mode:?}");
+            let trace = trace(world, HOST, to, mode);
+            assert_eq!(trace, hops, "{mode:?}; {:?}, {:?}", world.drops("berlin"), world.drops("fra1"));
         }
     }
     // Inwards, popgate answers by the address that was called: its own means nothing out there. What Berlin's kernel says
