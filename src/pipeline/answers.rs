@@ -8,7 +8,7 @@ use super::report::{
 use super::worker::Worker;
 use crate::flow::{EndReason, FlowRecord, Session, SessionRef, TcpState};
 use crate::model::{ClassId, Direction, End, FlowKey, Now, PathId, Queueing, TenantId};
-use crate::path::{self, Candidate, Judge, Sample, SampledWay, Way};
+use crate::path::{Candidate, Judge, Sample, SampledWay, Way};
 use crate::tables::{Generation, Sla, Subject};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -254,11 +254,7 @@ impl Worker {
 }
 
 fn direction_report(path: &Path, way: Way, now: Now) -> Option<DirectionReport> {
-    let measured = path.prober.quality().measured(way, path::LONG, now.instant);
-    let loss = match way {
-        Way::Outbound => measured.and_then(|measured| measured.loss),
-        Way::Inbound => path.arrivals.lately(now.instant).loss(),
-    };
+    let (measured, loss) = path.measured(way, now.instant);
     let known = measured.is_some() || loss.is_some();
     known.then(|| DirectionReport {
         latency_p50_ms: measured.map(|measured| millis(measured.p50)),

@@ -5,7 +5,8 @@ use super::team::{Standing, Team};
 use crate::config::public_of;
 use crate::model::{IdMap, Instant, Now, PathId, TransportId, Wheel};
 use crate::path::{
-    self, Arrivals, Candidate, History, Judge, PathTag, Prober, Sample, SampledWay, State, Verdict, Way,
+    self, Arrivals, Candidate, History, Judge, Measured, PathTag, Prober, Sample, SampledWay, State, Verdict,
+    Way,
 };
 use crate::tables::{Generation, PathSpec};
 use crate::tunnel::{Endpoint, Keys, Tunnel, TunnelIndex};
@@ -152,17 +153,25 @@ impl Path {
         Some(outcome)
     }
 
+    /// One direction over the last ten seconds, and the share of all packets lost, which is known of what arrives here even where
+    /// no probe is answered.
+    pub fn measured(&self, way: Way, now: Instant) -> (Option<Measured>, Option<f64>) {
+        let measured = self.prober.quality().measured(way, path::LONG, now);
+        let loss = match way {
+            Way::Outbound => measured.and_then(|measured| measured.loss),
+            Way::Inbound => self.arrivals.lately(now).loss(),
+        };
+        (measured, loss)
+    }
+
     /// Takes down how good it is, now and then, where that is known: of a path that is probed.
     pub fn sample(&mut self, now: Instant) {
         if !self.probed || !self.history.is_due(now) {
             return;
         }
         let way = |way| {
-            let measured = self.prober.quality().measured(way, path::LONG, now)?;
-            let loss = match way {
-                Way::Outbound => measured.loss,
-                Way::Inbound => self.arrivals.lately(now).loss(),
-            };
+            let (measured, loss) = self.measured(way, now);
+            let measured = measured?;
             let millis = |time: Duration| time.as_secs_f32() * 1e3;
             Some(SampledWay {
                 latency_p95_ms: millis(measured.p95),
