@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Between samples: what is sampled is itself of the ten seconds before.
-pub const SAMPLE_EVERY: Duration = Duration::from_secs(15);
+const SAMPLE_EVERY: Duration = Duration::from_secs(15);
 /// Half an hour, in 3 KB a path.
 const SAMPLES: usize = 120;
 

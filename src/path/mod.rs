@@ -16,7 +16,7 @@ mod stamp;
 pub use arrivals::{Arrivals, Counts};
 pub use clock::Stamps;
 pub use copies::{Firsts, Numbering, SHIM_BYTES, copied, dscp_of};
-pub use history::{History, SAMPLE_EVERY, Sample, SampledWay};
+pub use history::{History, Sample, SampledWay};
 pub use judge::{Evidence, Judge, Seen, Verdict};
 pub use mos::mos;
 pub use pace::{EXCHANGES, Pace, Stretch};

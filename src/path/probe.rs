@@ -107,6 +107,10 @@ pub enum Action {
     WentDown {
         silent: Duration,
     },
+    /// It has just gone down, as the far end has found out.
+    ToldDown,
+    /// It has just gone down, for nothing can be sent by it.
+    CannotSend,
     /// The path has just come up, and is held so long.
     CameUp {
         held: Duration,
@@ -239,7 +243,7 @@ impl Prober {
             Action::CameUp { held } if held.is_zero() => self.state = State::Up,
             Action::CameUp { .. } => self.state = State::Recovering,
             Action::Recovered => self.state = State::Up,
-            Action::WentDown { .. } => self.state = State::Down,
+            Action::WentDown { .. } | Action::ToldDown | Action::CannotSend => self.state = State::Down,
             Action::Narrow => self.full_size.is_narrow = true,
             Action::Wide => self.full_size.is_narrow = false,
             Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => {}
@@ -312,7 +316,8 @@ impl Prober {
             }
             News::Down => {
                 self.suspicion = None;
-                Some(self.go_down(now))
+                self.go_down(now);
+                Some(Action::ToldDown)
             }
         }
     }
@@ -320,7 +325,10 @@ impl Prober {
     /// Nothing can be sent: the transport is down, or knows no way. It is down without further asking.
     pub fn cannot_send(&mut self, now: Instant) -> Option<Action> {
         self.suspicion = None;
-        self.is_up().then(|| self.go_down(now))
+        self.is_up().then(|| {
+            self.go_down(now);
+            Action::CannotSend
+        })
     }
 
     /// There is reason to ask at once: a new session, or a far end that has just shown itself.

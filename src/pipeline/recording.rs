@@ -63,6 +63,8 @@ impl Measured {
             Action::CameUp { held } => Measured::CameUp { held_ms: millis(held) },
             Action::Recovered => Measured::Recovered,
             Action::WentDown { silent } => Measured::WentDown { silent_ms: millis(silent) },
+            Action::ToldDown => Measured::ToldDown,
+            Action::CannotSend => Measured::CannotSend,
             Action::Narrow => Measured::Narrow,
             Action::Wide => Measured::Wide,
             Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => return None,
@@ -76,7 +78,8 @@ impl Measured {
             Measured::CameUp { held_ms } => Action::CameUp { held: Duration::from_millis(held_ms) },
             Measured::Recovered => Action::Recovered,
             Measured::WentDown { silent_ms } => Action::WentDown { silent: Duration::from_millis(silent_ms) },
-            Measured::ToldDown | Measured::CannotSend => Action::WentDown { silent: Duration::ZERO },
+            Measured::ToldDown => Action::ToldDown,
+            Measured::CannotSend => Action::CannotSend,
             Measured::Narrow => Action::Narrow,
             Measured::Wide => Action::Wide,
         })
@@ -90,15 +93,6 @@ impl Recording {
             self.entries.pop_front();
         }
         self.entries.push_back(Measurement { at, path, what });
-    }
-
-    /// The path that has just gone down did so for this reason.
-    pub fn because(&mut self, why: Measured) {
-        if let Some(entry) =
-            self.entries.back_mut().filter(|entry| matches!(entry.what, Measured::WentDown { .. }))
-        {
-            entry.what = why;
-        }
     }
 
     /// All of them, or a tenant's, the oldest first. What a commit has taken away is left out.

@@ -316,10 +316,6 @@ impl Worker {
         let Some(path) = self.paths.get_mut(id) else { return };
         if let Some(action) = path.prober.told(news, now.instant) {
             self.changed(id, action, now);
-            self.recording.because(Measured::ToldDown);
-            if let Some(path) = self.paths.get_mut(id) {
-                path.why = Why::ToldDown;
-            }
             self.stands_anew(id, now);
         }
         self.paths.schedule(id);

@@ -455,10 +455,6 @@ impl Worker {
             let Some(path) = self.paths.get_mut(id) else { continue };
             let Some(action) = path.prober.cannot_send(now.instant) else { continue };
             self.changed(id, action, now);
-            self.recording.because(Measured::CannotSend);
-            if let Some(path) = self.paths.get_mut(id) {
-                path.why = Why::CannotSend;
-            }
             self.tell_far_end(id, News::Down, now, out);
             self.stands_anew(id, now);
             self.paths.schedule(id);
@@ -474,6 +470,8 @@ impl Worker {
                 Action::CameUp { .. } => Why::CameUp,
                 Action::Recovered => Why::Recovered,
                 Action::WentDown { silent } => Why::Down(silent),
+                Action::ToldDown => Why::ToldDown,
+                Action::CannotSend => Why::CannotSend,
                 Action::Narrow => Why::Narrow,
                 Action::Wide => Why::Wide,
                 Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => path.why,
@@ -487,6 +485,8 @@ impl Worker {
             Action::WentDown { silent } => {
                 tracing::warn!(path, silent_ms = silent.as_millis(), "path is down");
             }
+            Action::ToldDown => tracing::warn!(path, "path is down, as the far end has found out"),
+            Action::CannotSend => tracing::warn!(path, "path is down: nothing can be sent by it"),
             Action::Narrow => tracing::warn!(path, "path loses packets of full size"),
             Action::Wide => tracing::info!(path, "path carries packets of full size again"),
             Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => {}

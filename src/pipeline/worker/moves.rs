@@ -127,13 +127,6 @@ impl Worker {
         if let Some(change) = change {
             path.prober.recall_change(change);
             self.changed(id, change, now);
-            if let Some(path) = self.paths.get_mut(id) {
-                path.why = match measured {
-                    Measured::ToldDown => Why::ToldDown,
-                    Measured::CannotSend => Why::CannotSend,
-                    _ => path.why,
-                };
-            }
             self.stands_anew(id, now);
         }
         if let Measured::Answer { stamps, there, here } = measured
