@@ -105,10 +105,10 @@ impl Worker {
             max_latency_ms: sla.limits.latency.map(millis),
             max_jitter_ms: sla.limits.jitter.map(millis),
             min_mos: sla.limits.mos,
-            is_broken: path.judges.get(usize::from(place)).is_some_and(Judge::is_broken),
+            is_broken: path.gauge.judges.get(usize::from(place)).is_some_and(Judge::is_broken),
         };
         Some(PathHistory {
-            samples: path.history.samples().map(sample).collect(),
+            samples: path.gauge.history.samples().map(sample).collect(),
             slas: (0..).zip(&tenant.slas).map(sla).collect(),
         })
     }
@@ -152,7 +152,7 @@ impl Worker {
     fn path_report(&self, id: PathId, path: &Path, now: Now) -> PathReport {
         let names = &self.generation.names;
         let endpoint = path.tunnel.endpoint();
-        let quality = path.prober.quality();
+        let quality = path.gauge.prober.quality();
         PathReport {
             tenant: names.tenant(path.spec.tenant).to_owned(),
             site: path.spec.far.clone(),

@@ -1,6 +1,6 @@
 //! The journal of moves: which class went from which path to which, when, and why. Bounded: the oldest entries go.
 
-use super::paths::Why;
+use super::gauge::Why;
 use super::report::DecisionRow;
 use crate::model::{ClassId, PathId, SlaLimit, TenantId};
 use crate::path::{Evidence, Verdict};

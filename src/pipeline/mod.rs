@@ -6,6 +6,7 @@ mod decide;
 mod drops;
 mod entrance;
 mod explain;
+mod gauge;
 mod inspections;
 mod journal;
 mod learned;

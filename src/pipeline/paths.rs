@@ -1,12 +1,12 @@
 //! The worker's paths: for each a tunnel, a prober and its counters, brought in line with every new generation. How each
 //! stands is told to the other workers whenever it may have changed.
 
+use super::gauge::{Gauge, Why};
 use super::team::{Standing, Team};
 use crate::config::public_of;
 use crate::model::{IdMap, Instant, Now, PathId, TransportId, Wheel};
 use crate::path::{
-    self, Arrivals, Candidate, History, Judge, Measured, PathTag, Prober, Sample, SampledWay, State, Verdict,
-    Way,
+    self, Arrivals, Candidate, Judge, Measured, PathTag, Prober, Sample, SampledWay, State, Way,
 };
 use crate::tables::{Generation, PathSpec};
 use crate::tunnel::{Endpoint, Keys, Tunnel, TunnelIndex};
@@ -35,7 +35,7 @@ pub struct Path {
     pub tunnel: Tunnel,
     /// What both ends know it by.
     pub tag: PathTag,
-    pub prober: Prober,
+    pub gauge: Gauge,
     /// The far end is a popgate: it answers probes, or has sent one.
     pub probed: bool,
     pub received: Traffic,
@@ -45,13 +45,6 @@ pub struct Path {
     pub duplicates: u64,
     /// What arrived of what the far end sent.
     pub arrivals: Arrivals,
-    pub history: History,
-    /// One for each of the tenant's SLAs.
-    pub judges: Box<[Judge]>,
-    /// One bit for each of these: whether the path is to be avoided by who asks for it.
-    pub avoid: u16,
-    /// What it last did that may have moved somebody.
-    pub why: Why,
     next_tunnel_tick: Instant,
     next_call: Instant,
     calls: usize,
@@ -59,31 +52,6 @@ pub struct Path {
     scheduled: Instant,
     /// When it was last told that the peer has moved.
     told: Option<Instant>,
-}
-
-/// What a path did, and so may have moved those who used it, or might.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Why {
-    /// A commit.
-    Configured,
-    /// The peer has been heard of, or its session has begun or ended.
-    Heard,
-    /// It went down, after so long without an answer.
-    Down(Duration),
-    /// It is down, as the far end has found out.
-    ToldDown,
-    /// There is no way to its far end.
-    CannotSend,
-    /// Packets that are as large as they may be do not get through any more; or they do again.
-    Narrow,
-    Wide,
-    CameUp,
-    /// It has been up for as long as it was held.
-    Recovered,
-    /// It breaks, or keeps, the tenant's SLA at this place; or it is, or is no longer, the one that breaks it least.
-    Sla(u8, Verdict),
-    BestOfWorst(u8),
-    NotBestOfWorst(u8),
 }
 
 /// Inner packets and their bytes.
@@ -123,9 +91,9 @@ impl Path {
         if self.tunnel.endpoint().is_none() {
             return Candidate::Unreachable;
         }
-        match self.prober.state() {
+        match self.gauge.prober.state() {
             // What is large would be lost, and with it whoever sends that.
-            State::Up if self.prober.is_narrow() => Candidate::Recovering,
+            State::Up if self.gauge.prober.is_narrow() => Candidate::Recovering,
             State::Up => Candidate::Up,
             State::Recovering => Candidate::Recovering,
             State::Unproven if !self.spec.probes && self.tunnel.has_session() => Candidate::Up,
@@ -136,7 +104,7 @@ impl Path {
     fn standing(&self) -> Standing {
         match self.tunnel.endpoint() {
             Some(endpoint) => {
-                Standing { fitness: self.fitness(), transport: endpoint.transport, avoid: self.avoid }
+                Standing { fitness: self.fitness(), transport: endpoint.transport, avoid: self.gauge.avoid }
             }
             None => Standing::UNREACHABLE,
         }
@@ -156,7 +124,7 @@ impl Path {
     /// One direction over the last ten seconds, and the share of all packets lost, which is known of what arrives here even where
     /// no probe is answered.
     pub fn measured(&self, way: Way, now: Instant) -> (Option<Measured>, Option<f64>) {
-        let measured = self.prober.quality().measured(way, path::LONG, now);
+        let measured = self.gauge.prober.quality().measured(way, path::LONG, now);
         let loss = match way {
             Way::Outbound => measured.and_then(|measured| measured.loss),
             Way::Inbound => self.arrivals.lately(now).loss(),
@@ -166,7 +134,7 @@ impl Path {
 
     /// Takes down how good it is, now and then, where that is known: of a path that is probed.
     pub fn sample(&mut self, now: Instant) {
-        if !self.probed || !self.history.is_due(now) {
+        if !self.probed || !self.gauge.history.is_due(now) {
             return;
         }
         let way = |way| {
@@ -180,9 +148,9 @@ impl Path {
                 mos: measured.mos as f32,
             })
         };
-        let is_up = matches!(self.prober.state(), State::Up | State::Recovering);
+        let is_up = matches!(self.gauge.prober.state(), State::Up | State::Recovering);
         let ways = [Way::Outbound, Way::Inbound].map(way);
-        self.history.add(&Sample { at: now, is_up, ways });
+        self.gauge.history.add(&Sample { at: now, is_up, ways });
     }
 
     /// Whether it is time to call a far end that does not answer.
@@ -213,7 +181,7 @@ impl Path {
     fn poll_timeout(&self) -> Instant {
         let probes = self.probed && self.tunnel.has_session();
         let calls = self.spec.calls && !self.fitness().is_alive();
-        [probes.then(|| self.prober.poll_timeout()), calls.then_some(self.next_call)]
+        [probes.then(|| self.gauge.prober.poll_timeout()), calls.then_some(self.next_call)]
             .into_iter()
             .flatten()
             .fold(self.next_tunnel_tick, Instant::min)
@@ -258,13 +226,8 @@ impl Paths {
                         point(&mut path.tunnel, spec, generation);
                     }
                     path.spec = spec.clone();
-                    path.why = Why::Configured;
-                    let judges = judges(spec, generation);
-                    let same = judges.len() == path.judges.len()
-                        && path.judges.iter().zip(&judges).all(|(old, new)| old.limits() == new.limits());
-                    if !same {
-                        (path.judges, path.avoid) = (judges, 0);
-                    }
+                    path.gauge.why = Why::Configured;
+                    path.gauge.judge_by(judges(spec, generation));
                     self.schedule(id);
                 }
                 None => self.insert(id, spec, generation, rng, now),
@@ -347,17 +310,13 @@ impl Paths {
             spec: spec.clone(),
             tunnel,
             tag: PathTag::between(&spec.public_key.0, &public_of(&spec.private_key).0),
-            prober: Prober::new(now.instant),
+            gauge: Gauge::new(Prober::new(now.instant), judges(spec, generation)),
             probed: spec.probes,
             received: Traffic::default(),
             sent: Traffic::default(),
             duplicated: 0,
             duplicates: 0,
             arrivals: Arrivals::default(),
-            history: History::default(),
-            judges: judges(spec, generation),
-            avoid: 0,
-            why: Why::Configured,
             // Spread, or the tunnels of a generation would all be looked at in one go, every second.
             next_tunnel_tick: now.instant + TUNNEL_TICK.mul_f64(rng.random()),
             next_call: now.instant,

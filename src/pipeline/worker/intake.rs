@@ -6,7 +6,7 @@ use crate::model::{
     ClassId, DeviceId, DropReason, NextHop, Now, PathId, SiteId, TenantId, TransportId, Zone,
 };
 use crate::path::{self, Firsts, Message, News, Numbering, PROBE_ADDRESS, PathTag, SHIM_BYTES};
-use crate::pipeline::paths::Why;
+use crate::pipeline::gauge::Why;
 use crate::pipeline::recording::Measured;
 use crate::pipeline::steering::{Steered, steer};
 use crate::tunnel::{Endpoint, Opened, buffer_for, receiver, sequence};
@@ -175,7 +175,7 @@ impl Worker {
                 return None;
             }
         };
-        path.prober.heard(now.instant);
+        path.gauge.prober.heard(now.instant);
         if let Some((session, number)) = sequence(datagram) {
             path.arrivals.arrived(session, number, now.instant);
         }
@@ -190,7 +190,7 @@ impl Worker {
             has_changed = true;
         }
         if has_changed {
-            path.why = Why::Heard;
+            path.gauge.why = Why::Heard;
             self.stands_anew(id, now);
         }
         let packet = match opened {
@@ -200,7 +200,7 @@ impl Worker {
                 out.push_datagram(transport, from, &buffer[..len]);
                 if datagram[0] == 2 {
                     if let Some(path) = self.paths.get_mut(id) {
-                        path.prober.hurry(now.instant);
+                        path.gauge.prober.hurry(now.instant);
                     }
                     self.paths.schedule(id);
                 }
@@ -248,7 +248,7 @@ impl Worker {
             handed_over: false,
         };
         let copied = path::copied(packet);
-        if path.prober.traffic(copied.is_some(), now.instant) {
+        if path.gauge.prober.traffic(copied.is_some(), now.instant) {
             self.paths.schedule(id);
         }
         let Some(copied) = copied else { return Some((arrival, 0)) };
@@ -268,13 +268,13 @@ impl Worker {
         let message = wire::parse_ip(packet).ok().and_then(|ip| Some((Message::read(packet, &ip, now)?, ip)));
         match message {
             Some((Message::Request(asks), ip)) => {
-                path.prober.asked(&asks, now.instant);
+                path.gauge.prober.asked(&asks, now.instant);
                 if !path.probed {
                     path.probed = true;
-                    path.prober.hurry(now.instant);
+                    path.gauge.prober.hurry(now.instant);
                 } else if asks.answered && !path.spec.calls {
                     // The end that calls is the one that asks.
-                    path.prober.vouched(now.instant);
+                    path.gauge.prober.vouched(now.instant);
                 }
                 self.paths.schedule(id);
                 if packet.len() <= SMALL_PROBE_BYTES {
@@ -286,8 +286,8 @@ impl Worker {
                 }
             }
             Some((Message::Reply(reply), _)) => {
-                let action = path.prober.answer(&reply, arrived, now.instant);
-                if let Some((stamps, [there, here])) = path.prober.take_measured() {
+                let action = path.gauge.prober.answer(&reply, arrived, now.instant);
+                if let Some((stamps, [there, here])) = path.gauge.prober.take_measured() {
                     let here = here.unwrap_or_default();
                     self.recording.write(id, Measured::Answer { stamps, there, here }, now);
                 }
@@ -314,7 +314,7 @@ impl Worker {
         let has_tag = |id: &PathId| self.paths.get(*id).is_some_and(|path| path.tag == tag);
         let Some(id) = paths.and_then(|site| site.paths.iter().copied().find(has_tag)) else { return };
         let Some(path) = self.paths.get_mut(id) else { return };
-        if let Some(action) = path.prober.told(news, now.instant) {
+        if let Some(action) = path.gauge.prober.told(news, now.instant) {
             self.changed(id, action, now);
             self.stands_anew(id, now);
         }

@@ -42,7 +42,7 @@ impl Worker {
             let Some(path) = self.paths.get_mut(id) else {
                 return self.leave_elsewhere((id, class), packet, parsed.segment, mtu, out);
             };
-            if path.prober.traffic(is_protected, now.instant) {
+            if path.gauge.prober.traffic(is_protected, now.instant) {
                 self.paths.schedule(id);
             }
             if is_protected {
@@ -117,7 +117,7 @@ impl Worker {
         now: Now,
     ) -> Option<PathId> {
         let path = self.paths.get(first)?;
-        if !path.probed || remediation == Remediation::DuplicateOnSuspect && !path.prober.is_suspect() {
+        if !path.probed || remediation == Remediation::DuplicateOnSuspect && !path.gauge.prober.is_suspect() {
             return None;
         }
         let order = self.generation.tenants.get(path.spec.tenant)?.sites.get(path.spec.site)?.order(class);
@@ -128,7 +128,7 @@ impl Worker {
         let second = [Candidate::Up, Candidate::Recovering]
             .into_iter()
             .find_map(|wanted| order.iter().copied().find(|id| is(*id, wanted)))?;
-        if self.paths.get_mut(second).is_some_and(|path| path.prober.traffic(true, now.instant)) {
+        if self.paths.get_mut(second).is_some_and(|path| path.gauge.prober.traffic(true, now.instant)) {
             self.paths.schedule(second);
         }
         Some(second)

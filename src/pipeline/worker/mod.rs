@@ -19,11 +19,12 @@ mod nat64;
 mod shaping;
 
 use super::drops::Drops;
+use super::gauge::Why;
 use super::inspections::{Inspections, SessionNames};
 use super::journal::Journal;
 use super::learned::LearnedNames;
 use super::nat::Holdings;
-use super::paths::{self, Paths, Traffic, Why};
+use super::paths::{self, Paths, Traffic};
 use super::quotas::Quotas;
 use super::recording::{Measured, Recording};
 use super::rules::{Logged, Rules};
@@ -396,10 +397,10 @@ impl Worker {
     fn work_prober(&mut self, id: PathId, now: Now, out: &mut Outbound) {
         while let Some(path) = self.paths.get_mut(id) {
             let action = if path.tunnel.has_session() {
-                path.prober.pace(self.pace.stretch());
-                path.prober.poll(now.instant)
+                path.gauge.prober.pace(self.pace.stretch());
+                path.gauge.prober.poll(now.instant)
             } else {
-                path.prober.lost_session(now.instant)
+                path.gauge.prober.lost_session(now.instant)
             };
             match action {
                 None => return,
@@ -434,8 +435,9 @@ impl Worker {
         let generation = Arc::clone(&self.generation);
         let all = generation.tenants.get(tenant).and_then(|tenant| tenant.sites.get(site));
         for other in all.iter().flat_map(|site| &site.paths).filter(|other| **other != id) {
-            let is_sound =
-                |path: &paths::Path| path.probed && path.fitness().is_alive() && !path.prober.is_suspect();
+            let is_sound = |path: &paths::Path| {
+                path.probed && path.fitness().is_alive() && !path.gauge.prober.is_suspect()
+            };
             if self.paths.get(*other).is_some_and(is_sound)
                 && let Err(reason) = self.seal_own(*other, &message, now, out)
             {
@@ -453,7 +455,7 @@ impl Worker {
         let all: Vec<PathId> = self.paths.iter().filter(|(_, path)| uses(path)).map(|(id, _)| id).collect();
         for id in all {
             let Some(path) = self.paths.get_mut(id) else { continue };
-            let Some(action) = path.prober.cannot_send(now.instant) else { continue };
+            let Some(action) = path.gauge.prober.cannot_send(now.instant) else { continue };
             self.changed(id, action, now);
             self.tell_far_end(id, News::Down, now, out);
             self.stands_anew(id, now);
@@ -466,7 +468,7 @@ impl Worker {
             self.recording.write(id, change, now);
         }
         if let Some(path) = self.paths.get_mut(id) {
-            path.why = match action {
+            path.gauge.why = match action {
                 Action::CameUp { .. } => Why::CameUp,
                 Action::Recovered => Why::Recovered,
                 Action::WentDown { silent } => Why::Down(silent),
@@ -474,7 +476,7 @@ impl Worker {
                 Action::CannotSend => Why::CannotSend,
                 Action::Narrow => Why::Narrow,
                 Action::Wide => Why::Wide,
-                Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => path.why,
+                Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => path.gauge.why,
             };
         }
         let path = self.generation.names.site_and_path(id);

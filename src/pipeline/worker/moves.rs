@@ -6,8 +6,8 @@
 use super::Worker;
 use crate::model::{Now, OnViolation, PathId, SiteId, TenantId};
 use crate::path::{self, Action, Candidate, Counts, Seen, State, Verdict};
+use crate::pipeline::gauge::Why;
 use crate::pipeline::journal::Move;
-use crate::pipeline::paths::Why;
 use crate::pipeline::recording::Measured;
 use crate::tunnel::Endpoint;
 use std::collections::BTreeMap;
@@ -23,10 +23,10 @@ impl Worker {
 
     pub(super) fn judge(&mut self, id: PathId, now: Now) {
         let Some(path) = self.paths.get_mut(id) else { return };
-        let Some(seen) = path.prober.take_seen() else { return };
-        path.prober.is_judged(!path.judges.is_empty());
-        let seen = match path.prober.state() {
-            _ if path.judges.is_empty() => return,
+        let Some(seen) = path.gauge.prober.take_seen() else { return };
+        path.gauge.prober.is_judged(!path.gauge.judges.is_empty());
+        let seen = match path.gauge.prober.state() {
+            _ if path.gauge.judges.is_empty() => return,
             State::Up => seen,
             // What was lost while it was down says nothing of what it is like now.
             State::Recovering => Seen { counts: Counts::default(), ..seen },
@@ -34,21 +34,24 @@ impl Worker {
         };
         let at = (path.spec.tenant, path.spec.site);
         let mut verdicts = Vec::new();
-        for (place, judge) in (0..).zip(&mut path.judges) {
-            if let Some(verdict) = judge.observe(&seen, path.prober.quality(), now.instant) {
+        for (place, judge) in (0..).zip(&mut path.gauge.judges) {
+            if let Some(verdict) = judge.observe(&seen, path.gauge.prober.quality(), now.instant) {
                 verdicts.push((place, verdict));
             }
         }
-        let in_doubt = path.judges.iter().any(path::Judge::is_in_doubt);
-        path.prober.doubt(in_doubt);
-        let broken: Vec<u8> =
-            (0..).zip(&path.judges).filter(|(_, judge)| judge.is_broken()).map(|(place, _)| place).collect();
+        let in_doubt = path.gauge.judges.iter().any(path::Judge::is_in_doubt);
+        path.gauge.prober.doubt(in_doubt);
+        let broken: Vec<u8> = (0..)
+            .zip(&path.gauge.judges)
+            .filter(|(_, judge)| judge.is_broken())
+            .map(|(place, _)| place)
+            .collect();
         for (place, verdict) in verdicts {
             if let Some(path) = self.paths.get_mut(id) {
-                path.why = Why::Sla(place, verdict);
+                path.gauge.why = Why::Sla(place, verdict);
                 match verdict {
-                    Verdict::Broken(_) => path.avoid |= 1 << place,
-                    Verdict::Kept(_) => path.avoid &= !(1 << place),
+                    Verdict::Broken(_) => path.gauge.avoid |= 1 << place,
+                    Verdict::Kept(_) => path.gauge.avoid &= !(1 << place),
                 }
             }
             // Who is good is to be there before who is less bad goes.
@@ -75,8 +78,8 @@ impl Worker {
         let up = up.filter(|(_, path)| path.fitness() == Candidate::Up);
         let judged: Option<Vec<(PathId, f64)>> = up
             .map(|(id, path)| {
-                let judge = path.judges.get(usize::from(place)).filter(|judge| judge.is_broken())?;
-                Some((id, judge.badness(path.prober.quality(), now.instant).unwrap_or(f64::INFINITY)))
+                let judge = path.gauge.judges.get(usize::from(place)).filter(|judge| judge.is_broken())?;
+                Some((id, judge.badness(path.gauge.prober.quality(), now.instant).unwrap_or(f64::INFINITY)))
             })
             .collect();
         let before = self.least.get(&(site, place)).copied();
@@ -98,14 +101,14 @@ impl Worker {
         // The better one first: nobody is to be left without any meanwhile.
         for (id, is_least) in least.map(|id| (id, true)).into_iter().chain(before.map(|id| (id, false))) {
             let Some(path) = self.paths.get_mut(id) else { continue };
-            let is_broken = path.judges.get(usize::from(place)).is_some_and(path::Judge::is_broken);
+            let is_broken = path.gauge.judges.get(usize::from(place)).is_some_and(path::Judge::is_broken);
             if is_least || !is_broken {
-                path.avoid &= !(1 << place);
+                path.gauge.avoid &= !(1 << place);
             } else {
-                path.avoid |= 1 << place;
+                path.gauge.avoid |= 1 << place;
             }
             if is_broken {
-                path.why = if is_least { Why::BestOfWorst(place) } else { Why::NotBestOfWorst(place) };
+                path.gauge.why = if is_least { Why::BestOfWorst(place) } else { Why::NotBestOfWorst(place) };
             }
             self.stands_anew(id, now);
         }
@@ -121,18 +124,18 @@ impl Worker {
             path.tunnel
                 .roam(Endpoint { transport, address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0) });
         }
-        let is_first = path.prober.state() == State::Unproven && measured.action().is_none();
+        let is_first = path.gauge.prober.state() == State::Unproven && measured.action().is_none();
         // The recording begins with a path that was up before.
         let change = if is_first { Some(Action::CameUp { held: Duration::ZERO }) } else { measured.action() };
         if let Some(change) = change {
-            path.prober.recall_change(change);
+            path.gauge.prober.recall_change(change);
             self.changed(id, change, now);
             self.stands_anew(id, now);
         }
         if let Measured::Answer { stamps, there, here } = measured
             && let Some(path) = self.paths.get_mut(id)
         {
-            path.prober.recall(&stamps, [there, Some(here)], now.instant);
+            path.gauge.prober.recall(&stamps, [there, Some(here)], now.instant);
             self.judge(id, now);
         }
     }
@@ -144,7 +147,7 @@ impl Worker {
         if self.paths.publish(id)
             && let Some(path) = self.paths.get(id)
         {
-            let (at, why) = ((path.spec.tenant, path.spec.site), path.why);
+            let (at, why) = ((path.spec.tenant, path.spec.site), path.gauge.why);
             self.write_moves(at, Some((id, why)), now);
         }
     }
