@@ -14,7 +14,7 @@ SHELL := /bin/bash
 PACKAGES := \
 	build-essential ca-certificates \
 	wireguard-go wireguard-tools \
-	nfdump curl iperf3 iputils-ping socat tcpdump \
+	nfdump pmacct tshark curl iperf3 iputils-ping socat tcpdump \
 	bind9-dnsutils coturn dnsmasq-base iputils-tracepath nghttp2-server openssl python3-pyftpdlib sip-tester traceroute \
 	chromium \
 	ethtool iproute2 nftables \
@@ -184,7 +184,9 @@ setup:
 	echo "setup: installing from Debian: $${missing[*]}"
 	$(SUDO) apt-get update --quiet=2
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends "$${missing[@]}"
-	# Its package starts a server for the whole machine; the tests start their own, in the lab.
-	if [[ " $${missing[*]} " == *' coturn '* && -d /run/systemd/system ]]; then
-		$(SUDO) systemctl disable --quiet --now coturn
+	# Their packages start servers for the whole machine; the tests start their own.
+	if [[ -d /run/systemd/system ]]; then
+		[[ " $${missing[*]} " != *' coturn '* ]] || $(SUDO) systemctl disable --quiet --now coturn
+		[[ " $${missing[*]} " != *' pmacct '* ]] ||
+			$(SUDO) systemctl disable --quiet --now nfacctd pmacctd sfacctd uacctd
 	fi

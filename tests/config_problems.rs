@@ -299,7 +299,7 @@ fn an_unknown_key_comes_with_the_nearest_known_name() {
 #[test]
 fn an_unknown_key_like_no_other_comes_with_all_known_names() {
     Config::pop().edit(BOX, "address = ", "colour = \"red\"\naddress = ").has(&[
-        r#"popgate.toml:14: unknown [[export.collector]] key "colour"; known are name, address, observation-domain"#,
+        r#"popgate.toml:14: unknown [[export.collector]] key "colour"; known are name, address, protocol, transport, observation-domain, filter, tls"#,
     ]);
 }
 
@@ -641,6 +641,89 @@ fn a_public_key_that_is_none_is_refused_and_not_repeated() {
     Config::pop()
         .edit(TENANT, "PUBLIC-1", "c2VjcmV0")
         .has(&["tenants/acme.toml:11: public-key: not a key of 32 bytes in base64"]);
+}
+
+// ---- Collectors ------------------------------------------------------------------------------------------------------
+
+/// A certificate, and the key to another one.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n\
+MIIBbzCCARWgAwIBAgIUE5yidCAfarUiTXT6bHEU+cjASewwCgYIKoZIzj0EAwIw\n\
+DDEKMAgGA1UEAwwBYTAgFw0yNjExMjgwODQwMTZaGA8yMTI2MTEwNDA4NDAxNlow\n\
+DDEKMAgGA1UEAwwBYTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABMKCF8o/Y8wV\n\
+sRt1LxhNC2iaXIB+5ULGFk2GNb7lS5RgJ286eXbNtzaqgS0k4Pdoq89C/9MV2HmX\n\
+wXG+hMFElXyjUzBRMB0GA1UdDgQWBBT1+D/7r1A4Y6ZJrJ6grKYX8cBBCDAfBgNV\n\
+HSMEGDAWgBT1+D/7r1A4Y6ZJrJ6grKYX8cBBCDAPBgNVHRMBAf8EBTADAQH/MAoG\n\
+CCqGSM49BAMCA0gAMEUCIQCdkVVrDRjhlpMHgTHn3wqxmnf6fIASoIaPI/qp71ZE\n\
+vAIgQm3bu/lkQeqIsbBOr+K3eNVJY17CqcuG9y/A9aiXx1U=\n\
+-----END CERTIFICATE-----";
+const OTHER_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg69arwz7uCvR5ZMZw\n\
+eygHCIhuAlYY9vrU17uVYpIKlGOhRANCAASGvQEN+7BeAY+2vqw0ARsL55LAbixg\n\
+tq9FnSIRXHj/CHIb15c9RxiRjg7IFIzfHUv6A5NHo6jR/NoP7wXxlvVM\n\
+-----END PRIVATE KEY-----";
+
+#[test]
+fn netflow_v9_goes_over_udp_alone() {
+    Config::pop().append(BOX, "protocol = \"netflow-v9\"\ntransport = \"tcp\"\n").has(&[
+        "popgate.toml:16: transport: NetFlow v9 goes over udp alone; over tcp and tls there is ipfix",
+    ]);
+}
+
+#[test]
+fn a_filter_names_tenants_and_kinds_of_record_that_there_are() {
+    Config::pop()
+        .append(BOX, "[export.collector.filter]\ntenants = [\"acme\", \"acne\"]\nrecords = [\"flow\"]\n")
+        .has(&[
+            r#"popgate.toml:16: unknown tenant "acne"; did you mean "acme"?"#,
+            r#"popgate.toml:17: records: unknown records "flow"; did you mean "flows"?"#,
+        ]);
+}
+
+#[test]
+fn tls_needs_to_know_who_may_vouch_for_the_collector() {
+    Config::pop().append(BOX, "transport = \"tls\"\n").has(&[
+        "popgate.toml:12: [[export.collector]] lacks tls, which says how the collector proves who it is",
+    ]);
+    Config::pop()
+        .append(BOX, "transport = \"tls\"\n[export.collector.tls]\n")
+        .has(&["popgate.toml:16: [export.collector.tls] lacks ca-file"]);
+    Config::pop()
+        .append(BOX, "[export.collector.tls]\nca-file = \"keys/ca.pem\"\n")
+        .has(&[r#"popgate.toml:15: tls: it is for transport "tls" alone"#]);
+}
+
+#[test]
+fn files_for_tls_hold_what_they_are_named_for() {
+    let tls = "transport = \"tls\"\n[export.collector.tls]\nca-file = \"keys/ca.pem\"\n";
+    Config::pop().append(BOX, tls).has(&["popgate.toml:17: ca-file: there is no file DIR/keys/ca.pem"]);
+    Config::pop()
+        .key("keys/ca.pem", "nothing", 0o644)
+        .append(BOX, tls)
+        .has(&[r#"popgate.toml:17: ca-file: "keys/ca.pem" holds no certificate in PEM"#]);
+    let config = || Config::pop().key("keys/ca.pem", CERTIFICATE, 0o644).append(BOX, tls);
+    config().has(&[]);
+    config()
+        .append(BOX, "certificate-file = \"keys/ca.pem\"\n")
+        .has(&["popgate.toml:16: [export.collector.tls] lacks key-file, the key to certificate-file"]);
+    let key = "key-file = \"keys/own.pem\"\n";
+    config().key("keys/own.pem", OTHER_KEY, 0o600).append(BOX, key).has(&[
+        "popgate.toml:16: [export.collector.tls] lacks certificate-file, which key-file is the key to",
+    ]);
+    config().key("keys/own.pem", OTHER_KEY, 0o644).append(BOX, key).has(&[
+        "popgate.toml:18: key-file: DIR/keys/own.pem is open to others (mode 0644); chmod 600 DIR/keys/own.pem",
+    ]);
+    config()
+        .key("keys/own.pem", CERTIFICATE, 0o600)
+        .append(BOX, key)
+        .has(&[r#"popgate.toml:18: key-file: "keys/own.pem" holds no private key in PEM"#]);
+    config()
+        .key("keys/own.pem", OTHER_KEY, 0o600)
+        .append(BOX, key)
+        .append(BOX, "certificate-file = \"keys/ca.pem\"\n")
+        .has(&["popgate.toml:16: [export.collector.tls]: keys may not be consistent: KeyMismatch"]);
+    config()
+        .append(BOX, "server-name = \"no name\"\n")
+        .has(&[r#"popgate.toml:18: server-name: "no name" is neither a host's name nor an address"#]);
 }
 
 // ---- Names given twice -----------------------------------------------------------------------------------------------

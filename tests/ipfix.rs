@@ -1,7 +1,7 @@
 //! IPFIX as a real collector takes it: Debian's nfcapd receives the exporter's datagrams over UDP on loopback, and
 //! nfdump must read back what was written, to the byte.
 
-use popgate::export::{Directory, Exporter};
+use popgate::export::{Directory, Exporter, Settings};
 use popgate::flow::{DirectionRecord, End, EndReason, FlowRecord};
 use popgate::model::{
     ClassBy, ClassId, FlowKey, HandoffId, Instant, Now, PathId, Protocol, RuleId, SiteId, TenantId, Zone,
@@ -161,6 +161,10 @@ fn directory() -> Directory {
     }
 }
 
+fn exporter(observation_domain: u32) -> Exporter {
+    Exporter::new(Settings { observation_domain, ..Settings::default() }, directory(), now())
+}
+
 /// Up by path 3 and down by path 4, with counts that are different in every session.
 fn session(number: u32, tenant: TenantId, key: FlowKey, reply_key: FlowKey) -> FlowRecord {
     let (n, start) = (u64::from(number), 1_700_000_000_000 + u64::from(number));
@@ -244,7 +248,7 @@ fn row(text: &str) -> Vec<String> {
 #[test]
 fn nfdump_shows_each_direction_with_its_addresses_translation_paths_and_tenant() {
     let mut collector = Collector::start();
-    let mut exporter = Exporter::new(7, directory());
+    let mut exporter = exporter(7);
     exporter.add(&translated(1, ACME, "198.51.100.1"), now());
     exporter.add(&translated(2, GLOBEX, "198.51.100.9"), now());
     exporter.add(&untranslated(3, Protocol::UDP, ("10.1.0.5", 5_060), ("10.2.0.7", 16_384)), now());
@@ -319,7 +323,7 @@ fn across(
 #[test]
 fn nfdump_shows_what_nat64_takes_across_as_it_arrives_and_by_the_pools_address() {
     let mut collector = Collector::start();
-    let mut exporter = Exporter::new(7, directory());
+    let mut exporter = exporter(7);
     let (host, called) = ("2001:db8:1::5", "2001:db8:64::cb00:7150");
     let ends = [(host, 10_001), (called, 443), ("203.0.113.80", 443), ("198.51.100.1", 30_001)];
     exporter.add(&across(1, Protocol::TCP, ends), now());
@@ -349,7 +353,7 @@ fn nfdump_shows_what_nat64_takes_across_as_it_arrives_and_by_the_pools_address()
 #[test]
 fn nfdump_s_sums_are_the_sessions_own_to_the_byte() {
     let mut collector = Collector::start();
-    let mut exporter = Exporter::new(0, directory());
+    let mut exporter = exporter(0);
     let (mut records, mut sums) = (0, [(0, 0); 2]);
     // So many at a time that nfcapd's socket buffer holds them.
     for batch in 0..5 {
@@ -394,7 +398,7 @@ fn nfdump_s_sums_are_the_sessions_own_to_the_byte() {
 #[test]
 fn nfcapd_takes_new_names_and_templates_said_again_without_complaint() {
     let mut collector = Collector::start();
-    let mut exporter = Exporter::new(0, directory());
+    let mut exporter = exporter(0);
     exporter.add(&translated(1, ACME, "198.51.100.1"), now());
     collector.send(&mut exporter, now());
     let mut renamed = directory();

@@ -23,6 +23,8 @@ pub(super) struct Surroundings {
     pub(super) pop_transports: Option<Scope<Option<SocketAddr>>>,
     /// Names of the branch's own paths.
     pub(super) branch_paths: Vec<String>,
+    /// Tenants that collectors' filters name: there must be such.
+    pub(super) filtered_tenants: Vec<(String, SourceRef)>,
 }
 
 /// What the box is, as the file says it.
@@ -77,7 +79,7 @@ pub(super) fn read(
     if let Ok(admin) = &admin {
         own.ports.push((admin.listen.port(), "the admin server".to_owned()));
     }
-    let export = read_export(&mut root);
+    let export = export::read(&mut root, dir, around);
     let nat_ledger = read_nat_ledger(&mut root);
 
     let role = match role_name {
@@ -363,29 +365,6 @@ fn read_admin(root: &mut Table<'_>) -> Result<Admin, Noted> {
     let listen = table.with_default("listen", default.listen, |value| value.parse(values::socket_address));
     table.finish();
     Ok(Admin { listen: listen? })
-}
-
-fn read_export(root: &mut Table<'_>) -> Result<Export, Noted> {
-    let default = Duration::from_secs(60);
-    let Some(mut table) = root.table("export", "[export]")? else {
-        return Ok(Export { active_timeout: default, collectors: Vec::new() });
-    };
-    let active_timeout = table.with_default("active-timeout", default, |value| {
-        let range = Duration::from_secs(1)..=Duration::from_secs(3600);
-        value.duration(|text| values::duration_within(text, range, "1s to 1h"))
-    });
-    let mut names = Scope::new("collector");
-    let collectors = table.tables("collector", "[[export.collector]]").and_then(|tables| {
-        all(tables.into_iter().map(|mut table| {
-            let name = table.required("name", |value| names.claim(value, ()));
-            let address = table.required("address", |value| value.parse(values::endpoint));
-            let domain = table.with_default("observation-domain", 0, |value| value.number(0..=u32::MAX));
-            table.finish();
-            Ok(Collector { name: name?, address: address?, observation_domain: domain? })
-        }))
-    });
-    table.finish();
-    Ok(Export { active_timeout: active_timeout?, collectors: collectors? })
 }
 
 fn read_nat_ledger(root: &mut Table<'_>) -> Result<Option<NatLedger>, Noted> {

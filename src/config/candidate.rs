@@ -2,9 +2,10 @@
 //! What is in here needs no further checking; `tables` compiles it without being able to fail.
 
 use super::App;
+use super::export::CollectorTls;
 use crate::model::{
-    AskedFlow, HostName, Nat64Prefix, OnViolation, PrefixMap, Protocol, Queueing, Rate, Remediation,
-    Resilience, SlaLimits, Timeouts,
+    AskedFlow, ExportProtocol, HostName, Nat64Prefix, OnViolation, PrefixMap, Protocol, Queueing, Rate,
+    RecordKind, Remediation, Resilience, SlaLimits, Timeouts,
 };
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -177,13 +178,26 @@ pub struct Export {
     pub collectors: Vec<Collector>,
 }
 
-/// An IPFIX collector, reached over UDP.
+/// A flow collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collector {
     pub name: String,
     pub address: SocketAddr,
-    /// RFC 7011 section 3.1.
+    pub protocol: ExportProtocol,
+    pub transport: CollectorTransport,
+    /// RFC 7011 section 3.1; NetFlow v9's source id.
     pub observation_domain: u32,
+    /// Of these tenants only; `None` is all.
+    pub tenants: Option<BTreeSet<String>>,
+    pub records: BTreeSet<RecordKind>,
+}
+
+/// What carries messages to a collector (RFC 7011 section 10).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CollectorTransport {
+    Udp,
+    Tcp,
+    Tls(CollectorTls),
 }
 
 /// `tenants/NAME.toml`: one customer.

@@ -76,6 +76,24 @@ pub(super) fn read_key_file<K: FromStr<Err = NotAKey>>(name: &str, path: &Path) 
     if decode(name).is_ok() {
         return Err("this is a key itself; put it in a file of its own and write that file's name".to_owned());
     }
+    // 128: a key is 44 bytes, the rest is room for white space.
+    let text = read_file(path, Access::OwnerAlone, 128)?;
+    std::str::from_utf8(&text)
+        .map_err(|_| NotAKey)
+        .and_then(|text| text.trim_ascii().parse())
+        .map_err(|error| format!("{} is {error}", path.display()))
+}
+
+/// Who may read a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Anybody,
+    /// There is a secret in it.
+    OwnerAlone,
+}
+
+/// The first `limit` bytes of the file at `path`, or what is wrong with it.
+pub(super) fn read_file(path: &Path, access: Access, limit: u64) -> Result<Vec<u8>, String> {
     let cannot_read = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => format!("there is no file {}", path.display()),
         _ => format!("{} cannot be read: {error}", path.display()),
@@ -86,17 +104,13 @@ pub(super) fn read_key_file<K: FromStr<Err = NotAKey>>(name: &str, path: &Path) 
     }
     let file = File::open(path).map_err(cannot_read)?;
     let mode = file.metadata().map_err(cannot_read)?.permissions().mode();
-    if mode & 0o077 != 0 {
+    if access == Access::OwnerAlone && mode & 0o077 != 0 {
         let (path, mode) = (path.display(), mode & 0o7777);
         return Err(format!("{path} is open to others (mode {mode:04o}); chmod 600 {path}"));
     }
-    let mut text = Vec::new();
-    // 128: a key is 44 bytes, the rest is room for white space.
-    file.take(128).read_to_end(&mut text).map_err(cannot_read)?;
-    std::str::from_utf8(&text)
-        .map_err(|_| NotAKey)
-        .and_then(|text| text.trim_ascii().parse())
-        .map_err(|error| format!("{} is {error}", path.display()))
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes).map_err(cannot_read)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

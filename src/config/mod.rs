@@ -50,7 +50,30 @@
 //! `[admin]`: `listen`, address and port of API and console, `127.0.0.1:8443` by default.
 //!
 //! `[export]`: `active-timeout`, how often a lasting session is reported, 1 s to 1 h, 60 s by default.
-//! `[[export.collector]]`, any number: `name`; `address`, an endpoint; `observation-domain`, a number, 0 by default.
+//! `[[export.collector]]`, any number: where flow records go. Each has its own protocol, transport and choice of records.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `name` | name | | |
+//! | `address` | endpoint | | |
+//! | `protocol` | `"ipfix"`, `"netflow-v9"` | `"ipfix"` | |
+//! | `transport` | `"udp"`, `"tcp"`, `"tls"` | `"udp"` | other than UDP for IPFIX alone |
+//! | `observation-domain` | number | 0 | which exporter it is, where several have one address; NetFlow v9 calls it source id |
+//!
+//! `[export.collector.filter]`, optional: which records.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `tenants` | list of tenants' names | all | |
+//! | `records` | list of `"flows"` | `["flows"]` | |
+//!
+//! `[export.collector.tls]`, for transport `"tls"`. Files' names are relative to the directory.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `ca-file` | file of certificates (PEM) | | who may have signed the collector's certificate |
+//! | `server-name` | host name or address | that of `address` | whose certificate it must be |
+//! | `certificate-file`, `key-file` | file of certificates, key file (PEM) | none | what the box proves itself with |
 //!
 //! `[nat-ledger]`: keeps on disk who had which outside address and port, for `popgate who-had`; without it nothing is kept.
 //! Whether there is one changes only with a restart.
@@ -247,6 +270,7 @@
 mod appliance;
 mod apps;
 mod candidate;
+mod export;
 mod groups;
 mod keys;
 mod problem;
@@ -258,6 +282,7 @@ mod values;
 
 pub use apps::{App, AppPorts, CatalogApp, catalog};
 pub use candidate::*;
+pub use export::{CollectorTls, Identity};
 pub use keys::{NotAKey, public_of};
 pub use problem::{Problem, Problems};
 pub use values::dscp;
@@ -301,6 +326,13 @@ fn read(dir: &Path, ledger: &Ledger) -> Result<Candidate, Noted> {
         ledger.note(at, format!("role: a branch box has exactly one {TENANTS_DIR}/NAME.toml; {found}"));
         // Which of them it is a branch of, nobody can say.
         around.site = None;
+    }
+    if let Ok(stems) = &stems {
+        for (name, at) in &around.filtered_tenants {
+            if !stems.contains(name) {
+                ledger.note(at, problem::unknown("tenant", name, stems.iter().map(String::as_str)));
+            }
+        }
     }
     let tenants = stems.and_then(|stems| {
         reader::all(stems.iter().map(|stem| {

@@ -6,6 +6,16 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+/// How messages are written. Both protocols share elements, templates and records; IPFIX grew out of NetFlow v9.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// RFC 7011.
+    Ipfix,
+    /// RFC 3954. Flows' times are in milliseconds since the box began, which for the collector was then: milliseconds since
+    /// the Unix epoch. Some collectors read no others in NetFlow v9.
+    NetflowV9 { boot_unix_millis: u64 },
+}
+
 /// An element's number in IANA's registry (RFC 7012 section 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
@@ -21,6 +31,8 @@ pub(super) enum Element {
     DestinationTransportPort = 11,
     DestinationIpv4Address = 12,
     EgressInterface = 14,
+    FlowEndSysUpTime = 21,
+    FlowStartSysUpTime = 22,
     SourceIpv6Address = 27,
     DestinationIpv6Address = 28,
     IcmpTypeCodeIpv4 = 32,
@@ -59,7 +71,7 @@ pub(super) enum Element {
 
 /// One field of a template for records of `T`: the element and its value's encoding (RFC 7011 section 6.1).
 pub(super) struct Field<T> {
-    pub(super) element: Element,
+    element: Element,
     value: Value<T>,
 }
 
@@ -70,6 +82,8 @@ enum Value<T> {
     U64(fn(&T) -> u64),
     V4(fn(&T) -> Ipv4Addr),
     V6(fn(&T) -> Ipv6Addr),
+    /// A flow's time, milliseconds since the Unix epoch; and the element that tells it in NetFlow v9.
+    Time(fn(&T) -> u64, Element),
     /// A string of a fixed number of bytes, filled up with NUL: pmacct reads no variable-length ones in options.
     Text(u16, fn(&T) -> &str),
 }
@@ -99,24 +113,37 @@ impl<T> Field<T> {
         Self { element, value: Value::V6(value) }
     }
 
+    pub(super) const fn time(element: Element, in_v9: Element, value: fn(&T) -> u64) -> Self {
+        Self { element, value: Value::Time(value, in_v9) }
+    }
+
     pub(super) const fn text(element: Element, bytes: u16, value: fn(&T) -> &str) -> Self {
         Self { element, value: Value::Text(bytes, value) }
     }
 
     /// Bytes in every record.
-    pub(super) const fn length(&self) -> u16 {
-        match self.value {
-            Value::U8(_) => 1,
-            Value::U16(_) => 2,
-            Value::U32(_) | Value::V4(_) => 4,
-            Value::U64(_) => 8,
-            Value::V6(_) => 16,
-            Value::Text(bytes, _) => bytes,
+    const fn length(&self, dialect: &Dialect) -> u16 {
+        match (&self.value, dialect) {
+            (Value::U8(_), _) => 1,
+            (Value::U16(_), _) => 2,
+            (Value::U32(_) | Value::V4(_), _) => 4,
+            (Value::U64(_), _) => 8,
+            (Value::V6(_), _) => 16,
+            (Value::Time(..), Dialect::Ipfix) => 8,
+            (Value::Time(..), Dialect::NetflowV9 { .. }) => 4,
+            (Value::Text(bytes, _), _) => *bytes,
+        }
+    }
+
+    fn element(&self, dialect: &Dialect) -> Element {
+        match (&self.value, dialect) {
+            (Value::Time(_, in_v9), Dialect::NetflowV9 { .. }) => *in_v9,
+            _ => self.element,
         }
     }
 
     /// Appends this field of `record`.
-    pub(super) fn write(&self, record: &T, out: &mut Vec<u8>) {
+    fn write(&self, record: &T, dialect: &Dialect, out: &mut Vec<u8>) {
         match self.value {
             Value::U8(value) => out.push(value(record)),
             Value::U16(value) => out.extend_from_slice(&value(record).to_be_bytes()),
@@ -124,6 +151,13 @@ impl<T> Field<T> {
             Value::U64(value) => out.extend_from_slice(&value(record).to_be_bytes()),
             Value::V4(value) => out.extend_from_slice(&value(record).octets()),
             Value::V6(value) => out.extend_from_slice(&value(record).octets()),
+            Value::Time(value, _) => match *dialect {
+                Dialect::Ipfix => out.extend_from_slice(&value(record).to_be_bytes()),
+                Dialect::NetflowV9 { boot_unix_millis } => {
+                    let millis = value(record).saturating_sub(boot_unix_millis);
+                    out.extend_from_slice(&u32::try_from(millis).unwrap_or(u32::MAX).to_be_bytes());
+                }
+            },
             Value::Text(bytes, value) => write_text(value(record), usize::from(bytes), out),
         }
     }
@@ -136,34 +170,72 @@ pub(super) struct Template<T: 'static> {
     pub(super) id: u16,
     /// How many of the fields, counted from the first, say what the others speak of. None in a flow record's template.
     pub(super) scope_fields: u16,
-    pub(super) fields: &'static [Field<T>],
+    fields: &'static [Field<T>],
+    /// Bytes of a record, in IPFIX and in NetFlow v9.
+    record_lengths: [usize; 2],
 }
 
 impl<T> Template<T> {
+    /// A flow record's.
+    pub(super) const fn new(id: u16, fields: &'static [Field<T>]) -> Template<T> {
+        Template::options(id, 0, fields)
+    }
+
+    /// Of options records.
+    pub(super) const fn options(id: u16, scope_fields: u16, fields: &'static [Field<T>]) -> Template<T> {
+        let mut record_lengths = [0; 2];
+        let mut at = 0;
+        while at < fields.len() {
+            record_lengths[0] += fields[at].length(&Dialect::Ipfix) as usize;
+            record_lengths[1] += fields[at].length(&Dialect::NetflowV9 { boot_unix_millis: 0 }) as usize;
+            at += 1;
+        }
+        Template { id, scope_fields, fields, record_lengths }
+    }
+
     /// Bytes of a record.
-    pub(super) fn record_length(&self) -> usize {
-        self.fields.iter().map(|field| usize::from(field.length())).sum()
+    pub(super) fn record_length(&self, dialect: &Dialect) -> usize {
+        match dialect {
+            Dialect::Ipfix => self.record_lengths[0],
+            Dialect::NetflowV9 { .. } => self.record_lengths[1],
+        }
     }
 
     /// Appends `record`.
-    pub(super) fn write(&self, record: &T, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, record: &T, dialect: &Dialect, out: &mut Vec<u8>) {
         for field in self.fields {
-            field.write(record, out);
+            field.write(record, dialect, out);
         }
     }
 
+    /// Bytes of the template's own record.
+    pub(super) fn definition_length(&self) -> usize {
+        4 * self.fields.len() + 6
+    }
+
     /// Appends the template's own record, that which announces it.
-    pub(super) fn write_definition(&self, out: &mut Vec<u8>) {
+    pub(super) fn write_definition(&self, dialect: &Dialect, out: &mut Vec<u8>) {
+        /// RFC 3954 section 6.1: the scope "System".
+        const SYSTEM: u16 = 1;
         out.extend_from_slice(&self.id.to_be_bytes());
+        // NetFlow v9 knows five scopes, and the exporter is the only one of them that our options speak of: what they have
+        // for a scope besides is a field like any other.
+        let v9_options = self.scope_fields > 0 && *dialect != Dialect::Ipfix;
         // A table above, a few dozen lines long.
         let count = u16::try_from(self.fields.len()).expect("a template of fewer than 65,536 fields");
-        out.extend_from_slice(&count.to_be_bytes());
-        if self.scope_fields > 0 {
-            out.extend_from_slice(&self.scope_fields.to_be_bytes());
+        if v9_options {
+            out.extend_from_slice(&4_u16.to_be_bytes());
+            out.extend_from_slice(&(4 * (count - 1)).to_be_bytes());
+        } else {
+            out.extend_from_slice(&count.to_be_bytes());
+            if self.scope_fields > 0 {
+                out.extend_from_slice(&self.scope_fields.to_be_bytes());
+            }
         }
-        for field in self.fields {
-            out.extend_from_slice(&(field.element as u16).to_be_bytes());
-            out.extend_from_slice(&field.length().to_be_bytes());
+        for (at, field) in self.fields.iter().enumerate() {
+            let element = if v9_options && at == 0 { SYSTEM } else { field.element(dialect) as u16 };
+            out.extend_from_slice(&element.to_be_bytes());
+            out.extend_from_slice(&field.length(dialect).to_be_bytes());
         }
     }
 }

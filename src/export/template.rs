@@ -90,8 +90,12 @@ impl Flow {
 /// Wraps the fields that are the same in every flow record round the given ones.
 macro_rules! flow_fields {
     ($($own:expr,)*) => {&[
-        Field::u64(Element::FlowStartMilliseconds, |flow: &Flow| flow.counts().first_unix_millis),
-        Field::u64(Element::FlowEndMilliseconds, |flow| flow.counts().last_unix_millis),
+        Field::time(Element::FlowStartMilliseconds, Element::FlowStartSysUpTime, |flow: &Flow| {
+            flow.counts().first_unix_millis
+        }),
+        Field::time(Element::FlowEndMilliseconds, Element::FlowEndSysUpTime, |flow| {
+            flow.counts().last_unix_millis
+        }),
         Field::u64(Element::OctetDeltaCount, Flow::octets),
         Field::u64(Element::PacketDeltaCount, Flow::packets),
         Field::u32(Element::IngressInterface, Flow::ingress_interface),
@@ -119,10 +123,9 @@ macro_rules! flow_fields {
 }
 
 /// Post-NAT fields are always there; where nothing was translated they repeat what arrived.
-pub(super) static FLOW_IPV4: Template<Flow> = Template {
-    id: 256,
-    scope_fields: 0,
-    fields: flow_fields![
+pub(super) static FLOW_IPV4: Template<Flow> = Template::new(
+    256,
+    flow_fields![
         Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
         Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
         Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
@@ -132,13 +135,12 @@ pub(super) static FLOW_IPV4: Template<Flow> = Template {
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving.source_port),
         Field::u16(Element::PostNaptDestinationTransportPort, |flow| flow.leaving.destination_port),
     ],
-};
+);
 
 /// Of IPv6 no port is translated, as long as it stays IPv6.
-pub(super) static FLOW_IPV6: Template<Flow> = Template {
-    id: 257,
-    scope_fields: 0,
-    fields: flow_fields![
+pub(super) static FLOW_IPV6: Template<Flow> = Template::new(
+    257,
+    flow_fields![
         Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
         Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
         Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
@@ -146,15 +148,14 @@ pub(super) static FLOW_IPV6: Template<Flow> = Template {
         Field::v6(Element::PostNatSourceIpv6Address, |flow| v6(flow.leaving.source())),
         Field::v6(Element::PostNatDestinationIpv6Address, |flow| v6(flow.leaving.destination())),
     ],
-};
+);
 
 /// ICMP has templates of its own, without the ordinary ports: nfdump keeps type and code where the destination port is,
 /// and takes the source port for them where both are 0, as they are for an echo reply. The echo's identifier is told as
 /// it leaves: outside the NAT by the request's record, inside by the reply's.
-pub(super) static FLOW_ICMP: Template<Flow> = Template {
-    id: 258,
-    scope_fields: 0,
-    fields: flow_fields![
+pub(super) static FLOW_ICMP: Template<Flow> = Template::new(
+    258,
+    flow_fields![
         Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
         Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
         Field::u16(Element::IcmpTypeCodeIpv4, |flow| match flow.direction {
@@ -165,13 +166,12 @@ pub(super) static FLOW_ICMP: Template<Flow> = Template {
         Field::v4(Element::PostNatDestinationIpv4Address, |flow| v4(flow.leaving.destination())),
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving_echo_identifier()),
     ],
-};
+);
 
 /// See [`FLOW_ICMP`].
-pub(super) static FLOW_ICMPV6: Template<Flow> = Template {
-    id: 259,
-    scope_fields: 0,
-    fields: flow_fields![
+pub(super) static FLOW_ICMPV6: Template<Flow> = Template::new(
+    259,
+    flow_fields![
         Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
         Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
         Field::u16(Element::IcmpTypeCodeIpv6, |flow| match flow.direction {
@@ -181,13 +181,12 @@ pub(super) static FLOW_ICMPV6: Template<Flow> = Template {
         Field::v6(Element::PostNatSourceIpv6Address, |flow| v6(flow.leaving.source())),
         Field::v6(Element::PostNatDestinationIpv6Address, |flow| v6(flow.leaving.destination())),
     ],
-};
+);
 
 /// What NAT64 takes across arrives in one family and leaves in the other.
-pub(super) static FLOW_IPV6_TO_IPV4: Template<Flow> = Template {
-    id: 265,
-    scope_fields: 0,
-    fields: flow_fields![
+pub(super) static FLOW_IPV6_TO_IPV4: Template<Flow> = Template::new(
+    265,
+    flow_fields![
         Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
         Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
         Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
@@ -197,13 +196,12 @@ pub(super) static FLOW_IPV6_TO_IPV4: Template<Flow> = Template {
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving.source_port),
         Field::u16(Element::PostNaptDestinationTransportPort, |flow| flow.leaving.destination_port),
     ],
-};
+);
 
 /// See [`FLOW_IPV6_TO_IPV4`].
-pub(super) static FLOW_IPV4_TO_IPV6: Template<Flow> = Template {
-    id: 266,
-    scope_fields: 0,
-    fields: flow_fields![
+pub(super) static FLOW_IPV4_TO_IPV6: Template<Flow> = Template::new(
+    266,
+    flow_fields![
         Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
         Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
         Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
@@ -213,13 +211,12 @@ pub(super) static FLOW_IPV4_TO_IPV6: Template<Flow> = Template {
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving.source_port),
         Field::u16(Element::PostNaptDestinationTransportPort, |flow| flow.leaving.destination_port),
     ],
-};
+);
 
 /// See [`FLOW_ICMP`] and [`FLOW_IPV6_TO_IPV4`].
-pub(super) static FLOW_ICMPV6_TO_IPV4: Template<Flow> = Template {
-    id: 267,
-    scope_fields: 0,
-    fields: flow_fields![
+pub(super) static FLOW_ICMPV6_TO_IPV4: Template<Flow> = Template::new(
+    267,
+    flow_fields![
         Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
         Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
         Field::u16(Element::IcmpTypeCodeIpv6, |flow| match flow.direction {
@@ -230,13 +227,12 @@ pub(super) static FLOW_ICMPV6_TO_IPV4: Template<Flow> = Template {
         Field::v4(Element::PostNatDestinationIpv4Address, |flow| v4(flow.leaving.destination())),
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving_echo_identifier()),
     ],
-};
+);
 
 /// See [`FLOW_ICMPV6_TO_IPV4`].
-pub(super) static FLOW_ICMP_TO_IPV6: Template<Flow> = Template {
-    id: 268,
-    scope_fields: 0,
-    fields: flow_fields![
+pub(super) static FLOW_ICMP_TO_IPV6: Template<Flow> = Template::new(
+    268,
+    flow_fields![
         Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
         Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
         Field::u16(Element::IcmpTypeCodeIpv4, |flow| match flow.direction {
@@ -247,7 +243,7 @@ pub(super) static FLOW_ICMP_TO_IPV6: Template<Flow> = Template {
         Field::v6(Element::PostNatDestinationIpv6Address, |flow| v6(flow.leaving.destination())),
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving_echo_identifier()),
     ],
-};
+);
 
 /// ICMP type and code in one (RFC 792, RFC 4443 section 4). Only an echo makes an ICMP session.
 const ECHO_REQUEST: u16 = 8 << 8;
@@ -293,51 +289,52 @@ pub(super) struct Named<N> {
 
 /// nfdump 1.7.1 counts a record's bytes as those of scope, number and description, and shows the description: a name
 /// beside it must be in the scope, or it loses its place and complains.
-pub(super) static INTERFACE: Template<Named<u32>> = Template {
-    id: 260,
-    scope_fields: 2,
-    fields: &[
+pub(super) static INTERFACE: Template<Named<u32>> = Template::options(
+    260,
+    2,
+    &[
         Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
         Field::text(Element::InterfaceName, PATH_NAME_BYTES, |it| &it.name),
         Field::u32(Element::IngressInterface, |it| it.number),
         // The name, after `handoff `, `path ` or the like.
         Field::text(Element::InterfaceDescription, PATH_NAME_BYTES + 8, |it| &it.description),
     ],
-};
+);
 
 /// One record a set: nfcapd 1.7.1 forgets the scope where it counts a record's bytes, and reads a second one 4 bytes off.
-pub(super) static APPLICATION: Template<Named<u32>> = Template {
-    id: 261,
-    scope_fields: 1,
-    fields: &[
+pub(super) static APPLICATION: Template<Named<u32>> = Template::options(
+    261,
+    1,
+    &[
         Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
         Field::u32(Element::ApplicationId, |it| it.number),
         Field::text(Element::ApplicationName, TENANT_NAME_BYTES, |it| &it.name),
         Field::text(Element::ApplicationDescription, 48, |it| &it.description),
     ],
-};
+);
 
 /// Tenants.
-pub(super) static VRF: Template<Named<u32>> = Template {
-    id: 262,
-    scope_fields: 1,
-    fields: &[
+pub(super) static VRF: Template<Named<u32>> = Template::options(
+    262,
+    1,
+    &[
         Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
         Field::u32(Element::IngressVrfId, |it| it.number),
         Field::text(Element::VrfName, NAME_BYTES + 1, |it| &it.name),
     ],
-};
+);
 
-/// ACL rules. IANA has no element for a firewall rule's name; a selector's is the nearest. The scope is the common
-/// properties' id, as RFC 5473 has it.
-pub(super) static RULE: Template<Named<u64>> = Template {
-    id: 263,
-    scope_fields: 1,
-    fields: &[
+/// ACL rules. IANA has no element for a firewall rule's name; a selector's is the nearest. The common properties' id is in
+/// the scope, as RFC 5473 has it.
+pub(super) static RULE: Template<Named<u64>> = Template::options(
+    263,
+    2,
+    &[
+        Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
         Field::u64(Element::CommonPropertiesId, |it| it.number),
         Field::text(Element::SelectorName, TENANT_NAME_BYTES, |it| &it.name),
     ],
-};
+);
 
 /// The exporter's own counts (RFC 7011 sections 4.1 and 4.3).
 pub(super) struct Statistics {
@@ -345,10 +342,10 @@ pub(super) struct Statistics {
     pub(super) stats: ExportStats,
 }
 
-pub(super) static STATISTICS: Template<Statistics> = Template {
-    id: 264,
-    scope_fields: 1,
-    fields: &[
+pub(super) static STATISTICS: Template<Statistics> = Template::options(
+    264,
+    1,
+    &[
         Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
         Field::u64(Element::ExportedMessageTotalCount, |it| it.stats.messages),
         Field::u64(Element::ExportedFlowRecordTotalCount, |it| it.stats.records),
@@ -357,4 +354,4 @@ pub(super) static STATISTICS: Template<Statistics> = Template {
         Field::u64(Element::NotSentPacketTotalCount, |it| it.stats.lost_packets),
         Field::u64(Element::NotSentOctetTotalCount, |it| it.stats.lost_octets),
     ],
-};
+);

@@ -5,9 +5,13 @@ mod decoder;
 use super::*;
 use crate::flow::{DirectionRecord, End, EndReason};
 use crate::model::{
-    ClassBy, ClassId, Direction, FlowKey, HandoffId, PathId, Protocol, RuleId, SiteId, TenantId, Zone,
+    ClassBy, ClassId, Direction, FlowKey, HandoffId, PathId, Protocol, RecordKind, RuleId, SiteId, TenantId,
+    Zone,
 };
 use decoder::{Collector, Data, Header};
+use names::NAMES_BURST;
+use netflow_parser::variable_versions::{ipfix, v9};
+use netflow_parser::{FieldValue, NetflowPacket, NetflowParser};
 use proptest::prelude::*;
 use std::net::IpAddr;
 
@@ -88,6 +92,14 @@ fn directory() -> Directory {
     }
 }
 
+fn exporter(observation_domain: u32) -> Exporter {
+    Exporter::new(Settings { observation_domain, ..Settings::default() }, directory(), start())
+}
+
+fn exporter_in(protocol: ExportProtocol) -> Exporter {
+    Exporter::new(Settings { protocol, ..Settings::default() }, directory(), start())
+}
+
 /// All the exporter has to send at `now`, decoded.
 fn drain(exporter: &mut Exporter, collector: &mut Collector, now: Now) -> Vec<(Header, Vec<Data>)> {
     std::iter::from_fn(|| exporter.poll(now).map(|datagram| collector.receive(datagram))).collect()
@@ -95,7 +107,7 @@ fn drain(exporter: &mut Exporter, collector: &mut Collector, now: Now) -> Vec<(H
 
 /// The flow records of what `exporter` sends at once of `record`.
 fn flows(record: &FlowRecord) -> Vec<Data> {
-    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    let (mut exporter, mut collector) = (exporter(0), Collector::default());
     exporter.add(record, start());
     exporter.flush();
     let messages = drain(&mut exporter, &mut collector, start());
@@ -230,7 +242,7 @@ fn a_direction_without_packets_is_not_told() {
 
 #[test]
 fn names_come_by_options_records_before_any_flow() {
-    let (mut exporter, mut collector) = (Exporter::new(7, directory()), Collector::default());
+    let (mut exporter, mut collector) = (exporter(7), Collector::default());
     exporter.add(&translated(), start());
     exporter.flush();
     let messages = drain(&mut exporter, &mut collector, start());
@@ -263,7 +275,8 @@ fn the_longest_names_fit() {
     directory.classes.insert((TenantId(1), ClassId(4)), long.clone());
     directory.rules.insert((TenantId(1), RuleId(6)), long.clone());
     directory.handoffs.insert(HandoffId(2), format!("{long}/{long}/{long}"));
-    let (mut exporter, mut collector) = (Exporter::new(0, directory), Collector::default());
+    let (mut exporter, mut collector) =
+        (Exporter::new(Settings::default(), directory, start()), Collector::default());
     let messages = drain(&mut exporter, &mut collector, start());
     let records: Vec<Data> = messages.into_iter().flat_map(|(_, records)| records).collect();
     let longest = |element| {
@@ -279,7 +292,7 @@ fn the_longest_names_fit() {
 
 #[test]
 fn a_record_leaves_after_a_second_at_the_latest() {
-    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    let (mut exporter, mut collector) = (exporter(0), Collector::default());
     drain(&mut exporter, &mut collector, start());
     let added = start() + Duration::from_millis(10);
     exporter.add(&translated(), added);
@@ -293,7 +306,7 @@ fn a_record_leaves_after_a_second_at_the_latest() {
 
 #[test]
 fn a_full_message_leaves_at_once() {
-    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    let (mut exporter, mut collector) = (exporter(0), Collector::default());
     drain(&mut exporter, &mut collector, start());
     for _ in 0..10 {
         exporter.add(&translated(), start());
@@ -306,7 +319,7 @@ fn a_full_message_leaves_at_once() {
 
 #[test]
 fn templates_and_names_come_again_every_minute_and_when_names_change() {
-    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    let (mut exporter, mut collector) = (exporter(0), Collector::default());
     let all = drain(&mut exporter, &mut collector, start()).len();
     let sets = collector.template_sets;
     assert_eq!(sets, 1 + 5, "the flow templates' set, and one for each options template");
@@ -333,7 +346,8 @@ fn a_provider_s_many_names_go_in_bursts_and_flows_do_not_wait_for_them() {
     for id in 0..1_000 {
         directory.paths.insert(PathId(id), format!("acme/branch-{id}/dsl"));
     }
-    let (mut exporter, mut collector) = (Exporter::new(0, directory), Collector::default());
+    let (mut exporter, mut collector) =
+        (Exporter::new(Settings::default(), directory, start()), Collector::default());
     exporter.add(&translated(), start());
     exporter.flush();
     let (mut now, mut names, mut bursts) = (start(), 0, 0);
@@ -352,7 +366,7 @@ fn a_provider_s_many_names_go_in_bursts_and_flows_do_not_wait_for_them() {
 
 #[test]
 fn what_finds_no_room_is_counted_as_lost() {
-    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    let (mut exporter, mut collector) = (exporter(0), Collector::default());
     let records = 10_000;
     for _ in 0..records {
         exporter.add(&translated(), start());
@@ -379,7 +393,7 @@ fn what_finds_no_room_is_counted_as_lost() {
 
 #[test]
 fn a_datagram_the_network_would_not_take_is_counted_as_lost_and_leaves_a_gap() {
-    let (mut exporter, mut collector) = (Exporter::new(0, directory()), Collector::default());
+    let (mut exporter, mut collector) = (exporter(0), Collector::default());
     drain(&mut exporter, &mut collector, start());
     let before = exporter.stats();
     exporter.add(&translated(), start());
@@ -393,6 +407,107 @@ fn a_datagram_the_network_would_not_take_is_counted_as_lost_and_leaves_a_gap() {
     exporter.flush();
     let (next, _) = collector.receive(exporter.poll(start()).expect("a datagram"));
     assert_eq!(next.sequence, header.sequence + 2);
+}
+
+#[test]
+fn netflow_v9_says_the_same_in_its_own_header_times_and_sequence() {
+    let (mut exporter, mut collector) = (exporter_in(ExportProtocol::NetflowV9), Collector::default());
+    exporter.add(&translated(), start());
+    exporter.flush();
+    let messages = drain(&mut exporter, &mut collector, start());
+    let told = |element, found: &Data| found.number(element);
+    for (nth, (header, records)) in messages.iter().enumerate() {
+        assert_eq!((header.version, header.sequence), (9, nth as u32), "the sequence counts messages");
+        for flow in records.iter().filter(|it| !it.is_options) {
+            // A collector knows by the header when the box began.
+            let boot = u64::from(header.export_unix_secs) * 1_000 - header.uptime_millis;
+            let direction = if told(239, flow) == 1 { FORWARD } else { REVERSE };
+            assert_eq!(boot + told(22, flow), direction.first_unix_millis);
+            assert_eq!(boot + told(21, flow), direction.last_unix_millis);
+            assert_eq!((told(1, flow), told(2, flow)), (direction.bytes, direction.packets));
+        }
+    }
+    let records: Vec<&Data> = messages.iter().flat_map(|(_, records)| records).collect();
+    assert_eq!(records.iter().filter(|it| !it.is_options).count(), 2);
+    let named = |element, text| records.iter().any(|it| it.has(element) && it.text(element) == text);
+    for (element, text) in [(96, "acme/voice"), (335, "acme/web-out"), (236, "acme"), (82, "acme/berlin/dsl")]
+    {
+        assert!(named(element, text), "{text} by element {element}");
+    }
+}
+
+#[test]
+fn netflow_v9_tells_right_times_after_more_milliseconds_than_it_can_count() {
+    let (mut exporter, mut collector) = (exporter_in(ExportProtocol::NetflowV9), Collector::default());
+    let mut now = start();
+    for days in 0..60 {
+        now = now + Duration::from_secs(24 * 3_600);
+        let mut record = translated();
+        record.directions[0].first_unix_millis = now.unix_nanos / 1_000_000 - 3_600_000;
+        exporter.add(&record, now);
+        exporter.flush();
+        for (header, records) in drain(&mut exporter, &mut collector, now) {
+            let boot = u64::from(header.export_unix_secs) * 1_000 - header.uptime_millis;
+            for flow in records.iter().filter(|it| !it.is_options && it.number(239) == 1) {
+                assert_eq!(boot + flow.number(22), record.directions[0].first_unix_millis, "day {days}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_connection_is_told_the_templates_once_and_counts_from_zero() {
+    let settings = Settings { is_stream: true, ..Settings::default() };
+    let (mut exporter, mut collector) = (Exporter::new(settings, directory(), start()), Collector::default());
+    let mut now = start();
+    drain(&mut exporter, &mut collector, now);
+    let templates = collector.template_sets;
+    now = now + REFRESH;
+    let again = drain(&mut exporter, &mut collector, now);
+    assert!(again.iter().any(|(_, records)| records.iter().any(|it| it.has(236))), "names are said again");
+    assert_eq!(collector.template_sets, templates, "templates are not");
+
+    exporter.add(&translated(), now);
+    exporter.flush();
+    exporter.begin_session();
+    let mut next = Collector::default();
+    let messages = drain(&mut exporter, &mut next, now);
+    assert_eq!((messages[0].0.sequence, next.template_sets), (0, templates));
+    let flows = messages.iter().flat_map(|(_, records)| records).filter(|it| !it.is_options);
+    assert_eq!(flows.count(), 2, "what waited goes by the new one");
+}
+
+#[test]
+fn a_filter_lets_a_tenant_s_records_and_names_through_and_no_others() {
+    let mut all = directory();
+    all.tenants.insert(TenantId(2), "globex".to_owned());
+    all.classes.insert((TenantId(2), ClassId(1)), "voice".to_owned());
+    all.rules.insert((TenantId(2), RuleId(9)), "all".to_owned());
+    all.paths.insert(PathId(8), "globex/rome/dsl".to_owned());
+    all.sites.insert(SiteId(8), "globex/rome".to_owned());
+    all.handoffs.insert(HandoffId(8), "globex/internet".to_owned());
+    let flows = [RecordKind::Flows];
+    let mut filter = Filter::new(Some(["acme".to_owned()].into()), flows.into());
+    filter.learn(&all);
+    let others = FlowRecord { tenant: TenantId(2), ..translated() };
+    assert_eq!((filter.admits(&translated()), filter.admits(&others)), (true, false));
+    assert_eq!(filter.names(&all), directory());
+    let mut everybody = Filter::new(None, flows.into());
+    everybody.learn(&all);
+    assert_eq!((everybody.admits(&translated()), everybody.admits(&others)), (true, true));
+    assert_eq!(everybody.names(&all), all);
+}
+
+#[test]
+fn what_went_astray_on_the_way_here_is_told_as_lost() {
+    let (mut exporter, mut collector) = (exporter(0), Collector::default());
+    let mut missed = Missed::default();
+    missed.count(&translated());
+    exporter.missed(missed);
+    let messages = drain(&mut exporter, &mut collector, start());
+    let mut told = messages.iter().flat_map(|(_, records)| records).filter(|it| it.has(166));
+    let told = told.next().expect("statistics");
+    assert_eq!([166, 167, 168].map(|element| told.number(element)), [2, 30, 31_000]);
 }
 
 fn any_direction() -> impl Strategy<Value = DirectionRecord> {
@@ -499,8 +614,11 @@ fn to_be_told(record: &FlowRecord) -> impl Iterator<Item = Told> {
 proptest! {
     /// The decoder itself refuses wrong lengths, gaps in the sequence, sets without a template and large messages.
     #[test]
-    fn whatever_is_added_comes_out_once_and_in_order(steps in proptest::collection::vec(any_step(), 0..120)) {
-        let (mut exporter, mut collector) = (Exporter::new(1, directory()), Collector::default());
+    fn whatever_is_added_comes_out_once_and_in_order(
+        protocol in prop_oneof![Just(ExportProtocol::Ipfix), Just(ExportProtocol::NetflowV9)],
+        steps in proptest::collection::vec(any_step(), 0..120),
+    ) {
+        let (mut exporter, mut collector) = (exporter_in(protocol), Collector::default());
         let (mut now, mut added, mut received) = (start(), Vec::new(), Vec::new());
         let mut poll = |exporter: &mut Exporter, now| {
             let messages = drain(exporter, &mut collector, now);
@@ -527,5 +645,59 @@ proptest! {
         poll(&mut exporter, now);
         prop_assert_eq!(exporter.stats().records, added.len() as u64);
         prop_assert_eq!(received, added);
+    }
+
+    /// Somebody else's decoder: it finds as many records of flows, with the same sums, and nothing that it does not know.
+    #[test]
+    fn netflow_parser_reads_every_message(
+        protocol in prop_oneof![Just(ExportProtocol::Ipfix), Just(ExportProtocol::NetflowV9)],
+        records in proptest::collection::vec(any_record(), 0..60),
+    ) {
+        let (mut exporter, mut parser) = (exporter_in(protocol), NetflowParser::default());
+        let (mut expected, mut read) = (Vec::new(), Vec::new());
+        for record in &records {
+            expected.extend(to_be_told(record).map(|told| (told.4, told.5)));
+            exporter.add(record, start());
+        }
+        exporter.flush();
+        while let Some(message) = exporter.poll(start()) {
+            let parsed = parser.parse_bytes(message);
+            prop_assert!(parsed.error.is_none(), "{:?}", parsed.error);
+            prop_assert_eq!(parsed.packets.len(), 1);
+            read.extend(parsed.packets.iter().flat_map(counts_of));
+        }
+        prop_assert_eq!(read, expected);
+    }
+}
+
+/// Packets and bytes of each flow in it, as `netflow_parser` read them.
+fn counts_of(packet: &NetflowPacket) -> Vec<(u64, u64)> {
+    fn counts<N: std::fmt::Debug>(flow: &[(N, FieldValue)]) -> (u64, u64) {
+        let find = |names: [&str; 2]| {
+            let is_it = |name: &N| names.iter().any(|it| format!("{name:?}").contains(it));
+            let mut found =
+                flow.iter().filter(|(name, _)| is_it(name)).map(|(_, value)| u64::try_from(value));
+            found.next().expect("a count").expect("a number")
+        };
+        (find(["PacketDeltaCount", "InPkts"]), find(["OctetDeltaCount", "InBytes"]))
+    }
+    match packet {
+        NetflowPacket::IPFix(message) => {
+            let flows = message.flowsets.iter().filter_map(|set| match &set.body {
+                ipfix::FlowSetBody::Data(data) => Some(&data.fields),
+                ipfix::FlowSetBody::NoTemplate(_) | ipfix::FlowSetBody::Empty => panic!("{:?}", set.body),
+                _ => None,
+            });
+            flows.flatten().map(|flow| counts(flow)).collect()
+        }
+        NetflowPacket::V9(message) => {
+            let flows = message.flowsets.iter().filter_map(|set| match &set.body {
+                v9::FlowSetBody::Data(data) => Some(&data.fields),
+                v9::FlowSetBody::NoTemplate(_) | v9::FlowSetBody::Empty => panic!("{:?}", set.body),
+                _ => None,
+            });
+            flows.flatten().map(|flow| counts(flow)).collect()
+        }
+        other => panic!("{other:?}"),
     }
 }

@@ -1,26 +1,44 @@
-//! Exporting: the thread that takes flow records from the workers and sends them to the collectors.
+//! Exporting: the thread that takes flow records from the workers, and one for each collector, which it hands them on to.
 //!
-//! It waits for records and for the exporters' timers, whichever comes first. Nothing here can hold up a worker: the
-//! queue between is bounded, and a worker counts what it had no room for.
+//! Nothing here can hold up a worker, nor one collector another: every queue between is bounded, and what finds no room is
+//! counted and told to the collector as lost. A collector's thread waits for records and for its exporter's timers,
+//! whichever comes first, and may take its time over a connection ([`Link`]).
 
 use super::clock::Clock;
-use crate::config::Collector;
-use crate::export::{Directory, Exporter};
+use super::collector::Link;
+use crate::config::{Collector, CollectorTransport};
+use crate::export::{Directory, Exporter, Filter, Missed, Settings};
 use crate::flow::FlowRecord;
-use crate::model::Instant;
 use crate::pipeline::Logged;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A box without collectors wakes this often, for nothing; cheap, and keeps the loop one loop.
+/// How long what a collector's thread has no room for waits until it is offered again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Nothing is due: wakes this often, for nothing, which keeps the loops one loop.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// Parcels on the way to a collector's thread: it is the records waiting outside that count.
+const PARCELS: usize = 4;
+
+/// Records that wait for a collector's thread, which may be waiting for a connection; one more is lost. Some seconds of a
+/// busy box, as between workers and exporter.
+const MAX_WAITING: usize = 65_536;
+
+/// Records in a parcel.
+const PARCEL_RECORDS: usize = 4_096;
+
+/// Records between two looks at what is to be sent: some twenty messages.
+const AT_ONCE: usize = 128;
 
 /// What the thread is sent.
 pub enum Order {
     Record(FlowRecord),
+    /// Records that a worker had no room for.
+    Missed(Missed),
     /// What an ACL rule with `log` decided on.
     Logged(Logged),
     /// A new generation's collectors and names. A collector that stays keeps its sequence numbers.
@@ -30,8 +48,8 @@ pub enum Order {
     },
 }
 
-/// Starts the thread. It calls `seen` with every record and `log` with what rules decided on, and ends when all senders of `orders` are gone, after it has
-/// sent what was left.
+/// Starts the thread. It calls `seen` with every record and `log` with what rules decided on, and ends when all senders of
+/// `orders` are gone, after all collectors have been sent what was left.
 ///
 /// # Errors
 /// The thread could not be made.
@@ -41,7 +59,7 @@ pub fn start(
     seen: impl FnMut(&FlowRecord) + Send + 'static,
     log: impl FnMut(&Logged) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    let exporting = Exporting { orders, clock, seen, log, collectors: Vec::new() };
+    let exporting = Exporting { orders, clock, seen, log, feeds: Vec::new(), ending: Vec::new() };
     std::thread::Builder::new().name("export".into()).spawn(move || exporting.run())
 }
 
@@ -50,111 +68,233 @@ struct Exporting<F, G> {
     clock: Clock,
     seen: F,
     log: G,
-    collectors: Vec<Connected>,
+    feeds: Vec<Feed>,
+    /// Of collectors that are no longer configured: they still send what they have.
+    ending: Vec<JoinHandle<()>>,
 }
 
-/// A collector, and the way to it.
-struct Connected {
+/// The way to a collector's thread.
+struct Feed {
     collector: Collector,
-    exporter: Exporter,
-    socket: Option<UdpSocket>,
-    /// So that a dead collector is told of once.
-    failing: bool,
+    filter: Filter,
+    /// What it has not been given yet.
+    waiting: Parcel,
+    parcels: SyncSender<Parcel>,
+    thread: JoinHandle<()>,
+}
+
+/// What a collector's thread is given.
+#[derive(Default)]
+struct Parcel {
+    directory: Option<Directory>,
+    records: Vec<FlowRecord>,
+    missed: Missed,
 }
 
 impl<F: FnMut(&FlowRecord), G: FnMut(&Logged)> Exporting<F, G> {
     fn run(mut self) {
         loop {
-            let now = self.clock.now();
-            let due = self.collectors.iter().map(|c| c.exporter.poll_timeout()).min();
-            let wait = due.map_or(IDLE, |due: Instant| due.since(now.instant));
+            let wait = if self.feeds.iter().all(|feed| feed.waiting.is_empty()) { IDLE } else { RETRY };
             match self.orders.recv_timeout(wait) {
                 Ok(order) => {
                     self.take(order);
                     // What else is there already goes with it.
-                    while let Ok(order) = self.orders.try_recv() {
+                    for _ in 0..PARCEL_RECORDS {
+                        let Ok(order) = self.orders.try_recv() else { break };
                         self.take(order);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.send();
+            self.feeds.iter_mut().for_each(Feed::pass_on);
         }
-        for connected in &mut self.collectors {
-            connected.exporter.flush();
+        self.ending.extend(self.feeds.drain(..).map(Feed::end));
+        for thread in self.ending {
+            if thread.join().is_err() {
+                tracing::error!("a collector's thread panicked");
+            }
         }
-        self.send();
     }
 
     fn take(&mut self, order: Order) {
         match order {
             Order::Record(record) => {
                 (self.seen)(&record);
-                let now = self.clock.now();
-                for connected in &mut self.collectors {
-                    connected.exporter.add(&record, now);
-                }
+                self.feeds.iter_mut().for_each(|feed| feed.take(&record));
             }
+            Order::Missed(missed) => self.feeds.iter_mut().for_each(|feed| feed.waiting.missed.add(missed)),
             Order::Logged(logged) => (self.log)(&logged),
-            Order::Reconfigure { collectors, directory } => {
-                let mut old = std::mem::take(&mut self.collectors);
-                for collector in collectors {
-                    let kept = old.iter().position(|known| known.collector == collector);
-                    let mut connected = match kept {
-                        Some(at) => old.swap_remove(at),
-                        None => Connected::new(collector, directory.clone()),
-                    };
-                    connected.exporter.set_directory(&directory);
-                    self.collectors.push(connected);
-                }
-            }
+            Order::Reconfigure { collectors, directory } => self.reconfigure(collectors, &directory),
         }
     }
 
-    fn send(&mut self) {
-        let now = self.clock.now();
-        for connected in &mut self.collectors {
-            connected.send(now);
+    fn reconfigure(&mut self, collectors: Vec<Collector>, directory: &Directory) {
+        let mut old = std::mem::take(&mut self.feeds);
+        for collector in collectors {
+            let kept = old.iter().position(|known| known.collector == collector);
+            let feed = match kept {
+                Some(at) => Ok(old.swap_remove(at)),
+                None => Feed::start(collector, directory, self.clock),
+            };
+            match feed {
+                Ok(mut feed) => {
+                    feed.filter.learn(directory);
+                    feed.waiting.directory = Some(feed.filter.names(directory));
+                    self.feeds.push(feed);
+                }
+                Err(error) => tracing::error!(%error, "a collector gets no flow records: no thread for it"),
+            }
         }
+        self.ending.retain(|thread| !thread.is_finished());
+        self.ending.extend(old.into_iter().map(Feed::end));
     }
 }
 
-impl Connected {
-    fn new(collector: Collector, directory: Directory) -> Connected {
-        let exporter = Exporter::new(collector.observation_domain, directory);
-        Connected { collector, exporter, socket: None, failing: false }
+impl Feed {
+    fn start(collector: Collector, directory: &Directory, clock: Clock) -> io::Result<Feed> {
+        let (parcels, parcels_in) = sync_channel(PARCELS);
+        let mut filter = Filter::new(collector.tenants.clone(), collector.records.clone());
+        filter.learn(directory);
+        let sending = Sending::new(&collector, filter.names(directory), parcels_in, clock);
+        let thread = std::thread::Builder::new()
+            .name(format!("export-{}", collector.name))
+            .spawn(move || sending.run())?;
+        Ok(Feed { collector, filter, waiting: Parcel::default(), parcels, thread })
     }
 
-    fn send(&mut self, now: crate::model::Now) {
+    fn take(&mut self, record: &FlowRecord) {
+        if !self.filter.admits(record) {
+            return;
+        }
+        if self.waiting.records.len() < MAX_WAITING {
+            self.waiting.records.push(record.clone());
+        } else {
+            self.waiting.missed.count(record);
+        }
+    }
+
+    /// Gives the thread what waits for it, as far as it has room.
+    fn pass_on(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let parcel = std::mem::take(&mut self.waiting);
+        match self.parcels.try_send(parcel) {
+            Ok(()) => {}
+            Err(TrySendError::Full(parcel)) => self.waiting = parcel,
+            // It never ends before it is told to; its panic is told at the end.
+            Err(TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// Gives the thread the last there will be. It ends when it has sent that, or has found that it cannot.
+    fn end(self) -> JoinHandle<()> {
+        // Nobody waits for this any more: at the end of the process it may take as long as a connection may.
+        let _ = self.parcels.send(self.waiting);
+        self.thread
+    }
+}
+
+impl Parcel {
+    fn is_empty(&self) -> bool {
+        self.directory.is_none() && self.records.is_empty() && self.missed == Missed::default()
+    }
+}
+
+/// A collector's thread.
+struct Sending {
+    name: String,
+    exporter: Exporter,
+    link: Link,
+    parcels: Receiver<Parcel>,
+    clock: Clock,
+    /// So that a dead collector is told of once.
+    failing: bool,
+}
+
+impl Sending {
+    fn new(collector: &Collector, directory: Directory, parcels: Receiver<Parcel>, clock: Clock) -> Sending {
+        let settings = Settings {
+            protocol: collector.protocol,
+            observation_domain: collector.observation_domain,
+            is_stream: collector.transport != CollectorTransport::Udp,
+        };
+        Sending {
+            name: collector.name.clone(),
+            exporter: Exporter::new(settings, directory, clock.now()),
+            link: Link::new(collector.address, &collector.transport),
+            parcels,
+            clock,
+            failing: false,
+        }
+    }
+
+    fn run(mut self) {
         loop {
-            if self.socket.is_none() {
-                self.socket = connect(self.collector.address).ok();
+            let now = self.clock.now();
+            let due = self.exporter.poll_timeout().max(self.link.poll_timeout());
+            match self.parcels.recv_timeout(due.since(now.instant).min(IDLE)) {
+                Ok(parcel) => self.take(parcel),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.send();
+        }
+        self.exporter.flush();
+        self.link.hurry();
+        self.send();
+        self.link.close();
+    }
+
+    fn take(&mut self, parcel: Parcel) {
+        if let Some(directory) = &parcel.directory {
+            self.exporter.set_directory(directory);
+        }
+        self.exporter.missed(parcel.missed);
+        // What makes full messages leaves before more is added: the exporter keeps few.
+        for some in parcel.records.chunks(AT_ONCE) {
+            let now = self.clock.now();
+            some.iter().for_each(|record| self.exporter.add(record, now));
+            self.send();
+        }
+    }
+
+    /// Sends what is due. Without a connection nothing is taken from the exporter, which keeps the first that come and
+    /// counts the others as lost.
+    fn send(&mut self) {
+        let now = self.clock.now();
+        if self.exporter.poll_timeout() > now.instant || self.link.poll_timeout() > now.instant {
+            return;
+        }
+        match self.link.open(now.instant) {
+            Ok(true) => self.exporter.begin_session(),
+            Ok(false) => {}
+            Err(error) => return self.failed(&error),
+        }
+        loop {
+            let now = self.clock.now();
             let Some(message) = self.exporter.poll(now) else { return };
-            let sent = match &self.socket {
-                Some(socket) => socket.send(message).map(|_| ()),
-                None => Err(io::ErrorKind::NotConnected.into()),
-            };
-            match sent {
-                Ok(()) => self.failing = false,
+            match self.link.send(message, now.instant) {
+                Ok(()) => {
+                    if std::mem::take(&mut self.failing) {
+                        tracing::info!(collector = self.name, "flow records are sent again");
+                    }
+                }
                 Err(error) => {
                     self.exporter.not_sent();
-                    if !std::mem::replace(&mut self.failing, true) {
-                        tracing::warn!(collector = self.collector.name, %error, "flow records cannot be sent");
+                    self.failed(&error);
+                    if !self.link.is_open() {
+                        return;
                     }
                 }
             }
         }
     }
-}
 
-fn connect(collector: SocketAddr) -> io::Result<UdpSocket> {
-    let any: SocketAddr = match collector {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(collector)?;
-    Ok(socket)
+    fn failed(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::warn!(collector = self.name, %error, "flow records cannot be sent");
+        }
+    }
 }

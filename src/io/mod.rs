@@ -7,6 +7,7 @@
 //! the devices it opened to the fast side.
 
 pub mod clock;
+mod collector;
 pub mod cpu;
 pub mod crossing;
 pub mod exporting;

@@ -5,6 +5,7 @@
 mod asked;
 mod class;
 mod drop;
+mod exporting;
 mod id;
 mod key;
 mod name;
@@ -18,6 +19,7 @@ mod wheel;
 pub use asked::{AskedEnd, AskedFlow, AskedPort, AskedTime, NotATime, NotAnEnd};
 pub use class::{ClassBy, NameSource, Named};
 pub use drop::DropReason;
+pub use exporting::{ExportProtocol, RecordKind};
 pub use id::{
     AppId, ClassId, DeviceId, DomainId, HandoffId, Id, IdMap, MAX_WORKERS, PathId, RuleId, SiteId, TenantId,
     TransportId, WORKER_BITS,

@@ -2,6 +2,7 @@
 //! same commands.
 
 use crate::control::{WorkerGone, WorkerPort};
+use crate::export::Missed;
 use crate::io::exporting::Order;
 use crate::io::forward::{DataPlane, Dropped, Egress, Fault, ForwardHandle};
 use crate::io::ledgering::Ledgering;
@@ -13,7 +14,7 @@ use crate::tunnel::Endpoint;
 use crate::wire::{Batch, Outbound};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
 /// Slots of the session table that are looked at between packets: well under a millisecond.
@@ -35,6 +36,8 @@ pub(super) type Reply = Box<dyn FnOnce(Answer) + Send>;
 pub(super) struct WorkerPlane {
     worker: Worker,
     orders: SyncSender<Order>,
+    /// Records that found no room there, and have not been told as lost.
+    missed: Missed,
     /// `None` where no NAT ledger is kept.
     ledger: Option<Ledgering>,
     /// Questions about sessions that are being answered, a part of the table at a time.
@@ -52,7 +55,14 @@ impl WorkerPlane {
         if ledger.is_some() {
             worker.tell_ports();
         }
-        WorkerPlane { worker, orders, ledger, scans: VecDeque::new(), next_scan: now.instant }
+        WorkerPlane {
+            worker,
+            orders,
+            missed: Missed::default(),
+            ledger,
+            scans: VecDeque::new(),
+            next_scan: now.instant,
+        }
     }
 
     /// Ends all sessions. Packets wait no more, so the exporter gets the records of all of them, however many there are, and
@@ -77,9 +87,19 @@ impl WorkerPlane {
             let lost = ledger.pass_on(self.worker.take_port_events(), now.unix_nanos / 1_000_000);
             self.worker.ledger_lost(lost);
         }
+        // Before what comes after it: so a collector learns of a loss no later than of what followed.
+        if self.missed != Missed::default() && self.orders.try_send(Order::Missed(self.missed)).is_ok() {
+            self.missed = Missed::default();
+        }
         let mut lost = 0;
         for record in self.worker.take_records() {
-            lost += u64::from(self.orders.try_send(Order::Record(record)).is_err());
+            if let Err(
+                TrySendError::Full(Order::Record(record)) | TrySendError::Disconnected(Order::Record(record)),
+            ) = self.orders.try_send(Order::Record(record))
+            {
+                lost += 1;
+                self.missed.count(&record);
+            }
         }
         self.worker.records_lost(lost);
         let logged: Vec<Logged> = self.worker.take_logged().collect();

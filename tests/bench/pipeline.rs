@@ -9,11 +9,13 @@
 //! `handshakes`: at the entrance and in the worker. `tunnels`: ten thousand of them, their memory, and what they cost
 //! while idle. `workers`: what a second one adds. `tables`: rules and sessions by themselves. `bindings`: those of NAT.
 //! `shaping`: a packet where a bandwidth is limited. `classify`: names in the first bytes of flows. `ledger`: the NAT ledger, on
-//! disk. `probes`: five thousand paths, probed, and what is decided by it.
+//! disk. `probes`: five thousand paths, probed, and what is decided by it. `export`: flow records into messages, whose figure
+//! goes into `target/bench/flows.json`.
 
 mod bindings;
 mod cases;
 mod classify;
+mod export;
 mod handshakes;
 mod ledger;
 mod measure;
@@ -127,6 +129,7 @@ fn all(wanted: &Wanted) -> Vec<Value> {
     rows.extend(bindings::rows(wanted));
     rows.extend(classify::rows(wanted));
     rows.extend(ledger::rows(wanted));
+    rows.extend(export::rows(wanted));
     rows
 }
 

@@ -1,11 +1,14 @@
-//! A collector in small, written from RFC 7011 alone: it knows no template but those it was sent.
+//! A collector in small, written from RFC 7011 and RFC 3954 alone: it knows no template but those it was sent.
 
 use std::collections::BTreeMap;
 
-/// A message's header (RFC 7011 section 3.1).
+/// A message's header (RFC 7011 section 3.1, RFC 3954 section 5.1).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    pub(super) version: u64,
     pub(super) length: usize,
+    /// NetFlow v9: milliseconds since the box began.
+    pub(super) uptime_millis: u64,
     pub(super) export_unix_secs: u32,
     pub(super) sequence: u32,
     pub(super) observation_domain: u32,
@@ -67,52 +70,85 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// Takes a datagram in; panics at whatever RFC 7011 does not allow.
+    /// Takes a datagram in; panics at whatever the RFCs do not allow.
     pub(super) fn receive(&mut self, datagram: &[u8]) -> (Header, Vec<Data>) {
         assert!(datagram.len() <= 1_400, "{} bytes", datagram.len());
         let mut rest = Reader(datagram);
-        assert_eq!(rest.number(2), 10, "version");
+        let version = rest.number(2);
+        assert!(version == 9 || version == 10, "version {version}");
+        let length_or_count = rest.number(2) as usize;
         let header = Header {
-            length: rest.number(2) as usize,
+            version,
+            length: datagram.len(),
+            uptime_millis: if version == 9 { rest.number(4) } else { 0 },
             export_unix_secs: rest.number(4) as u32,
             sequence: rest.number(4) as u32,
             observation_domain: rest.number(4) as u32,
         };
-        assert_eq!(header.length, datagram.len(), "length in the header");
+        let (templates, options_templates) = if version == 9 { (0, 1) } else { (2, 3) };
         let mut records = Vec::new();
+        let mut defined = 0;
         while !rest.0.is_empty() {
             let set_id = rest.number(2) as u16;
             let length = rest.number(2) as usize;
             let mut set = Reader(rest.take(length.checked_sub(4).expect("a set's length has its header in")));
+            assert!(version == 10 || length.is_multiple_of(4), "a set of {length} bytes in NetFlow v9");
             match set_id {
-                2 | 3 => {
+                256.. => self.read_records(set_id, &mut set, version == 9, &mut records),
+                _ if set_id == templates || set_id == options_templates => {
                     self.template_sets += 1;
+                    let is_options = set_id == options_templates;
                     let mut in_set = 0;
-                    while !set.0.is_empty() {
-                        self.learn(&mut set, set_id == 3);
+                    while !set.is_padding(version == 9) {
+                        if is_options && version == 9 {
+                            self.learn_v9_options(&mut set)
+                        } else {
+                            self.learn(&mut set, is_options)
+                        };
                         in_set += 1;
                     }
-                    assert!(set_id == 2 || in_set == 1, "{in_set} options templates in a set");
+                    assert!(!is_options || in_set == 1, "{in_set} options templates in a set");
+                    defined += in_set;
                 }
-                256.. => self.read_records(set_id, &mut set, &mut records),
                 _ => panic!("set id {set_id}"),
             }
         }
+        let counted = if version == 9 { records.len() + defined } else { datagram.len() };
+        assert_eq!(length_or_count, counted, "length or count in the header");
         if let Some(expected) = self.expected_sequence {
             assert_eq!(header.sequence, expected, "sequence number");
         }
-        self.expected_sequence = Some(header.sequence.wrapping_add(records.len() as u32));
+        let counts = if version == 9 { 1 } else { records.len() as u32 };
+        self.expected_sequence = Some(header.sequence.wrapping_add(counts));
         (header, records)
     }
 
     fn learn(&mut self, set: &mut Reader<'_>, is_options: bool) {
         let id = set.number(2) as u16;
-        assert!(id >= 256, "template id {id}");
         let count = set.number(2);
         if is_options {
             let scope_count = set.number(2);
             assert!(scope_count > 0 && scope_count <= count, "{scope_count} scope fields of {count}");
         }
+        self.learn_fields(id, count, is_options, set);
+    }
+
+    /// RFC 3954 section 6.1. Of scopes, "System" is taken for IPFIX's observation domain.
+    fn learn_v9_options(&mut self, set: &mut Reader<'_>) {
+        let id = set.number(2) as u16;
+        let (scope_bytes, option_bytes) = (set.number(2), set.number(2));
+        assert_eq!(scope_bytes, 4, "one scope");
+        assert_eq!(set.number(2), 1, "System");
+        let length = set.number(2) as usize;
+        self.learn_fields(id, option_bytes / 4, true, set);
+        let template = self.templates.get_mut(&id).expect("just learned");
+        if template.fields.first() != Some(&(149, length)) {
+            template.fields.insert(0, (149, length));
+        }
+    }
+
+    fn learn_fields(&mut self, id: u16, count: u64, is_options: bool, set: &mut Reader<'_>) {
+        assert!(id >= 256, "template id {id}");
         let fields = (0..count).map(|_| {
             let (element, length) = (set.number(2) as u16, set.number(2) as usize);
             assert!(element < 1 << 15, "no enterprise's elements");
@@ -121,13 +157,18 @@ impl Collector {
         });
         let template = Template { is_options, fields: fields.collect() };
         let known = self.templates.entry(id).or_insert_with(|| template.clone());
-        assert_eq!(*known, template, "a template id stands for one template (RFC 7011 section 8)");
+        let known_fields = known.fields.len().saturating_sub(template.fields.len());
+        assert_eq!(
+            known.fields[known_fields..],
+            template.fields,
+            "a template id stands for one template (RFC 7011 section 8)"
+        );
     }
 
-    fn read_records(&self, set_id: u16, set: &mut Reader<'_>, records: &mut Vec<Data>) {
+    fn read_records(&self, set_id: u16, set: &mut Reader<'_>, may_be_padded: bool, records: &mut Vec<Data>) {
         let Some(template) = self.templates.get(&set_id) else { panic!("template {set_id} was never sent") };
         assert!(!set.0.is_empty(), "an empty set (RFC 7011 section 3.3)");
-        while !set.0.is_empty() {
+        while !set.is_padding(may_be_padded) {
             let fields = template.fields.iter();
             let values: BTreeMap<_, _> =
                 fields.map(|&(element, length)| (element, set.take(length).to_vec())).collect();
@@ -140,6 +181,11 @@ impl Collector {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// Whether nothing comes any more, but for what makes a set's length a multiple of four.
+    fn is_padding(&self, may_be_padded: bool) -> bool {
+        self.0.is_empty() || may_be_padded && self.0.len() < 4 && self.0.iter().all(|byte| *byte == 0)
+    }
+
     fn take(&mut self, bytes: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at_checked(bytes).expect("more bytes in the message");
         self.0 = rest;

@@ -1,0 +1,18 @@
+//! What a flow collector is sent, and how: said in the configuration, done by the exporter.
+
+/// How a collector is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExportProtocol {
+    /// RFC 7011.
+    #[default]
+    Ipfix,
+    /// RFC 3954.
+    NetflowV9,
+}
+
+/// A kind of record that a collector can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RecordKind {
+    /// Sessions, as far as they have come.
+    Flows,
+}
