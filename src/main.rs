@@ -38,6 +38,7 @@ enum Command {
         name: Option<String>,
     },
     Explain(Box<admin::ExplainArgs>),
+    Flows(Box<admin::FlowsArgs>),
     WhoHad(admin::WhoHadArgs),
     /// Compute whose a public address and port is, where nat-blocks are deterministic: prints TENANT/BRANCH
     WhoHas {
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         Command::Show(args) => Ok(admin::show(args)),
         Command::Apps { name } => apps(name.as_deref()),
         Command::Explain(args) => Ok(admin::explain(&args, popgate::run::explain_candidate)),
+        Command::Flows(args) => Ok(admin::flows(&args)),
         Command::WhoHad(args) => Ok(admin::who_had(&args, popgate::run::who_had_offline)),
         Command::WhoHas { outside, dir } => who_has(&dir, outside),
         Command::Replay { journal, policy } => replay(&journal, &policy),

@@ -55,7 +55,7 @@ pub(super) struct Queues {
 }
 
 /// A request's query as it was written: names may be unknown or come twice.
-type Parameters = Query<Vec<(String, String)>>;
+pub(super) type Parameters = Query<Vec<(String, String)>>;
 
 pub(super) async fn status(State(app): State<App>, query: Parameters) -> Result<Json<Status>, Problem> {
     Asked::read(query, &[])?;
@@ -204,7 +204,7 @@ fn asked_port(parameters: &[(String, String)]) -> Result<AskedPort, Problem> {
 }
 
 /// Every parameter must be known, and said once.
-fn check_names(parameters: &[(String, String)], known: &[&str]) -> Result<(), Problem> {
+pub(super) fn check_names(parameters: &[(String, String)], known: &[&str]) -> Result<(), Problem> {
     for (index, (name, _)) in parameters.iter().enumerate() {
         if !known.contains(&name.as_str()) {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
@@ -217,7 +217,7 @@ fn check_names(parameters: &[(String, String)], known: &[&str]) -> Result<(), Pr
     Ok(())
 }
 
-fn value_of<'a>(parameters: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
+pub(super) fn value_of<'a>(parameters: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
     parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
 }
 
@@ -253,7 +253,7 @@ impl Asked {
     }
 }
 
-fn parse<T: FromStr>(name: impl Display, value: &str, expected: &str) -> Result<T, Problem> {
+pub(super) fn parse<T: FromStr>(name: impl Display, value: &str, expected: &str) -> Result<T, Problem> {
     let parsed = if value.is_empty() { None } else { value.parse().ok() };
     parsed
         .ok_or_else(|| Problem::parameter(&name.to_string(), format!("{name}: {value:?} is not {expected}")))

@@ -11,7 +11,9 @@ mod assets;
 mod client;
 mod events;
 mod explain;
+mod flows;
 mod guard;
+mod history;
 mod listen;
 mod problem;
 mod table;
@@ -21,6 +23,7 @@ mod who_had;
 pub use apps::{describe_app, list_apps};
 pub use client::{ShowArgs, decisions, show};
 pub use explain::{AskCandidate, ExplainArgs, explain};
+pub use flows::{FlowsArgs, flows};
 pub use token::Token;
 pub use who_had::{AskLedger, WhoHadArgs, who_had};
 
@@ -89,6 +92,7 @@ const ROUTES: &[Route] = &[
     ("/api/v1/tunnels", || get(api::paths)),
     ("/api/v1/sessions", || get(api::sessions)),
     ("/api/v1/flows", || get(api::flows)),
+    ("/api/v1/flows/query", || get(history::query)),
     ("/api/v1/drops", || get(api::drops)),
     ("/api/v1/rules", || get(api::rules)),
     ("/api/v1/paths/history", || get(api::path_history)),

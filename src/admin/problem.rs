@@ -1,6 +1,7 @@
 //! What went wrong, as RFC 9457 problem details.
 
 use crate::control::Unanswered;
+use crate::store::report::FlowProblem;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -14,12 +15,24 @@ pub(super) struct Problem {
     /// The query parameter at fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) parameter: Option<String>,
+    /// Where in it, in characters from 1 on, and for how many: of a filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) column: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) length: Option<usize>,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
         let title = status.canonical_reason().unwrap_or("Problem").to_owned();
-        Problem { title, status: status.as_u16(), detail: detail.into(), parameter: None }
+        Problem {
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            parameter: None,
+            column: None,
+            length: None,
+        }
     }
 
     /// A query parameter that cannot be understood.
@@ -37,6 +50,16 @@ impl Problem {
 impl From<Unanswered> for Problem {
     fn from(error: Unanswered) -> Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl From<FlowProblem> for Problem {
+    fn from(problem: FlowProblem) -> Problem {
+        let FlowProblem { parameter, detail, column, length } = problem;
+        match parameter {
+            Some(name) => Problem { column, length, ..Problem::parameter(name, detail) },
+            None => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
+        }
     }
 }
 

@@ -12,15 +12,15 @@ pub(super) enum Align {
 }
 
 /// Rows under headings, each column as wide as its widest cell.
-pub(super) struct Table {
-    columns: Vec<(&'static str, Align)>,
+pub(super) struct Table<'a> {
+    columns: Vec<(&'a str, Align)>,
     rows: Vec<Vec<String>>,
 }
 
-impl Table {
+impl<'a> Table<'a> {
     /// Headings that begin with `>` stand above numbers: to the right.
-    pub(super) fn new(headings: &[&'static str]) -> Table {
-        let column = |heading: &&'static str| match heading.strip_prefix('>') {
+    pub(super) fn new(headings: &[&'a str]) -> Table<'a> {
+        let column = |heading: &&'a str| match heading.strip_prefix('>') {
             Some(heading) => (heading, Align::Right),
             None => (*heading, Align::Left),
         };

@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::config::AclAction;
-use crate::control::{LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
+use crate::control::{FlowsPort, LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
 use crate::model::AskedPort;
 use crate::pipeline::report::{
     Answer, DropRow, Explanation, PathHistory, Query, RuleRow, SessionPage, Step, StepKind, Totals,
 };
-use crate::store::report::{self, LedgerState, WhoHad};
+use crate::store::report::{
+    self, Cell, FlowAnswer, FlowColumn, FlowProblem, FlowQuestion, FlowRange, Holding, LedgerState, WhoHad,
+};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -290,6 +292,91 @@ impl LedgerPort for Ledger {
     }
 }
 
+#[test]
+fn the_flow_history_is_asked_and_what_it_refuses_is_told_with_its_place() {
+    let server = Server::start();
+    let ask = |query: &str| server.get(&format!("/api/v1/flows/query?{query}"));
+    for (query, parameter) in [
+        ("last=1h&from=2026-11-22T10:00Z&until=2026-11-22T11:00Z", "last"),
+        ("from=2026-11-22T10:00Z", "until"),
+        ("until=2026-11-22T10:00Z", "from"),
+        ("from=yesterday&until=2026-11-22T10:00Z", "from"),
+        ("top=many", "top"),
+        ("limit=10001", "limit"),
+        ("previous=maybe", "previous"),
+        ("format=xml", "format"),
+        ("tenant=acme", "tenant"),
+    ] {
+        let answer = ask(query);
+        assert_eq!(answer.status, 400, "{query}: {}", answer.body);
+        assert!(answer.body.contains(&format!("\"parameter\":\"{parameter}\"")), "{query}: {}", answer.body);
+    }
+    let refused = ask("q=clas%20%3D%20voice");
+    let problem: serde_json::Value = serde_json::from_str(&refused.body).expect("JSON");
+    assert_eq!((refused.status, &problem["parameter"]), (400, &"q".into()));
+    assert_eq!((&problem["column"], &problem["length"]), (&1.into(), &4.into()));
+    assert_eq!(ask("q=all").status, 422);
+
+    let answer = ask("q=class%20%3D%20voice&by=class,dst&sum=bytes&top=3&last=5m&previous=true&step=auto");
+    let told: FlowAnswer = serde_json::from_str(&answer.body).expect("an answer");
+    assert_eq!(told.filter, "class = voice");
+    assert_eq!(told.rows, [[Cell::Text("a \"b\", c".into()), Cell::Number(7), Cell::None, Cell::Number(0)]]);
+    let table = ask("q=class%20%3D%20voice&limit=10001&format=csv");
+    assert_eq!(table.header("content-type"), Some("text/csv; charset=utf-8; header=present"));
+    assert_eq!(table.header("content-disposition"), Some("attachment; filename=\"flows.csv\""));
+    let lines = "class,bytes,app,end\r\n\"a \"\"b\"\", c\",7,,1970-01-01T00:00:00.000Z\r\n";
+    assert_eq!(table.body, lines);
+    let file = ask("q=class%20%3D%20voice&format=parquet");
+    assert_eq!(
+        (file.header("content-type"), file.body.as_str()),
+        (Some("application/vnd.apache.parquet"), "PAR1")
+    );
+}
+
+#[test]
+fn a_box_that_keeps_no_flow_history_says_how_to_have_it_keep_one() {
+    let server = Server::start_with(|control| control);
+    let answer = server.get("/api/v1/flows/query");
+    assert_eq!(answer.status, 404);
+    assert!(answer.body.contains("[flows] in popgate.toml"), "{}", answer.body);
+}
+
+/// A history that knows of one group, and refuses what its filter says.
+struct History;
+
+impl FlowsPort for History {
+    fn ask(&self, question: &FlowQuestion) -> Result<FlowAnswer, FlowProblem> {
+        if question.filter.starts_with("clas ") {
+            let wrong = FlowProblem::asked("q", "there is no column \"clas\"".to_owned());
+            return Err(FlowProblem { column: Some(1), length: Some(4), ..wrong });
+        }
+        if question.filter == "all" {
+            return Err(FlowProblem::answering("it took too long".to_owned()));
+        }
+        if question.previous {
+            assert_eq!(question.by, ["class", "dst"]);
+            assert_eq!((question.top, question.step.as_deref()), (Some(3), Some("auto")));
+            assert_eq!(question.range, FlowRange::Last("5m".to_owned()));
+        }
+        let column = |name: &str, holds| FlowColumn { name: name.to_owned(), holds };
+        Ok(FlowAnswer {
+            filter: question.filter.clone(),
+            columns: vec![
+                column("class", Holding::Text),
+                column("bytes", Holding::Number),
+                column("app", Holding::Text),
+                column("end", Holding::Time),
+            ],
+            rows: vec![vec![Cell::Text("a \"b\", c".into()), Cell::Number(7), Cell::None, Cell::Number(0)]],
+            ..FlowAnswer::default()
+        })
+    }
+
+    fn parquet(&self, _: &FlowAnswer) -> Result<Vec<u8>, FlowProblem> {
+        Ok(b"PAR1".to_vec())
+    }
+}
+
 struct Worker(Option<Arc<AtomicBool>>);
 
 impl WorkerPort for Worker {
@@ -330,7 +417,7 @@ impl WorkerPort for Worker {
 
 impl Server {
     fn start() -> Server {
-        Server::start_with(|control| control.with_ledger(Ledger))
+        Server::start_with(|control| control.with_ledger(Ledger).with_history(History))
     }
 
     fn start_with(change: impl FnOnce(Control) -> Control) -> Server {

@@ -17,7 +17,7 @@ use crate::pipeline::report::{
     Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
     Query, QueueRow, RuleRow, SessionPage, Totals,
 };
-use crate::store::report::{LedgerState, WhoHad};
+use crate::store::report::{FlowAnswer, FlowProblem, FlowQuestion, LedgerState, WhoHad};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -65,6 +65,21 @@ pub trait LedgerPort: Send + Sync {
     fn state(&self) -> LedgerState;
 }
 
+/// The flow history, as it is asked.
+pub trait FlowsPort: Send + Sync {
+    /// Reads files, which takes from some milliseconds to some seconds.
+    ///
+    /// # Errors
+    /// What is wrong with the question, or that it takes too much.
+    fn ask(&self, question: &FlowQuestion) -> Result<FlowAnswer, FlowProblem>;
+
+    /// An answer's table as a Parquet file.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    fn parquet(&self, answer: &FlowAnswer) -> Result<Vec<u8>, FlowProblem>;
+}
+
 /// The way to everything that can be asked.
 pub struct Control {
     site: SiteFacts,
@@ -74,6 +89,7 @@ pub struct Control {
     unix_millis: Box<dyn Fn() -> u64 + Send + Sync>,
     explainer: Box<Explainer>,
     ledger: Option<Box<dyn LedgerPort>>,
+    history: Option<Box<dyn FlowsPort>>,
 }
 
 /// What the generation in force makes of a tenant's flow; or that there is no such tenant.
@@ -88,7 +104,15 @@ impl Control {
         unix_millis: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Control {
         let explainer = Box::new(|tenant: &str, _: &AskedFlow| Err(format!("there is no tenant {tenant:?}")));
-        Control { site, ports, flows, unix_millis: Box::new(unix_millis), explainer, ledger: None }
+        Control {
+            site,
+            ports,
+            flows,
+            unix_millis: Box::new(unix_millis),
+            explainer,
+            ledger: None,
+            history: None,
+        }
     }
 
     /// With a NAT ledger to be asked.
@@ -100,6 +124,16 @@ impl Control {
     /// wait for.
     pub fn who_had(&self, asked: &AskedPort) -> Option<io::Result<WhoHad>> {
         self.ledger.as_ref().map(|ledger| ledger.who_had(asked))
+    }
+
+    /// With a flow history to be asked.
+    pub fn with_history(self, history: impl FlowsPort + 'static) -> Control {
+        Control { history: Some(Box::new(history)), ..self }
+    }
+
+    /// The flow history; `None` where none is kept. It reads files: not for a thread that others wait for.
+    pub fn history(&self) -> Option<&dyn FlowsPort> {
+        self.history.as_deref()
     }
 
     /// With the one who explains what becomes of a flow: that needs the tables, which are no business of this module.

@@ -4,4 +4,5 @@
 
 pub mod flows;
 pub mod ledger;
+pub mod query;
 pub mod report;

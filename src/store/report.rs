@@ -1,4 +1,8 @@
-//! What the ledger answers: the shapes that the API, the CLI and the console show as they are.
+//! What the ledger and the flow history answer: the shapes that the API, the CLI and the console show as they are.
+
+mod flows;
+
+pub use flows::*;
 
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;

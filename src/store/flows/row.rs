@@ -1,6 +1,5 @@
 //! A flow record in names, as it comes in and as it lies in memory until it is in a file.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// One flow record in names; see [`super::Column`] for what each means.
