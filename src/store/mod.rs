@@ -6,3 +6,4 @@ pub mod flows;
 pub mod ledger;
 pub mod query;
 pub mod report;
+mod whole;

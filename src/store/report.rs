@@ -107,3 +107,23 @@ pub struct LedgerState {
     /// Beginnings and ends that are missing in it since the process began.
     pub lost: u64,
 }
+
+/// How the flow history stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FlowHistoryState {
+    /// Since when it cannot be written, and why.
+    pub failing_since_unix_ms: Option<u64>,
+    pub problem: Option<String>,
+    /// Its first record's end.
+    pub known_from_unix_ms: Option<u64>,
+    /// On disk, and in how many files.
+    pub bytes: u64,
+    pub files: u64,
+    /// Records that are in the log alone, and in no file yet.
+    pub in_memory: u64,
+    /// Records that there was no room for since the process began.
+    pub lost: u64,
+    /// Files that could not be read, and were set aside.
+    pub damaged: u64,
+}

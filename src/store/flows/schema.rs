@@ -170,6 +170,11 @@ impl Column {
         )
     }
 
+    /// Whether it holds text, addresses among it.
+    pub fn is_text(self) -> bool {
+        matches!(self.kind(), Kind::Text | Kind::Address)
+    }
+
     /// Its place in a row, and so in a file of rows.
     pub fn place(self) -> usize {
         self as usize
@@ -197,9 +202,12 @@ pub fn schema() -> SchemaRef {
 /// The column of a roll-up that says how many records a row sums up; 64 bits.
 pub const FLOWS: &str = "flows";
 
-/// Whose addresses a roll-up keeps. None keeps both, nor ports: it would hardly be smaller than what it sums up.
+/// What a roll-up tells apart. None keeps both addresses, nor ports: it would hardly be smaller than what it sums up; and for
+/// the same reason those that keep one have a row for each hour alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rollup {
+    /// What was sent whence and whither, and how; no address.
+    Class,
     Source,
     Destination,
 }
@@ -213,23 +221,32 @@ pub enum Step {
 }
 
 impl Rollup {
-    pub const ALL: [Rollup; 2] = [Rollup::Source, Rollup::Destination];
+    pub const ALL: [Rollup; 3] = [Rollup::Class, Rollup::Source, Rollup::Destination];
 
     /// Its name in a file's path.
     pub fn name(self) -> &'static str {
-        self.address().name()
+        self.sorted_by().name()
+    }
+
+    /// The steps that it is kept in, each a part of the next.
+    pub fn steps(self) -> &'static [Step] {
+        match self {
+            Rollup::Class => &Step::ALL,
+            Rollup::Source | Rollup::Destination => &[Step::Hour],
+        }
     }
 
     /// What its rows are told apart by, in the order of its files; what is summed up follows: [`FLOWS`], and [`Rollup::SUMS`].
     pub fn columns(self) -> [Column; 9] {
-        let (address, far) = match self {
+        let (first, second) = match self {
+            Rollup::Class => (Column::App, Column::Rule),
             Rollup::Source => (Column::Source, Column::Rule),
             Rollup::Destination => (Column::Destination, Column::Name),
         };
         [
             Column::End,
-            address,
-            far,
+            first,
+            second,
             Column::Protocol,
             Column::From,
             Column::To,
@@ -243,8 +260,10 @@ impl Rollup {
     pub const SUMS: [Column; 4] =
         [Column::ForwardPackets, Column::ForwardBytes, Column::ReversePackets, Column::ReverseBytes];
 
-    fn address(self) -> Column {
+    /// What its files are sorted by, before time.
+    pub fn sorted_by(self) -> Column {
         match self {
+            Rollup::Class => Column::Class,
             Rollup::Source => Column::Source,
             Rollup::Destination => Column::Destination,
         }

@@ -5,6 +5,7 @@
 
 use super::Who;
 use super::files::{self, LOG};
+use crate::store::whole;
 use super::record::{Header, Holding, Name, RECORD_BYTES, Record};
 use crate::model::Protocol;
 use crate::store::report::{Gap, GapCause};
@@ -44,7 +45,7 @@ impl Log {
         for gap in gaps {
             buffer.extend_from_slice(&Record::Gap(*gap).to_bytes());
         }
-        let file = files::create(&path, |file| {
+        let file = whole::create(&path, |file| {
             for (holding, who) in held {
                 push(&mut buffer, &mut numbers, holding, &who);
                 if buffer.len() >= BUFFER_BYTES {

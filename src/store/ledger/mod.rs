@@ -19,6 +19,7 @@ mod tests;
 
 pub use search::{Asked, who_had};
 
+use super::whole;
 use super::report::{Gap, GapCause, LedgerState};
 use crate::flow::{PortChange, PortEvent};
 use crate::model::{Protocol, SiteId, TenantId};
@@ -288,7 +289,7 @@ impl Ledger {
     /// Makes segments of what logs there are, and begins another.
     fn renew(&mut self, now: u64) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        files::remove_unfinished(&self.dir)?;
+        whole::remove_unfinished(&self.dir)?;
         let files = Files::list(&self.dir)?;
         let (last, begins) = self.close_logs(&files, now)?;
         let mut gaps = std::mem::take(&mut self.missing.gaps);
@@ -318,7 +319,7 @@ impl Ledger {
         }
         self.missing = Missing { begins: false, since: now, lost: 0, gaps: Vec::new() };
         for (_, path) in &files.logs {
-            files::remove(path)?;
+            whole::remove(path)?;
         }
         self.next_kept = now + millis(KEPT_EVERY);
         self.next_retain = 0;
@@ -396,7 +397,7 @@ impl Ledger {
                     path.display()
                 );
             }
-            files::remove(path)?;
+            whole::remove(path)?;
             total -= size;
         }
         self.state.bytes = total;

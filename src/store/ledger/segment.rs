@@ -4,6 +4,7 @@
 //! one size, so the file is its own index: twenty of half a million are read to find one.
 
 use super::files::{self, SEGMENT};
+use crate::store::whole;
 use super::log::Names;
 use super::record::{Header, Holding, RECORD_BYTES, Record, number_of};
 use super::search::Asked;
@@ -38,7 +39,7 @@ pub(super) fn write(
         .chain(ended.into_iter().map(Record::Holding))
         .chain(names.into_iter().map(Record::Name))
         .chain(gaps.iter().copied().map(Record::Gap));
-    files::create(&files::path_of(dir, header.sequence, SEGMENT), |file| {
+    whole::create(&files::path_of(dir, header.sequence, SEGMENT), |file| {
         let mut out = BufWriter::with_capacity(1 << 18, file);
         for record in records {
             out.write_all(&record.to_bytes())?;

@@ -1,0 +1,52 @@
+//! Files that are either whole or not there: one that comes into being has `.new` behind its name until it is.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+const NEW: &str = "new";
+
+/// Makes a file that is either whole or not there, whatever happens meanwhile; what `write` leaves behind when it fails is
+/// taken away, for the disk may be full of it.
+pub(super) fn create(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(NEW);
+    let new = PathBuf::from(name);
+    let created = || -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        write(&mut file)?;
+        file.flush()?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        Ok(file)
+    };
+    let file = created().inspect_err(|_| drop(fs::remove_file(&new)))?;
+    sync(path.parent().unwrap_or(path))?;
+    Ok(file)
+}
+
+/// Takes away files that never came into being.
+pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == NEW) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes what was created and renamed in a directory last.
+pub(super) fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
