@@ -7,6 +7,7 @@
 
 mod check;
 mod crew;
+mod flows;
 mod kernel;
 mod ledger;
 mod planes;
@@ -19,6 +20,7 @@ use crate::flow::FlowRecord;
 use crate::io::clock::Clock;
 use crate::io::cpu;
 use crate::io::exporting::{self, Order};
+use crate::io::flow_keeping::FlowKeeping;
 use crate::io::ledgering::{Entry, Ledgering};
 use crate::io::network::{self, AddressWatch};
 use crate::model::AskedFlow;
@@ -27,6 +29,7 @@ use crate::tables::{Compiler, Generation};
 use arc_swap::ArcSwap;
 pub use check::{Checked, check, explain_candidate, replay, who_has};
 use crew::Crew;
+use flows::FlowsThread;
 use kernel::Kernel;
 pub use ledger::who_had_offline;
 use ledger::{LedgerThread, limits_of};
@@ -83,9 +86,18 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
 
     let (orders, orders_in) = sync_channel(RECORD_QUEUE);
     let flows = Arc::new(RecentFlows::default());
+    let history = candidate.appliance.flow_history.as_ref();
+    let history = history.map(|config| FlowsThread::start(&state_dir, config, clock)).transpose()?;
     let seen = {
         let (flows, current) = (Arc::clone(&flows), Arc::clone(&current));
-        move |record: &FlowRecord| flows.push(describe_record(record, &current.load()))
+        let history = history.as_ref().map(|history| history.way.clone());
+        move |record: &FlowRecord| {
+            let flow = describe_record(record, &current.load());
+            if let Some(history) = &history {
+                history.pass_on(flow.clone());
+            }
+            flows.push(flow);
+        }
     };
     let log = {
         let current = Arc::clone(&current);
@@ -123,8 +135,12 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
         move |tenant: &str, asked: &AskedFlow| check::explain_in(&current.load(), tenant, asked)
     };
     let control = Control::new(facts, crew.ports(), flows, unix_millis).explained_by(explainer);
-    let control = Arc::new(match &ledger {
+    let control = match &ledger {
         Some(ledger) => control.with_ledger(ledger.reader()),
+        None => control,
+    };
+    let control = Arc::new(match &history {
+        Some(history) => control.with_history(history.reader()),
         None => control,
     });
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -135,10 +151,20 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     println!("ready");
     std::io::stdout().flush()?;
 
+    let history_way = history.as_ref().map(|history| history.way.clone());
     let entries = ledger.as_ref().map(|ledger| ledger.entries.clone());
     let orders_out = orders.clone();
-    let mut reloader =
-        Reloader { dir, compiler, current, naming, crew, orders: orders_out, ledger: entries, candidate };
+    let mut reloader = Reloader {
+        dir,
+        compiler,
+        current,
+        naming,
+        crew,
+        orders: orders_out,
+        ledger: entries,
+        history: history_way,
+        candidate,
+    };
     wait(&mut reloader, &mut kernel, &watch, || threads.dead()).await?;
     let _ = stop.send(());
     admin.await??;
@@ -149,6 +175,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     planes.into_iter().for_each(|plane| plane.end(clock.now()));
     drop(orders);
     exporter.join().map_err(|_| "the exporter panicked")?;
+    history.map_or(Ok(()), FlowsThread::finish)?;
     ledger.map_or(Ok(()), LedgerThread::finish)?;
     if all { Ok(()) } else { Err("a forwarding thread has stopped".into()) }
 }
@@ -194,6 +221,7 @@ struct Reloader {
     crew: Crew,
     orders: SyncSender<Order>,
     ledger: Option<SyncSender<Entry>>,
+    history: Option<FlowKeeping>,
     candidate: Candidate,
 }
 
@@ -212,9 +240,10 @@ impl Reloader {
             || old.workers != new.workers
             || old.admin.listen != new.admin.listen
             || old.nat_ledger.is_some() != new.nat_ledger.is_some()
+            || old.flow_history.is_some() != new.flow_history.is_some()
         {
             tracing::error!(
-                "site, role, workers, admin listen address, and whether there is a NAT ledger, change only with a \
+                "site, role, workers, admin listen address, and whether there is a NAT ledger or a flow history, change only with a \
                  restart; the old configuration stays"
             );
             return;
@@ -269,6 +298,11 @@ impl Reloader {
         kernel.bring_to(&generation).await;
         if self.orders.send(reconfigure(&candidate, &generation)).is_err() {
             tracing::error!("the exporter is gone");
+        }
+        if let (Some(history), Some(config)) = (&self.history, &candidate.appliance.flow_history)
+            && !history.set_limits(flows::limits_of(config))
+        {
+            tracing::error!("the flow history's thread is gone");
         }
         if let (Some(ledger), Some(config)) = (&self.ledger, &candidate.appliance.nat_ledger)
             && ledger.send(Entry::Limits(limits_of(config))).is_err()

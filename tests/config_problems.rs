@@ -402,6 +402,16 @@ fn a_nat_ledger_is_kept_for_an_hour_to_ten_years_and_in_no_less_than_it_needs() 
 }
 
 #[test]
+fn a_flow_history_is_kept_for_an_hour_to_ten_years_and_in_no_less_than_it_needs() {
+    let with = |line: &str| Config::pop().edit(BOX, "[export]", &format!("[flow-history]\n{line}\n[export]"));
+    with("keep = \"59m\"").has(&[r#"popgate.toml:11: keep: "59m" is out of range; 1h to 3650d"#]);
+    with("keep-rollups = \"3651d\"")
+        .has(&[r#"popgate.toml:11: keep-rollups: "3651d" is out of range; 1h to 3650d"#]);
+    with("tenant-quota = \"49MB\"")
+        .has(&[r#"popgate.toml:11: tenant-quota: "49MB" is out of range; at least 50MB"#]);
+}
+
+#[test]
 fn a_size_without_a_unit_is_told_how_to_write_it() {
     let with = |line: &str| Config::pop().edit(BOX, "[export]", &format!("[nat-ledger]\n{line}\n[export]"));
     let told = r#"is not a size; write a whole number of MB, GB or TB, as in "10GB""#;

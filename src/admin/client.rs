@@ -242,6 +242,7 @@ fn status(status: &Status) -> String {
         ("not inspected", totals.not_inspected.to_string()),
         ("returns overridden", totals.returns_overridden.to_string()),
         ("NAT ledger", nat_ledger(status)),
+        ("flow history", flow_history(status)),
     ];
     rows.iter().map(|(name, value)| format!("{name:<18}{value}\n")).collect()
 }
@@ -255,6 +256,18 @@ fn nat_ledger(status: &Status) -> String {
     let failing = ledger.problem.as_ref().map(|problem| format!(", CANNOT BE WRITTEN: {problem}"));
     let failing = failing.unwrap_or_default();
     format!("since {since}, {}, {} held{missing}{failing}", bytes(ledger.bytes), ledger.open)
+}
+
+fn flow_history(status: &Status) -> String {
+    let Some(history) = &status.flow_history else { return "-".to_owned() };
+    let since = or_dash(history.known_from_unix_ms.map(utc));
+    let more = [(history.lost, "records lost"), (history.damaged, "files damaged")];
+    let more = more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
+    let more: String = more.collect();
+    let failing = history.problem.as_ref().map(|problem| format!(", CANNOT BE WRITTEN: {problem}"));
+    let failing = failing.unwrap_or_default();
+    let (size, files) = (bytes(history.bytes), history.files);
+    format!("since {since}, {size} in {files} files, {} in the log{more}{failing}", history.in_memory)
 }
 
 fn paths(paths: &[PathReport]) -> String {

@@ -23,7 +23,7 @@ pub(super) async fn query(
     let (question, format) = asked(&parameters)?;
     let answer = tokio::task::spawn_blocking(move || {
         let Some(history) = app.control.history() else {
-            let detail = "this box keeps no flow history; [flows] in popgate.toml has it keep one";
+            let detail = "this box keeps no flow history; [flow-history] in popgate.toml has it keep one";
             return Err(Problem::new(StatusCode::NOT_FOUND, detail));
         };
         let answer = history.ask(&question)?;

@@ -8,7 +8,8 @@ use crate::pipeline::report::{
     Answer, DropRow, Explanation, PathHistory, Query, RuleRow, SessionPage, Step, StepKind, Totals,
 };
 use crate::store::report::{
-    self, Cell, FlowAnswer, FlowColumn, FlowProblem, FlowQuestion, FlowRange, Holding, LedgerState, WhoHad,
+    self, Cell, FlowAnswer, FlowColumn, FlowHistoryState, FlowProblem, FlowQuestion, FlowRange, Holding,
+    LedgerState, WhoHad,
 };
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -338,7 +339,7 @@ fn a_box_that_keeps_no_flow_history_says_how_to_have_it_keep_one() {
     let server = Server::start_with(|control| control);
     let answer = server.get("/api/v1/flows/query");
     assert_eq!(answer.status, 404);
-    assert!(answer.body.contains("[flows] in popgate.toml"), "{}", answer.body);
+    assert!(answer.body.contains("[flow-history] in popgate.toml"), "{}", answer.body);
 }
 
 /// A history that knows of one group, and refuses what its filter says.
@@ -374,6 +375,10 @@ impl FlowsPort for History {
 
     fn parquet(&self, _: &FlowAnswer) -> Result<Vec<u8>, FlowProblem> {
         Ok(b"PAR1".to_vec())
+    }
+
+    fn state(&self) -> FlowHistoryState {
+        FlowHistoryState::default()
     }
 }
 

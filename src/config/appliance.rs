@@ -81,6 +81,7 @@ pub(super) fn read(
     }
     let export = export::read(&mut root, dir, around);
     let nat_ledger = read_nat_ledger(&mut root);
+    let flow_history = read_flow_history(&mut root);
 
     let role = match role_name {
         Ok(RoleName::Pop) => {
@@ -118,6 +119,7 @@ pub(super) fn read(
         admin: admin?,
         export: export?,
         nat_ledger: nat_ledger?,
+        flow_history: flow_history?,
     })
 }
 
@@ -387,6 +389,31 @@ fn read_nat_ledger(root: &mut Table<'_>) -> Result<Option<NatLedger>, Noted> {
     });
     table.finish();
     Ok(Some(NatLedger { keep: keep?, max_bytes: max_bytes? }))
+}
+
+fn read_flow_history(root: &mut Table<'_>) -> Result<Option<FlowHistory>, Noted> {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    // A month of records, a year of sums to compare with; 5 GB are some 200 million records.
+    let default = FlowHistory { keep: 30 * DAY, keep_rollups: 400 * DAY, tenant_quota: 5_000_000_000 };
+    let Some(mut table) = root.table("flow-history", "[flow-history]")? else { return Ok(None) };
+    let mut age = |key, default| {
+        table.with_default(key, default, |value| {
+            value.duration(|text| values::duration_within(text, HOUR..=3_650 * DAY, "1h to 3650d"))
+        })
+    };
+    let (keep, keep_rollups) = (age("keep", default.keep), age("keep-rollups", default.keep_rollups));
+    let tenant_quota = table.with_default("tenant-quota", default.tenant_quota, |value| {
+        // Some files of half a million records, which go one by one.
+        let size = value.parse(values::size)?;
+        if size < 50_000_000 {
+            let text = value.string()?;
+            return Err(value.note(format!("{text:?} is out of range; at least 50MB")));
+        }
+        Ok(size)
+    });
+    table.finish();
+    Ok(Some(FlowHistory { keep: keep?, keep_rollups: keep_rollups?, tenant_quota: tenant_quota? }))
 }
 
 fn icmp_source(value: Value<'_>) -> Result<IcmpSource, Noted> {

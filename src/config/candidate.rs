@@ -62,6 +62,19 @@ pub struct Appliance {
     pub export: Export,
     /// `None` unless it is to be kept.
     pub nat_ledger: Option<NatLedger>,
+    /// `None` unless it is to be kept.
+    pub flow_history: Option<FlowHistory>,
+}
+
+/// The history of flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowHistory {
+    /// Records that are older are deleted.
+    pub keep: Duration,
+    /// And so are sums of these.
+    pub keep_rollups: Duration,
+    /// Of each tenant the oldest is deleted before its files are larger together; bytes.
+    pub tenant_quota: u64,
 }
 
 /// The ledger of who had which outside address and port.

@@ -75,6 +75,15 @@
 //! | `server-name` | host name or address | that of `address` | whose certificate it must be |
 //! | `certificate-file`, `key-file` | file of certificates, key file (PEM) | none | what the box proves itself with |
 //!
+//! `[flow-history]`: keeps on disk a record of every flow, for `popgate flows` and whatever else reads Parquet; without it nothing is
+//! kept beyond the last 20,000.
+//!
+//! | key | required | meaning |
+//! | --- | --- | --- |
+//! | `keep` | default `"30d"` | records that are older are deleted; `"1h"` to `"3650d"` |
+//! | `keep-rollups` | default `"400d"` | and so are sums by minute, five minutes and hour |
+//! | `tenant-quota` | default `"5GB"` | of each tenant the oldest is deleted before its files are larger together; at least `"50MB"` |
+//!
 //! `[nat-ledger]`: keeps on disk who had which outside address and port, for `popgate who-had`; without it nothing is kept.
 //! Whether there is one changes only with a restart.
 //!

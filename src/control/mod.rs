@@ -17,7 +17,7 @@ use crate::pipeline::report::{
     Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
     Query, QueueRow, RuleRow, SessionPage, Totals,
 };
-use crate::store::report::{FlowAnswer, FlowProblem, FlowQuestion, LedgerState, WhoHad};
+use crate::store::report::{FlowAnswer, FlowHistoryState, FlowProblem, FlowQuestion, LedgerState, WhoHad};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -51,6 +51,9 @@ pub struct Status {
     pub totals: Totals,
     /// `None` where no NAT ledger is kept.
     pub nat_ledger: Option<LedgerState>,
+    /// `None` where no flow history is kept.
+    #[serde(default)]
+    pub flow_history: Option<FlowHistoryState>,
 }
 
 /// The NAT ledger, as it is asked.
@@ -78,6 +81,9 @@ pub trait FlowsPort: Send + Sync {
     /// # Errors
     /// It cannot be made.
     fn parquet(&self, answer: &FlowAnswer) -> Result<Vec<u8>, FlowProblem>;
+
+    /// How it stands.
+    fn state(&self) -> FlowHistoryState;
 }
 
 /// The way to everything that can be asked.
@@ -120,15 +126,15 @@ impl Control {
         Control { ledger: Some(Box::new(ledger)), ..self }
     }
 
+    /// With a flow history to be asked.
+    pub fn with_history(self, history: impl FlowsPort + 'static) -> Control {
+        Control { history: Some(Box::new(history)), ..self }
+    }
+
     /// Who had an outside address and port; `None` where no ledger is kept. It reads files: not for a thread that others
     /// wait for.
     pub fn who_had(&self, asked: &AskedPort) -> Option<io::Result<WhoHad>> {
         self.ledger.as_ref().map(|ledger| ledger.who_had(asked))
-    }
-
-    /// With a flow history to be asked.
-    pub fn with_history(self, history: impl FlowsPort + 'static) -> Control {
-        Control { history: Some(Box::new(history)), ..self }
     }
 
     /// The flow history; `None` where none is kept. It reads files: not for a thread that others wait for.
@@ -169,7 +175,8 @@ impl Control {
         let totals = totals.await?.into_iter().reduce(add).unwrap_or_default();
         let now_unix_ms = (self.unix_millis)();
         let nat_ledger = self.ledger.as_ref().map(|ledger| ledger.state());
-        Ok(Status { site: self.site.clone(), now_unix_ms, totals, nat_ledger })
+        let flow_history = self.history.as_ref().map(|history| history.state());
+        Ok(Status { site: self.site.clone(), now_unix_ms, totals, nat_ledger, flow_history })
     }
 
     /// All paths, or one tenant's, by tenant, site and name. A path belongs to one worker, so none comes twice.

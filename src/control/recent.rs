@@ -138,6 +138,7 @@ mod tests {
             forward_bytes: 60,
             reverse_packets: 0,
             reverse_bytes: 0,
+            generation: 1,
             tcp_flags: 0,
             end_reason: "end-of-flow".into(),
         }

@@ -11,6 +11,7 @@ mod collector;
 pub mod cpu;
 pub mod crossing;
 pub mod exporting;
+pub mod flow_keeping;
 pub mod forward;
 pub mod ledgering;
 mod masquerade;

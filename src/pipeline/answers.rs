@@ -325,6 +325,7 @@ pub fn describe_record(record: &FlowRecord, generation: &Generation) -> FlowRepo
         reverse_packets: reverse.packets,
         reverse_bytes: reverse.bytes,
         tcp_flags: forward.tcp_flags | reverse.tcp_flags,
+        generation: record.generation,
         end_reason: match record.end_reason {
             EndReason::IdleTimeout => "idle-timeout",
             EndReason::ActiveTimeout => "active-timeout",

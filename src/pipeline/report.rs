@@ -474,6 +474,9 @@ pub struct FlowReport {
     pub reverse_packets: u64,
     pub reverse_bytes: u64,
     pub tcp_flags: u8,
+    /// Of the configuration that decided.
+    #[serde(default)]
+    pub generation: u64,
     /// `idle-timeout`, `active-timeout`, `end-of-flow`, `forced-end`, `lack-of-resources`.
     pub end_reason: String,
 }

@@ -344,6 +344,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         admin: Admin { listen: "127.0.0.1:0".parse().expect("an address") },
         export: Export { active_timeout: Duration::from_secs(60), collectors: Vec::new() },
         nat_ledger: None,
+        flow_history: None,
     };
     Candidate { appliance, tenants: [("acme".to_owned(), tenant)].into() }
 }

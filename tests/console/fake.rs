@@ -571,6 +571,7 @@ fn flow(s: SessionReport, start_unix_ms: u64, end_unix_ms: u64) -> FlowReport {
         reverse_packets: s.reverse_packets,
         reverse_bytes: s.reverse_bytes,
         tcp_flags: if tcp { 0x1b } else { 0 },
+        generation: 7,
         end_reason: if tcp { "end-of-flow".into() } else { "idle-timeout".into() },
     }
 }

@@ -232,6 +232,7 @@ fn compile(tenant: &Tenant) -> Generation {
         admin: Admin { listen: "127.0.0.1:8443".parse().expect("an address") },
         export: Export { active_timeout: Duration::from_secs(60), collectors: Vec::new() },
         nat_ledger: None,
+        flow_history: None,
     };
     let candidate = Candidate { appliance, tenants: [(tenant.name.clone(), tenant.clone())].into() };
     Compiler::new("oracle-").compile(&candidate).expect("few names")

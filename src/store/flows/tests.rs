@@ -24,7 +24,8 @@ fn row(tenant: &str, n: u64, end: u64) -> Row<'_> {
         protocol: ["tcp", "udp"][(n % 2) as usize],
         source: (host, 40_000 + (n % 20_000) as u16),
         destination: (IpAddr::from([203, 0, 113, (n % 7) as u8]), 443),
-        nat_source: (n % 3 > 0).then_some((IpAddr::from([198, 51, 100, 1]), 1_024 + (n % 50_000) as u16)),
+        nat_source: (!n.is_multiple_of(3))
+            .then_some((IpAddr::from([198, 51, 100, 1]), 1_024 + (n % 50_000) as u16)),
         nat_destination: None,
         from: "paris",
         to: "internet",
@@ -342,8 +343,8 @@ fn the_oldest_files_of_a_tenant_go_for_their_age_and_beyond_its_quota_and_others
     let mut flows = open(dir.path(), NOON);
     let day = 86_400_000;
     for n in 0..10 {
-        for more in 0..500 {
-            flows.take(&row("acme", n * 500 + more, NOON + n * day), NOON);
+        for more in 0..3_000 {
+            flows.take(&row("acme", n * 3_000 + more, NOON + n * day), NOON);
         }
         flows.take(&row("beta", n, NOON + n * day), NOON);
         seal(&mut flows, NOON + n * day);

@@ -5,10 +5,10 @@
 
 use super::Who;
 use super::files::{self, LOG};
-use crate::store::whole;
 use super::record::{Header, Holding, Name, RECORD_BYTES, Record};
 use crate::model::Protocol;
 use crate::store::report::{Gap, GapCause};
+use crate::store::whole;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Write};

@@ -19,8 +19,8 @@ mod tests;
 
 pub use search::{Asked, who_had};
 
-use super::whole;
 use super::report::{Gap, GapCause, LedgerState};
+use super::whole;
 use crate::flow::{PortChange, PortEvent};
 use crate::model::{Protocol, SiteId, TenantId};
 use files::Files;

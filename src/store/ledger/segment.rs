@@ -4,11 +4,11 @@
 //! one size, so the file is its own index: twenty of half a million are read to find one.
 
 use super::files::{self, SEGMENT};
-use crate::store::whole;
 use super::log::Names;
 use super::record::{Header, Holding, RECORD_BYTES, Record, number_of};
 use super::search::Asked;
 use crate::store::report::Gap;
+use crate::store::whole;
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::FileExt;

@@ -26,7 +26,9 @@ pub use download::parquet;
 pub use field::{Field, Holds};
 pub use filter::{Filter, FilterError, Is, Order, Test};
 pub use question::{Question, Show, Sum, Summing};
-pub use want::{History, Want};
+pub use want::History;
+
+use crate::store::flows::Want;
 
 use crate::store::report::{FlowAnswer, FlowColumn};
 use read::{Opened, Span, Trouble};

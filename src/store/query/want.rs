@@ -1,7 +1,7 @@
 //! What is to be read for a question: rows, or a roll-up that knows as much.
 
 use super::{Field, Filter, Sum};
-use crate::store::flows::{Column, Part, Rollup, Step};
+use crate::store::flows::{Column, Part, Rollup, Step, Want};
 use std::ops::Range;
 
 /// Where the parts come from.
@@ -12,13 +12,6 @@ pub trait History {
     /// Where a roll-up is wanted and there is none, rows are handed out in its place, or finer roll-ups: what has not been
     /// rolled up yet is in memory, most of the time. The span then begins and ends where a step does.
     fn parts(&self, tenant: Option<&str>, from: u64, until: u64, want: Want) -> Vec<Part>;
-}
-
-/// What to hand out, where there is a choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    Rows,
-    Rollup(Rollup, Step),
 }
 
 /// The spans that `time` falls into, and what to read of each: the coarsest steps that fit, finer ones at its edges, and
@@ -34,14 +27,15 @@ pub(super) fn wants(
     let fields: Vec<Field> = filter.fields().into_iter().chain(by.iter().copied()).collect();
     let summed = sums.iter().all(|sum| sum.columns().iter().all(|column| Rollup::SUMS.contains(column)));
     let covers = |rollup: &Rollup| summed && fields.iter().all(|field| covers(*rollup, *field));
+    let fits = |kept: &Step| step.is_none_or(|step| step.is_multiple_of(kept.millis()));
+    let fitting = |rollup: Rollup| {
+        let steps: Vec<Step> = rollup.steps().iter().copied().filter(fits).collect();
+        (!steps.is_empty()).then_some((rollup, steps))
+    };
     let mut spans = Vec::new();
-    match Rollup::ALL.into_iter().find(covers) {
+    match Rollup::ALL.into_iter().filter(covers).find_map(fitting) {
         None => spans.push((time, Want::Rows)),
-        Some(rollup) => {
-            let fits = |step_of: &Step| step.is_none_or(|step| step.is_multiple_of(step_of.millis()));
-            let steps: Vec<Step> = Step::ALL.into_iter().filter(fits).collect();
-            cut(time, rollup, &steps, &mut spans);
-        }
+        Some((rollup, steps)) => cut(time, rollup, &steps, &mut spans),
     }
     spans
 }
@@ -88,23 +82,23 @@ mod tests {
 
     #[test]
     fn the_edges_of_a_span_are_cut_from_finer_steps() {
-        let source = |step| Want::Rollup(Rollup::Source, step);
-        let by = [Field::Column(Column::Source)];
+        let class = |step| Want::Rollup(Rollup::Class, step);
+        let by = [Field::Column(Column::Class)];
         let from = HOUR - 6 * MINUTE - 1;
         let until = 3 * HOUR + 11 * MINUTE;
         let spans = [
             (from..HOUR - 6 * MINUTE, Want::Rows),
-            (HOUR - 6 * MINUTE..HOUR - 5 * MINUTE, source(Step::Minute)),
-            (HOUR - 5 * MINUTE..HOUR, source(Step::FiveMinutes)),
-            (HOUR..3 * HOUR, source(Step::Hour)),
-            (3 * HOUR..3 * HOUR + 10 * MINUTE, source(Step::FiveMinutes)),
-            (3 * HOUR + 10 * MINUTE..until, source(Step::Minute)),
+            (HOUR - 6 * MINUTE..HOUR - 5 * MINUTE, class(Step::Minute)),
+            (HOUR - 5 * MINUTE..HOUR, class(Step::FiveMinutes)),
+            (HOUR..3 * HOUR, class(Step::Hour)),
+            (3 * HOUR..3 * HOUR + 10 * MINUTE, class(Step::FiveMinutes)),
+            (3 * HOUR + 10 * MINUTE..until, class(Step::Minute)),
         ];
         assert_eq!(asked(from..until, "class = voice", &by, None), spans);
         let within_a_minute = 1..MINUTE - 1;
         assert_eq!(asked(within_a_minute.clone(), "", &by, None), [(within_a_minute, Want::Rows)]);
         let whole = 0..HOUR;
-        assert_eq!(asked(whole.clone(), "", &by, Some(10 * MINUTE)), [(whole, source(Step::FiveMinutes))]);
+        assert_eq!(asked(whole.clone(), "", &by, Some(10 * MINUTE)), [(whole, class(Step::FiveMinutes))]);
     }
 
     #[test]
@@ -114,7 +108,7 @@ mod tests {
         for (filter, by, want) in [
             ("", by(Column::Destination), Want::Rollup(Rollup::Destination, Step::Hour)),
             ("name ~ video", by(Column::Class), Want::Rollup(Rollup::Destination, Step::Hour)),
-            ("path = dsl and tenant = acme", by(Column::Class), Want::Rollup(Rollup::Source, Step::Hour)),
+            ("path = dsl and tenant = acme", by(Column::Class), Want::Rollup(Rollup::Class, Step::Hour)),
             ("dst in 10.0.0.0/8", by(Column::Source), Want::Rows),
             ("bytes > 1M", by(Column::Source), Want::Rows),
             ("port = 443", by(Column::Class), Want::Rows),
@@ -124,5 +118,7 @@ mod tests {
             assert_eq!(asked(hour(), filter, &by, None), [(hour(), want)], "{filter}");
         }
         assert_eq!(asked(hour(), "", &by(Column::Class), Some(1_000)), [(hour(), Want::Rows)]);
+        // Addresses are rolled up by the hour alone.
+        assert_eq!(asked(hour(), "", &by(Column::Source), Some(60_000)), [(hour(), Want::Rows)]);
     }
 }

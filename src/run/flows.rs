@@ -1,0 +1,88 @@
+//! The flow history as a box keeps it, and as it is asked.
+
+use crate::config::FlowHistory;
+use crate::control::FlowsPort;
+use crate::io::clock::Clock;
+use crate::io::flow_keeping::{self, FlowKeeping, SharedFlows};
+use crate::model::Instant;
+use crate::store::flows::{Flows, Limits, LocalDisk, Part, Want};
+use crate::store::query::{self, History, Question};
+use crate::store::report::{FlowAnswer, FlowHistoryState, FlowProblem, FlowQuestion};
+use std::io;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Who asks has a page that waits; a question that takes longer is to be narrower.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Forwarding has the processors first, but a question is not to take all day on a small box.
+const THREADS: usize = 2;
+
+/// The thread that keeps it.
+pub(super) struct FlowsThread {
+    pub(super) way: FlowKeeping,
+    shared: SharedFlows,
+    clock: Clock,
+    thread: JoinHandle<()>,
+}
+
+/// Whoever asks.
+struct Reader {
+    flows: SharedFlows,
+    clock: Clock,
+}
+
+impl FlowsThread {
+    /// # Errors
+    /// The thread could not be made. That the history cannot be written is no error: it is tried again.
+    pub(super) fn start(state_dir: &Path, config: &FlowHistory, clock: Clock) -> io::Result<FlowsThread> {
+        let now = clock.now().unix_nanos / 1_000_000;
+        let flows = Flows::open(state_dir.to_owned(), limits_of(config), Box::new(LocalDisk), now);
+        let (way, shared, thread) = flow_keeping::start(flows, clock)?;
+        Ok(FlowsThread { way, shared, clock, thread })
+    }
+
+    pub(super) fn reader(&self) -> impl FlowsPort + 'static {
+        Reader { flows: self.shared.clone(), clock: self.clock }
+    }
+
+    /// Waits until all that was told is in the log; nobody else may be left who tells.
+    pub(super) fn finish(self) -> Result<(), &'static str> {
+        drop(self.way);
+        self.thread.join().map_err(|_| "the flow history's thread panicked")
+    }
+}
+
+impl FlowsPort for Reader {
+    fn ask(&self, question: &FlowQuestion) -> Result<FlowAnswer, FlowProblem> {
+        let begun = self.clock.now();
+        let question = Question::read(question, begun.unix_nanos / 1_000_000)?;
+        let until: Instant = begun.instant + PATIENCE;
+        let expired = || self.clock.now().instant > until;
+        let limits =
+            query::Limits { threads: THREADS, most_groups: query::Limits::MOST_GROUPS, expired: &expired };
+        query::answer(&question, self, &limits).map_err(|error| FlowProblem::answering(error.to_string()))
+    }
+
+    fn parquet(&self, answer: &FlowAnswer) -> Result<Vec<u8>, FlowProblem> {
+        query::parquet(answer).map_err(|error| FlowProblem::answering(error.to_string()))
+    }
+
+    fn state(&self) -> FlowHistoryState {
+        self.flows.lock().state()
+    }
+}
+
+impl History for Reader {
+    fn parts(&self, tenant: Option<&str>, from: u64, until: u64, want: Want) -> Vec<Part> {
+        self.flows.lock().parts(tenant, from, until, want).unwrap_or_else(|error| {
+            tracing::error!(%error, "flow history: what is in memory cannot be read");
+            Vec::new()
+        })
+    }
+}
+
+pub(super) fn limits_of(config: &FlowHistory) -> Limits {
+    let FlowHistory { keep, keep_rollups, tenant_quota } = *config;
+    Limits { keep, keep_rollups, tenant_bytes: tenant_quota }
+}
