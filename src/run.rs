@@ -22,7 +22,7 @@ use crate::io::cpu;
 use crate::io::exporting::{self, Order};
 use crate::io::flow_keeping::FlowKeeping;
 use crate::io::ledgering::{Entry, Ledgering};
-use crate::io::network::{self, AddressWatch};
+use crate::io::network::{self, NetworkWatch};
 use crate::model::AskedFlow;
 use crate::pipeline::{Entrance, Logged, Team, Worker, describe_record, rehearse};
 use crate::tables::{Compiler, Generation};
@@ -74,7 +74,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
 
     let prefix = std::env::var(NETNS_PREFIX).unwrap_or_else(|_| "pg-".into());
     let mut compiler = Compiler::new(&prefix);
-    let watch = AddressWatch::open()?;
+    let watch = NetworkWatch::open()?;
     compiler.know_addresses(network::addresses(&candidate.masquerades()).await?);
     let generation = Arc::new(compiler.compile(&candidate)?);
     warn_of(&generation);
@@ -184,7 +184,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
 async fn wait(
     reloader: &mut Reloader,
     kernel: &mut Kernel,
-    watch: &AddressWatch,
+    watch: &NetworkWatch,
     is_crew_dead: impl Fn() -> bool,
 ) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -196,11 +196,16 @@ async fn wait(
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => reloader.reload(kernel).await,
-            () = watch.changed() => reloader.follow_addresses(kernel).await,
+            () = watch.changed() => {
+                // The links first: who uses a dead one waits for nothing else.
+                kernel.follow_links(&reloader.current.load_full()).await;
+                reloader.follow_addresses(kernel).await;
+            }
             _ = retry.tick() => {
                 if is_crew_dead() {
                     return Ok(());
                 }
+                kernel.follow_links(&reloader.current.load_full()).await;
                 reloader.follow_addresses(kernel).await;
                 if !kernel.is_complete() || kernel.has_lost_something() {
                     let generation = reloader.current.load_full();

@@ -926,6 +926,9 @@ fn bandwidth_is_a_rate() {
     Config::pop()
         .edit(TENANT, "persistent-keepalive", "bandwidth = \"20\"\npersistent-keepalive")
         .has(&[&format!("tenants/acme.toml:12: bandwidth: \"20\" {expected}")]);
+    Config::branch()
+        .append(BOX, "bandwidth = \"20\"\n")
+        .has(&[&format!("popgate.toml:17: bandwidth: \"20\" {expected}")]);
 }
 
 #[test]
@@ -1785,6 +1788,37 @@ fn breakout_gives_out_no_port_that_the_box_listens_on() {
     Config::branch().append(BOX, "[breakout]\ninterface = \"eth1\"\nnat-ports = \"50000-60000\"\n").has(&[
         r#"popgate.toml:18: breakout: ports 50000-60000 cannot be given out: transport "dsl" listens at 51820; choose others with nat-ports"#,
     ]);
+}
+
+#[test]
+fn breakout_is_measured_by_a_few_hosts_and_has_a_port_left_for_that() {
+    let with =
+        |more: &str| Config::branch().append(BOX, &format!("[breakout]\ninterface = \"eth1\"\n{more}\n"));
+    with("probe-target = \"203.0.113.53\"").has(&[]);
+    with("probe-target = [\"203.0.113.53\", \"203.0.113.54\"]").has(&[]);
+    for (targets, message) in [
+        ("\"2001:db8::53\"", "breakout is IPv4 alone"),
+        ("\"224.0.0.1\"", "224.0.0.1 is no host's address"),
+        ("[\"203.0.113.53\", \"203.0.113.53\"]", "203.0.113.53 stands here twice"),
+        ("[\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\", \"192.0.2.4\", \"192.0.2.5\"]", "at most 4 targets"),
+    ] {
+        with(&format!("probe-target = {targets}"))
+            .has(&[&format!("popgate.toml:18: probe-target: {message}")]);
+    }
+    with("nat-ports = \"60000-60000\"\nprobe-target = \"203.0.113.53\"")
+        .has(&["popgate.toml:19: probe-target: nat-ports is one port, and probes take one for themselves"]);
+}
+
+#[test]
+fn a_path_is_measured_by_a_host_of_its_branchs() {
+    let with = |target: &str| {
+        let keepalive = "persistent-keepalive = \"25s\"";
+        Config::pop().edit(TENANT, keepalive, &format!("{keepalive}\nprobe-target = \"{target}\""))
+    };
+    with("10.20.0.1").has(&[]);
+    with("2001:db8:20::1").has(&[]);
+    with("10.21.0.1")
+        .has(&[r#"tenants/acme.toml:13: probe-target: 10.21.0.1 is not in the prefixes of branch "paris""#]);
 }
 
 #[test]

@@ -35,6 +35,9 @@ pub(super) enum RoleName {
 }
 
 /// RFC 7600 section 4.7's dummy address and a ULA (RFC 4193) of our own.
+/// What a probe may cost; and who does not answer is asked each time.
+const MAX_PROBE_TARGETS: usize = 4;
+
 const ICMP_SOURCE: IcmpSource = IcmpSource {
     v4: Ipv4Addr::new(192, 0, 0, 8),
     v6: Ipv6Addr::new(0xfd70, 0x6f70, 0x6761, 0x7465, 0, 0, 0, 1),
@@ -211,8 +214,39 @@ fn read_breakout(
         own.not_listened_on(value, &ports, "breakout")?;
         Ok(ports)
     });
+    let probe_targets = table.with_default("probe-target", Vec::new(), |value| {
+        let ports = nat_ports.as_ref().map_err(|noted| *noted)?;
+        if ports.start() == ports.end() {
+            return Err(value.note("nat-ports is one port, and probes take one for themselves"));
+        }
+        probe_targets(value)
+    });
     table.finish();
-    Ok(Breakout { interface: interface?, nat_ports: nat_ports?, device: device? })
+    let (interface, nat_ports, device) = (interface?, nat_ports?, device?);
+    Ok(Breakout { interface, nat_ports, device, probe_targets: probe_targets? })
+}
+
+/// Hosts that are asked by echo requests; each probe asks them all.
+fn probe_targets(value: Value<'_>) -> Result<Vec<Ipv4Addr>, Noted> {
+    let mut targets = Vec::new();
+    value.one_or_many(|value| {
+        let target = match value.parse(values::address)? {
+            IpAddr::V4(target) => target,
+            IpAddr::V6(_) => return Err(value.note("breakout is IPv4 alone")),
+        };
+        if target.is_unspecified() || target.is_multicast() || target.is_broadcast() || target.is_loopback() {
+            return Err(value.note(format!("{target} is no host's address")));
+        }
+        if targets.contains(&target) {
+            return Err(value.note(format!("{target} stands here twice")));
+        }
+        targets.push(target);
+        Ok(())
+    })?;
+    if targets.len() > MAX_PROBE_TARGETS {
+        return Err(value.note(format!("at most {MAX_PROBE_TARGETS} targets")));
+    }
+    Ok(targets)
 }
 
 fn read_lan(root: &mut Table<'_>) -> (Result<String, Noted>, Result<Vec<String>, Noted>) {
@@ -267,6 +301,7 @@ fn read_pop_path(
     let preshared_key = table.optional("preshared-key-file", |value| key_file(value, dir));
     let persistent_keepalive =
         table.optional("persistent-keepalive", |value| value.duration(values::keepalive_secs));
+    let bandwidth = table.optional("bandwidth", |value| value.parse(values::rate));
     let at = table.at().clone();
     table.finish();
     Ok(PopPath {
@@ -276,6 +311,7 @@ fn read_pop_path(
         private_key: private_key?,
         preshared_key: preshared_key?,
         persistent_keepalive: persistent_keepalive?,
+        bandwidth: bandwidth?,
         at,
     })
 }

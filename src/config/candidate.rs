@@ -130,6 +130,8 @@ pub struct Breakout {
     pub nat_ports: RangeInclusive<u16>,
     /// The TUN device.
     pub device: String,
+    /// Who answers echo requests as long as the way is any good; of several, whoever does soonest.
+    pub probe_targets: Vec<Ipv4Addr>,
 }
 
 /// A PoP, as a branch knows it.
@@ -153,6 +155,8 @@ pub struct PopPath {
     pub preshared_key: Option<PresharedKey>,
     /// Seconds; WireGuard's own unit.
     pub persistent_keepalive: Option<u16>,
+    /// What the branch may send by it.
+    pub bandwidth: Option<Rate>,
     pub at: SourceRef,
 }
 
@@ -278,6 +282,8 @@ pub struct TenantPath {
     pub persistent_keepalive: Option<u16>,
     /// What the PoP may send to the branch by it.
     pub bandwidth: Option<Rate>,
+    /// A host of the branch's, where that is no popgate, which answers echo requests as long as the path is any good.
+    pub probe_target: Option<IpAddr>,
     pub at: SourceRef,
 }
 

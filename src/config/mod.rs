@@ -98,14 +98,16 @@
 //! whose traffic is led into it, none by default.
 //!
 //! `[breakout]`, optional: a way straight out to the internet, which path policies call `"breakout"`. A session that begins
-//! takes it if no path that stands before it is up, goes to an internet handoff's prefixes, in IPv4, and is TCP, UDP or ICMP;
-//! and stays on the way it has.
+//! takes it if it is up and no path that stands before it is, goes to an internet handoff's prefixes, in IPv4, and is TCP, UDP
+//! or ICMP. Its address outside is the branch's: it stays on the way it has, and only where that is dead and its class's
+//! `resilience` is not `"none"` does it go on as a new session by a path, with another address.
 //!
 //! | key | value | default | |
 //! | --- | --- | --- | --- |
 //! | `interface` | interface | | its own address, as it is at the time, is translated to |
 //! | `nat-ports` | `"FIRST-LAST"` | `"52000-65535"` | none that the box listens on |
 //! | `device` | interface | `pg-breakout` | the TUN device |
+//! | `probe-target` | IPv4 address, or a list of up to 4 | none | hosts that answer pings. The way is measured and judged as a path is, by echo requests to all of them, of which the first reply counts: half of the round trip as the latency of either direction, and a loss in both. Without it, the way is taken to be up. The first of `nat-ports` is then the probes' |
 //!
 //! `[[pop]]`, at least one: `name`, `public-key`, and `[[pop.path]]`, at least one:
 //!
@@ -117,6 +119,7 @@
 //! | `private-key-file` | key file | | this path's own |
 //! | `preshared-key-file` | key file | none | |
 //! | `persistent-keepalive` | duration of whole seconds | none | |
+//! | `bandwidth` | rate | unlimited | what the branch may send by it |
 //!
 //! # `tenants/NAME.toml`
 //!
@@ -137,6 +140,7 @@
 //! | `endpoint` | endpoint | none | call the branch there; without it, it calls first |
 //! | `persistent-keepalive` | duration of whole seconds | none | |
 //! | `bandwidth` | rate | unlimited | what the PoP may send to the branch by it |
+//! | `probe-target` | an address of the branch's | none | a host that answers pings from `icmp-source`, where the branch is a stock WireGuard client: the path is measured by echo requests to it, as `[breakout]` is, and down when they are not answered |
 //!
 //! `[[handoff]]`: `name`, `kind`, and by kind:
 //!
@@ -242,7 +246,7 @@
 //! | `prefer` | list of path names | | best first; and `"breakout"`, straight out of the branch |
 //! | `sla-class` | an SLA class's name | none | a path that breaks it is avoided while another keeps to it; in at most 14 policies |
 //! | `on-violation` | `"best-of-worst"`, `"backup"`, `"strict"` | `"best-of-worst"` | where none does: the one that breaks it least; the first that is alive; none, and what is sent is dropped |
-//! | `resilience` | `"none"`, `"failover"`, `"revertible"` | `"revertible"` | running sessions stay on the path they began on, and are lost with it; or leave one that is dead or breaks the SLA, and stay where they then are; or always take the best. One that breaks out of the branch keeps its way whichever |
+//! | `resilience` | `"none"`, `"failover"`, `"revertible"` | `"revertible"` | running sessions stay on the path they began on, and are lost with it; or leave one that is dead or breaks the SLA, and stay where they then are; or always take the best. One that breaks out of the branch leaves only where that way is dead, as a new session |
 //! | `remediation` | `"none"`, `"duplicate-on-suspect"`, `"duplicate-always"` | `"none"` | packets go by the next path that is alive as well, while the first may be dead, or always; the far end, which must be a popgate, passes the first copy on |
 //!
 //! `[[policy-test]]`, any number, is no policy but a question with its answer: `popgate check` and every commit ask them all.

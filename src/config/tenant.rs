@@ -247,6 +247,9 @@ pub(super) struct TenantReader<'a> {
     pub(super) owners: Owners<IpNetwork>,
 }
 
+/// A branch's prefixes, and where each is written.
+type Prefixes = Result<Vec<(IpNetwork, SourceRef)>, Noted>;
+
 impl TenantReader<'_> {
     fn branch(&mut self, mut table: Table<'_>) -> Result<TenantBranch, Noted> {
         let name = table.required("name", |value| self.branches.claim(value, ()));
@@ -255,9 +258,9 @@ impl TenantReader<'_> {
             value.list(|value| Ok((self.owned_prefix(value, &branch)?, value.at())))
         });
         let mut names = Scope::new("path");
-        let paths = table
-            .tables("path", "[[branch.path]]")
-            .and_then(|tables| all(tables.into_iter().map(|table| self.path(table, &branch, &mut names))));
+        let paths = table.tables("path", "[[branch.path]]").and_then(|tables| {
+            all(tables.into_iter().map(|table| self.path(table, (&branch, &prefixes), &mut names)))
+        });
         let max_sessions = table.optional("max-sessions", |value| value.number(1..=MAX_SESSIONS));
         let rate = table.optional("new-sessions-per-second", |value| value.number(1..=1_000_000));
         let at = table.at().clone();
@@ -273,7 +276,7 @@ impl TenantReader<'_> {
     fn path(
         &mut self,
         mut table: Table<'_>,
-        branch: &str,
+        (branch, prefixes): (&str, &Prefixes),
         names: &mut Scope<()>,
     ) -> Result<TenantPath, Noted> {
         let name = table.required("name", |value| {
@@ -305,6 +308,14 @@ impl TenantReader<'_> {
         let persistent_keepalive =
             table.optional("persistent-keepalive", |value| value.duration(values::keepalive_secs));
         let bandwidth = table.optional("bandwidth", |value| value.parse(values::rate));
+        let probe_target = table.optional("probe-target", |value| {
+            let target = value.parse(values::address)?;
+            let prefixes = prefixes.as_ref().map_err(|noted| *noted)?;
+            if !prefixes.iter().any(|(prefix, _)| prefix.contains(target)) {
+                return Err(value.note(format!("{target} is not in the prefixes of {branch}")));
+            }
+            Ok(target)
+        });
         let at = table.at().clone();
         table.finish();
         Ok(TenantPath {
@@ -315,6 +326,7 @@ impl TenantReader<'_> {
             endpoint: endpoint?,
             persistent_keepalive: persistent_keepalive?,
             bandwidth: bandwidth?,
+            probe_target: probe_target?,
             at,
         })
     }

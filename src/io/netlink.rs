@@ -40,6 +40,8 @@ pub(super) struct Link {
     pub index: u32,
     pub name: String,
     pub up: bool,
+    /// It has a carrier, or does not know what that is.
+    pub runs: bool,
     pub mtu: u32,
     /// What `ip link set DEV group` sets; 0 unless somebody did.
     pub group: u32,
@@ -82,20 +84,20 @@ pub(super) enum Action {
     Unreachable,
 }
 
-/// Tells when IPv4 addresses come and go, in the calling thread's namespace.
+/// Tells when IPv4 addresses come and go, and links go up and down, in the calling thread's namespace.
 #[derive(Debug)]
-pub struct AddressWatch {
+pub struct NetworkWatch {
     changed: Arc<Notify>,
     tasks: [JoinHandle<()>; 2],
 }
 
-impl AddressWatch {
+impl NetworkWatch {
     /// Begins to watch; within a tokio runtime.
     ///
     /// # Errors
     /// The process may open no more files.
-    pub fn open() -> io::Result<AddressWatch> {
-        let groups = [MulticastGroup::Ipv4Ifaddr];
+    pub fn open() -> io::Result<NetworkWatch> {
+        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Link];
         let (connection, _, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
         let changed = Arc::new(Notify::new());
         let tell = Arc::clone(&changed);
@@ -104,16 +106,16 @@ impl AddressWatch {
                 tell.notify_one();
             }
         });
-        Ok(AddressWatch { changed, tasks: [tokio::spawn(connection), told] })
+        Ok(NetworkWatch { changed, tasks: [tokio::spawn(connection), told] })
     }
 
-    /// Until some have come or gone since it was last asked.
+    /// Until something has changed since it was last asked.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 }
 
-impl Drop for AddressWatch {
+impl Drop for NetworkWatch {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
@@ -259,6 +261,7 @@ fn link_of(message: &LinkMessage) -> Link {
         index: message.header.index,
         name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
+        runs: message.header.flags.contains(LinkFlags::Running),
         mtu: 0,
         group: 0,
     };

@@ -28,7 +28,7 @@
 
 use super::masquerade::Masquerading;
 use super::namespace::Namespace;
-pub use super::netlink::AddressWatch;
+pub use super::netlink::NetworkWatch;
 use super::netlink::{Action, Link, Netlink, Route, Rule, Target};
 use super::tun::TunDevice;
 use crate::model::DeviceId;
@@ -456,6 +456,30 @@ pub async fn addresses(interfaces: &BTreeSet<String>) -> io::Result<BTreeMap<Str
         found.extend(first.map(|address| (link.name, address)));
     }
     Ok(found)
+}
+
+/// The interfaces of the calling thread's namespace, within a tokio runtime.
+///
+/// # Errors
+/// The kernel does not answer.
+pub async fn interfaces() -> io::Result<Vec<Interface>> {
+    let netlink = Netlink::open(&Namespace::current()?)?;
+    let mut interfaces = Vec::new();
+    for link in netlink.links().await? {
+        let addresses = netlink.addresses(link.index).await?;
+        let addresses = addresses.iter().map(|address| address.ip()).collect();
+        interfaces.push(Interface { name: link.name, carries: link.up && link.runs, addresses });
+    }
+    Ok(interfaces)
+}
+
+/// An interface, and whether anything can leave by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    pub name: String,
+    /// It is up, and has a carrier if it knows what that is.
+    pub carries: bool,
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Whether a device can become the other without being made anew.

@@ -80,6 +80,15 @@ impl Counts {
         [self.received, self.lost, self.apart].iter().any(|count| *count > u32::MAX / 2)
     }
 
+    /// So many more are lost, after `run` that were without one between.
+    pub(super) fn lose(&mut self, messages: u32, run: &mut u32) {
+        let apart = |run: u32| run / RUN + u32::from(run > 0);
+        let longer = run.saturating_add(messages);
+        self.lost = self.lost.wrapping_add(messages);
+        self.apart = self.apart.wrapping_add(apart(longer) - apart(*run));
+        *run = longer;
+    }
+
     /// Share that was lost, 0 to 1; `None` of nothing.
     pub fn loss(self) -> Option<f64> {
         if self.is_anew() {
@@ -153,22 +162,14 @@ impl Sequence {
             if has_come {
                 self.run = 0;
             } else {
-                self.lose(1, counts);
+                counts.lose(1, &mut self.run);
             }
             self.decided += 1;
         }
         if self.decided < until {
-            self.lose((until - self.decided).min(u32::MAX.into()) as u32, counts);
+            counts.lose((until - self.decided).min(u32::MAX.into()) as u32, &mut self.run);
             self.decided = until;
         }
-    }
-
-    fn lose(&mut self, messages: u32, counts: &mut Counts) {
-        let apart = |run: u32| run / RUN + u32::from(run > 0);
-        let run = self.run.saturating_add(messages);
-        counts.lost = counts.lost.wrapping_add(messages);
-        counts.apart = counts.apart.wrapping_add(apart(run) - apart(self.run));
-        self.run = run;
     }
 }
 

@@ -3,6 +3,7 @@
 mod arrivals;
 mod clock;
 mod copies;
+mod echo;
 mod history;
 mod judge;
 mod mos;
@@ -16,6 +17,7 @@ mod stamp;
 pub use arrivals::{Arrivals, Counts};
 pub use clock::Stamps;
 pub use copies::{Firsts, Numbering, SHIM_BYTES, copied, dscp_of};
+pub use echo::Echo;
 pub use history::{History, Sample, SampledWay};
 pub use judge::{Evidence, Judge, Seen, Verdict};
 pub use mos::mos;

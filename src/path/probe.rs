@@ -15,6 +15,9 @@
 //!
 //! An idle path is asked about by one of its ends: one that is asked, and told in the question that its answers arrive,
 //! knows what an answer would tell it. It goes on asking only where it does not hear from the far end when it should.
+//!
+//! Where there is no popgate to ask, echo requests are the probes: more seldom, for who answers does it as a favour; and what has
+//! not answered is not dead so soon, for nobody else is there to say whether it is only slow.
 
 use super::arrivals::Counts;
 use super::clock::Stamps;
@@ -22,7 +25,7 @@ use super::judge::Seen;
 use super::pace::Stretch;
 use super::quality::Quality;
 use super::stamp::{Asks, News, Reply};
-use crate::model::Instant;
+use crate::model::{Instant, Now};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -61,6 +64,8 @@ const MIN_WAIT_CLOSELY: Duration = Duration::from_millis(30);
 const IDLE_WAIT: Duration = Duration::from_millis(150);
 /// after the last quick one, than this;
 const CONFIRM: Duration = Duration::from_millis(30);
+/// or, of an echo request, than this: it must be more than a line is slower by on a bad day;
+const CONFIRM_ECHO: Duration = Duration::from_millis(300);
 /// and no more than this, also before anything is known of the path.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Both ends' timers are as exact as this: a promise is kept so much later, and is not broken before.
@@ -111,6 +116,8 @@ pub enum Action {
     ToldDown,
     /// It has just gone down, for nothing can be sent by it.
     CannotSend,
+    /// Likewise, as its link is down.
+    LinkDown,
     /// The path has just come up, and is held so long.
     CameUp {
         held: Duration,
@@ -151,6 +158,15 @@ pub struct Prober {
     /// Until when the path is held, or was.
     held_until: Instant,
     quality: Quality,
+    /// What became of its probes, where they are echo requests: nobody at the far end counts.
+    echoes: Option<Echoes>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Echoes {
+    counts: Counts,
+    /// How many are lost without one between.
+    run: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -209,7 +225,14 @@ impl Prober {
             hold: Duration::ZERO,
             held_until: now,
             quality: Quality::default(),
+            echoes: None,
         }
+    }
+
+    /// One whose probes are echo requests, to be answered by [`Prober::echoed`].
+    pub fn by_echo(now: Instant) -> Prober {
+        let full_size = FullSize { next: Instant(u64::MAX), ..Prober::new(now).full_size };
+        Prober { echoes: Some(Echoes::default()), full_size, ..Prober::new(now) }
     }
 
     /// What is known of the path.
@@ -243,7 +266,9 @@ impl Prober {
             Action::CameUp { held } if held.is_zero() => self.state = State::Up,
             Action::CameUp { .. } => self.state = State::Recovering,
             Action::Recovered => self.state = State::Up,
-            Action::WentDown { .. } | Action::ToldDown | Action::CannotSend => self.state = State::Down,
+            Action::WentDown { .. } | Action::ToldDown | Action::CannotSend | Action::LinkDown => {
+                self.state = State::Down;
+            }
             Action::Narrow => self.full_size.is_narrow = true,
             Action::Wide => self.full_size.is_narrow = false,
             Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => {}
@@ -400,8 +425,9 @@ impl Prober {
             return None;
         }
         self.interval = self.interval(now);
-        let is_doubtful = self.in_doubt && self.interval == CLOSELY;
-        self.next = now + if is_doubtful { DOUBTFUL } else { self.interval };
+        let (close, closer) = if self.echoes.is_none() { (CLOSELY, DOUBTFUL) } else { (ACTIVE, CLOSELY) };
+        let is_doubtful = self.in_doubt && self.interval == close;
+        self.next = now + if is_doubtful { closer } else { self.interval };
         if let Some(suspicion) = &mut self.suspicion
             && suspicion.quick > 0
         {
@@ -460,6 +486,26 @@ impl Prober {
             }
             _ => None,
         }
+    }
+
+    /// The echo request of this sequence number came back: half of what it took counts for either direction, and so does what
+    /// was sent before it, is overdue, and was thus lost.
+    pub fn echoed(&mut self, sequence: u32, now: Now) -> Option<Action> {
+        let sent = self.under_way.iter().find(|sent| sent.sequence == sequence)?;
+        let took = u64::try_from(now.instant.since(sent.at).as_nanos()).unwrap_or(u64::MAX);
+        let echoes = self.echoes.as_mut()?;
+        let at = sent.at;
+        let is_lost = |sent: &Sent| sent.given_up && sent.sequence != sequence && sent.at <= at;
+        self.under_way.iter().filter(|sent| is_lost(sent)).for_each(|_| echoes.lost());
+        self.under_way.retain(|sent| !is_lost(sent));
+        echoes.came();
+        let counts = echoes.counts;
+        let returned = now.unix_nanos;
+        let there = returned.wrapping_sub(took / 2);
+        let stamps =
+            Stamps { sent: returned.wrapping_sub(took), received: there, reflected: there, returned };
+        let reply = Reply { sequence, stamps, arrivals: Some(counts), stretch: Stretch::default() };
+        self.answer(&reply, counts, now.instant)
     }
 
     /// The tunnel has no session: probes would only wait with the packets. What is under way is lost, and the path is
@@ -526,7 +572,8 @@ impl Prober {
 
     /// The last quick probe has been sent: its answer, and those of the others, are waited for.
     fn decide_after(&mut self, now: Instant) {
-        let wait = self.estimate().map_or(MAX_WAIT, |estimate| estimate.clamp(CONFIRM, MAX_WAIT));
+        let least = if self.echoes.is_none() { CONFIRM } else { CONFIRM_ECHO };
+        let wait = self.estimate().map_or(MAX_WAIT, |estimate| estimate.clamp(least, MAX_WAIT));
         if let Some(suspicion) = &mut self.suspicion {
             suspicion.decided = now + wait;
         }
@@ -576,17 +623,16 @@ impl Prober {
         let within = |last: Option<Instant>, time| last.is_some_and(|last| now.since(last) < time);
         let [ours, theirs] = self.stretch;
         let stretch = ours.max(theirs);
-        let wanted =
-            match self.state {
-                // A path that stays down is asked at leisure; one that is coming back is not.
-                State::Down if self.answered == 0 => IDLE,
-                State::Down => ACTIVE,
-                _ if within(self.last_close, CLOSE) => {
-                    if self.is_judged || within(self.last_protected, CLOSE) { CLOSELY } else { BUSY }
-                }
-                _ if within(self.last_traffic, TRAFFIC) => ACTIVE,
-                _ => IDLE,
-            };
+        let wanted = match self.state {
+            // A path that stays down is asked at leisure; one that is coming back is not.
+            State::Down if self.answered == 0 => IDLE,
+            State::Down => ACTIVE,
+            _ if within(self.last_close, CLOSE) && self.echoes.is_none() => {
+                if self.is_judged || within(self.last_protected, CLOSE) { CLOSELY } else { BUSY }
+            }
+            _ if within(self.last_traffic, TRAFFIC) => ACTIVE,
+            _ => IDLE,
+        };
         let at_most = stretch.of_idle(IDLE);
         if wanted == IDLE { at_most } else { stretch.of_active(wanted).min(at_most) }
     }
@@ -621,9 +667,21 @@ impl Prober {
     }
 }
 
+impl Echoes {
+    fn came(&mut self) {
+        self.counts.received = self.counts.received.wrapping_add(1);
+        self.run = 0;
+    }
+
+    fn lost(&mut self) {
+        self.counts.lose(1, &mut self.run);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::path::quality::{LONG, Way};
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
     use std::cell::Cell;
@@ -1105,5 +1163,85 @@ mod tests {
         let went = prober.lost_session(Instant(0) + MS * 100);
         assert_eq!(went, Some(Action::WentDown { silent: MS * 95 }));
         assert_eq!(prober.lost_session(Instant(0) + MS * 100), None);
+    }
+
+    /// Runs a prober by echo for `ms` with traffic, each request of which comes back after what `takes` says, if at all.
+    fn run_echoes(
+        prober: &mut Prober,
+        from: u64,
+        ms: u64,
+        takes: impl Fn(u64) -> Option<u64>,
+    ) -> Vec<(u64, Action)> {
+        let mut log = Vec::new();
+        let mut back: Vec<(u64, u32)> = Vec::new();
+        for t in from..from + ms {
+            let now = Now {
+                instant: Instant(0) + MS * t as u32,
+                unix_nanos: 1_790_000_000_000_000_000 + t * 1_000_000,
+            };
+            prober.traffic(false, now.instant);
+            for (_, sequence) in back.extract_if(.., |(due, _)| *due <= t) {
+                log.extend(prober.echoed(sequence, now).map(|action| (t, action)));
+            }
+            while let Some(action) = prober.poll(now.instant) {
+                assert!(!matches!(action, Action::SendFullSize { .. }), "nobody is asked for large echoes");
+                if let Action::Send { sequence, .. } = action {
+                    back.extend(takes(t).map(|takes| (t + takes, sequence)));
+                }
+                log.push((t, action));
+            }
+        }
+        log
+    }
+
+    #[test]
+    fn an_echo_tells_half_of_what_it_took_for_either_direction_and_what_was_lost_for_both() {
+        let mut prober = Prober::by_echo(Instant(0));
+        let log = run_echoes(&mut prober, 0, 10_000, |t| {
+            (!(5_000..6_000).contains(&t) || t % 300 > 100).then_some(20)
+        });
+        assert_eq!(changes(&log), [(20, Action::CameUp { held: Duration::ZERO })]);
+        let now = Instant(0) + MS * 10_000;
+        let sent = log.iter().filter(|(_, action)| matches!(action, Action::Send { .. })).count();
+        let [out, back] = [Way::Outbound, Way::Inbound]
+            .map(|way| prober.quality().measured(way, LONG, now).expect("measured"));
+        assert_eq!((out.p95, back.p95), (MS * 10, MS * 10));
+        assert_eq!(out.loss, back.loss);
+        let counts = prober.echoes.expect("echoes").counts;
+        assert_eq!(counts.received + counts.lost, sent as u32, "each is one or the other");
+        assert!(counts.lost > 0 && out.loss.is_some_and(|loss| loss > 0.0), "{counts:?}");
+    }
+
+    #[test]
+    fn a_line_that_is_slower_by_a_quarter_of_a_second_is_not_dead_and_loses_nothing() {
+        let mut prober = Prober::by_echo(Instant(0));
+        let log = run_echoes(&mut prober, 0, 20_000, |t| Some(if t < 10_000 { 10 } else { 260 }));
+        assert_eq!(changes(&log), [(10, Action::CameUp { held: Duration::ZERO })]);
+        assert_eq!(prober.echoes.expect("echoes").counts.lost, 0);
+    }
+
+    #[test]
+    fn a_line_whose_echoes_cease_is_dead_within_seven_tenths_of_a_second() {
+        for phase in 0..100 {
+            let mut prober = Prober::by_echo(Instant(0));
+            let begin = 5_000 + phase;
+            run_echoes(&mut prober, 0, begin, |_| Some(10));
+            let log = changes(&run_echoes(&mut prober, begin, 2_000, |_| None));
+            let [(at, Action::WentDown { .. })] = log[..] else { panic!("{log:?}") };
+            assert!(at - begin <= 700, "{log:?}");
+        }
+    }
+
+    #[test]
+    fn echoes_are_asked_for_ten_times_a_second_with_traffic_and_fifty_times_in_doubt() {
+        let mut prober = Prober::by_echo(Instant(0));
+        run_echoes(&mut prober, 0, 2_000, |_| Some(10));
+        for (in_doubt, expected) in [(false, 10), (true, 50)] {
+            prober.is_judged(true);
+            prober.doubt(in_doubt);
+            let log = run_echoes(&mut prober, if in_doubt { 12_000 } else { 2_000 }, 10_000, |_| Some(10));
+            let sent = log.iter().filter(|(_, action)| matches!(action, Action::Send { .. })).count();
+            assert!(sent.abs_diff(10 * expected) <= 10, "{sent}");
+        }
     }
 }

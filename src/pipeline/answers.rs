@@ -1,5 +1,6 @@
 //! Answers to queries: the worker's state in names.
 
+use super::outlet::Outlet;
 use super::paths::Path;
 use super::report::{
     Answer, DirectionReport, FlowFilter, FlowReport, PathHistory, PathName, PathReport, PathSample,
@@ -8,8 +9,8 @@ use super::report::{
 use super::worker::Worker;
 use crate::flow::{EndReason, FlowRecord, Session, SessionRef, TcpState};
 use crate::model::{ClassId, Direction, End, FlowKey, Now, PathId, Queueing, TenantId};
-use crate::path::{Candidate, Judge, Sample, SampledWay, Way};
-use crate::tables::{Generation, Sla, Subject};
+use crate::path::{Candidate, Judge, Measured, Sample, SampledWay, Way};
+use crate::tables::{Generation, INTERNET, Sla, Subject};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::IpAddr;
@@ -38,7 +39,9 @@ impl Worker {
         match query {
             Query::Totals => Answer::Totals(self.totals()),
             Query::Paths => {
-                Answer::Paths(self.paths.iter().map(|(id, path)| self.path_report(id, path, now)).collect())
+                let paths = self.paths.iter().map(|(id, path)| self.path_report(id, path, now));
+                let outlet = self.paths.outlet().filter(|outlet| outlet.is_measured());
+                Answer::Paths(paths.chain(outlet.map(|outlet| self.outlet_report(outlet, now))).collect())
             }
             Query::Sessions { filter, limit } => {
                 let mut scan = SessionScan::new(filter.clone(), *limit);
@@ -82,11 +85,15 @@ impl Worker {
 
     fn path_history(&self, asked: &PathName, now: Now) -> Option<PathHistory> {
         let names = &self.generation.names;
-        let is_asked = |id: PathId, path: &Path| {
-            let name = (names.tenant(path.spec.tenant), path.spec.far.as_str(), names.path(id));
-            name == (&asked.tenant, &asked.site, &asked.path)
+        let outlet = self.paths.outlet().filter(|outlet| outlet.is_measured()).map(|outlet| outlet.path);
+        let is_asked = |id: &PathId| {
+            let far = self.generation.far_end(*id);
+            far.is_some_and(|(tenant, far)| {
+                (names.tenant(tenant), far, names.path(*id)) == (&asked.tenant, &asked.site, &asked.path)
+            })
         };
-        let (_, path) = self.paths.iter().find(|(id, path)| is_asked(*id, path))?;
+        let id = self.paths.iter().map(|(id, _)| id).chain(outlet).find(is_asked)?;
+        let (gauge, (tenant, site)) = (self.paths.gauge(id)?, self.paths.whose(id)?);
         let sample = |sample: Sample| PathSample {
             unix_ms: now.unix_nanos.saturating_sub(now.instant.since(sample.at).as_nanos() as u64)
                 / 1_000_000,
@@ -94,8 +101,8 @@ impl Worker {
             outbound: sample.ways[0].map(sampled_report),
             inbound: sample.ways[1].map(sampled_report),
         };
-        let tenant = self.generation.tenants.get(path.spec.tenant)?;
-        let site = tenant.sites.get(path.spec.site)?;
+        let tenant = self.generation.tenants.get(tenant)?;
+        let site = tenant.sites.get(site)?;
         let sla = |(place, sla): (u8, &Sla)| SlaRow {
             sla: sla.name.clone(),
             classes: (tenant.classes.iter().filter(|class| site.sla(**class) == Some(place)))
@@ -105,10 +112,10 @@ impl Worker {
             max_latency_ms: sla.limits.latency.map(millis),
             max_jitter_ms: sla.limits.jitter.map(millis),
             min_mos: sla.limits.mos,
-            is_broken: path.gauge.judges.get(usize::from(place)).is_some_and(Judge::is_broken),
+            is_broken: gauge.judges.get(usize::from(place)).is_some_and(Judge::is_broken),
         };
         Some(PathHistory {
-            samples: path.gauge.history.samples().map(sample).collect(),
+            samples: gauge.history.samples().map(sample).collect(),
             slas: (0..).zip(&tenant.slas).map(sla).collect(),
         })
     }
@@ -158,26 +165,50 @@ impl Worker {
             site: path.spec.far.clone(),
             path: names.path(id).to_owned(),
             transport: endpoint.map(|endpoint| names.transport(endpoint.transport).to_owned()),
-            state: match path.fitness() {
-                Candidate::Up | Candidate::Poor => PathState::Up,
-                Candidate::Recovering => PathState::Recovering,
-                Candidate::Reachable | Candidate::Unreachable => PathState::Down,
-            },
-            public_key: path.spec.public_key.to_string(),
+            state: state_of(path.fitness()),
+            public_key: Some(path.spec.public_key.to_string()),
             endpoint: endpoint.map(|endpoint| endpoint.address),
             last_handshake_secs: path.tunnel.since_handshake().map(|age| age.as_secs()),
             probed: path.probed,
             rtt_ms: quality.rtt().map(millis),
             jitter_ms: quality.rtt_deviation().map(millis),
             loss: quality.loss(),
-            outbound: direction_report(path, Way::Outbound, now),
-            inbound: direction_report(path, Way::Inbound, now),
+            outbound: direction_report(path.measured(Way::Outbound, now.instant)),
+            inbound: direction_report(path.measured(Way::Inbound, now.instant)),
             received_packets: path.received.packets,
             received_bytes: path.received.bytes,
             sent_packets: path.sent.packets,
             sent_bytes: path.sent.bytes,
             duplicated_packets: path.duplicated,
             duplicate_packets: path.duplicates,
+        }
+    }
+
+    fn outlet_report(&self, outlet: &Outlet, now: Now) -> PathReport {
+        let names = &self.generation.names;
+        let gauge = &outlet.gauge;
+        let quality = gauge.prober.quality();
+        PathReport {
+            tenant: names.tenant(outlet.tenant).to_owned(),
+            site: INTERNET.to_owned(),
+            path: names.path(outlet.path).to_owned(),
+            transport: None,
+            state: state_of(outlet.fitness()),
+            public_key: None,
+            endpoint: None,
+            last_handshake_secs: None,
+            probed: false,
+            rtt_ms: quality.rtt().map(millis),
+            jitter_ms: quality.rtt_deviation().map(millis),
+            loss: quality.loss(),
+            outbound: direction_report(gauge.measured(Way::Outbound, now.instant)),
+            inbound: direction_report(gauge.measured(Way::Inbound, now.instant)),
+            received_packets: outlet.received.packets,
+            received_bytes: outlet.received.bytes,
+            sent_packets: outlet.sent.packets,
+            sent_bytes: outlet.sent.bytes,
+            duplicated_packets: 0,
+            duplicate_packets: 0,
         }
     }
 
@@ -253,8 +284,15 @@ impl Worker {
     }
 }
 
-fn direction_report(path: &Path, way: Way, now: Now) -> Option<DirectionReport> {
-    let (measured, loss) = path.measured(way, now.instant);
+fn state_of(fitness: Candidate) -> PathState {
+    match fitness {
+        Candidate::Up | Candidate::Poor => PathState::Up,
+        Candidate::Recovering => PathState::Recovering,
+        Candidate::Reachable | Candidate::Unreachable => PathState::Down,
+    }
+}
+
+fn direction_report((measured, loss): (Option<Measured>, Option<f64>)) -> Option<DirectionReport> {
     let known = measured.is_some() || loss.is_some();
     known.then(|| DirectionReport {
         latency_p50_ms: measured.map(|measured| millis(measured.p50)),

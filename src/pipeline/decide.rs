@@ -6,6 +6,7 @@
 use crate::config::AclAction;
 use crate::flow::Plan;
 use crate::model::{ClassId, DropReason, End, FlowKey, Named, NextHop, PathId, RuleId};
+use crate::path::{self, Candidate};
 use crate::tables::{AclRule, Classified, Crossing, Generation, NatVerdict, Subject, Tenant};
 
 /// A session that policy accepts.
@@ -57,8 +58,8 @@ pub struct Question<'q> {
 /// By which of the ways to the internet a branch's session goes, where it has two.
 #[derive(Clone, Copy)]
 pub enum Way<'q> {
-    /// The best, by its class; this tells which paths are up, and as good as that class needs them.
-    Best(&'q dyn Fn(PathId, ClassId) -> bool),
+    /// The best, by its class; this tells how fit paths are for that.
+    Best(&'q dyn Fn(PathId, ClassId) -> Candidate),
     /// The one that it has: its NAT binding is there.
     Kept(NextHop),
 }
@@ -113,8 +114,21 @@ pub fn decide<'a>(
     let class = classified.class;
     let breakout = tenant.breakout.as_ref().filter(|breakout| match way {
         Way::Kept(hop) => hop == NextHop::Device(breakout.device),
-        Way::Best(is_up) => breakout.is_best(&subject, class, &|path| is_up(path, class)),
+        Way::Best(fitness) => {
+            breakout.is_open_to(&subject, class)
+                && path::select(breakout.order(class), None, |id| fitness(id, class)) == Some(breakout.path)
+        }
     });
+    if let (Some(breakout), Way::Best(fitness)) = (breakout, way)
+        && fitness(breakout.path, class) == Candidate::Poor
+        && tenant
+            .sites
+            .get(breakout.site)
+            .and_then(|site| site.sla(class))
+            .is_some_and(|sla| tenant.insists(sla))
+    {
+        return Err(DropReason::SlaViolated);
+    }
     let to = breakout.map_or(to, |breakout| NextHop::Device(breakout.device));
     let nat = match destination_end {
         End::Handoff(_) if let Some(breakout) = breakout => NatVerdict::Translate(&breakout.pool),

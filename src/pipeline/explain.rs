@@ -5,11 +5,14 @@
 
 use super::decide::{Decision, Observer, Question, Way, decide};
 use super::report::{Explanation, LivePath, PathState, PathStep, Step, StepKind};
-use crate::config::{AclAction, BREAKOUT, Outcome};
+use crate::config::{AclAction, Outcome};
 use crate::model::{
-    AskedFlow, ClassBy, ClassId, DropReason, End, FlowKey, HandoffId, NextHop, SiteId, TenantId, Zone,
+    AskedFlow, ClassBy, ClassId, DropReason, End, FlowKey, HandoffId, NextHop, TenantId, Zone,
 };
-use crate::tables::{AclRule, Called, Classified, Crossing, Generation, Misfit, NatVerdict, Subject, Tenant};
+use crate::path::Candidate;
+use crate::tables::{
+    AclRule, Breakout, Called, Classified, Crossing, Generation, Misfit, NatVerdict, Subject, Tenant,
+};
 use std::net::{IpAddr, SocketAddr};
 
 /// What would become of `asked` in `tenant`'s network.
@@ -31,9 +34,8 @@ struct Explaining<'a> {
     addresses: Option<[IpAddr; 2]>,
     /// It is decided on in another tenant: what that one says is told, and the answer stays the first one's.
     crossed: bool,
-    /// The site that the session could go by, and how many of its paths are better than the branch's own way out, which it may
-    /// take too.
-    breakout: Option<(SiteId, usize)>,
+    /// The branch's own way out, which the session may take too.
+    breakout: Option<&'a Breakout>,
     /// It is decided on once more, with its name: what a name does not change is not told again.
     renamed: bool,
 }
@@ -75,7 +77,7 @@ impl<'a> Explaining<'a> {
         let key = FlowKey::new(zone, asked.protocol, from, host);
         let (generation, home) = (self.generation, (self.tenant, self.addresses));
         // How paths stand is told beside; the best is taken to be up.
-        let way = Way::Best(&|_, _| true);
+        let way = Way::Best(&|_, _| Candidate::Up);
         let (key, dscp) = (&key, asked.dscp);
         let mut question = Question { key, dscp, arrives_from: arrived_from, named: None, way };
         let mut decision = decide(generation, tables, &question, self)?;
@@ -126,7 +128,7 @@ impl<'a> Explaining<'a> {
         let (hops, class) = (decision.plan.hops, decision.plan.class);
         // Whatever it is called later, it stays on the way that it has.
         let breakout = self.breakout.filter(|_| !self.renamed || matches!(hops[1], NextHop::Device(_)));
-        let beside = breakout.map(|(site, _)| site);
+        let beside = breakout.map(|breakout| breakout.site);
         let (site, text) = match (hops, beside) {
             ([_, NextHop::Tunnel(site)], _) | ([_, NextHop::Device(_)], Some(site)) => {
                 (site, "the first that is up is taken")
@@ -141,19 +143,17 @@ impl<'a> Explaining<'a> {
         let tables = names.site_tenant(site).and_then(|tenant| self.generation.tenants.get(tenant));
         let Some(tables) = tables else { return };
         let Some(order) = tables.sites.get(site).map(|site| site.order(class)) else { return };
+        let order = breakout.map_or(order, |breakout| breakout.order(class));
         let at = tables.written.policies.get(class).map(ToString::to_string);
         self.step(StepKind::Path, text.into(), at, true);
+        // Of the way out nobody is asked that policy does not name: there is none while its interface has no address.
+        let is_up = |id| breakout.is_some_and(|breakout| breakout.path == id && breakout.echo.is_none());
+        let up = LivePath { state: PathState::Up, rtt_ms: None, jitter_ms: None, loss: None };
         let steps = order.iter().filter_map(|id| {
-            let site = self.generation.paths.get(*id)?.far.clone();
-            Some(PathStep { site, path: names.path(*id).to_owned(), live: None })
+            let site = self.generation.far_end(*id)?.1.to_owned();
+            Some(PathStep { site, path: names.path(*id).to_owned(), live: is_up(*id).then_some(up) })
         });
         self.explanation.paths = steps.collect();
-        if let Some((_, after)) = breakout {
-            // There is none while its interface has no address.
-            let live = Some(LivePath { state: PathState::Up, rtt_ms: None, jitter_ms: None, loss: None });
-            let breakout = PathStep { site: "internet".into(), path: BREAKOUT.into(), live };
-            self.explanation.paths.insert(after.min(self.explanation.paths.len()), breakout);
-        }
     }
 
     fn finish(mut self, outcome: Result<(), DropReason>) -> Explanation {
@@ -290,10 +290,8 @@ impl<'a> Observer<'a> for Explaining<'a> {
 
     fn nat(&mut self, subject: &Subject<'_>, class: ClassId, nat: &NatVerdict<'a>) {
         let tables = self.tables().filter(|_| !self.renamed);
-        let breakout = tables.and_then(|tables| {
-            let breakout = tables.breakout.as_ref().filter(|breakout| breakout.is_open_to(subject, class))?;
-            Some((tables.sites.iter().next()?.0, breakout.after(class).len()))
-        });
+        let breakout = tables.and_then(|tables| tables.breakout.as_ref());
+        let breakout = breakout.filter(|breakout| breakout.is_open_to(subject, class));
         self.breakout = breakout.or(self.breakout);
         let (text, fits) = match nat {
             NatVerdict::Cross(Crossing { publisher, source, host, .. }) => {

@@ -1,6 +1,7 @@
 //! What is known of how good a way is, and what follows from it for those who go by it.
 
-use crate::path::{History, Judge, Prober, Verdict};
+use crate::model::Instant;
+use crate::path::{self, History, Judge, Measured, Prober, Sample, SampledWay, State, Verdict, Way};
 use std::time::Duration;
 
 /// How good a way is.
@@ -28,6 +29,9 @@ pub enum Why {
     ToldDown,
     /// There is no way to its far end.
     CannotSend,
+    /// Its link is down, or up again.
+    LinkDown,
+    LinkUp,
     /// Packets that are as large as they may be do not get through any more; or they do again.
     Narrow,
     Wide,
@@ -44,6 +48,27 @@ impl Gauge {
     /// One of which nothing is known yet.
     pub fn new(prober: Prober, judges: Box<[Judge]>) -> Gauge {
         Gauge { prober, history: History::default(), judges, avoid: 0, why: Why::Configured }
+    }
+
+    /// One direction over the last ten seconds, and the share of all packets lost.
+    pub fn measured(&self, way: Way, now: Instant) -> (Option<Measured>, Option<f64>) {
+        let measured = self.prober.quality().measured(way, path::LONG, now);
+        (measured, measured.and_then(|measured| measured.loss))
+    }
+
+    /// Takes down that it is so good.
+    pub fn sample(&mut self, ways: [(Option<Measured>, Option<f64>); 2], now: Instant) {
+        let millis = |time: Duration| time.as_secs_f32() * 1e3;
+        let ways = ways.map(|(measured, loss)| {
+            measured.map(|measured| SampledWay {
+                latency_p95_ms: millis(measured.p95),
+                jitter_ms: millis(measured.jitter),
+                loss: loss.map(|loss| loss as f32),
+                mos: measured.mos as f32,
+            })
+        });
+        let is_up = matches!(self.prober.state(), State::Up | State::Recovering);
+        self.history.add(&Sample { at: now, is_up, ways });
     }
 
     /// From now on it is judged by these; where they judge by the same limits as before, those go on.

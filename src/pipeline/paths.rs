@@ -2,12 +2,11 @@
 //! stands is told to the other workers whenever it may have changed.
 
 use super::gauge::{Gauge, Why};
+use super::outlet::{Outlet, asking};
 use super::team::{Standing, Team};
 use crate::config::public_of;
-use crate::model::{IdMap, Instant, Now, PathId, TransportId, Wheel};
-use crate::path::{
-    self, Arrivals, Candidate, Judge, Measured, PathTag, Prober, Sample, SampledWay, State, Way,
-};
+use crate::model::{IdMap, Instant, Now, PathId, SiteId, TenantId, TransportId, Wheel};
+use crate::path::{Arrivals, Candidate, Echo, Judge, Measured, PathTag, Prober, State, Way};
 use crate::tables::{Generation, PathSpec};
 use crate::tunnel::{Endpoint, Keys, Tunnel, TunnelIndex};
 use rand::Rng;
@@ -38,6 +37,8 @@ pub struct Path {
     pub gauge: Gauge,
     /// The far end is a popgate: it answers probes, or has sent one.
     pub probed: bool,
+    /// It is none that is known of, and this is what to ask with instead.
+    pub echo: Option<Box<Echo>>,
     pub received: Traffic,
     pub sent: Traffic,
     /// Copies among it, of packets that went by another path first; and packets that had come already, by another path.
@@ -66,6 +67,7 @@ pub struct Paths {
     paths: IdMap<PathId, Path>,
     by_index: HashMap<TunnelIndex, PathId, foldhash::fast::FixedState>,
     wheel: Wheel<PathId>,
+    outlet: Option<Box<Outlet>>,
     team: Arc<Team>,
     worker: u16,
 }
@@ -124,33 +126,33 @@ impl Path {
     /// One direction over the last ten seconds, and the share of all packets lost, which is known of what arrives here even where
     /// no probe is answered.
     pub fn measured(&self, way: Way, now: Instant) -> (Option<Measured>, Option<f64>) {
-        let measured = self.gauge.prober.quality().measured(way, path::LONG, now);
-        let loss = match way {
-            Way::Outbound => measured.and_then(|measured| measured.loss),
-            Way::Inbound => self.arrivals.lately(now).loss(),
-        };
-        (measured, loss)
+        let (measured, loss) = self.gauge.measured(way, now);
+        match way {
+            Way::Outbound => (measured, loss),
+            Way::Inbound => (measured, self.arrivals.lately(now).loss()),
+        }
     }
 
-    /// Takes down how good it is, now and then, where that is known: of a path that is probed.
+    /// Whether anything is asked about it.
+    pub fn is_measured(&self) -> bool {
+        self.probed || self.echo.is_some()
+    }
+
+    /// Takes down how good it is, now and then, where that is known: of a path that is measured.
     pub fn sample(&mut self, now: Instant) {
-        if !self.probed || !self.gauge.history.is_due(now) {
-            return;
+        if self.is_measured() && self.gauge.history.is_due(now) {
+            let ways = [Way::Outbound, Way::Inbound].map(|way| self.measured(way, now));
+            self.gauge.sample(ways, now);
         }
-        let way = |way| {
-            let (measured, loss) = self.measured(way, now);
-            let measured = measured?;
-            let millis = |time: Duration| time.as_secs_f32() * 1e3;
-            Some(SampledWay {
-                latency_p95_ms: millis(measured.p95),
-                jitter_ms: millis(measured.jitter),
-                loss: loss.map(|loss| loss as f32),
-                mos: measured.mos as f32,
-            })
-        };
-        let is_up = matches!(self.gauge.prober.state(), State::Up | State::Recovering);
-        let ways = [Way::Outbound, Way::Inbound].map(way);
-        self.gauge.history.add(&Sample { at: now, is_up, ways });
+    }
+
+    /// The far end has shown itself to be a popgate: it is asked as such from now on.
+    pub fn is_popgates(&mut self, now: Instant) {
+        self.probed = true;
+        if self.echo.take().is_some() {
+            self.gauge.prober = Prober::new(now);
+        }
+        self.gauge.prober.hurry(now);
     }
 
     /// Whether it is time to call a far end that does not answer.
@@ -169,6 +171,12 @@ impl Path {
         true
     }
 
+    /// There is reason to believe that it can be used again.
+    pub fn asks_at_once(&mut self, now: Instant) {
+        self.gauge.prober.hurry(now);
+        (self.next_call, self.calls) = (now, 0);
+    }
+
     /// Whether people should hear that the peer has moved.
     pub fn tell_of_move(&mut self, now: Instant) -> bool {
         let tell = self.told.is_none_or(|told| now.since(told) >= TELL_AGAIN);
@@ -179,7 +187,7 @@ impl Path {
     }
 
     fn poll_timeout(&self) -> Instant {
-        let probes = self.probed && self.tunnel.has_session();
+        let probes = self.is_measured() && self.tunnel.has_session();
         let calls = self.spec.calls && !self.fitness().is_alive();
         [probes.then(|| self.gauge.prober.poll_timeout()), calls.then_some(self.next_call)]
             .into_iter()
@@ -195,6 +203,7 @@ impl Paths {
             paths: IdMap::default(),
             by_index: HashMap::default(),
             wheel: Wheel::new(TICK, now.instant),
+            outlet: None,
             team,
             worker,
         }
@@ -225,14 +234,84 @@ impl Paths {
                     if path.spec.endpoint != spec.endpoint || path.tunnel.endpoint().is_none() {
                         point(&mut path.tunnel, spec, generation);
                     }
+                    if path.spec.echo != spec.echo && !path.probed {
+                        path.echo = echo(spec, rng);
+                        path.gauge = Gauge::new(prober(spec, now.instant), Box::default());
+                    }
                     path.spec = spec.clone();
                     path.gauge.why = Why::Configured;
-                    path.gauge.judge_by(judges(spec, generation));
+                    path.gauge.judge_by(judges(spec.tenant, generation));
                     self.schedule(id);
                 }
                 None => self.insert(id, spec, generation, rng, now),
             }
             self.publish(id);
+        }
+        self.adopt_outlet(generation, rng, now.instant);
+    }
+
+    fn adopt_outlet(&mut self, generation: &Generation, rng: &mut StdRng, now: Instant) {
+        let breakout = generation.breakout();
+        // Its sessions are where those are that go past it.
+        let breakout = breakout.filter(|(_, breakout)| self.team.worker_of(breakout.site) == self.worker);
+        let before = self.outlet.take();
+        if let Some((tenant, breakout)) = breakout {
+            let same = before.filter(|outlet| outlet.path == breakout.path);
+            self.outlet = Some(match same {
+                Some(mut outlet) => {
+                    outlet.follow(breakout, generation, rng, now);
+                    outlet
+                }
+                None => Box::new(Outlet::new(tenant, breakout, generation, rng, now)),
+            });
+            self.publish(breakout.path);
+        } else if let Some(outlet) = before {
+            self.publish(outlet.path);
+        }
+    }
+
+    /// The way straight out, if it is this worker's.
+    pub fn outlet(&self) -> Option<&Outlet> {
+        self.outlet.as_deref()
+    }
+
+    /// That, to be worked.
+    pub fn outlet_mut(&mut self) -> Option<&mut Outlet> {
+        self.outlet.as_deref_mut()
+    }
+
+    /// How good a path is, or the way straight out.
+    pub fn gauge(&self, id: PathId) -> Option<&Gauge> {
+        match self.paths.get(id) {
+            Some(path) => Some(&path.gauge),
+            None => self.outlet().filter(|outlet| outlet.path == id).map(|outlet| &outlet.gauge),
+        }
+    }
+
+    /// That, to be changed.
+    pub fn gauge_mut(&mut self, id: PathId) -> Option<&mut Gauge> {
+        match self.paths.get_mut(id) {
+            Some(path) => Some(&mut path.gauge),
+            None => self.outlet.as_mut().filter(|outlet| outlet.path == id).map(|outlet| &mut outlet.gauge),
+        }
+    }
+
+    /// How fit it is to send on, whoever asks.
+    pub fn fitness(&self, id: PathId) -> Candidate {
+        self.standing(id).fitness
+    }
+
+    /// Whose it is, and which site is at its far end, or past it.
+    pub fn whose(&self, id: PathId) -> Option<(TenantId, SiteId)> {
+        let of_path = self.paths.get(id).map(|path| (path.spec.tenant, path.spec.site));
+        let outlet = self.outlet().filter(|outlet| outlet.path == id);
+        of_path.or(outlet.map(|outlet| (outlet.tenant, outlet.site)))
+    }
+
+    fn standing(&self, id: PathId) -> Standing {
+        match self.paths.get(id) {
+            Some(path) => path.standing(),
+            None => self.outlet().filter(|o| o.path == id).map_or(Standing::UNREACHABLE, Outlet::standing),
         }
     }
 
@@ -258,8 +337,7 @@ impl Paths {
 
     /// Tells the team how `id` stands now. Whether that is new.
     pub fn publish(&self, id: PathId) -> bool {
-        let standing = self.paths.get(id).map_or(Standing::UNREACHABLE, Path::standing);
-        self.team.publish(id, standing)
+        self.team.publish(id, self.standing(id))
     }
 
     /// The paths that have something to do; each is to be scheduled again.
@@ -288,7 +366,8 @@ impl Paths {
 
     /// When the next path has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wheel.next()
+        let outlet = self.outlet().and_then(Outlet::poll_timeout);
+        self.wheel.next().into_iter().chain(outlet).min()
     }
 
     fn insert(&mut self, id: PathId, spec: &PathSpec, generation: &Generation, rng: &mut StdRng, now: Now) {
@@ -310,8 +389,9 @@ impl Paths {
             spec: spec.clone(),
             tunnel,
             tag: PathTag::between(&spec.public_key.0, &public_of(&spec.private_key).0),
-            gauge: Gauge::new(Prober::new(now.instant), judges(spec, generation)),
+            gauge: Gauge::new(prober(spec, now.instant), judges(spec.tenant, generation)),
             probed: spec.probes,
+            echo: echo(spec, rng),
             received: Traffic::default(),
             sent: Traffic::default(),
             duplicated: 0,
@@ -336,9 +416,18 @@ impl Paths {
     }
 }
 
-fn judges(spec: &PathSpec, generation: &Generation) -> Box<[Judge]> {
-    let slas = generation.tenants.get(spec.tenant).map_or(&[][..], |tenant| &tenant.slas);
+/// One for each of a tenant's SLAs.
+pub(super) fn judges(tenant: TenantId, generation: &Generation) -> Box<[Judge]> {
+    let slas = generation.tenants.get(tenant).map_or(&[][..], |tenant| &tenant.slas);
     slas.iter().map(|sla| Judge::new(sla.limits)).collect()
+}
+
+fn prober(spec: &PathSpec, now: Instant) -> Prober {
+    if spec.echo.is_some() { Prober::by_echo(now) } else { Prober::new(now) }
+}
+
+fn echo(spec: &PathSpec, rng: &mut StdRng) -> Option<Box<Echo>> {
+    spec.echo.as_ref().map(|echo| Box::new(asking(echo, rng.random())))
 }
 
 fn same_peer(a: &PathSpec, b: &PathSpec) -> bool {

@@ -51,6 +51,7 @@ pub enum Measured {
     ToldDown,
     /// As the kernel said.
     CannotSend,
+    LinkDown,
     Narrow,
     Wide,
 }
@@ -65,6 +66,7 @@ impl Measured {
             Action::WentDown { silent } => Measured::WentDown { silent_ms: millis(silent) },
             Action::ToldDown => Measured::ToldDown,
             Action::CannotSend => Measured::CannotSend,
+            Action::LinkDown => Measured::LinkDown,
             Action::Narrow => Measured::Narrow,
             Action::Wide => Measured::Wide,
             Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => return None,
@@ -80,6 +82,7 @@ impl Measured {
             Measured::WentDown { silent_ms } => Action::WentDown { silent: Duration::from_millis(silent_ms) },
             Measured::ToldDown => Action::ToldDown,
             Measured::CannotSend => Action::CannotSend,
+            Measured::LinkDown => Action::LinkDown,
             Measured::Narrow => Action::Narrow,
             Measured::Wide => Action::Wide,
         })
@@ -99,12 +102,12 @@ impl Recording {
     pub fn rows(&self, tenant: Option<&str>, generation: &Generation) -> Vec<MeasurementRow> {
         let names = &generation.names;
         let row = |entry: &Measurement| {
-            let spec = generation.paths.get(entry.path)?;
+            let (owner, far) = generation.far_end(entry.path)?;
             Some(MeasurementRow {
                 unix_nanos: entry.at.unix_nanos,
                 monotonic_nanos: entry.at.instant.0,
-                tenant: names.tenant(spec.tenant).to_owned(),
-                site: spec.far.clone(),
+                tenant: names.tenant(owner).to_owned(),
+                site: far.to_owned(),
                 path: names.path(entry.path).to_owned(),
                 measured: entry.what,
             })
@@ -119,9 +122,10 @@ impl Recording {
 pub fn replay(generation: Generation, mut rows: Vec<MeasurementRow>) -> (Vec<DecisionRow>, usize) {
     rows.sort_by_key(|row| row.monotonic_nanos);
     let names = &generation.names;
-    let paths = generation.paths.iter().map(|(id, spec)| {
-        let key = (names.tenant(spec.tenant).to_owned(), spec.far.clone(), names.path(id).to_owned());
-        (key, id)
+    let outlet = generation.breakout().map(|(_, breakout)| breakout.path);
+    let paths = generation.paths.iter().map(|(id, _)| id).chain(outlet).filter_map(|id| {
+        let (tenant, far) = generation.far_end(id)?;
+        Some(((names.tenant(tenant).to_owned(), far.to_owned(), names.path(id).to_owned()), id))
     });
     let paths: BTreeMap<_, _> = paths.collect();
     let at = |row: &MeasurementRow| Now { instant: Instant(row.monotonic_nanos), unix_nanos: row.unix_nanos };

@@ -107,17 +107,17 @@ pub enum PathState {
 #[serde(rename_all = "kebab-case")]
 pub struct PathReport {
     pub tenant: String,
-    /// The far site: a branch, or (at a branch) a PoP.
+    /// The far site: a branch, or (at a branch) a PoP; of the branch's way straight out, `internet`.
     pub site: String,
     pub path: String,
     /// This box's transport that the peer was last heard on.
     pub transport: Option<String>,
     pub state: PathState,
-    /// Base64, the far end's.
-    pub public_key: String,
+    /// Base64, the far end's; of the way straight out of a branch there is none.
+    pub public_key: Option<String>,
     pub endpoint: Option<SocketAddr>,
     pub last_handshake_secs: Option<u64>,
-    /// The far end answers probes: it is a popgate, not a stock client.
+    /// The far end answers probes: it is a popgate, not a stock client. Others are measured by echo requests, if policy says where.
     pub probed: bool,
     /// Smoothed round-trip time in milliseconds.
     pub rtt_ms: Option<f64>,
@@ -161,7 +161,7 @@ pub struct DirectionReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PathHistory {
-    /// The oldest first; nothing of stock clients, which answer no probes.
+    /// The oldest first; nothing of what is not measured, as stock clients without a `probe-target`.
     pub samples: Vec<PathSample>,
     /// The SLAs of the tenant's path policies, in their order.
     pub slas: Vec<SlaRow>,
@@ -279,7 +279,7 @@ pub struct DecisionRow {
     pub to: String,
     /// The path whose doing it was: one of the two, as a rule.
     pub path: String,
-    /// What it did: `down`, `came-up`, `recovered`, `sla-broken`, `sla-kept`, `best-of-worst`, `heard`, `commit`.
+    /// What it did: `down`, `link-down`, `came-up`, `recovered`, `sla-broken`, `sla-kept`, `best-of-worst`, `heard`, `commit`.
     pub why: String,
     /// The same in words, with the numbers that decided.
     pub detail: String,

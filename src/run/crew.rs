@@ -10,7 +10,7 @@ use crate::io::forward::{self, ForwardHandle, ForwardThread, Post, Refused};
 use crate::io::tun::TunDevice;
 use crate::io::udp::TransportSocket;
 use crate::model::{DeviceId, MAX_WORKERS, TransportId};
-use crate::pipeline::Entrance;
+use crate::pipeline::{DeadLinks, Entrance};
 use crate::tables::Generation;
 use std::io;
 use std::num::NonZeroU16;
@@ -109,8 +109,18 @@ impl Crew {
     /// Tells all of them to go over to `generation`; the entrance last, so that no worker is handed an initiation for a
     /// path it does not know yet. False if one of them has ended.
     pub(super) async fn adopt(&self, generation: &Arc<Generation>) -> bool {
+        self.tell(|| Command::Adopt(Arc::clone(generation))).await
+    }
+
+    /// Tells all workers which links are dead.
+    pub(super) async fn tell_links(&self, dead: &DeadLinks) {
+        // One that has ended is found out about elsewhere.
+        let _ = self.tell(|| Command::Links(dead.clone())).await;
+    }
+
+    async fn tell(&self, command: impl Fn() -> Command) -> bool {
         for handle in self.all() {
-            let mut command = Command::Adopt(Arc::clone(generation));
+            let mut command = command();
             loop {
                 match handle.send(command) {
                     Ok(()) => break,

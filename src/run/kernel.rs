@@ -1,17 +1,24 @@
 //! What a generation wants of the kernel, and which thread gets it.
 
 use super::crew::Crew;
-use crate::io::network::Network;
+use crate::io::network::{self, Network};
 use crate::io::udp::{Listen, TransportSocket};
 use crate::model::TransportId;
+use crate::pipeline::DeadLinks;
 use crate::tables::Generation;
+use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 
 /// The kernel's devices and sockets, brought in line with a generation.
 pub(super) struct Kernel {
     network: Network,
     crew: Crew,
     bound: Vec<(TransportId, Listen)>,
+    /// By which interface's addresses transports send, as far as one has been seen to have them.
+    homes: BTreeMap<IpAddr, String>,
+    /// What the workers have been told.
+    dead: DeadLinks,
     /// Nothing is missing.
     complete: bool,
 }
@@ -19,7 +26,9 @@ pub(super) struct Kernel {
 impl Kernel {
     /// With nothing opened yet; what will be goes to `crew`.
     pub(super) fn new(crew: Crew) -> io::Result<Kernel> {
-        Ok(Kernel { network: Network::new(crew.workers())?, crew, bound: Vec::new(), complete: false })
+        let network = Network::new(crew.workers())?;
+        let (homes, dead) = (BTreeMap::new(), DeadLinks::default());
+        Ok(Kernel { network, crew, bound: Vec::new(), homes, dead, complete: false })
     }
 
     /// Whether everything the last generation wanted is there.
@@ -37,6 +46,34 @@ impl Kernel {
         let transports = self.bring_transports_to(generation).await;
         let devices = self.bring_devices_to(generation).await;
         self.complete = transports && devices;
+        self.follow_links(generation).await;
+    }
+
+    /// Tells the workers of transports, and of the way straight out, whose interface can carry nothing, and when it can again. One
+    /// that nobody knows the interface of is taken to carry.
+    pub(super) async fn follow_links(&mut self, generation: &Generation) {
+        let interfaces = match network::interfaces().await {
+            Ok(interfaces) => interfaces,
+            Err(error) => {
+                tracing::warn!("this box's interfaces: {error}");
+                return;
+            }
+        };
+        for interface in &interfaces {
+            self.homes.extend(interface.addresses.iter().map(|address| (*address, interface.name.clone())));
+        }
+        let carries = |name: &String| interfaces.iter().any(|one| one.name == *name && one.carries);
+        let is_dead = |listen: &Listen| {
+            let home = listen.interface.as_ref().or_else(|| self.homes.get(&listen.address.ip()));
+            home.is_some_and(|name| !carries(name))
+        };
+        let transports = self.bound.iter().filter(|(_, listen)| is_dead(listen)).map(|(id, _)| *id);
+        let outlet = generation.breakout().is_some_and(|(_, breakout)| !carries(&breakout.interface));
+        let dead = DeadLinks { transports: transports.collect(), outlet };
+        if self.dead != dead {
+            self.crew.tell_links(&dead).await;
+            self.dead = dead;
+        }
     }
 
     /// Whether somebody else took something away that was there.

@@ -8,7 +8,7 @@ use crate::io::forward::{DataPlane, Dropped, Egress, Fault, ForwardHandle};
 use crate::io::ledgering::Ledgering;
 use crate::model::{Instant, Now};
 use crate::pipeline::report::{Answer, Query};
-use crate::pipeline::{Entrance, Logged, SessionScan, Worker};
+use crate::pipeline::{DeadLinks, Entrance, Logged, SessionScan, Worker};
 use crate::tables::Generation;
 use crate::tunnel::Endpoint;
 use crate::wire::{Batch, Outbound};
@@ -27,6 +27,7 @@ const SCAN_PAUSE: Duration = Duration::from_millis(5);
 /// What a forwarding thread is told.
 pub(super) enum Command {
     Adopt(Arc<Generation>),
+    Links(DeadLinks),
     Ask(Query, Reply),
 }
 
@@ -152,12 +153,13 @@ impl DataPlane for WorkerPlane {
         self.worker.egress_dropped(what.reason(), count);
     }
 
-    fn command(&mut self, command: Command, now: Now, _out: &mut Outbound) {
+    fn command(&mut self, command: Command, now: Now, out: &mut Outbound) {
         match command {
             Command::Adopt(generation) => {
                 self.worker.adopt(generation, now);
                 self.pass_on(now);
             }
+            Command::Links(dead) => self.worker.know_dead_links(dead, now, out),
             Command::Ask(Query::Sessions { filter, limit }, reply) => {
                 // One that finds no room is dropped unanswered, and whoever asked is told that nobody answers.
                 if self.scans.len() < MAX_SCANS {
@@ -194,6 +196,8 @@ impl DataPlane for EntrancePlane {
     fn command(&mut self, command: Command, _: Now, _: &mut Outbound) {
         match command {
             Command::Adopt(generation) => self.0.adopt(generation),
+            // Who calls is answered by whoever works the path.
+            Command::Links(_) => {}
             Command::Ask(query, reply) => reply(self.0.answer(&query)),
         }
     }

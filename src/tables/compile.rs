@@ -8,8 +8,8 @@ use super::apps::{Apps, Domains, TenantApps};
 use super::classify::{Asks, ClassRule, Classifier};
 use super::device::{DeviceKind, DeviceSpec, Masquerade};
 use super::generation::{
-    Breakout, Generation, InternetKind, InternetPrefix, NextHops, Order, PathSpec, Site, Sla, Tenant,
-    TransportSpec, Written,
+    Breakout, EchoSpec, Generation, InternetKind, InternetPrefix, NextHops, Order, PathSpec, Site, Sla,
+    Tenant, TransportSpec, Written,
 };
 use super::names::Names;
 use super::nat::{Branches, NatPolicy, Pool};
@@ -19,7 +19,7 @@ use crate::config::{
     self, Appliance, BREAKOUT, Branch, BranchLimits, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind,
     NatAction, Place, Pop, PortForward, Role, catalog,
 };
-use crate::model::{End, HandoffId, IdMap, PathId, PrefixMap, Queueing, Remediation, TenantId, Zone};
+use crate::model::{End, HandoffId, IdMap, PathId, PrefixMap, Queueing, Remediation, SiteId, TenantId, Zone};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -50,6 +50,9 @@ pub struct Compiler {
     /// The box's own addresses, by interface, as far as they are masqueraded with.
     addresses: BTreeMap<String, Ipv4Addr>,
 }
+
+/// Of echo requests into a tunnel. Any would do: nobody else there asks from the address that they come from.
+const ECHO_IDENTIFIER: u16 = 0x7067;
 
 impl Compiler {
     /// `netns_prefix` begins the names of the tenants' network namespaces: `pg-` on an appliance, something of its own
@@ -205,6 +208,14 @@ impl Compiler {
                         calls: path.endpoint.is_some(),
                         probes: false,
                         bandwidth: path.bandwidth,
+                        echo: path.probe_target.map(|target| EchoSpec {
+                            source: match target {
+                                IpAddr::V4(_) => appliance.icmp_source.v4.into(),
+                                IpAddr::V6(_) => appliance.icmp_source.v6.into(),
+                            },
+                            targets: [target].into(),
+                            identifier: ECHO_IDENTIFIER,
+                        }),
                     };
                     generation.paths.insert(id, spec);
                 }
@@ -262,15 +273,18 @@ impl Compiler {
                     persistent_keepalive: path.persistent_keepalive,
                     calls: true,
                     probes: true,
-                    bandwidth: None,
+                    bandwidth: path.bandwidth,
+                    echo: None,
                 };
                 generation.paths.insert(id, spec);
             }
         }
-        compiled.sites.insert(uplink, self.compile_orders(config, tenant, &paths));
+        let site = self.compile_orders(config, tenant, &paths);
         if let Some(breakout) = &branch.breakout {
-            compiled.breakout = self.compile_breakout(config, tenant, breakout, &paths, generation);
+            compiled.breakout =
+                self.compile_breakout(config, (tenant, uplink), breakout, (&site, &paths), generation);
         }
+        compiled.sites.insert(uplink, site);
         generation.tenants.insert(tenant, compiled);
         let kind = DeviceKind::Lan { interfaces: branch.lan_interfaces.clone() };
         generation.devices.insert(lan, DeviceSpec { name: branch.lan_device.clone(), mtu: DEVICE_MTU, kind });
@@ -324,9 +338,9 @@ impl Compiler {
     fn compile_breakout(
         &mut self,
         config: &config::Tenant,
-        tenant: TenantId,
+        (tenant, uplink): (TenantId, SiteId),
         breakout: &config::Breakout,
-        paths: &[(PathId, &str)],
+        (site, paths): (&Site, &[(PathId, &str)]),
         generation: &mut Generation,
     ) -> Option<Breakout> {
         let device = self.names.device_id("breakout");
@@ -344,16 +358,29 @@ impl Compiler {
         let (address, handoff) = (IpAddr::V4(address?), *handoffs.first()?);
         let kind = InternetKind::Pool;
         generation.internet.insert(address.into(), InternetPrefix { tenant, handoff, kind, shared: true });
+        let path = self.names.path_id(uplink, BREAKOUT);
         let policies = config.path_policies.iter();
-        let after =
+        let orders =
             policies.filter(|policy| policy.prefer.iter().any(|name| name == BREAKOUT)).map(|policy| {
+                let class = self.names.class_id(tenant, &policy.class);
                 let before = policy.prefer.iter().take_while(|name| *name != BREAKOUT);
-                let before = before.filter_map(|name| paths.iter().find(|(_, path)| path == name));
-                (self.names.class_id(tenant, &policy.class), before.map(|(id, _)| *id).collect())
+                let before = before.filter(|name| paths.iter().any(|(_, path)| path == name)).count();
+                let mut order = site.order(class).to_vec();
+                order.insert(before, path);
+                (class, order.into())
             });
-        let after = after.collect();
-        let pool = Pool::new(handoff, &[address.into()], breakout.nat_ports.clone());
-        Some(Breakout { device, pool, handoffs, after })
+        let orders = orders.collect();
+        let identifier = *breakout.nat_ports.start();
+        let targets: Box<[IpAddr]> = breakout.probe_targets.iter().map(|target| (*target).into()).collect();
+        let echo = (!targets.is_empty()).then_some(EchoSpec { source: address, targets, identifier });
+        let ports = match echo {
+            // By this one our own echo requests are known from those of hosts.
+            Some(_) => identifier + 1..=*breakout.nat_ports.end(),
+            None => breakout.nat_ports.clone(),
+        };
+        let pool = Pool::new(handoff, &[address.into()], ports);
+        let interface = breakout.interface.clone();
+        Some(Breakout { path, site: uplink, device, interface, pool, echo, handoffs, orders })
     }
 
     /// A namespace of the tenant's for each private handoff: were two in one, its kernel would forward between them past

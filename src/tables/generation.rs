@@ -21,6 +21,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What is at the far end of the way straight out of a branch.
+pub const INTERNET: &str = "internet";
+
 /// A candidate's compiled tables.
 #[derive(Clone)]
 pub struct Generation {
@@ -123,12 +126,28 @@ impl Written {
 /// A branch's own way to the internet: translated to the address of an interface of its own.
 #[derive(Clone)]
 pub struct Breakout {
+    /// What it is among the paths of an order.
+    pub path: PathId,
+    /// The site that it leads past.
+    pub site: SiteId,
     pub device: DeviceId,
+    /// What goes out by the device leaves by this one, and with its address.
+    pub interface: String,
     pub pool: Pool,
+    /// Whom to ask whether it is any good; `None`: it is taken to be.
+    pub echo: Option<EchoSpec>,
     /// The handoffs whose sessions may take it.
     pub(super) handoffs: Box<[HandoffId]>,
-    /// By class that may take it: the paths that are better.
-    pub(super) after: IdMap<ClassId, Box<[PathId]>>,
+    /// By class that may take it: this and the paths, best first.
+    pub(super) orders: IdMap<ClassId, Box<[PathId]>>,
+}
+
+/// Who asks whom, by echo requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EchoSpec {
+    pub source: IpAddr,
+    pub targets: Box<[IpAddr]>,
+    pub identifier: u16,
 }
 
 impl Breakout {
@@ -140,17 +159,12 @@ impl Breakout {
             && subject.source.is_ipv4()
             && subject.destination.is_ipv4()
             && subject.protocol.has_ports()
-            && self.after.get(class).is_some()
+            && self.orders.get(class).is_some()
     }
 
-    /// The paths that a class takes rather than this way, if they are up.
-    pub fn after(&self, class: ClassId) -> &[PathId] {
-        self.after.get(class).map_or(&[], |paths| paths)
-    }
-
-    /// Whether a session takes it: no better path is up.
-    pub fn is_best(&self, subject: &Subject<'_>, class: ClassId, is_up: &dyn Fn(PathId) -> bool) -> bool {
-        self.is_open_to(subject, class) && !self.after(class).iter().any(|path| is_up(*path))
+    /// This and the paths of a class that may take it, best first; nothing of another.
+    pub fn order(&self, class: ClassId) -> &[PathId] {
+        self.orders.get(class).map_or(&[], |order| order)
     }
 }
 
@@ -211,6 +225,8 @@ pub struct PathSpec {
     pub probes: bool,
     /// What may be sent by it.
     pub bandwidth: Option<Rate>,
+    /// Whom to ask whether it is any good, if the far end is no popgate.
+    pub echo: Option<EchoSpec>,
 }
 
 /// An underlay attachment.
@@ -243,6 +259,11 @@ impl Tenant {
             written: Written::default(),
             next_hops,
         }
+    }
+
+    /// Whether who asks for the SLA at place `sla` would rather have nothing sent than by a path that breaks it.
+    pub fn insists(&self, sla: u8) -> bool {
+        self.slas.get(usize::from(sla)).is_some_and(|sla| sla.on_violation == OnViolation::Strict)
     }
 
     /// Who may call what a pool of `handoff` has bound to a host; `None` if the handoff has no translation.
@@ -350,6 +371,20 @@ impl Generation {
         let IpAddr::V4(outside) = outside else { return None };
         let branch = self.tenants.get(tenant)?.nat.get(handoff)?.branch_of(outside, port)?;
         Some((tenant, branch))
+    }
+
+    /// Whose a path is, and what is at its far end, for people: a branch, or a PoP; of the way straight out of a branch, the internet.
+    pub fn far_end(&self, path: PathId) -> Option<(TenantId, &str)> {
+        if let Some(spec) = self.paths.get(path) {
+            return Some((spec.tenant, &spec.far));
+        }
+        let (tenant, breakout) = self.breakout()?;
+        (breakout.path == path).then_some((tenant, INTERNET))
+    }
+
+    /// The way straight out of this branch.
+    pub fn breakout(&self) -> Option<(TenantId, &Breakout)> {
+        self.tenants.iter().find_map(|(id, tenant)| Some((id, tenant.breakout.as_ref()?)))
     }
 
     /// Whether any bandwidth is limited.

@@ -98,6 +98,27 @@ pub fn tcp_reset(packet: &[u8], parsed: &Parsed) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// An echo request of ours (RFC 792, RFC 4443 section 4.1) with this identifier and sequence number; `None` between addresses
+/// of different families.
+pub fn echo_request(
+    source: IpAddr,
+    destination: IpAddr,
+    (id, sequence): (u16, u16),
+    payload: &[u8],
+) -> Option<Vec<u8>> {
+    let (protocol, kind) = if source.is_ipv4() { (Protocol::ICMP, 8) } else { (Protocol::ICMPV6, 128) };
+    let mut out = ip_header(source, destination, protocol, 8 + payload.len())?;
+    let at = out.len();
+    push_icmp(&mut out, kind, 0, u32::from(id) << 16 | u32::from(sequence), payload);
+    if source.is_ipv4() {
+        let sum = !checksum::sum(&out[at..]);
+        out[at + 2..at + 4].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        finish_upper(&mut out, at, at + 2, protocol, source, destination);
+    }
+    Some(out)
+}
+
 /// A UDP packet of ours over IPv6.
 pub fn udp_v6(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16), dscp: u8, payload: &[u8]) -> Vec<u8> {
     let len = 8 + payload.len();

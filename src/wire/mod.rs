@@ -23,7 +23,7 @@ mod siit;
 mod tests;
 mod tls;
 
-pub use answer::{IcmpError, fragment, icmp_error, may_answer, tcp_reset, udp_v6};
+pub use answer::{IcmpError, echo_request, fragment, icmp_error, may_answer, tcp_reset, udp_v6};
 pub use batch::{Batch, Handover, Ingress, SLOT_BYTES};
 pub use checksum::{add as add_sums, pseudo_header, sum as checksum};
 pub use dns::{DnsAddress, DnsResponse, dns_messages};

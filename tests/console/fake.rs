@@ -269,7 +269,7 @@ impl Worker {
             path: (*path).into(),
             transport: Some((*transport).into()),
             state: if down { PathState::Down } else { PathState::Up },
-            public_key: format!("{:A<42}x=", format!("{tenant}{site}{path}")),
+            public_key: Some(format!("{:A<42}x=", format!("{tenant}{site}{path}"))),
             endpoint: format!("203.0.113.{}:{}", 10 + index * 7, 51_820 + index).parse().ok(),
             last_handshake_secs: Some(if down {
                 173 + at as u64 - HEAD_START as u64

@@ -1,7 +1,7 @@
 //! Must hold 5: WireGuard as Debian has it, whoever calls first, and from whatever port.
 
-use crate::world::{World, eventually, stderr};
-use popgate::pipeline::report::PathState;
+use crate::world::{World, eventually, node, stderr, template};
+use popgate::pipeline::report::{PathReport, PathState};
 use std::process::Stdio;
 
 #[test]
@@ -25,6 +25,32 @@ fn we_call_stock_wireguard_that_does_not_know_where_we_are_and_it_keeps_its_ping
     assert!(peer.trim_end().ends_with("192.0.2.1:51820"), "it learned where we are from our call: {peer}");
     assert!(world.pings("oslo", "10.200.0.10"), "and the other way round");
     pings_go_on_through_a_change_of_port(&world, "oslo", "fibre", "10.2.128.1");
+}
+
+#[test]
+fn a_path_to_stock_wireguard_is_measured_by_pings_where_policy_names_an_address() {
+    let world = World::changed("emeasured", &["lyon"], |topology| {
+        let key = "public-key = \"@public-key:lyon@\"";
+        let policy = template("tenants/acme.toml");
+        assert!(policy.contains(key));
+        let policy = policy.replace(key, &format!("{key}\nprobe-target = \"10.2.0.1\""));
+        node(topology, "fra1").files.insert("tenants/acme.toml".to_owned(), policy);
+    });
+    world.await_ping("lyon", "10.200.0.10");
+    let path = || world.path("fra1", "lyon", "cable");
+    let is_measured = |path: &PathReport| {
+        [path.outbound, path.inbound].iter().flatten().filter(|way| way.latency_p95_ms.is_some()).count() == 2
+    };
+    eventually("it answers pings", || is_measured(&path()));
+    let measured = path();
+    assert_eq!((measured.state, measured.probed), (PathState::Up, false));
+    assert!(measured.rtt_ms.is_some_and(|rtt| rtt < 500.0), "{measured:?}");
+    // It lets nothing in any more.
+    world.must(
+        "lyon",
+        &["ip", "address", "delete", "10.2.0.1/16", "dev", &world.node("lyon").wireguard_interface()],
+    );
+    eventually("it is found down", || path().state == PathState::Down);
 }
 
 fn pings_go_on_through_a_change_of_port(world: &World, node: &str, path: &str, address: &str) {

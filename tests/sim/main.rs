@@ -26,6 +26,7 @@ mod nat_behaviour;
 mod net;
 mod oracle;
 mod order;
+mod outlet;
 mod packets;
 mod plane;
 mod policy;

@@ -4,18 +4,18 @@ use crate::plane::{Plane, workers};
 use popgate::config;
 use popgate::flow::FlowRecord;
 use popgate::model::{AskedFlow, DeviceId, Instant, Now, TransportId};
-use popgate::pipeline::explain;
 use popgate::pipeline::report::{
     Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
     Query, QueueRow, RuleRow, SessionReport,
 };
+use popgate::pipeline::{DeadLinks, explain};
 use popgate::tables::{Compiler, Generation};
 use popgate::tunnel::{Endpoint, Keys, Opened, Sealed, Tunnel, TunnelIndex};
-use popgate::wire::{Ingress, Outbound};
+use popgate::wire::{Ingress, Outbound, Upper};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -208,6 +208,10 @@ pub struct Sim {
     /// What is under way on these, by when it arrives, and in the order it was sent: where to, from where.
     under_way: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
     launched: u64,
+    /// Hosts out there that answer pings of `berlin`'s, by their addresses, and what the line between does both ways.
+    pinged: BTreeMap<IpAddr, [Link; 2]>,
+    /// Their replies under way, by when they arrive and in the order they were sent.
+    replies: BTreeMap<(Instant, u64), Vec<u8>>,
     chance: StdRng,
     /// Transports that send from another address than they listen on, as behind a NAT.
     moved: BTreeMap<SocketAddr, SocketAddr>,
@@ -247,6 +251,8 @@ impl Sim {
             rates: BTreeMap::new(),
             under_way: BTreeMap::new(),
             launched: 0,
+            pinged: BTreeMap::new(),
+            replies: BTreeMap::new(),
             chance: StdRng::seed_from_u64(5),
             moved: BTreeMap::new(),
             forgers: ["berlin-dsl", "berlin-lte", "lyon-dsl"]
@@ -300,7 +306,8 @@ impl Sim {
         let end = self.now + Duration::from_millis(ms);
         while self.now.instant < end.instant {
             let timers = self.nodes.values().filter_map(|node| node.plane.poll_timeout());
-            let due = timers.chain(self.under_way.keys().map(|(at, _)| *at).take(1)).min();
+            let landing = [self.under_way.keys().next(), self.replies.keys().next()];
+            let due = timers.chain(landing.into_iter().flatten().map(|(at, _)| *at)).min();
             let next =
                 due.unwrap_or(end.instant).clamp(self.now.instant + Duration::from_millis(1), end.instant);
             let step = next.since(self.now.instant);
@@ -425,6 +432,17 @@ impl Sim {
         }
     }
 
+    /// The interfaces of these transports of `node`'s are down, or that of its way straight out, and no others are.
+    pub fn dead_links(&mut self, node: &str, transports: &[&str], outlet: bool) {
+        let (now, mut out) = (self.now, Outbound::default());
+        let at = self.node(node);
+        let all = at.generation.transports.iter();
+        let dead = all.filter(|(_, spec)| transports.contains(&spec.name.as_str())).map(|(id, _)| id);
+        let dead = DeadLinks { transports: dead.collect(), outlet };
+        at.plane.know_dead_links(&dead, now, &mut out);
+        self.settle(node, &out);
+    }
+
     /// What a branch's transport sends, and what it is sent, meets this from now on.
     pub fn impair(&mut self, address: &str, links: [Link; 2]) {
         let now = self.now.instant;
@@ -510,6 +528,25 @@ impl Sim {
         !packet.is_empty()
     }
 
+    /// A branch's box is no more, and its forger is all that has its keys: a stock client.
+    pub fn unplug(&mut self, branch: &str) {
+        self.nodes.remove(branch);
+        self.addresses.retain(|_, (name, _)| name != branch);
+    }
+
+    /// The packets that the PoP has sent to a branch's forger since this was last asked.
+    pub fn taken_by_forger(&mut self, branch: &str) -> Vec<Vec<u8>> {
+        let strays: Vec<Vec<u8>> = self.strays.drain(..).filter(|datagram| datagram[0] == 4).collect();
+        let from = "192.0.2.1".parse().expect("v4");
+        let mut buffer = vec![0; 70_000];
+        let forger = self.forger(&format!("{branch}-dsl"));
+        let opened = strays.iter().filter_map(|datagram| match forger.open(from, datagram, &mut buffer) {
+            Ok(Opened::Packet(len)) => Some(buffer[..len].to_vec()),
+            _ => None,
+        });
+        opened.collect()
+    }
+
     /// As [`Sim::forge`], once there is a session; but it never arrives.
     pub fn seal_and_lose(&mut self, branch: &str, packet: &[u8]) {
         let sealed = self.forger(&format!("{branch}-dsl")).seal(packet, &mut vec![0; 70_000]);
@@ -537,9 +574,20 @@ impl Sim {
     }
 
     /// `branch` may break out from now on, by an interface that has this address, or none; its tenant's file is as given.
-    pub fn break_out(&mut self, branch: &str, address: Option<&str>, (tenant, policy): (&str, &str)) {
+    pub fn break_out(&mut self, branch: &str, address: Option<&str>, tenant: (&str, &str)) {
+        self.break_out_by(branch, address, "", tenant);
+    }
+
+    /// As [`Sim::break_out`], with something more about the way out.
+    pub fn break_out_by(
+        &mut self,
+        branch: &str,
+        address: Option<&str>,
+        more: &str,
+        (tenant, policy): (&str, &str),
+    ) {
         let (_, _, paths) = BRANCHES.iter().find(|(name, ..)| *name == branch).expect("a branch");
-        let config = branch_config(branch, paths) + "[breakout]\ninterface = \"eth9\"\n";
+        let config = branch_config(branch, paths) + "[breakout]\ninterface = \"eth9\"\n" + more;
         let address = address.map(|address| ("eth9".to_owned(), address.parse().expect("IPv4")));
         let now = self.now;
         let node = self.node(branch);
@@ -578,6 +626,12 @@ impl Sim {
         let now = self.now;
         let node = self.node(name);
         node.plane = Plane::new(node.workers, [99; 32], &node.generation, now);
+    }
+
+    /// As [`Sim::restart`], with so many workers.
+    pub fn restart_with(&mut self, name: &str, workers: u16) {
+        self.node(name).workers = workers;
+        self.restart(name);
     }
 
     pub fn drops(&mut self, node: &str) -> Vec<DropRow> {
@@ -699,12 +753,16 @@ impl Sim {
     }
 
     fn deliver(&mut self, from: &str, out: &Outbound) {
-        let node = self.node(from);
-        node.collect();
+        self.node(from).collect();
         for packet in out.packets() {
+            let node = self.node(from);
             let spec = node.generation.devices.get(packet.device());
             let name = spec.map(|spec| spec.name.clone()).unwrap_or_default();
-            node.delivered.push((name, packet.to_vec()));
+            let packet = packet.to_vec();
+            if name == "pg-breakout" && self.answer_ping(&packet) {
+                continue;
+            }
+            self.node(from).delivered.push((name, packet));
         }
     }
 
@@ -761,6 +819,41 @@ impl Sim {
             let (source, to, datagram) = first.remove();
             self.arrive(source, to, &datagram);
         }
+        while let Some(first) = self.replies.first_entry().filter(|first| first.key().0 <= self.now.instant) {
+            let reply = first.remove();
+            let device = self.device("berlin", "breakout");
+            self.inject("berlin", Ingress::Device(device), &reply);
+        }
+    }
+
+    /// A host out there answers pings of `berlin`'s from now on, over a line that does this to them and to the replies; or it
+    /// does not any more.
+    pub fn pinged(&mut self, address: &str, line: Option<[Link; 2]>) {
+        let address = address.parse().expect("an address");
+        match line {
+            Some(line) => self.pinged.insert(address, line),
+            None => self.pinged.remove(&address),
+        };
+    }
+
+    /// Answers a ping of the box's own, if it is one.
+    fn answer_ping(&mut self, packet: &[u8]) -> bool {
+        let Ok(parsed) = popgate::wire::parse(packet) else { return false };
+        // Hosts' pings are longer or shorter.
+        if !matches!(parsed.upper, Upper::EchoRequest { .. }) || packet.len() != 40 {
+            return false;
+        }
+        let Some(line) = self.pinged.get(&parsed.destination(packet)).copied() else { return true };
+        let mut late = Duration::ZERO;
+        for way in line {
+            if self.chance.random_bool(way.loss) {
+                return true;
+            }
+            late += Duration::from_millis(way.delay_ms + self.chance.random_range(0..=way.jitter_ms));
+        }
+        self.launched += 1;
+        self.replies.insert((self.now.instant + late, self.launched), crate::packets::reply(packet));
+        true
     }
 
     fn is_cut(&self, source: SocketAddr, to: SocketAddr) -> bool {

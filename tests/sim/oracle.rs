@@ -368,7 +368,7 @@ proptest! {
                 .filter(|_| honest > 0)
                 .unwrap_or_else(|| place(PLACES[from.index(PLACES.len())]));
             let key = FlowKey::new(Zone::tenant(id), protocol, flow.source, flow.destination);
-            let way = Way::Best(&|_, _| true);
+            let way = Way::Best(&|_, _| popgate::path::Candidate::Up);
             let question = Question { key: &key, dscp, arrives_from: hop_of(&from), named: None, way };
             let decided = decide(&generation, compiled, &question, &mut ());
             let told = match decided {

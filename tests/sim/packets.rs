@@ -218,3 +218,20 @@ pub fn answer(packet: &[u8], payload: &[u8]) -> Vec<u8> {
         other => panic!("no answer to {other:?}"),
     }
 }
+
+/// The reply to an echo request.
+pub fn reply(request: &[u8]) -> Vec<u8> {
+    let parsed = read(request);
+    let mut reply = request.to_vec();
+    let (at, length, kind) = if parsed.ipv4 { (12, 4, 0) } else { (8, 16, 129) };
+    reply[at..at + 2 * length].rotate_left(length);
+    let icmp = parsed.upper_at;
+    reply[icmp] = kind;
+    reply[icmp + 2..icmp + 4].copy_from_slice(&[0, 0]);
+    let (source, destination) = (parsed.destination(request), parsed.source(request));
+    let pseudo =
+        if parsed.ipv4 { 0 } else { wire::pseudo_header(source, destination, 58, request.len() - icmp) };
+    let sum = !wire::add_sums(pseudo, wire::checksum(&reply[icmp..]));
+    reply[icmp + 2..icmp + 4].copy_from_slice(&sum.to_be_bytes());
+    reply
+}

@@ -7,7 +7,7 @@ use popgate::control::{Control, SiteFacts, Unanswered, WorkerGone, WorkerPort};
 use popgate::flow::FlowRecord;
 use popgate::model::{DropReason, Instant, Now};
 use popgate::pipeline::report::{Answer, Query};
-use popgate::pipeline::{Entrance, Logged, Steered, Team, Worker, steer};
+use popgate::pipeline::{DeadLinks, Entrance, Logged, Steered, Team, Worker, steer};
 use popgate::tables::Generation;
 use popgate::tunnel::Endpoint;
 use popgate::wire::{self, Batch, Handover, Ingress, Outbound};
@@ -208,6 +208,15 @@ impl Plane {
     /// Nothing can be sent there.
     pub fn cannot_send_to(&mut self, endpoint: Endpoint) {
         self.workers.iter_mut().for_each(|worker| worker.cannot_send_to(endpoint));
+    }
+
+    /// These links are dead, and no others.
+    pub fn know_dead_links(&mut self, dead: &DeadLinks, now: Now, out: &mut Outbound) {
+        for at in 0..self.workers.len() {
+            let mut sent = Outbound::default();
+            self.workers[at].know_dead_links(dead.clone(), now, &mut sent);
+            self.pass_on(sent, now, out);
+        }
     }
 
     pub fn egress_dropped(&mut self, reason: DropReason, count: u64) {

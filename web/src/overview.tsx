@@ -188,6 +188,8 @@ function pathColumns(live: Live): Column<PathReport>[] {
   const lossClass = (loss: number | null) =>
     loss === null || loss < 0.02 ? undefined : loss < 0.1 ? 'warn-text' : 'bad-text';
   const noProbes = 'A stock WireGuard client answers no probes';
+  // By probes, or by pings where policy names whom to ask.
+  const isMeasured = (p: PathReport) => p.probed || p.loss !== null;
   return [
     {
       key: 'tenant',
@@ -220,7 +222,7 @@ function pathColumns(live: Live): Column<PathReport>[] {
       width: 11.5,
       mono: true,
       cell: (p) => p.endpoint ?? '–',
-      full: (p) => `${p.endpoint ?? 'No endpoint yet'}\nPublic key ${p['public-key']}`,
+      full: (p) => (p['public-key'] ? `${p.endpoint ?? 'No endpoint yet'}\nPublic key ${p['public-key']}` : ''),
       sort: (p) => p.endpoint ?? '',
       from: 960,
     },
@@ -231,7 +233,7 @@ function pathColumns(live: Live): Column<PathReport>[] {
       width: 5,
       right: true,
       cell: (p) => millis(p['rtt-ms']),
-      full: (p) => (p.probed ? '' : noProbes),
+      full: (p) => (isMeasured(p) ? '' : noProbes),
       sort: (p) => p['rtt-ms'] ?? -1,
     },
     {
@@ -241,7 +243,7 @@ function pathColumns(live: Live): Column<PathReport>[] {
       width: 5,
       right: true,
       cell: (p) => millis(p['jitter-ms']),
-      full: (p) => (p.probed ? '' : noProbes),
+      full: (p) => (isMeasured(p) ? '' : noProbes),
       sort: (p) => p['jitter-ms'] ?? -1,
       from: 820,
     },
@@ -252,7 +254,7 @@ function pathColumns(live: Live): Column<PathReport>[] {
       width: 4,
       right: true,
       cell: (p) => <span class={lossClass(p.loss)}>{percent(p.loss)}</span>,
-      full: (p) => (p.probed ? '' : noProbes),
+      full: (p) => (isMeasured(p) ? '' : noProbes),
       sort: (p) => p.loss ?? -1,
     },
     {
@@ -262,7 +264,8 @@ function pathColumns(live: Live): Column<PathReport>[] {
       width: 6,
       right: true,
       cell: (p) => `${score(p.outbound)} ${score(p.inbound)}`,
-      full: (p) => (p.probed ? `${direction('Out', p.outbound)}\n${direction('In', p.inbound)}` : noProbes),
+      full: (p) =>
+        isMeasured(p) ? `${direction('Out', p.outbound)}\n${direction('In', p.inbound)}` : noProbes,
       sort: (p) => Math.min(p.outbound?.mos ?? -1, p.inbound?.mos ?? -1),
       from: 1100,
     },
@@ -370,7 +373,7 @@ function Paths({ live, route }: { live: Live; route: Route }) {
   const shown = useMemo(() => {
     const words = find.split(/\s+/);
     const says = (p: PathReport) =>
-      `${p.tenant} ${p.site} ${p.path} ${p.state} ${p.transport ?? ''} ${p.endpoint ?? ''} ${p['public-key']}`.toLowerCase();
+      `${p.tenant} ${p.site} ${p.path} ${p.state} ${p.transport ?? ''} ${p.endpoint ?? ''} ${p['public-key'] ?? ''}`.toLowerCase();
     return find ? live.paths.filter((path) => words.every((word) => says(path).includes(word))) : live.paths;
   }, [live.paths, find]);
   return (

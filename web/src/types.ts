@@ -27,7 +27,7 @@ export interface PathReport {
   path: string;
   transport: string | null;
   state: 'up' | 'recovering' | 'down';
-  'public-key': string;
+  'public-key': string | null;
   endpoint: string | null;
   'last-handshake-secs': number | null;
   probed: boolean;

@@ -6,7 +6,6 @@ use crate::flow::{Binding, EndReason, InsertError, Plan, Session, SessionRef, Tc
 use crate::model::{
     ClassId, Direction, DropReason, End, FlowKey, HandoffId, Named, NextHop, Now, SiteId, TenantId, Zone,
 };
-use crate::path::Candidate;
 use crate::pipeline::decide::{Decision, Observer, Question, Way, decide};
 use crate::pipeline::nat::Applicant;
 use crate::pipeline::team::session_share;
@@ -87,6 +86,11 @@ impl Worker {
             return Ok(None);
         }
         self.bring_up_to_date(at, now)?;
+        if self.has_to_leave(at, direction) {
+            // It goes on as another, with another address: who is called may not know it any more, but says so.
+            self.end_session(at, EndReason::ForcedEnd, now);
+            return Ok(None);
+        }
         Ok(Some((at, direction)))
     }
 
@@ -302,12 +306,10 @@ impl Worker {
     ) -> Result<Planned, DropReason> {
         let (generation, team) = (Arc::clone(&self.generation), Arc::clone(&self.team));
         let tenant = generation.tenants.get(call.tenant).ok_or(DropReason::NoRoute)?;
-        let is_up = |path, class| {
-            let site = generation.paths.get(path).and_then(|spec| tenant.sites.get(spec.site));
-            let sla = site.and_then(|site| site.sla(class));
-            team.standing(path).fitness_for(sla) == Candidate::Up
-        };
-        let question = Question { key, dscp, arrives_from: from, named, way: Way::Best(&is_up) };
+        // It is asked where there is a way straight out, and thus one site.
+        let site = tenant.breakout.as_ref().and_then(|breakout| tenant.sites.get(breakout.site));
+        let fitness = |path, class| team.standing(path).fitness_for(site.and_then(|site| site.sla(class)));
+        let question = Question { key, dscp, arrives_from: from, named, way: Way::Best(&fitness) };
         if let Whom::Bound(binding, caller) = call.whom {
             // The host has a binding, so it was let out; whether the caller may talk to it is asked as if the host had begun.
             let protocol = binding.protocol.with(caller);

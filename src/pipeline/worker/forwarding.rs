@@ -4,8 +4,8 @@
 use super::{Arrival, Arrived, Exit, Fate, GROUP, Packet, Refusal, Worker};
 use crate::flow::{DatagramKey, EndReason, Session, SessionRef, TcpState, Trail, Translation};
 use crate::model::{
-    Direction, DropReason, FlowKey, NextHop, Now, OnViolation, PathId, Protocol, Remediation, Resilience,
-    SiteId, TenantId, Zone,
+    Direction, DropReason, FlowKey, NextHop, Now, PathId, Protocol, Remediation, Resilience, SiteId,
+    TenantId, Zone,
 };
 use crate::path::{self, Candidate, SHIM_BYTES};
 use crate::wire::{self, Handover, Outbound, Parsed, Side, Upper};
@@ -79,6 +79,9 @@ impl Worker {
             Ok(Fate::Forwarded) => self.forwarded.add(parsed.on_the_wire(packet)),
             // Whoever has it now counts it.
             Ok(Fate::HandedOver) => {}
+            Err(refusal) if self.take_echo_from_outside(&refusal, arrival, packet, parsed, now, out) => {
+                self.forwarded.add(parsed.on_the_wire(packet));
+            }
             Err(refusal) if self.is_for_the_box(&refusal, arrival, packet, parsed) => {
                 self.give_back(refusal, arrival, packet, parsed, now, out);
             }
@@ -315,6 +318,15 @@ impl Worker {
         let was = session.tcp;
         let segment = parsed.tcp_segment(packet);
         session.count(direction, parsed.on_the_wire(packet), segment, arrival.path, now);
+        if let Some(outlet) = self.paths.outlet_mut() {
+            let size = parsed.on_the_wire(packet);
+            if let NextHop::Device(device) = arrival.hop {
+                outlet.carries(device, false, size, now.instant);
+            }
+            if let Exit::Device(device) = exit {
+                outlet.carries(device, true, size, now.instant);
+            }
+        }
         if let Exit::Path(path, _) = exit {
             // Its own would be the one that it came by, and that one is there: it is not good enough.
             let came_by = session.arrived_on(Direction::Forward).filter(|_| direction == Direction::Reverse);
@@ -376,6 +388,7 @@ impl Worker {
     /// that it has taken so far, by the class's resilience.
     fn choose_exit(&self, session: &Session, direction: Direction) -> Result<Exit, DropReason> {
         match session.to(direction) {
+            NextHop::Device(device) if self.is_forbidden(session, device) => Err(DropReason::SlaViolated),
             NextHop::Device(device) => Ok(Exit::Device(device)),
             NextHop::Tunnel(site) => {
                 self.choose_path(session, direction, site).map(|path| Exit::Path(path, session.class()))
@@ -405,12 +418,8 @@ impl Worker {
             Some(path) => path,
             None => path::select(order, has, fitness).ok_or(DropReason::NoPath)?,
         };
-        let insists = |sla: &u8| {
-            let sla = tenant.slas.get(usize::from(*sla));
-            sla.is_some_and(|sla| sla.on_violation == OnViolation::Strict)
-        };
         let is_poor = |sla: u8| self.team.standing(chosen).is_avoided(sla);
-        if sla.filter(insists).is_some_and(is_poor) {
+        if sla.filter(|sla| tenant.insists(*sla)).is_some_and(is_poor) {
             return Err(DropReason::SlaViolated);
         }
         Ok(chosen)

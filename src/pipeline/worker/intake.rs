@@ -5,7 +5,7 @@ use super::{Arrival, Arrived, Copies, Exit, Worker};
 use crate::model::{
     ClassId, DeviceId, DropReason, NextHop, Now, PathId, SiteId, TenantId, TransportId, Zone,
 };
-use crate::path::{self, Firsts, Message, News, Numbering, PROBE_ADDRESS, PathTag, SHIM_BYTES};
+use crate::path::{self, Action, Firsts, Message, News, Numbering, PROBE_ADDRESS, PathTag, SHIM_BYTES};
 use crate::pipeline::gauge::Why;
 use crate::pipeline::recording::Measured;
 use crate::pipeline::steering::{Steered, steer};
@@ -239,6 +239,10 @@ impl Worker {
             self.probe(id, packet, now, out);
             return None;
         }
+        if path.echo.is_some() && self.take_echo(id, packet, now) {
+            return None;
+        }
+        let path = self.paths.get_mut(id)?;
         let (tenant, site) = (path.spec.tenant, path.spec.site);
         let arrival = Arrival {
             zone: Zone::tenant(tenant),
@@ -270,8 +274,7 @@ impl Worker {
             Some((Message::Request(asks), ip)) => {
                 path.gauge.prober.asked(&asks, now.instant);
                 if !path.probed {
-                    path.probed = true;
-                    path.gauge.prober.hurry(now.instant);
+                    path.is_popgates(now.instant);
                 } else if asks.answered && !path.spec.calls {
                     // The end that calls is the one that asks.
                     path.gauge.prober.vouched(now.instant);
@@ -287,15 +290,7 @@ impl Worker {
             }
             Some((Message::Reply(reply), _)) => {
                 let action = path.gauge.prober.answer(&reply, arrived, now.instant);
-                if let Some((stamps, [there, here])) = path.gauge.prober.take_measured() {
-                    let here = here.unwrap_or_default();
-                    self.recording.write(id, Measured::Answer { stamps, there, here }, now);
-                }
-                if let Some(action) = action {
-                    self.changed(id, action, now);
-                    self.stands_anew(id, now);
-                }
-                self.judge(id, now);
+                self.answered(id, action, now);
             }
             Some((Message::News(tag, news), _)) => {
                 let at = (path.spec.tenant, path.spec.site);
@@ -306,6 +301,20 @@ impl Worker {
                 self.drops.count(Some(tenant), DropReason::AddressNotForwarded, 1);
             }
         }
+    }
+
+    /// An answer came, and this is what the prober makes of it.
+    pub(super) fn answered(&mut self, id: PathId, action: Option<Action>, now: Now) {
+        let Some(gauge) = self.paths.gauge_mut(id) else { return };
+        if let Some((stamps, [there, here])) = gauge.prober.take_measured() {
+            let here = here.unwrap_or_default();
+            self.recording.write(id, Measured::Answer { stamps, there, here }, now);
+        }
+        if let Some(action) = action {
+            self.changed(id, action, now);
+            self.stands_anew(id, now);
+        }
+        self.judge(id, now);
     }
 
     /// The site says what has become of one of its paths.

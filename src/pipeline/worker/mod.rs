@@ -6,13 +6,17 @@
 //! changes over (`nat64`); 5 leave: into a tunnel, or to a device (`leaving`), after its turn where a bandwidth is limited
 //! (`shaping`). What goes no further is a [`Refusal`], settled in one place.
 //!
+//! Replies to echo requests of our own (`echoes`) end here.
+//!
 //! On that way a packet may change workers twice: before the look-up, to the one that has its session, and at the end, to
 //! the one that has its tunnel. A handover goes on exactly where it left off.
 
 mod admission;
+mod echoes;
 mod forwarding;
 mod intake;
 mod leaving;
+mod links;
 mod moves;
 mod naming;
 mod nat64;
@@ -39,6 +43,7 @@ use crate::tables::Generation;
 use crate::tunnel::{Endpoint, buffer_for};
 use crate::wire::{Batch, Outbound, Parsed, SLOT_BYTES};
 use leaving::TokenBucket;
+pub use links::DeadLinks;
 use naming::Learners;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -74,8 +79,8 @@ pub struct Worker {
     pub(super) journal: Journal,
     /// What paths are judged by.
     pub(super) recording: Recording,
-    /// What each class takes of each of the worker's sites, as of the last change.
-    taken: BTreeMap<(SiteId, ClassId), PathId>,
+    /// What each class takes of each of the worker's sites, as of the last change; once more where it may go straight out.
+    taken: BTreeMap<(SiteId, ClassId, bool), PathId>,
     /// Where no path keeps to an SLA: the one that breaks it least.
     least: BTreeMap<(SiteId, u8), PathId>,
     pub(super) forwarded: Traffic,
@@ -98,6 +103,7 @@ pub struct Worker {
     next_id: u16,
     /// Where nothing could be sent to since paths were last looked at.
     unreachable: Vec<Endpoint>,
+    dead_links: DeadLinks,
     due: Vec<PathId>,
     /// A packet is to be shed: the next one that will do.
     shed: bool,
@@ -201,6 +207,7 @@ impl Worker {
             copies: IdMap::default(),
             changed: Vec::new(),
             unreachable: Vec::new(),
+            dead_links: DeadLinks::default(),
             due: Vec::new(),
             shed: false,
             pace: Pace::new(path::EXCHANGES / u32::from(team.size().max(1)), now.instant),
@@ -234,6 +241,9 @@ impl Worker {
         self.learned.learn_for(&self.learners.keys().copied().collect::<Vec<_>>());
         self.generation = generation;
         self.shape(now);
+        if self.paths.outlet().is_some_and(|outlet| outlet.is_cut != self.dead_links.outlet) {
+            self.cut_outlet(self.dead_links.outlet, now);
+        }
         self.look_at_all_sites(now);
     }
 
@@ -299,6 +309,7 @@ impl Worker {
             self.paths.schedule(id);
         }
         self.due = due;
+        self.work_outlet(now, out);
         self.release(now, out);
     }
 
@@ -384,11 +395,11 @@ impl Worker {
             send(path.tunnel.call(&mut message), &message);
         }
         path.sample(now.instant);
-        let (tenant, probed) = (path.spec.tenant, path.probed);
+        let (tenant, is_measured) = (path.spec.tenant, path.is_measured());
         if lost > 0 {
             self.drops.count(Some(tenant), DropReason::NoPath, lost);
         }
-        if probed {
+        if is_measured {
             self.work_prober(id, now, out);
         }
         self.stands_anew(id, now);
@@ -404,6 +415,9 @@ impl Worker {
             };
             match action {
                 None => return,
+                Some(Action::Send { sequence, .. }) if path.echo.is_some() => {
+                    self.ask_by_echo(id, sequence, now, out);
+                }
                 Some(Action::Send { sequence, asks }) => {
                     self.pace.count(now.instant);
                     if let Err(reason) = self.seal_own(id, &path::request(sequence, asks, now), now, out) {
@@ -446,37 +460,21 @@ impl Worker {
         }
     }
 
-    /// A path that nothing can be sent by is down without further asking.
-    fn work_unreachable(&mut self, now: Now, out: &mut Outbound) {
-        let unreachable = std::mem::take(&mut self.unreachable);
-        let uses = |path: &paths::Path| {
-            path.tunnel.endpoint().is_some_and(|endpoint| unreachable.contains(&endpoint))
-        };
-        let all: Vec<PathId> = self.paths.iter().filter(|(_, path)| uses(path)).map(|(id, _)| id).collect();
-        for id in all {
-            let Some(path) = self.paths.get_mut(id) else { continue };
-            let Some(action) = path.gauge.prober.cannot_send(now.instant) else { continue };
-            self.changed(id, action, now);
-            self.tell_far_end(id, News::Down, now, out);
-            self.stands_anew(id, now);
-            self.paths.schedule(id);
-        }
-    }
-
     fn changed(&mut self, id: PathId, action: Action, now: Now) {
         if let Some(change) = Measured::of(action) {
             self.recording.write(id, change, now);
         }
-        if let Some(path) = self.paths.get_mut(id) {
-            path.gauge.why = match action {
+        if let Some(gauge) = self.paths.gauge_mut(id) {
+            gauge.why = match action {
                 Action::CameUp { .. } => Why::CameUp,
                 Action::Recovered => Why::Recovered,
                 Action::WentDown { silent } => Why::Down(silent),
                 Action::ToldDown => Why::ToldDown,
                 Action::CannotSend => Why::CannotSend,
+                Action::LinkDown => Why::LinkDown,
                 Action::Narrow => Why::Narrow,
                 Action::Wide => Why::Wide,
-                Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => path.gauge.why,
+                Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => gauge.why,
             };
         }
         let path = self.generation.names.site_and_path(id);
@@ -489,6 +487,7 @@ impl Worker {
             }
             Action::ToldDown => tracing::warn!(path, "path is down, as the far end has found out"),
             Action::CannotSend => tracing::warn!(path, "path is down: nothing can be sent by it"),
+            Action::LinkDown => tracing::warn!(path, "path is down: its link is"),
             Action::Narrow => tracing::warn!(path, "path loses packets of full size"),
             Action::Wide => tracing::info!(path, "path carries packets of full size again"),
             Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => {}

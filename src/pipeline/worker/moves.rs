@@ -22,36 +22,33 @@ impl Worker {
     // 1 What an answer says.
 
     pub(super) fn judge(&mut self, id: PathId, now: Now) {
-        let Some(path) = self.paths.get_mut(id) else { return };
-        let Some(seen) = path.gauge.prober.take_seen() else { return };
-        path.gauge.prober.is_judged(!path.gauge.judges.is_empty());
-        let seen = match path.gauge.prober.state() {
-            _ if path.gauge.judges.is_empty() => return,
+        let Some(at) = self.paths.whose(id) else { return };
+        let Some(gauge) = self.paths.gauge_mut(id) else { return };
+        let Some(seen) = gauge.prober.take_seen() else { return };
+        gauge.prober.is_judged(!gauge.judges.is_empty());
+        let seen = match gauge.prober.state() {
+            _ if gauge.judges.is_empty() => return,
             State::Up => seen,
             // What was lost while it was down says nothing of what it is like now.
             State::Recovering => Seen { counts: Counts::default(), ..seen },
             State::Unproven | State::Down => return,
         };
-        let at = (path.spec.tenant, path.spec.site);
         let mut verdicts = Vec::new();
-        for (place, judge) in (0..).zip(&mut path.gauge.judges) {
-            if let Some(verdict) = judge.observe(&seen, path.gauge.prober.quality(), now.instant) {
+        for (place, judge) in (0..).zip(&mut gauge.judges) {
+            if let Some(verdict) = judge.observe(&seen, gauge.prober.quality(), now.instant) {
                 verdicts.push((place, verdict));
             }
         }
-        let in_doubt = path.gauge.judges.iter().any(path::Judge::is_in_doubt);
-        path.gauge.prober.doubt(in_doubt);
-        let broken: Vec<u8> = (0..)
-            .zip(&path.gauge.judges)
-            .filter(|(_, judge)| judge.is_broken())
-            .map(|(place, _)| place)
-            .collect();
+        let in_doubt = gauge.judges.iter().any(path::Judge::is_in_doubt);
+        gauge.prober.doubt(in_doubt);
+        let broken: Vec<u8> =
+            (0..).zip(&gauge.judges).filter(|(_, judge)| judge.is_broken()).map(|(place, _)| place).collect();
         for (place, verdict) in verdicts {
-            if let Some(path) = self.paths.get_mut(id) {
-                path.gauge.why = Why::Sla(place, verdict);
+            if let Some(gauge) = self.paths.gauge_mut(id) {
+                gauge.why = Why::Sla(place, verdict);
                 match verdict {
-                    Verdict::Broken(_) => path.gauge.avoid |= 1 << place,
-                    Verdict::Kept(_) => path.gauge.avoid &= !(1 << place),
+                    Verdict::Broken(_) => gauge.avoid |= 1 << place,
+                    Verdict::Kept(_) => gauge.avoid &= !(1 << place),
                 }
             }
             // Who is good is to be there before who is less bad goes.
@@ -74,12 +71,17 @@ impl Worker {
         let policy = tenant.slas.get(usize::from(place));
         let is_wanted = policy.is_some_and(|sla| sla.on_violation == OnViolation::BestOfWorst);
         let Some(paths) = tenant.sites.get(site) else { return };
-        let up = paths.paths.iter().filter_map(|id| Some((*id, self.paths.get(*id)?)));
-        let up = up.filter(|(_, path)| path.fitness() == Candidate::Up);
+        // One class asks for it, and may have another way than the site's paths.
+        let class = tenant.classes.iter().find(|class| paths.sla(**class) == Some(place));
+        let breakout = tenant.breakout.as_ref().filter(|breakout| breakout.site == site);
+        let order = class.zip(breakout).map(|(class, breakout)| breakout.order(*class));
+        let order = order.filter(|order| !order.is_empty()).unwrap_or(&paths.paths);
+        let up = order.iter().copied().filter(|id| self.paths.fitness(*id) == Candidate::Up);
         let judged: Option<Vec<(PathId, f64)>> = up
-            .map(|(id, path)| {
-                let judge = path.gauge.judges.get(usize::from(place)).filter(|judge| judge.is_broken())?;
-                Some((id, judge.badness(path.gauge.prober.quality(), now.instant).unwrap_or(f64::INFINITY)))
+            .filter_map(|id| Some((id, self.paths.gauge(id)?)))
+            .map(|(id, gauge)| {
+                let judge = gauge.judges.get(usize::from(place)).filter(|judge| judge.is_broken())?;
+                Some((id, judge.badness(gauge.prober.quality(), now.instant).unwrap_or(f64::INFINITY)))
             })
             .collect();
         let before = self.least.get(&(site, place)).copied();
@@ -100,15 +102,15 @@ impl Worker {
         };
         // The better one first: nobody is to be left without any meanwhile.
         for (id, is_least) in least.map(|id| (id, true)).into_iter().chain(before.map(|id| (id, false))) {
-            let Some(path) = self.paths.get_mut(id) else { continue };
-            let is_broken = path.gauge.judges.get(usize::from(place)).is_some_and(path::Judge::is_broken);
+            let Some(gauge) = self.paths.gauge_mut(id) else { continue };
+            let is_broken = gauge.judges.get(usize::from(place)).is_some_and(path::Judge::is_broken);
             if is_least || !is_broken {
-                path.gauge.avoid &= !(1 << place);
+                gauge.avoid &= !(1 << place);
             } else {
-                path.gauge.avoid |= 1 << place;
+                gauge.avoid |= 1 << place;
             }
             if is_broken {
-                path.gauge.why = if is_least { Why::BestOfWorst(place) } else { Why::NotBestOfWorst(place) };
+                gauge.why = if is_least { Why::BestOfWorst(place) } else { Why::NotBestOfWorst(place) };
             }
             self.stands_anew(id, now);
         }
@@ -116,26 +118,28 @@ impl Worker {
 
     /// This was measured another time, and is judged as it was then.
     pub fn recall(&mut self, id: PathId, measured: Measured, now: Now) {
-        let Some(path) = self.paths.get_mut(id) else { return };
-        if path.tunnel.endpoint().is_none() {
+        if let Some(path) = self.paths.get_mut(id)
+            && path.tunnel.endpoint().is_none()
+        {
             // Where the far end was is not recorded: it was somewhere.
             let Some((any, _)) = self.generation.transports.iter().next() else { return };
             let transport = path.spec.transport.unwrap_or(any);
             path.tunnel
                 .roam(Endpoint { transport, address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0) });
         }
-        let is_first = path.gauge.prober.state() == State::Unproven && measured.action().is_none();
+        let Some(gauge) = self.paths.gauge_mut(id) else { return };
+        let is_first = gauge.prober.state() == State::Unproven && measured.action().is_none();
         // The recording begins with a path that was up before.
         let change = if is_first { Some(Action::CameUp { held: Duration::ZERO }) } else { measured.action() };
         if let Some(change) = change {
-            path.gauge.prober.recall_change(change);
+            gauge.prober.recall_change(change);
             self.changed(id, change, now);
             self.stands_anew(id, now);
         }
         if let Measured::Answer { stamps, there, here } = measured
-            && let Some(path) = self.paths.get_mut(id)
+            && let Some(gauge) = self.paths.gauge_mut(id)
         {
-            path.gauge.prober.recall(&stamps, [there, Some(here)], now.instant);
+            gauge.prober.recall(&stamps, [there, Some(here)], now.instant);
             self.judge(id, now);
         }
     }
@@ -145,9 +149,9 @@ impl Worker {
     /// A path may stand otherwise than before: the others are told, and who moves is written down.
     pub(super) fn stands_anew(&mut self, id: PathId, now: Now) {
         if self.paths.publish(id)
-            && let Some(path) = self.paths.get(id)
+            && let Some(at) = self.paths.whose(id)
         {
-            let (at, why) = ((path.spec.tenant, path.spec.site), path.gauge.why);
+            let why = self.paths.gauge(id).map_or(Why::Configured, |gauge| gauge.why);
             self.write_moves(at, Some((id, why)), now);
         }
     }
@@ -156,7 +160,7 @@ impl Worker {
     pub(super) fn look_at_all_sites(&mut self, now: Now) {
         let sites = self.paths.iter().map(|(_, path)| (path.spec.site, path.spec.tenant));
         let sites: BTreeMap<SiteId, TenantId> = sites.collect();
-        self.taken.retain(|(site, _), _| sites.contains_key(site));
+        self.taken.retain(|(site, ..), _| sites.contains_key(site));
         self.least.retain(|(site, _), _| sites.contains_key(site));
         for (site, tenant) in sites {
             self.write_moves((tenant, site), None, now);
@@ -167,14 +171,22 @@ impl Worker {
         let generation = Arc::clone(&self.generation);
         let Some(tables) = generation.tenants.get(tenant) else { return };
         let Some(paths) = tables.sites.get(site) else { return };
+        let breakout = tables.breakout.as_ref().filter(|breakout| breakout.site == site);
         for class in &tables.classes {
             let sla = paths.sla(*class);
             let fitness = |id| self.team.standing(id).fitness_for(sla);
-            // One that nobody knows to be alive is no choice, but what is left.
-            let takes = path::select(paths.order(*class), None, fitness).filter(|id| fitness(*id).is_alive());
-            let Some(takes) = takes else { continue };
-            let from = self.taken.insert((site, *class), takes);
-            if let Some(from) = from.filter(|from| *from != takes) {
+            // What cannot take the way straight out goes by the paths alone, and what can may go by the same ones.
+            let out = breakout.map_or(&[][..], |breakout| breakout.order(*class));
+            let mut told = None;
+            for (order, is_out) in [(paths.order(*class), false), (out, true)] {
+                // One that nobody knows to be alive is no choice, but what is left.
+                let takes = path::select(order, None, fitness).filter(|id| fitness(*id).is_alive());
+                let Some(takes) = takes else { continue };
+                let from = self.taken.insert((site, *class, is_out), takes);
+                let Some(from) = from.filter(|from| *from != takes && told != Some((*from, takes))) else {
+                    continue;
+                };
+                told = Some((from, takes));
                 let (path, why) = cause.unwrap_or((takes, Why::Configured));
                 let entry = Move { at: now.unix_nanos, tenant, class: *class, from, to: takes, path, why };
                 tracing::info!(
