@@ -6,7 +6,7 @@ use crate::model::AskedFlow;
 use crate::pipeline::report::{DecisionRow, Explanation};
 use crate::pipeline::{explain, rehearse};
 use crate::tables::{Compiler, Generation};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 /// A configuration that can be read, and what is to be said of it.
@@ -59,7 +59,12 @@ pub fn replay(journal: &Path, dir: &Path) -> Result<(Vec<DecisionRow>, usize), S
         serde_json::from_str(line).map_err(|error| format!("{}:{}: {error}", journal.display(), at + 1))
     };
     let rows = text.lines().enumerate().map(row).collect::<Result<_, _>>()?;
-    let (_, generation) = compiled(dir)?;
+    let candidate = config::load(dir).map_err(|problems| problems.to_string())?;
+    let mut compiler = Compiler::new("replay-");
+    // Where it was measured, the interfaces had addresses; which, decides nothing.
+    let somewhere = |interface| (interface, Ipv4Addr::UNSPECIFIED);
+    compiler.know_addresses(candidate.masquerades().into_iter().map(somewhere).collect());
+    let generation = compiler.compile(&candidate).map_err(|error| error.to_string())?;
     Ok(crate::pipeline::replay(generation, rows))
 }
 

@@ -705,6 +705,11 @@ impl Sim {
         Compiler::new("other-").compile(&candidate).expect("few names")
     }
 
+    /// What `node` does.
+    pub fn generation(&mut self, node: &str) -> Generation {
+        Generation::clone(&self.node(node).generation)
+    }
+
     /// The rule of this name at `node`.
     pub fn rule(&mut self, node: &str, tenant: &str, rule: &str) -> RuleRow {
         let now = self.now;

@@ -6,6 +6,7 @@ use crate::packets::{reply, source, tcp, udp};
 use crate::steering::{DSL, LTE};
 use popgate::flow::EndReason;
 use popgate::model::{AskedFlow, Protocol};
+use popgate::pipeline::replay;
 use popgate::pipeline::report::{DecisionRow, PathReport, PathState};
 use popgate::wire::tcp_flags::SYN;
 
@@ -64,9 +65,11 @@ fn carry(sim: &mut Sim, ms: u64, first_port: u16) -> Option<u64> {
     moved
 }
 
+fn is_out(row: &DecisionRow) -> bool {
+    row.class == "bulk" && [&row.from, &row.to].iter().any(|path| *path == "breakout")
+}
+
 fn moves(sim: &mut Sim) -> Vec<DecisionRow> {
-    let is_out =
-        |row: &DecisionRow| row.class == "bulk" && [&row.from, &row.to].iter().any(|p| *p == "breakout");
     sim.decisions("berlin").into_iter().filter(is_out).collect()
 }
 
@@ -151,6 +154,10 @@ fn a_brownout_of_the_line_sends_new_sessions_by_the_pop_within_a_second_and_leav
         if run > 0 {
             continue;
         }
+        let measured = sim.measurements("berlin");
+        let (replayed, unknown) = replay(sim.generation("berlin"), measured);
+        let replayed: Vec<DecisionRow> = replayed.into_iter().filter(is_out).collect();
+        assert_eq!((replayed, unknown), (moves(&mut sim), 0), "what was measured decides alike");
         // It is good again, and after half a minute, and the ten seconds that are judged, new sessions leave at the branch.
         sim.pinged(NEAR, Some([LINE; 2]));
         let back = (0..60).find(|_| {
