@@ -13,6 +13,7 @@ mod quality;
 mod select;
 mod shaper;
 mod stamp;
+mod turns;
 
 pub use arrivals::{Arrivals, Counts};
 pub use clock::Stamps;
@@ -29,3 +30,4 @@ pub use shaper::{Budget, Counters, Offered, QueueState, Shaper, Way as ShapedWay
 pub use stamp::{
     Asks, Message, News, PROBE_ADDRESS, PathTag, Reply, news, reflect, request, request_of_size,
 };
+pub use turns::Turns;

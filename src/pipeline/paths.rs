@@ -219,7 +219,7 @@ impl Paths {
         let gone: Vec<PathId> =
             self.paths.iter().filter(|(id, path)| !stays(*id, path)).map(|(id, _)| id).collect();
         for id in gone {
-            self.remove(id);
+            self.remove(id, now.instant);
         }
         for (id, spec) in generation.paths.iter() {
             if self.team.worker_of(spec.site) != self.worker {
@@ -245,7 +245,7 @@ impl Paths {
                 }
                 None => self.insert(id, spec, generation, rng, now),
             }
-            self.publish(id);
+            self.publish(id, now.instant);
         }
         self.adopt_outlet(generation, rng, now.instant);
     }
@@ -264,9 +264,9 @@ impl Paths {
                 }
                 None => Box::new(Outlet::new(tenant, breakout, generation, rng, now)),
             });
-            self.publish(breakout.path);
+            self.publish(breakout.path, now);
         } else if let Some(outlet) = before {
-            self.publish(outlet.path);
+            self.publish(outlet.path, now);
         }
     }
 
@@ -336,8 +336,8 @@ impl Paths {
     }
 
     /// Tells the team how `id` stands now. Whether that is new.
-    pub fn publish(&self, id: PathId) -> bool {
-        self.team.publish(id, self.standing(id))
+    pub fn publish(&self, id: PathId, now: Instant) -> bool {
+        self.team.publish(id, self.standing(id), now)
     }
 
     /// The paths that have something to do; each is to be scheduled again.
@@ -408,11 +408,11 @@ impl Paths {
         self.schedule(id);
     }
 
-    fn remove(&mut self, id: PathId) {
+    fn remove(&mut self, id: PathId, now: Instant) {
         if let Some(path) = self.paths.remove(id) {
             self.by_index.remove(&path.tunnel.index());
         }
-        self.publish(id);
+        self.publish(id, now);
     }
 }
 

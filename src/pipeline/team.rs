@@ -4,18 +4,20 @@
 //! it has two, to the first's. Both directions' packets lead to the same worker, whoever they reach first.
 
 use super::leases::Leases;
-use crate::model::{FlowKey, NextHop, PathId, Protocol, SiteId, TenantId, TransportId};
+use crate::model::{FlowKey, Instant, NextHop, PathId, Protocol, SiteId, TenantId, TransportId};
 use crate::path::{Budget, Candidate};
 use crate::tables::{Called, Generation};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The workers of a box.
 pub struct Team {
     size: u16,
     board: Board,
+    /// When each path last stood otherwise.
+    changes: Board,
     /// How many sessions workers have been allowed to have; and of those that may not have as many as there are.
     granted: AtomicU32,
     granted_of_tenants: Board,
@@ -38,12 +40,22 @@ pub struct Standing {
     pub avoid: u16,
 }
 
+/// What made a path stand as it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    /// To the millisecond. What is longer ago than 24 days may seem to have been since: that makes a session go over a second late.
+    pub(super) at: Instant,
+    /// It broke an SLA, or keeps it again; and was as alive before.
+    pub(super) by_sla: bool,
+}
+
 impl Team {
     /// A team of `size` workers, numbered from 0; at least one.
     pub fn new(size: u16) -> Arc<Team> {
         Arc::new(Team {
             size: size.max(1),
             board: Board::default(),
+            changes: Board::default(),
             granted: AtomicU32::new(0),
             granted_of_tenants: Board::default(),
             granted_of_branches: Board::default(),
@@ -136,14 +148,27 @@ impl Team {
         Standing::unpack(self.board.of(path).load(Ordering::Relaxed))
     }
 
+    /// When it began to stand so, for whoever has just found that it does.
+    pub(super) fn change(&self, path: PathId, now: Instant) -> Change {
+        // Whoever has seen how it stands now sees this too.
+        fence(Ordering::Acquire);
+        Change::unpack(self.changes.of(path).load(Ordering::Relaxed), now)
+    }
+
     /// Tells the others how a path of one's own stands. Whether that is new.
-    pub(super) fn publish(&self, path: PathId, standing: Standing) -> bool {
+    pub(super) fn publish(&self, path: PathId, standing: Standing, now: Instant) -> bool {
         let cell = self.board.of(path);
         let packed = standing.pack();
+        let before = cell.load(Ordering::Relaxed);
         // Written only when it changes: whoever reads it keeps the cache line.
-        let is_new = cell.load(Ordering::Relaxed) != packed;
+        let is_new = before != packed;
         if is_new {
-            cell.store(packed, Ordering::Relaxed);
+            let before = Standing::unpack(before);
+            if (before.fitness, before.avoid) != (standing.fitness, standing.avoid) {
+                let change = Change { at: now, by_sla: before.fitness == standing.fitness };
+                self.changes.of(path).store(change.pack(), Ordering::Relaxed);
+            }
+            cell.store(packed, Ordering::Release);
         }
         is_new
     }
@@ -224,6 +249,21 @@ impl Standing {
     }
 }
 
+impl Change {
+    const MS: u64 = 1_000_000;
+    const WRAP: u64 = 1 << 31;
+
+    fn pack(self) -> u32 {
+        ((self.at.0 / Change::MS) as u32) << 1 | u32::from(self.by_sla)
+    }
+
+    fn unpack(packed: u32, now: Instant) -> Change {
+        let now_ms = now.0 / Change::MS;
+        let ago = now_ms.wrapping_sub(u64::from(packed >> 1)) % Change::WRAP;
+        Change { at: Instant(now_ms.saturating_sub(ago) * Change::MS), by_sla: packed & 1 != 0 }
+    }
+}
+
 /// One word a number, in chunks that double, so that none ever moves: chunk `n` has 1,024 << `n` of them.
 #[derive(Default)]
 struct Board {
@@ -264,12 +304,33 @@ mod tests {
         };
         for (n, path) in paths.into_iter().enumerate() {
             assert_eq!(team.standing(PathId(path)), Standing::UNREACHABLE);
-            team.publish(PathId(path), standing(n));
+            team.publish(PathId(path), standing(n), Instant(0));
         }
         for (n, path) in paths.into_iter().enumerate() {
             assert_eq!(team.standing(PathId(path)), standing(n));
         }
-        team.publish(PathId(1_024), Standing::UNREACHABLE);
+        team.publish(PathId(1_024), Standing::UNREACHABLE, Instant(0));
         assert_eq!(team.standing(PathId(1_024)), Standing::UNREACHABLE);
+    }
+
+    #[test]
+    fn a_path_has_stood_as_it_does_since_its_fitness_or_an_sla_of_it_changed_whatever_the_clock_has_counted_to()
+     {
+        let path = PathId(7);
+        let team = Team::new(1);
+        let up = Standing { fitness: Candidate::Up, transport: TransportId(1), avoid: 0 };
+        for day in [0, 24, 25, 49, 50, 500] {
+            let at = |ms: u64| Instant(day * 86_400_000_000_000 + ms * 1_000_000);
+            let known = |change: Change| ((change.at.0 - at(0).0) / 1_000_000, change.by_sla);
+            team.publish(path, Standing::UNREACHABLE, at(1));
+            team.publish(path, up, at(2));
+            assert_eq!(known(team.change(path, at(900_000))), (2, false), "day {day}");
+            team.publish(path, Standing { avoid: 4, ..up }, at(3));
+            assert_eq!(known(team.change(path, at(4))), (3, true));
+            team.publish(path, Standing { avoid: 4, transport: TransportId(2), ..up }, at(5));
+            assert_eq!(known(team.change(path, at(6))), (3, true), "it has only moved");
+            team.publish(path, Standing { fitness: Candidate::Recovering, avoid: 4, ..up }, at(7));
+            assert_eq!(known(team.change(path, at(8))), (7, false));
+        }
     }
 }

@@ -19,6 +19,7 @@ mod failover;
 mod figures;
 mod forwarding;
 mod masquerade;
+mod moves;
 mod naming;
 mod nat;
 mod nat64;

@@ -35,6 +35,8 @@ const GRANT: Duration = Duration::from_millis(1);
 const TICK: Duration = Duration::from_micros(250);
 /// What may wait with one worker, in bytes. A thousand paths' fullest queues would be more memory than a box has.
 const MOST_WAITING: usize = 64 << 20;
+/// Five of CoDel's targets: what senders that heed it keep waiting is less, as is a slow line's largest packet.
+const FULL: Duration = Duration::from_millis(25);
 /// Empty buffers that are kept for what comes.
 const SPARE_BUFFERS: usize = 1_024;
 
@@ -171,6 +173,14 @@ impl Shaper {
     /// Whether nothing waits.
     pub fn is_idle(&self) -> bool {
         self.waiting_bytes == 0
+    }
+
+    /// Whether more of `class` waits for a path than it will have sent soon: there is no room for more of the class.
+    pub fn is_full(&self, path: PathId, class: ClassId) -> bool {
+        let Some(path) = self.paths.get(path) else { return false };
+        let line = self.lines.get(path.way.transport).and_then(|line| line.rate);
+        let queue = path.queues.iter().find(|queue| queue.class == class);
+        slower(path.rate, line).zip(queue).is_some_and(|(rate, queue)| rate.time_of(queue.bytes()) >= FULL)
     }
 
     /// The paths there are.

@@ -296,7 +296,13 @@ impl Worker {
         if parsed.ttl <= 1 {
             return Err(refuse(DropReason::TtlExpired));
         }
-        let exit = self.choose_exit(session, direction).map_err(refuse)?;
+        let has = session.left_on(direction);
+        let exit = match (self.choose_exit(session, direction).map_err(refuse)?, has) {
+            (Exit::Path(path, class), Some(has)) if has != path => {
+                Exit::Path(self.goes_over(at, direction, (has, path), now), class)
+            }
+            (exit, _) => exit,
+        };
         let packet =
             self.shed_from(packet, parsed, tenant).ok_or_else(|| refuse(DropReason::QueueStanding))?;
         let Some(session) = self.sessions.get(at) else { return Ok(()) };

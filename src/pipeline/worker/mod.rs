@@ -38,7 +38,7 @@ use crate::model::{
     ClassId, DeviceId, DropReason, FlowKey, IdMap, Instant, NextHop, Now, PathId, RuleId, SiteId, TenantId,
     Zone,
 };
-use crate::path::{self, Action, Firsts, News, Numbering, Pace, Shaper};
+use crate::path::{self, Action, Firsts, News, Numbering, Pace, Shaper, Turns};
 use crate::tables::Generation;
 use crate::tunnel::{Endpoint, buffer_for};
 use crate::wire::{Batch, Outbound, Parsed, SLOT_BYTES};
@@ -83,6 +83,8 @@ pub struct Worker {
     taken: BTreeMap<(SiteId, ClassId, bool), PathId>,
     /// Where no path keeps to an SLA: the one that breaks it least.
     least: BTreeMap<(SiteId, u8), PathId>,
+    /// Which sessions go over to a better path when.
+    turns: Turns,
     pub(super) forwarded: Traffic,
     records: Vec<FlowRecord>,
     pub(super) records_lost: u64,
@@ -194,6 +196,7 @@ impl Worker {
             recording: Recording::default(),
             taken: BTreeMap::new(),
             least: BTreeMap::new(),
+            turns: Turns::default(),
             forwarded: Traffic::default(),
             records: Vec::new(),
             records_lost: 0,

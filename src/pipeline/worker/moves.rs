@@ -1,10 +1,12 @@
 //! Who moves: 1 what an answer says of the SLAs; 2 which of those paths that all break one breaks it least; 3 which classes
-//! take another path of a site now that one of them stands otherwise, which is written down with the reason.
+//! take another path of a site now that one of them stands otherwise, which is written down with the reason; 4 when each
+//! of their sessions goes over.
 //!
 //! A site's paths are all one worker's, and so every move towards it shows here, whoever has the sessions.
 
 use super::Worker;
-use crate::model::{Now, OnViolation, PathId, SiteId, TenantId};
+use crate::flow::SessionRef;
+use crate::model::{Direction, NextHop, Now, OnViolation, PathId, SiteId, TenantId};
 use crate::path::{self, Action, Candidate, Counts, Seen, State, Verdict};
 use crate::pipeline::gauge::Why;
 use crate::pipeline::journal::Move;
@@ -148,7 +150,7 @@ impl Worker {
 
     /// A path may stand otherwise than before: the others are told, and who moves is written down.
     pub(super) fn stands_anew(&mut self, id: PathId, now: Now) {
-        if self.paths.publish(id)
+        if self.paths.publish(id, now.instant)
             && let Some(at) = self.paths.whose(id)
         {
             let why = self.paths.gauge(id).map_or(Why::Configured, |gauge| gauge.why);
@@ -198,5 +200,40 @@ impl Worker {
                 self.journal.write(entry);
             }
         }
+    }
+
+    // 4 When sessions do.
+
+    /// Which of two paths a session takes: the one that its packets leave on, or the one that is better. Off a path that is good
+    /// for nothing all go at once; otherwise each in its turn.
+    #[cold]
+    pub(super) fn goes_over(
+        &mut self,
+        at: SessionRef,
+        direction: Direction,
+        (from, to): (PathId, PathId),
+        now: Now,
+    ) -> PathId {
+        let Some(session) = self.sessions.get(at) else { return to };
+        let (id, class) = (session.id, session.class());
+        let NextHop::Tunnel(site) = session.to(direction) else { return to };
+        let Some(tenant) = self.generation.tenants.get(session.side(direction.opposite())) else { return to };
+        let Some(paths) = tenant.sites.get(site) else { return to };
+        let standing = self.team.standing(from);
+        let is_forbidden =
+            paths.sla(class).is_some_and(|sla| standing.is_avoided(sla) && tenant.insists(sla));
+        // One that is recovering has been left by everybody; or large packets are lost on it, as all were.
+        if standing.fitness != Candidate::Up || is_forbidden || !paths.order(class).contains(&from) {
+            return to;
+        }
+        let changes = [from, to].map(|path| self.team.change(path, now.instant));
+        let follows = direction == Direction::Reverse && session.arrived_on(Direction::Forward) == Some(to);
+        // The far end's sessions have had their turns there; but if it is this way that is good again, their answers have theirs here.
+        if follows && !changes[1].by_sla {
+            return to;
+        }
+        let began = changes[0].at.max(changes[1].at);
+        let is_full = || self.shaper.as_ref().is_some_and(|shaper| shaper.is_full(to, class));
+        if self.turns.is_due((from, to), began, id, is_full, now.instant) { to } else { from }
     }
 }

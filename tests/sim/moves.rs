@@ -1,0 +1,244 @@
+//! How sessions go over to a better path: few at once, many an eighth at a time, all at once off a path that is dead.
+
+use crate::net::{ACME, GLOBEX, Link, Sim};
+use crate::packets::{answer, udp};
+use crate::steering::{DSL, LTE};
+use popgate::pipeline::report::{DecisionRow, PathState};
+
+const STEADY: Link = Link { loss: 0.0, delay_ms: 20, jitter_ms: 0 };
+const BAD: Link = Link { loss: 0.1, ..STEADY };
+/// How often each session sends, in milliseconds.
+const SPACING: u64 = 100;
+const MANY: usize = 800;
+const EIGHTH: usize = MANY / 8;
+/// Of an eighth: sessions are spread by chance, and eight go before their turn.
+const MARGIN: usize = 24;
+
+fn policy() -> String {
+    let policy = "class = \"default\"\nprefer = [\"dsl\", \"lte\"]\n";
+    let acme = ACME.replace(policy, &format!("{policy}sla-class = \"gold\"\n"));
+    assert_ne!(acme, ACME, "the policy is there to be changed");
+    acme + "[[sla-class]]\nname = \"gold\"\nmax-loss = \"1%\"\n"
+}
+
+/// Sessions from Berlin's LAN to the internet, each with a packet every [`SPACING`] that is answered.
+struct Crowd {
+    sim: Sim,
+    size: usize,
+    ms: u64,
+    /// Bytes a packet.
+    payload: Vec<u8>,
+    /// Who sends nothing at present.
+    silent: Vec<usize>,
+}
+
+impl Crowd {
+    fn of(size: usize) -> Crowd {
+        let mut sim = Sim::with_policies(&policy(), GLOBEX);
+        sim.impair(DSL, [STEADY; 2]);
+        sim.impair(LTE, [STEADY; 2]);
+        sim.advance(3_000);
+        let mut crowd = Crowd { sim, size, ms: 0, payload: vec![7; 20], silent: Vec::new() };
+        crowd.run(1_000);
+        assert_eq!(crowd.on("dsl"), size);
+        crowd
+    }
+
+    fn run(&mut self, ms: u64) {
+        for _ in 0..ms {
+            let due = (0..self.size).filter(|n| *n as u64 % SPACING == self.ms % SPACING);
+            for n in due.filter(|n| !self.silent.contains(n)) {
+                let packet = udp(&format!("10.1.0.5:{}", 2_000 + n), "203.0.113.80:53", &self.payload);
+                self.sim.inject_from_lan("berlin", &packet.bytes());
+            }
+            self.sim.advance(1);
+            self.ms += 1;
+            for (to, packet) in self.sim.take_delivered() {
+                if to == "fra1 pg-internet" {
+                    self.sim.inject_from_internet(&answer(&packet, b"yes"));
+                }
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.sim.now.unix_nanos / 1_000_000
+    }
+
+    /// Goes on until `berlin` writes down that the class has moved.
+    fn until_moved(&mut self, to: &str, why: &str) -> DecisionRow {
+        let known = self.sim.decisions("berlin").len();
+        for _ in 0..6_000 {
+            self.run(10);
+            let rows = self.sim.decisions("berlin");
+            if let Some(row) = rows.iter().skip(known).find(|row| row.class == "default") {
+                assert_eq!((row.to.as_str(), row.why.as_str()), (to, why), "{row:?}");
+                return row.clone();
+            }
+        }
+        panic!("nobody moves: {:?}", self.sim.decisions("berlin"));
+    }
+
+    /// Goes on until so many milliseconds after that.
+    fn until(&mut self, row: &DecisionRow, ms: u64) {
+        let ms = (row.unix_ms + ms).checked_sub(self.now_ms()).expect("still to come");
+        self.run(ms);
+    }
+
+    /// How many of the sessions leave Berlin by a path.
+    fn on(&mut self, path: &str) -> usize {
+        let sessions = self.sim.sessions("berlin");
+        sessions.iter().filter(|session| session.forward_path.as_deref() == Some(path)).count()
+    }
+
+    /// An eighth every 200 ms has gone over to `path`, as far as they have sent something since.
+    fn goes_over_by_and_by(&mut self, row: &DecisionRow, path: &str) {
+        for part in 1..=8 {
+            self.until(row, part * 200 - 50);
+            let (gone, wanted) = (self.on(path), part as usize * EIGHTH);
+            assert!(gone.abs_diff(wanted) <= MARGIN, "{gone} after {part} turns");
+        }
+        self.run(SPACING);
+        assert_eq!(self.on(path), self.size);
+    }
+}
+
+#[test]
+fn a_crowd_leaves_a_path_that_is_bad_an_eighth_at_a_time_and_comes_back_so_and_answers_follow_at_once() {
+    let mut crowd = Crowd::of(MANY);
+    crowd.sim.impair(DSL, [BAD, STEADY]);
+    let row = crowd.until_moved("lte", "sla-broken");
+    crowd.goes_over_by_and_by(&row, "lte");
+    let answered_elsewhere = |crowd: &mut Crowd| {
+        let sessions = crowd.sim.sessions("fra1");
+        sessions.iter().filter(|session| session.forward_path != session.reverse_path).count()
+    };
+    assert_eq!(answered_elsewhere(&mut crowd), 0);
+    // Nothing need be heard of most meanwhile.
+    crowd.sim.impair(DSL, [STEADY; 2]);
+    crowd.silent = (1..MANY).collect();
+    let row = crowd.until_moved("dsl", "sla-kept");
+    crowd.silent.clear();
+    crowd.goes_over_by_and_by(&row, "dsl");
+    crowd.run(SPACING);
+    assert_eq!(answered_elsewhere(&mut crowd), 0);
+}
+
+#[test]
+fn all_leave_at_once_when_the_path_dies_meanwhile_and_come_back_an_eighth_at_a_time() {
+    let mut crowd = Crowd::of(MANY);
+    crowd.sim.impair(DSL, [BAD, STEADY]);
+    let row = crowd.until_moved("lte", "sla-broken");
+    crowd.until(&row, 150);
+    assert!(crowd.on("lte") <= EIGHTH + MARGIN);
+    crowd.sim.impair(DSL, [STEADY; 2]);
+    crowd.sim.cut(DSL);
+    let is_down = |crowd: &mut Crowd| {
+        let paths = crowd.sim.paths("berlin");
+        paths.iter().any(|path| path.path == "dsl" && path.state == PathState::Down)
+    };
+    while !is_down(&mut crowd) {
+        crowd.run(5);
+    }
+    assert!(crowd.on("lte") <= MANY / 2, "{}", crowd.on("lte"));
+    crowd.run(SPACING);
+    assert_eq!(crowd.on("lte"), MANY);
+    crowd.sim.heal(DSL);
+    crowd.silent = (1..MANY).collect();
+    let row = crowd.until_moved("dsl", "sla-kept");
+    crowd.silent.clear();
+    crowd.goes_over_by_and_by(&row, "dsl");
+}
+
+#[test]
+fn a_path_that_has_recovered_is_come_back_to_an_eighth_at_a_time() {
+    let mut crowd = Crowd::of(MANY);
+    crowd.sim.cut(DSL);
+    crowd.run(1_000);
+    assert_eq!(crowd.on("lte"), MANY);
+    crowd.sim.heal(DSL);
+    crowd.silent = (1..MANY).collect();
+    let row = crowd.until_moved("dsl", "recovered");
+    crowd.silent.clear();
+    crowd.goes_over_by_and_by(&row, "dsl");
+}
+
+#[test]
+fn a_call_that_is_alone_waits_for_no_turn() {
+    // Whichever turn would be its: sessions' numbers follow each other.
+    for others in 0..8 {
+        let mut crowd = Crowd::of(others + 1);
+        crowd.sim.impair(DSL, [BAD, STEADY]);
+        let row = crowd.until_moved("lte", "sla-broken");
+        crowd.until(&row, SPACING + 10);
+        assert_eq!(crowd.on("lte"), others + 1);
+    }
+}
+
+#[test]
+fn who_waits_for_a_turn_does_so_where_the_answers_are_bad_too() {
+    let mut crowd = Crowd::of(MANY);
+    crowd.sim.impair(DSL, [STEADY, BAD]);
+    let known = crowd.sim.decisions("fra1").len();
+    let moved = |crowd: &mut Crowd| {
+        let rows = crowd.sim.decisions("fra1");
+        rows.into_iter().skip(known).find(|row| row.class == "default" && row.site == "berlin")
+    };
+    let row = loop {
+        crowd.run(10);
+        if let Some(row) = moved(&mut crowd) {
+            break row;
+        }
+    };
+    assert_eq!((row.to.as_str(), row.why.as_str()), ("lte", "sla-broken"), "{row:?}");
+    for part in 1..=8 {
+        crowd.until(&row, part * 200 - 50);
+        let sessions = crowd.sim.sessions("fra1");
+        let gone = sessions.iter().filter(|session| session.reverse_path.as_deref() == Some("lte")).count();
+        assert!(gone.abs_diff(part as usize * EIGHTH) <= MARGIN, "{gone} after {part} turns");
+        assert_eq!(crowd.on("dsl"), MANY, "their way is good");
+    }
+}
+
+#[test]
+fn a_full_target_is_given_time_and_no_more_than_five_seconds() {
+    let mut crowd = Crowd::of(MANY);
+    // Three quarters of them would fill it.
+    crowd.payload = vec![7; 100];
+    crowd.sim.limit("berlin", "lte", "3mbit", ("acme", &policy()));
+    crowd.run(200);
+    crowd.sim.impair(DSL, [BAD, STEADY]);
+    let row = crowd.until_moved("lte", "sla-broken");
+    crowd.until(&row, 1_550);
+    let gone = crowd.on("lte");
+    assert!((EIGHTH..=4 * EIGHTH).contains(&gone), "{gone}");
+    crowd.until(&row, 4_900);
+    let gone = crowd.on("lte");
+    assert!(gone <= 6 * EIGHTH, "{gone}");
+    crowd.until(&row, 6_800);
+    assert_eq!(crowd.on("lte"), MANY);
+}
+
+#[test]
+fn who_waits_for_a_full_target_goes_on_when_it_has_room_again() {
+    let mut crowd = Crowd::of(MANY);
+    crowd.payload = vec![7; 100];
+    crowd.sim.limit("berlin", "lte", "3mbit", ("acme", &policy()));
+    crowd.run(200);
+    crowd.sim.impair(DSL, [BAD, STEADY]);
+    let row = crowd.until_moved("lte", "sla-broken");
+    crowd.until(&row, 1_000);
+    let before = crowd.on("lte");
+    assert!(before <= 4 * EIGHTH, "{before}");
+    // Those that fill it are done.
+    let ports: Vec<u16> = {
+        let sessions = crowd.sim.sessions("berlin");
+        let gone = sessions.iter().filter(|session| session.forward_path.as_deref() == Some("lte"));
+        gone.map(|session| session.source_port).collect()
+    };
+    crowd.silent = ports.iter().map(|port| usize::from(*port) - 2_000).collect();
+    crowd.until(&row, 1_700);
+    let after = crowd.on("lte");
+    assert!(after >= before + EIGHTH - MARGIN, "{before}, then {after}");
+    assert!(after <= before + 4 * EIGHTH + MARGIN, "not all together: {before}, then {after}");
+}
