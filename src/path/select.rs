@@ -2,8 +2,8 @@
 
 use crate::model::PathId;
 
-/// How fit a path is for use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How fit a path is for use, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Candidate {
     /// Alive, and as good as it must be.
     Up,

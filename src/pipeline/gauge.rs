@@ -12,6 +12,8 @@ pub struct Gauge {
     pub judges: Box<[Judge]>,
     /// One bit for each of these: whether the way is to be avoided by who asks for it.
     pub avoid: u16,
+    /// It is better than the others know.
+    pub is_held_back: bool,
     /// What it last did that may have moved somebody.
     pub why: Why,
 }
@@ -47,7 +49,14 @@ pub enum Why {
 impl Gauge {
     /// One of which nothing is known yet.
     pub fn new(prober: Prober, judges: Box<[Judge]>) -> Gauge {
-        Gauge { prober, history: History::default(), judges, avoid: 0, why: Why::Configured }
+        Gauge {
+            prober,
+            history: History::default(),
+            judges,
+            avoid: 0,
+            is_held_back: false,
+            why: Why::Configured,
+        }
     }
 
     /// One direction over the last ten seconds, and the share of all packets lost.

@@ -308,7 +308,15 @@ impl Paths {
         of_path.or(outlet.map(|outlet| (outlet.tenant, outlet.site)))
     }
 
-    fn standing(&self, id: PathId) -> Standing {
+    /// Those of a site, and past it, that are better than the others know.
+    pub fn held_back(&self, site: SiteId) -> Vec<PathId> {
+        let paths = self.paths.iter().filter(|(_, path)| path.spec.site == site && path.gauge.is_held_back);
+        let outlet = self.outlet().filter(|outlet| outlet.site == site && outlet.gauge.is_held_back);
+        paths.map(|(id, _)| id).chain(outlet.map(|outlet| outlet.path)).collect()
+    }
+
+    /// What others are to know of one.
+    pub(super) fn standing(&self, id: PathId) -> Standing {
         match self.paths.get(id) {
             Some(path) => path.standing(),
             None => self.outlet().filter(|o| o.path == id).map_or(Standing::UNREACHABLE, Outlet::standing),

@@ -219,6 +219,11 @@ impl Standing {
         self.avoid & 1 << sla != 0
     }
 
+    /// Whether it is as good as `other` for everybody.
+    pub(super) fn is_no_worse_than(self, other: Standing) -> bool {
+        self.fitness <= other.fitness && self.avoid & !other.avoid == 0
+    }
+
     /// How fit it is for who asks for the tenant's SLA at place `sla`.
     pub(super) fn fitness_for(self, sla: Option<u8>) -> Candidate {
         match (self.fitness, sla) {

@@ -2,7 +2,7 @@
 
 use crate::net::{ACME, GLOBEX, Link, Sim};
 use crate::packets::{answer, udp};
-use crate::steering::{DSL, LTE};
+use crate::steering::{DSL, LTE, call, with_sla};
 use popgate::pipeline::report::{DecisionRow, PathState};
 
 const STEADY: Link = Link { loss: 0.0, delay_ms: 20, jitter_ms: 0 };
@@ -241,4 +241,33 @@ fn who_waits_for_a_full_target_goes_on_when_it_has_room_again() {
     let after = crowd.on("lte");
     assert!(after >= before + EIGHTH - MARGIN, "{before}, then {after}");
     assert!(after <= before + 4 * EIGHTH + MARGIN, "not all together: {before}, then {after}");
+}
+
+#[test]
+fn who_has_moved_to_what_is_less_bad_stays_ten_seconds_before_it_moves_so_again() {
+    let mut sim = with_sla("max-latency = \"50ms\"", "best-of-worst");
+    let latency = |delay_ms| [Link { delay_ms, jitter_ms: 5, loss: 0.0 }, STEADY];
+    let moves = |sim: &mut Sim| -> Vec<DecisionRow> {
+        let rows = sim.decisions("berlin").into_iter().filter(|row| row.class == "default");
+        rows.filter(|row| row.why == "best-of-worst").collect()
+    };
+    call(&mut sim, 5);
+    sim.impair(LTE, latency(90));
+    sim.impair(DSL, latency(150));
+    call(&mut sim, 30);
+    sim.impair(DSL, latency(60));
+    let mut rows = moves(&mut sim);
+    let known = rows.len();
+    while rows.len() == known {
+        call(&mut sim, 1);
+        rows = moves(&mut sim);
+    }
+    assert_eq!(rows[known].to, "dsl", "{rows:?}");
+    // Half a second tells that it is far worse than the other now.
+    sim.impair(DSL, latency(150));
+    call(&mut sim, 20);
+    let rows = moves(&mut sim);
+    let [there, back] = &rows[known..] else { panic!("{rows:?}") };
+    let stayed = back.unix_ms - there.unix_ms;
+    assert!(back.to == "lte" && (10_000..11_000).contains(&stayed), "{stayed} ms: {rows:?}");
 }

@@ -44,6 +44,7 @@ use crate::tunnel::{Endpoint, buffer_for};
 use crate::wire::{Batch, Outbound, Parsed, SLOT_BYTES};
 use leaving::TokenBucket;
 pub use links::DeadLinks;
+use moves::{Least, Taken};
 use naming::Learners;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -80,9 +81,9 @@ pub struct Worker {
     /// What paths are judged by.
     pub(super) recording: Recording,
     /// What each class takes of each of the worker's sites, as of the last change; once more where it may go straight out.
-    taken: BTreeMap<(SiteId, ClassId, bool), PathId>,
+    taken: BTreeMap<(SiteId, ClassId, bool), Taken>,
     /// Where no path keeps to an SLA: the one that breaks it least.
-    least: BTreeMap<(SiteId, u8), PathId>,
+    least: BTreeMap<(SiteId, u8), Least>,
     /// Which sessions go over to a better path when.
     turns: Turns,
     pub(super) forwarded: Traffic,

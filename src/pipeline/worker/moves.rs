@@ -6,9 +6,9 @@
 
 use super::Worker;
 use crate::flow::SessionRef;
-use crate::model::{Direction, NextHop, Now, OnViolation, PathId, SiteId, TenantId};
+use crate::model::{Direction, Instant, NextHop, Now, OnViolation, PathId, SiteId, TenantId};
 use crate::path::{self, Action, Candidate, Counts, Seen, State, Verdict};
-use crate::pipeline::gauge::Why;
+use crate::pipeline::gauge::{Gauge, Why};
 use crate::pipeline::journal::Move;
 use crate::pipeline::recording::Measured;
 use crate::tunnel::Endpoint;
@@ -17,13 +17,54 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What breaks an SLA least is left for another only if that one is better by a fifth.
+/// What breaks an SLA least is left for another only if that one is better by a fifth; and where it is latency that breaks it, by
+/// so much: less is nothing that anybody hears.
 const CLEARLY_BETTER: f64 = 0.8;
+const CLEARLY_FASTER: Duration = Duration::from_millis(5);
+/// A class that has moved for something better, and not because it had to, stays there so long before it moves so again. Which
+/// of two good paths is better, their order says, and nothing that is measured: how much better need not be asked.
+const DWELL: Duration = Duration::from_secs(10);
+
+/// What a class takes of a site.
+pub(super) struct Taken {
+    path: PathId,
+    /// When it last moved there, or anywhere, for something better.
+    chose: Option<Instant>,
+}
+
+/// The one of a site's paths, which all break an SLA, that breaks it least.
+#[derive(Clone, Copy)]
+pub(super) struct Least {
+    path: PathId,
+    /// When it became that in another's place.
+    chosen: Option<Instant>,
+}
+
+/// How badly a path breaks an SLA.
+#[derive(Clone, Copy)]
+struct Bad {
+    path: PathId,
+    badness: f64,
+    p95: Duration,
+    /// It is by latency that it is so bad.
+    is_slow: bool,
+}
+
+impl Bad {
+    fn is_clearly_better(&self, than: &Bad) -> bool {
+        self.badness < than.badness * CLEARLY_BETTER
+            && !(than.is_slow && self.p95 + CLEARLY_FASTER > than.p95)
+    }
+}
 
 impl Worker {
     // 1 What an answer says.
 
     pub(super) fn judge(&mut self, id: PathId, now: Now) {
+        let Some(gauge) = self.paths.gauge_mut(id) else { return };
+        if std::mem::take(&mut gauge.is_held_back) {
+            self.stands_anew(id, now);
+        }
         let Some(at) = self.paths.whose(id) else { return };
         let Some(gauge) = self.paths.gauge_mut(id) else { return };
         let Some(seen) = gauge.prober.take_seen() else { return };
@@ -79,23 +120,25 @@ impl Worker {
         let order = class.zip(breakout).map(|(class, breakout)| breakout.order(*class));
         let order = order.filter(|order| !order.is_empty()).unwrap_or(&paths.paths);
         let up = order.iter().copied().filter(|id| self.paths.fitness(*id) == Candidate::Up);
-        let judged: Option<Vec<(PathId, f64)>> = up
+        let judged: Option<Vec<Bad>> = up
             .filter_map(|id| Some((id, self.paths.gauge(id)?)))
             .map(|(id, gauge)| {
                 let judge = gauge.judges.get(usize::from(place)).filter(|judge| judge.is_broken())?;
-                Some((id, judge.badness(gauge.prober.quality(), now.instant).unwrap_or(f64::INFINITY)))
+                Some(how_bad(id, gauge, judge, now.instant))
             })
             .collect();
         let before = self.least.get(&(site, place)).copied();
         let least = judged.filter(|_| is_wanted).and_then(|judged| {
-            let (best, badness) = judged.iter().copied().min_by(|(_, a), (_, b)| a.total_cmp(b))?;
-            let stays = judged.iter().find(|(id, _)| Some(*id) == before);
-            match stays {
-                Some((id, now)) if badness >= now * CLEARLY_BETTER => Some(*id),
-                _ => Some(best),
+            let best = judged.iter().min_by(|a, b| a.badness.total_cmp(&b.badness))?;
+            let had = before.and_then(|had| Some((had, judged.iter().find(|bad| bad.path == had.path)?)));
+            match had {
+                Some((had, bad)) if is_recent(had.chosen, now) || !best.is_clearly_better(bad) => Some(had),
+                Some(_) => Some(Least { path: best.path, chosen: Some(now.instant) }),
+                None => Some(Least { path: best.path, chosen: None }),
             }
         });
-        if least == before {
+        let [had, takes] = [before, least].map(|least| Some(least?.path));
+        if takes == had {
             return;
         }
         match least {
@@ -103,7 +146,7 @@ impl Worker {
             None => self.least.remove(&(site, place)),
         };
         // The better one first: nobody is to be left without any meanwhile.
-        for (id, is_least) in least.map(|id| (id, true)).into_iter().chain(before.map(|id| (id, false))) {
+        for (id, is_least) in takes.map(|id| (id, true)).into_iter().chain(had.map(|id| (id, false))) {
             let Some(gauge) = self.paths.gauge_mut(id) else { continue };
             let is_broken = gauge.judges.get(usize::from(place)).is_some_and(path::Judge::is_broken);
             if is_least || !is_broken {
@@ -148,14 +191,66 @@ impl Worker {
 
     // 3 Who takes another.
 
-    /// A path may stand otherwise than before: the others are told, and who moves is written down.
+    /// A path may stand otherwise than before: the others are told, and who moves is written down. Where it is only better than
+    /// before, and classes would move to it that need not and have done so just now, that is looked at again with
+    /// each of its answers.
     pub(super) fn stands_anew(&mut self, id: PathId, now: Now) {
-        if self.paths.publish(id, now.instant)
-            && let Some(at) = self.paths.whose(id)
-        {
-            let why = self.paths.gauge(id).map_or(Why::Configured, |gauge| gauge.why);
-            self.write_moves(at, Some((id, why)), now);
+        if self.is_premature(id, now) {
+            if let Some(gauge) = self.paths.gauge_mut(id) {
+                gauge.is_held_back = true;
+            }
+            return;
         }
+        if !self.paths.publish(id, now.instant) {
+            return;
+        }
+        let Some(at) = self.paths.whose(id) else { return };
+        let Some(gauge) = self.paths.gauge_mut(id) else { return };
+        gauge.is_held_back = false;
+        let why = gauge.why;
+        self.write_moves(at, Some((id, why)), now);
+        // Somebody may need one that was held back now.
+        for other in self.paths.held_back(at.1) {
+            if let Some(gauge) = self.paths.gauge_mut(other) {
+                gauge.is_held_back = false;
+            }
+            self.stands_anew(other, now);
+        }
+    }
+
+    /// Whether a path has become better for classes that move to it by choice, and are to stay where they are for now.
+    fn is_premature(&self, id: PathId, now: Now) -> bool {
+        let Some((tenant, site)) = self.paths.whose(id) else { return false };
+        let (was, is) = (self.team.standing(id), self.paths.standing(id));
+        if was == is || !was.fitness.is_alive() || !is.is_no_worse_than(was) {
+            return false;
+        }
+        // Only its next answer tells whether the time has come: so it is when it is replayed.
+        if self.paths.gauge(id).is_some_and(|gauge| gauge.is_held_back) {
+            return true;
+        }
+        let Some(tables) = self.generation.tenants.get(tenant) else { return false };
+        let Some(paths) = tables.sites.get(site) else { return false };
+        let breakout = tables.breakout.as_ref().filter(|breakout| breakout.site == site);
+        let mut is_early = false;
+        for class in &tables.classes {
+            let sla = paths.sla(*class);
+            let before = |other| self.team.standing(other).fitness_for(sla);
+            let after = |other| if other == id { is.fitness_for(sla) } else { before(other) };
+            let out = breakout.map_or(&[][..], |breakout| breakout.order(*class));
+            for (order, is_out) in [(paths.order(*class), false), (out, true)] {
+                let [has, takes] = [path::select(order, None, before), path::select(order, None, after)];
+                if has == takes {
+                    continue;
+                }
+                if has.is_none_or(|has| before(has) != Candidate::Up) {
+                    return false;
+                }
+                let taken = self.taken.get(&(site, *class, is_out));
+                is_early |= taken.is_some_and(|taken| is_recent(taken.chose, now));
+            }
+        }
+        is_early
     }
 
     /// After a commit.
@@ -184,7 +279,16 @@ impl Worker {
                 // One that nobody knows to be alive is no choice, but what is left.
                 let takes = path::select(order, None, fitness).filter(|id| fitness(*id).is_alive());
                 let Some(takes) = takes else { continue };
-                let from = self.taken.insert((site, *class, is_out), takes);
+                let key = (site, *class, is_out);
+                let had = self.taken.get(&key).map(|taken| (taken.path, taken.chose));
+                let chose = had.and_then(|(from, chose)| {
+                    let is_better = cause.is_some_and(|(_, why)| matches!(why, Why::NotBestOfWorst(_)))
+                        || fitness(from) == Candidate::Up;
+                    let chooses = from != takes && cause.is_some() && is_better;
+                    if chooses { Some(now.instant) } else { chose }
+                });
+                self.taken.insert(key, Taken { path: takes, chose });
+                let from = had.map(|(from, _)| from);
                 let Some(from) = from.filter(|from| *from != takes && told != Some((*from, takes))) else {
                     continue;
                 };
@@ -236,4 +340,18 @@ impl Worker {
         let is_full = || self.shaper.as_ref().is_some_and(|shaper| shaper.is_full(to, class));
         if self.turns.is_due((from, to), began, id, is_full, now.instant) { to } else { from }
     }
+}
+
+/// Whether that is less than [`DWELL`] ago.
+fn is_recent(chose: Option<Instant>, now: Now) -> bool {
+    chose.is_some_and(|at| now.instant.since(at) < DWELL)
+}
+
+fn how_bad(id: PathId, gauge: &Gauge, judge: &path::Judge, now: Instant) -> Bad {
+    let quality = gauge.prober.quality();
+    let badness = judge.badness(quality, now).unwrap_or(f64::INFINITY);
+    let p95 = quality.measured(path::Way::Outbound, path::LONG, now).map_or(Duration::ZERO, |seen| seen.p95);
+    let limit = judge.limits().latency;
+    let is_slow = limit.is_some_and(|limit| p95.as_secs_f64() / limit.as_secs_f64() >= badness);
+    Bad { path: id, badness, p95, is_slow }
 }
