@@ -836,6 +836,30 @@ fn a_path_stands_once_in_a_path_policy() {
 }
 
 #[test]
+fn equal_paths_are_several_that_stand_nowhere_else_and_breakout_is_none_of_them() {
+    let paths = "prefer = [\"dsl\"]";
+    let with_lte = |prefer: &str| {
+        let dsl = "[[branch.path]]\nname = \"dsl\"\n";
+        let lte = format!("[[branch.path]]\nname = \"lte\"\npublic-key = \"PUBLIC-3\"\n{dsl}");
+        Config::pop().edit(TENANT, dsl, &lte).edit(TENANT, paths, prefer)
+    };
+    with_lte("prefer = [[\"dsl\", \"lte\"]]\nweights = { dsl = 3 }").has(&[]);
+    let at = "tenants/acme.toml:56: prefer";
+    with_lte("prefer = [[], \"dsl\"]")
+        .has(&[&format!("{at}: the list is empty; leave the key out or put something in")]);
+    with_lte("prefer = [[\"dsl\", \"lte\"], \"dsl\"]")
+        .has(&[&format!("{at}: path \"dsl\" stands here twice")]);
+    with_lte("prefer = [[\"dsl\", \"dsl\"]]").has(&[&format!("{at}: path \"dsl\" stands here twice")]);
+    with_lte("prefer = [[\"dsl\", \"breakout\"]]")
+        .has(&[&format!("{at}: \"breakout\" shares with no path: it stands alone")]);
+    let at = "tenants/acme.toml:57: weights";
+    with_lte("prefer = [\"dsl\", \"lte\"]\nweights = { dsl = 3 }")
+        .has(&[&format!("{at}: \"dsl\" is no path with equals in prefer")]);
+    with_lte("prefer = [[\"dsl\", \"lte\"]]\nweights = { lte = 0 }")
+        .has(&[&format!("{at}: 0 is out of range; 1 to 100")]);
+}
+
+#[test]
 fn an_sla_class_limits_something() {
     Config::pop()
         .append(TENANT, "[[sla-class]]\nname = \"gold\"\n")

@@ -528,8 +528,10 @@ pub enum NatAction {
 #[derive(Clone, Debug)]
 pub struct PathPolicy {
     pub class: String,
-    /// Path names, best first, and [`BREAKOUT`]. A branch's paths that are not named here come after these, in its own order.
-    pub prefer: Vec<String>,
+    /// Path names, best first, those beside each other that are equal, and [`BREAKOUT`]. A branch's paths that are not named here come after these, in its own order.
+    pub prefer: Vec<Vec<String>>,
+    /// By path: what it takes beside its equals. One that is not here takes 1; or if none of a group is, each what it can.
+    pub weights: BTreeMap<String, u8>,
     /// What the class needs of a path, and what to do where none has it.
     pub sla: Option<(SlaClass, OnViolation)>,
     pub remediation: Remediation,

@@ -243,7 +243,8 @@
 //! | key | value | default | |
 //! | --- | --- | --- | --- |
 //! | `class` | a class's name, or `"default"` | | |
-//! | `prefer` | list of path names | | best first; and `"breakout"`, straight out of the branch |
+//! | `prefer` | list of path names | | best first; and `"breakout"`, straight out of the branch. A list among them, `["dsl", "lte"]`, is of equal paths, which share the sessions |
+//! | `weights` | `{ PATH = 1 to 100 }` | in proportion to `bandwidth`, of the path or the branch's transport; otherwise 1 | of equal paths: what each takes |
 //! | `sla-class` | an SLA class's name | none | a path that breaks it is avoided while another keeps to it; in at most 14 policies |
 //! | `on-violation` | `"best-of-worst"`, `"backup"`, `"strict"` | `"best-of-worst"` | where none does: the one that breaks it least; the first that is alive; none, and what is sent is dropped |
 //! | `resilience` | `"none"`, `"failover"`, `"revertible"` | `"revertible"` | running sessions stay on the path they began on, and are lost with it; or leave one that is dead or breaks the SLA, and stay where they then are; or always take the best. One that breaks out of the branch leaves only where that way is dead, as a new session |

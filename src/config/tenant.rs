@@ -707,15 +707,33 @@ impl TenantReader<'_> {
         let mut named = BTreeSet::new();
         let prefer = table.required("prefer", |value| {
             value.list(|value| {
-                let path = value.string()?;
-                if path != BREAKOUT && !self.paths.contains(path) {
-                    return Err(value.note(unknown("path", path, self.paths.iter().map(String::as_str))));
+                let group = value.one_or_many(|value| {
+                    let path = value.string()?;
+                    if path != BREAKOUT && !self.paths.contains(path) {
+                        return Err(value.note(unknown("path", path, self.paths.iter().map(String::as_str))));
+                    }
+                    if !named.insert(path) {
+                        return Err(value.note(format!("path {path:?} stands here twice")));
+                    }
+                    Ok(path.to_owned())
+                })?;
+                if group.len() > 1 && group.iter().any(|path| path == BREAKOUT) {
+                    return Err(value.note(format!("{BREAKOUT:?} shares with no path: it stands alone")));
                 }
-                if !named.insert(path) {
-                    return Err(value.note(format!("path {path:?} stands here twice")));
-                }
-                Ok(path.to_owned())
+                Ok(group)
             })
+        });
+        let weights = table.with_default("weights", BTreeMap::new(), |value| {
+            let weights = value.entries()?.map(|(path, value)| {
+                let is_shared = prefer.as_ref().map_or(true, |groups: &Vec<Vec<String>>| {
+                    groups.iter().any(|group| group.len() > 1 && group.iter().any(|equal| equal == path))
+                });
+                if !is_shared {
+                    return Err(value.note(format!("{path:?} is no path with equals in prefer")));
+                }
+                Ok((path.to_owned(), value.number(1..=100)?))
+            });
+            Ok(all(weights)?.into_iter().collect())
         });
         let sla = table.optional("sla-class", |value| {
             let name = slas.find(value, value.string()?)?;
@@ -759,6 +777,7 @@ impl TenantReader<'_> {
         Ok(PathPolicy {
             class: class?,
             prefer: prefer?,
+            weights: weights?,
             sla,
             remediation: remediation?,
             resilience: resilience?,

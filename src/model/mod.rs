@@ -28,7 +28,7 @@ pub use key::{Direction, End, FlowKey, NextHop, Protocol, Zone};
 pub use name::{HostName, NotAHostName};
 pub use prefix::{Nat64Prefix, PrefixMap, may_be_forwarded};
 pub use queueing::{Queueing, Rate};
-pub use sla::{MAX_SLA_POLICIES, OnViolation, Remediation, Resilience, SlaLimit, SlaLimits};
+pub use sla::{MAX_SLA_POLICIES, OnViolation, Remediation, Resilience, Share, SlaLimit, SlaLimits};
 pub use time::{Civil, Instant, Now};
 pub use timeouts::Timeouts;
 pub use wheel::Wheel;

@@ -27,6 +27,15 @@ pub enum SlaLimit {
     Mos,
 }
 
+/// A path's place among those of a class, where some are equal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    /// Equal ones have the same number, and stand beside each other.
+    pub group: u16,
+    /// How much of what goes by them all it takes, beside the others' weights; more than 0.
+    pub weight: f32,
+}
+
 /// What is done for an app class's packets beyond sending them by its best path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Remediation {

@@ -25,7 +25,7 @@ pub use mos::mos;
 pub use pace::{EXCHANGES, Pace, Stretch};
 pub use probe::{Action, Prober, State};
 pub use quality::{LONG, Measured, Quality, Way};
-pub use select::{Candidate, select};
+pub use select::{Bond, Candidate, Ranking, select, steer, takers};
 pub use shaper::{Budget, Counters, Offered, QueueState, Shaper, Way as ShapedWay};
 pub use stamp::{
     Asks, Message, News, PROBE_ADDRESS, PathTag, Reply, news, reflect, request, request_of_size,

@@ -115,8 +115,10 @@ pub fn decide<'a>(
     let breakout = tenant.breakout.as_ref().filter(|breakout| match way {
         Way::Kept(hop) => hop == NextHop::Device(breakout.device),
         Way::Best(fitness) => {
+            // It has no equals; which of others' is taken is no matter here.
+            let ranking = path::Ranking { paths: breakout.order(class), shares: &[] };
             breakout.is_open_to(&subject, class)
-                && path::select(breakout.order(class), None, |id| fitness(id, class)) == Some(breakout.path)
+                && path::select(ranking, 0, None, |id| fitness(id, class)) == Some(breakout.path)
         }
     });
     if let (Some(breakout), Way::Best(fitness)) = (breakout, way)

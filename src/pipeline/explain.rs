@@ -7,11 +7,11 @@ use super::decide::{Decision, Observer, Question, Way, decide};
 use super::report::{Explanation, LivePath, PathState, PathStep, Step, StepKind};
 use crate::config::{AclAction, Outcome};
 use crate::model::{
-    AskedFlow, ClassBy, ClassId, DropReason, End, FlowKey, HandoffId, NextHop, TenantId, Zone,
+    AskedFlow, ClassBy, ClassId, DropReason, End, FlowKey, HandoffId, NextHop, PathId, Share, TenantId, Zone,
 };
 use crate::path::Candidate;
 use crate::tables::{
-    AclRule, Breakout, Called, Classified, Crossing, Generation, Misfit, NatVerdict, Subject, Tenant,
+    AclRule, Breakout, Called, Classified, Crossing, Generation, Misfit, NatVerdict, Site, Subject, Tenant,
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -142,10 +142,11 @@ impl<'a> Explaining<'a> {
         let names = &self.generation.names;
         let tables = names.site_tenant(site).and_then(|tenant| self.generation.tenants.get(tenant));
         let Some(tables) = tables else { return };
-        let Some(order) = tables.sites.get(site).map(|site| site.order(class)) else { return };
-        let order = breakout.map_or(order, |breakout| breakout.order(class));
+        let Some(far) = tables.sites.get(site) else { return };
+        let order = breakout.map_or(far.order(class), |breakout| breakout.order(class));
         let at = tables.written.policies.get(class).map(ToString::to_string);
-        self.step(StepKind::Path, text.into(), at, true);
+        let text = format!("{text}{}", self.shares(far, class));
+        self.step(StepKind::Path, text, at, true);
         // Of the way out nobody is asked that policy does not name: there is none while its interface has no address.
         let is_up = |id| breakout.is_some_and(|breakout| breakout.path == id && breakout.echo.is_none());
         let up = LivePath { state: PathState::Up, rtt_ms: None, jitter_ms: None, loss: None };
@@ -154,6 +155,21 @@ impl<'a> Explaining<'a> {
             Some(PathStep { site, path: names.path(*id).to_owned(), live: is_up(*id).then_some(up) })
         });
         self.explanation.paths = steps.collect();
+    }
+
+    /// Which of the paths are equal, and what each takes.
+    fn shares(&self, far: &Site, class: ClassId) -> String {
+        let shared: Vec<(PathId, Share)> =
+            far.order(class).iter().copied().zip(far.shares(class).iter().copied()).collect();
+        let groups = shared.chunk_by(|(_, one), (_, next)| one.group == next.group);
+        let told = groups.filter(|group| group.len() > 1).map(|group| {
+            let all: f32 = group.iter().map(|(_, share)| share.weight).sum();
+            let parts = group.iter().map(|(path, share)| {
+                format!("{} {:.0} %", self.generation.names.path(*path), share.weight / all * 100.0)
+            });
+            format!("; equal ones share: {}", parts.collect::<Vec<_>>().join(", "))
+        });
+        told.collect()
     }
 
     fn finish(mut self, outcome: Result<(), DropReason>) -> Explanation {

@@ -269,7 +269,7 @@ pub struct DropRow {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DecisionRow {
-    /// When, in milliseconds since the Unix epoch.
+    /// When it began, in milliseconds since the Unix epoch: off a path that is alive many sessions go one after the other.
     pub unix_ms: u64,
     pub tenant: String,
     /// The far site.

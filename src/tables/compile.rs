@@ -19,11 +19,14 @@ use crate::config::{
     self, Appliance, BREAKOUT, Branch, BranchLimits, Candidate, DEFAULT_CLASS, FlowMatch, HandoffKind,
     NatAction, Place, Pop, PortForward, Role, catalog,
 };
-use crate::model::{End, HandoffId, IdMap, PathId, PrefixMap, Queueing, Remediation, SiteId, TenantId, Zone};
+use crate::model::{
+    End, HandoffId, IdMap, PathId, PrefixMap, Queueing, Rate, Remediation, Share, SiteId, TenantId, Zone,
+};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Ethernet's: what handoffs and LANs carry. Larger packets towards a tunnel are answered by the pipeline.
 const DEVICE_MTU: u16 = 1_500;
@@ -194,7 +197,7 @@ impl Compiler {
                 let mut paths = Vec::new();
                 for path in &branch.paths {
                     let id = self.names.path_id(site, &path.name);
-                    paths.push((id, path.name.as_str()));
+                    paths.push(Known { id, name: &path.name, bandwidth: path.bandwidth });
                     let spec = PathSpec {
                         tenant,
                         site,
@@ -260,7 +263,9 @@ impl Compiler {
         for pop in &branch.pops {
             for path in &pop.paths {
                 let id = self.names.path_id(uplink, &path.name);
-                paths.push((id, path.name.as_str()));
+                let transport = appliance.transports.iter().find(|known| known.name == path.transport);
+                let bandwidth = path.bandwidth.or(transport.and_then(|transport| transport.bandwidth));
+                paths.push(Known { id, name: &path.name, bandwidth });
                 let spec = PathSpec {
                     tenant,
                     site: uplink,
@@ -340,7 +345,7 @@ impl Compiler {
         config: &config::Tenant,
         (tenant, uplink): (TenantId, SiteId),
         breakout: &config::Breakout,
-        (site, paths): (&Site, &[(PathId, &str)]),
+        (site, paths): (&Site, &[Known<'_>]),
         generation: &mut Generation,
     ) -> Option<Breakout> {
         let device = self.names.device_id("breakout");
@@ -360,14 +365,13 @@ impl Compiler {
         generation.internet.insert(address.into(), InternetPrefix { tenant, handoff, kind, shared: true });
         let path = self.names.path_id(uplink, BREAKOUT);
         let policies = config.path_policies.iter();
-        let orders =
-            policies.filter(|policy| policy.prefer.iter().any(|name| name == BREAKOUT)).map(|policy| {
+        let orders = policies
+            .filter(|policy| policy.prefer.iter().flatten().any(|name| name == BREAKOUT))
+            .filter_map(|policy| {
                 let class = self.names.class_id(tenant, &policy.class);
-                let before = policy.prefer.iter().take_while(|name| *name != BREAKOUT);
-                let before = before.filter(|name| paths.iter().any(|(_, path)| path == name)).count();
-                let mut order = site.order(class).to_vec();
-                order.insert(before, path);
-                (class, order.into())
+                let before = policy.prefer.iter().flatten().take_while(|name| *name != BREAKOUT);
+                let before = before.filter(|name| paths.iter().any(|path| path.name == **name)).count();
+                Some((class, site.orders.get(class)?.with_one_alone(before, path)))
             });
         let orders = orders.collect();
         let identifier = *breakout.nat_ports.start();
@@ -511,35 +515,70 @@ impl Compiler {
     }
 
     /// A site's paths, and for every class with a policy their order: those it names first, the rest after them.
-    fn compile_orders(
-        &mut self,
-        config: &config::Tenant,
-        tenant: TenantId,
-        paths: &[(PathId, &str)],
-    ) -> Site {
+    fn compile_orders(&mut self, config: &config::Tenant, tenant: TenantId, paths: &[Known<'_>]) -> Site {
         let mut slas = 0..;
         let orders = config.path_policies.iter().map(|policy| {
-            let preferred =
-                policy.prefer.iter().filter_map(|name| paths.iter().find(|(_, path)| path == name));
-            let mut order: Vec<PathId> = preferred.map(|(id, _)| *id).collect();
-            for (id, _) in paths {
-                if !order.contains(id) {
-                    order.push(*id);
+            let mut order = Vec::new();
+            let mut shares = Vec::new();
+            for (group, names) in (0..).zip(&policy.prefer) {
+                let named = names.iter().filter_map(|name| paths.iter().find(|path| path.name == name));
+                let named: Vec<&Known<'_>> = named.collect();
+                for (path, weight) in named.iter().zip(weights(policy, &named)) {
+                    order.push(path.id);
+                    shares.push(Share { group, weight });
                 }
+            }
+            let is_shared = shares.windows(2).any(|two| two[0].group == two[1].group);
+            for path in paths {
+                if !order.contains(&path.id) {
+                    order.push(path.id);
+                    shares
+                        .push(Share { group: order.len() as u16 + policy.prefer.len() as u16, weight: 1.0 });
+                }
+            }
+            if !is_shared {
+                shares.clear();
             }
             let sla = policy.sla.as_ref().and_then(|_| slas.next());
             (
                 self.names.class_id(tenant, &policy.class),
                 Order {
                     paths: order.into(),
+                    shares: shares.into(),
                     sla,
                     remediation: policy.remediation,
                     resilience: policy.resilience,
                 },
             )
         });
-        let paths = paths.iter().map(|(id, _)| *id).collect();
-        Site { orders: orders.collect(), paths, limits: BranchLimits::default() }
+        let orders = orders.collect();
+        let paths = paths.iter().map(|path| path.id).collect();
+        Site { orders, paths, limits: BranchLimits::default() }
+    }
+}
+
+/// A site's path.
+struct Known<'a> {
+    id: PathId,
+    name: &'a str,
+    /// What may be sent by it, or over its transport.
+    bandwidth: Option<Rate>,
+}
+
+/// What equal paths take: as the policy says; otherwise in proportion to what may be sent by them, if that is known of all.
+fn weights(policy: &config::PathPolicy, equal: &[&Known<'_>]) -> Vec<f32> {
+    let says = equal.iter().any(|path| policy.weights.contains_key(path.name));
+    let bandwidths: Option<Vec<f32>> = equal
+        .iter()
+        .map(|path| Some(path.bandwidth?.bytes_in(Duration::from_secs(1)).max(1) as f32))
+        .collect();
+    match bandwidths {
+        Some(bandwidths) if !says => bandwidths,
+        _ => {
+            let weight =
+                |path: &&Known<'_>| policy.weights.get(path.name).map_or(1.0, |weight| f32::from(*weight));
+            equal.iter().map(weight).collect()
+        }
     }
 }
 

@@ -12,8 +12,8 @@ use crate::config::{
 };
 use crate::model::{
     ClassId, DeviceId, DropReason, End, FlowKey, HandoffId, IdMap, Nat64Prefix, NextHop, OnViolation, PathId,
-    PrefixMap, Protocol, Queueing, Rate, Remediation, Resilience, SiteId, SlaLimits, TenantId, Timeouts,
-    TransportId, Zone,
+    PrefixMap, Protocol, Queueing, Rate, Remediation, Resilience, Share, SiteId, SlaLimits, TenantId,
+    Timeouts, TransportId, Zone,
 };
 use ipnetwork::IpNetwork;
 use std::collections::HashMap;
@@ -139,7 +139,7 @@ pub struct Breakout {
     /// The handoffs whose sessions may take it.
     pub(super) handoffs: Box<[HandoffId]>,
     /// By class that may take it: this and the paths, best first.
-    pub(super) orders: IdMap<ClassId, Box<[PathId]>>,
+    pub(super) orders: IdMap<ClassId, Order>,
 }
 
 /// Who asks whom, by echo requests.
@@ -164,7 +164,12 @@ impl Breakout {
 
     /// This and the paths of a class that may take it, best first; nothing of another.
     pub fn order(&self, class: ClassId) -> &[PathId] {
-        self.orders.get(class).map_or(&[], |order| order)
+        self.orders.get(class).map_or(&[], |order| &order.paths)
+    }
+
+    /// What each of them takes, where some are equal; otherwise none.
+    pub fn shares(&self, class: ClassId) -> &[Share] {
+        self.orders.get(class).map_or(&[], |order| &order.shares)
     }
 }
 
@@ -190,10 +195,25 @@ pub struct Site {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Order {
     pub paths: Box<[PathId]>,
+    /// Of each, where some are equal; otherwise none.
+    pub shares: Box<[Share]>,
     /// The place in [`Tenant::slas`] of what it asks of them.
     pub sla: Option<u8>,
     pub remediation: Remediation,
     pub resilience: Resilience,
+}
+
+impl Order {
+    /// The same with one more path, at this place, which none is equal to.
+    pub(super) fn with_one_alone(&self, at: usize, path: PathId) -> Order {
+        let Order { paths, shares, .. } = self;
+        let (mut paths, mut shares) = (paths.to_vec(), shares.to_vec());
+        if !shares.is_empty() {
+            shares.insert(at, Share { group: u16::MAX, weight: 1.0 });
+        }
+        paths.insert(at, path);
+        Order { paths: paths.into(), shares: shares.into(), ..self.clone() }
+    }
 }
 
 /// What a path policy asks of paths.
@@ -317,6 +337,11 @@ impl Site {
     /// The paths for `class`, best first.
     pub fn order(&self, class: ClassId) -> &[PathId] {
         self.orders.get(class).map_or(&self.paths, |order| &order.paths)
+    }
+
+    /// What each of them takes, where some are equal for `class`; otherwise none.
+    pub fn shares(&self, class: ClassId) -> &[Share] {
+        self.orders.get(class).map_or(&[], |order| &order.shares)
     }
 
     /// The place in [`Tenant::slas`] of what `class` asks of them.

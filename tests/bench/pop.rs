@@ -14,6 +14,7 @@ use popgate::model::{
 use popgate::pipeline::{Entrance, Team, Worker};
 use popgate::tables::{Compiler, Generation};
 use popgate::wire::{Batch, Handover, Ingress, Outbound};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -319,7 +320,8 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         max_sessions: None,
         path_policies: vec![PathPolicy {
             class: DEFAULT_CLASS.into(),
-            prefer: vec!["wan".into()],
+            prefer: vec![vec!["wan".into()]],
+            weights: BTreeMap::new(),
             sla: None,
             remediation: Remediation::None,
             resilience: Resilience::Revertible,

@@ -9,9 +9,10 @@ use crate::measure::{Stopwatch, cpu_time, median, since};
 use crate::pop::{Pop, client_at, clients, compiled, from_client, seal};
 use crate::{BATCH, ROUNDS, Row, Wanted};
 use boringtun::noise::TunnResult;
-use popgate::model::{PathId, SlaLimits};
+use popgate::model::{PathId, Share, SlaLimits};
 use popgate::path::{
-    Action, Candidate, Counts, Judge, Message, Prober, Quality, Stamps, Stretch, reflect, request, select,
+    Action, Candidate, Counts, Judge, Message, Prober, Quality, Ranking, Stamps, Stretch, reflect, request,
+    select,
 };
 use popgate::wire::{self, Batch, Outbound};
 use std::hint::black_box;
@@ -170,7 +171,13 @@ fn pieces(wanted: &Wanted) -> Vec<Row> {
     // The first that will do is the last.
     let fitness = [Candidate::Poor, Candidate::Recovering, Candidate::Reachable, Candidate::Up];
     piece("path decision, four paths", &mut || {
-        black_box(select(black_box(&order), None, |id| fitness[id.0 as usize]));
+        let ranking = Ranking { paths: black_box(&order), shares: &[] };
+        black_box(select(ranking, 7, None, |id| fitness[id.0 as usize]));
+    });
+    let shares = [Share { group: 0, weight: 3.0 }; 4];
+    piece("path decision, four equal paths", &mut || {
+        let ranking = Ranking { paths: &order, shares: black_box(&shares) };
+        black_box(select(ranking, black_box(7), None, |_| Candidate::Up));
     });
     let ms = Duration::from_millis;
     let limits = SlaLimits { loss: Some(0.01), latency: Some(ms(100)), jitter: Some(ms(20)), mos: Some(3.8) };

@@ -3,7 +3,10 @@
 use crate::net::{ACME, GLOBEX, Link, Sim};
 use crate::packets::{answer, udp};
 use crate::steering::{DSL, LTE, call, with_sla};
-use popgate::pipeline::report::{DecisionRow, PathState};
+use popgate::config::Outcome;
+use popgate::model::{AskedFlow, Protocol};
+use popgate::pipeline::report::{DecisionRow, PathState, StepKind};
+use std::collections::BTreeSet;
 
 const STEADY: Link = Link { loss: 0.0, delay_ms: 20, jitter_ms: 0 };
 const BAD: Link = Link { loss: 0.1, ..STEADY };
@@ -34,13 +37,18 @@ struct Crowd {
 
 impl Crowd {
     fn of(size: usize) -> Crowd {
-        let mut sim = Sim::with_policies(&policy(), GLOBEX);
+        let mut crowd = Crowd::by(&policy(), size);
+        assert_eq!(crowd.on("dsl"), size);
+        crowd
+    }
+
+    fn by(acme: &str, size: usize) -> Crowd {
+        let mut sim = Sim::with_policies(acme, GLOBEX);
         sim.impair(DSL, [STEADY; 2]);
         sim.impair(LTE, [STEADY; 2]);
         sim.advance(3_000);
         let mut crowd = Crowd { sim, size, ms: 0, payload: vec![7; 20], silent: Vec::new() };
         crowd.run(1_000);
-        assert_eq!(crowd.on("dsl"), size);
         crowd
     }
 
@@ -85,10 +93,15 @@ impl Crowd {
         self.run(ms);
     }
 
-    /// How many of the sessions leave Berlin by a path.
-    fn on(&mut self, path: &str) -> usize {
+    /// The ports of the sessions that leave Berlin by a path.
+    fn ports_on(&mut self, path: &str) -> BTreeSet<u16> {
         let sessions = self.sim.sessions("berlin");
-        sessions.iter().filter(|session| session.forward_path.as_deref() == Some(path)).count()
+        let on = sessions.iter().filter(|session| session.forward_path.as_deref() == Some(path));
+        on.map(|session| session.source_port).collect()
+    }
+
+    fn on(&mut self, path: &str) -> usize {
+        self.ports_on(path).len()
     }
 
     /// An eighth every 200 ms has gone over to `path`, as far as they have sent something since.
@@ -231,11 +244,7 @@ fn who_waits_for_a_full_target_goes_on_when_it_has_room_again() {
     let before = crowd.on("lte");
     assert!(before <= 4 * EIGHTH, "{before}");
     // Those that fill it are done.
-    let ports: Vec<u16> = {
-        let sessions = crowd.sim.sessions("berlin");
-        let gone = sessions.iter().filter(|session| session.forward_path.as_deref() == Some("lte"));
-        gone.map(|session| session.source_port).collect()
-    };
+    let ports = crowd.ports_on("lte");
     crowd.silent = ports.iter().map(|port| usize::from(*port) - 2_000).collect();
     crowd.until(&row, 1_700);
     let after = crowd.on("lte");
@@ -270,4 +279,67 @@ fn who_has_moved_to_what_is_less_bad_stays_ten_seconds_before_it_moves_so_again(
     let [there, back] = &rows[known..] else { panic!("{rows:?}") };
     let stayed = back.unix_ms - there.unix_ms;
     assert!(back.to == "lte" && (10_000..11_000).contains(&stayed), "{stayed} ms: {rows:?}");
+}
+
+/// The two lines are equal, and share by these weights.
+fn sharing(weights: &str) -> String {
+    policy().replace(
+        "prefer = [\"dsl\", \"lte\"]\nsla",
+        &format!("prefer = [[\"dsl\", \"lte\"]]\n{weights}\nsla"),
+    )
+}
+
+#[test]
+fn equal_paths_share_sessions_by_weight_and_who_goes_and_comes_moves_its_own_share() {
+    let mut crowd = Crowd::by(&sharing("weights = { dsl = 3 }"), MANY);
+    let of_lte = crowd.ports_on("lte");
+    assert!(of_lte.len().abs_diff(2 * EIGHTH) <= 2 * MARGIN, "{}", of_lte.len());
+    assert_eq!(crowd.on("dsl"), MANY - of_lte.len());
+    let answered = crowd.sim.sessions("fra1");
+    assert!(answered.iter().all(|session| session.forward_path == session.reverse_path));
+    let known = crowd.sim.decisions("berlin").len();
+    crowd.sim.cut(LTE);
+    crowd.run(1_000);
+    assert_eq!(crowd.on("dsl"), MANY);
+    crowd.sim.heal(LTE);
+    crowd.silent = (1..MANY).collect();
+    crowd.until_moved("lte", "recovered");
+    crowd.silent.clear();
+    crowd.run(2_000);
+    assert_eq!(crowd.ports_on("lte"), of_lte);
+    let rows = crowd.sim.decisions("berlin");
+    let rows: Vec<(&str, &str)> = (rows[known..].iter().filter(|row| row.class == "default"))
+        .map(|row| (row.from.as_str(), row.to.as_str()))
+        .collect();
+    assert_eq!(rows, [("lte", "dsl"), ("dsl", "lte")], "its share goes to who stays, and comes from there");
+}
+
+#[test]
+fn the_share_of_an_equal_path_that_is_bad_goes_over_by_and_by() {
+    let mut crowd = Crowd::by(&sharing(""), MANY);
+    let share = crowd.on("dsl");
+    assert!(share.abs_diff(MANY / 2) <= 2 * MARGIN, "{share}");
+    crowd.sim.impair(DSL, [BAD, STEADY]);
+    let row = crowd.until_moved("lte", "sla-broken");
+    for part in 1..=8 {
+        crowd.until(&row, part * 200 - 50);
+        let (left, wanted) = (crowd.on("dsl"), share - share * part as usize / 8);
+        assert!(left.abs_diff(wanted) <= MARGIN, "{left} left after {part} turns");
+    }
+}
+
+#[test]
+fn an_explanation_says_what_each_of_equal_paths_takes() {
+    let mut sim = Sim::with_policies(&sharing("weights = { dsl = 3 }"), GLOBEX);
+    let asked = AskedFlow {
+        from: "10.1.0.5:1000".parse().expect("an end"),
+        to: "203.0.113.80:53".parse().expect("an end"),
+        protocol: Protocol::UDP,
+        dscp: 0,
+        sni: None,
+    };
+    let explained = sim.explain("berlin", "acme", &asked);
+    assert_eq!(explained.outcome, Outcome::Accept);
+    let paths = explained.steps.iter().find(|step| step.kind == StepKind::Path).expect("it goes by paths");
+    assert_eq!(paths.text, "the first that is up is taken; equal ones share: dsl 75 %, lte 25 %");
 }

@@ -1,13 +1,14 @@
 //! Forwarding: 1 parse, 2 look up, in groups, 3 run the plan: choose the way out, count, translate. ICMP errors and later
 //! fragments find their session in their own ways.
 
+use super::moves::ranking;
 use super::{Arrival, Arrived, Exit, Fate, GROUP, Packet, Refusal, Worker};
 use crate::flow::{DatagramKey, EndReason, Session, SessionRef, TcpState, Trail, Translation};
 use crate::model::{
     Direction, DropReason, FlowKey, NextHop, Now, PathId, Protocol, Remediation, Resilience, SiteId,
     TenantId, Zone,
 };
-use crate::path::{self, Candidate, SHIM_BYTES};
+use crate::path::{self, Bond, Candidate, SHIM_BYTES};
 use crate::wire::{self, Handover, Outbound, Parsed, Side, Upper};
 use std::net::IpAddr;
 
@@ -412,23 +413,23 @@ impl Worker {
         let tenant = self.generation.tenants.get(tenant).ok_or(DropReason::NoPath)?;
         let paths = tenant.sites.get(site).ok_or(DropReason::NoPath)?;
         let class = session.class();
-        let (order, sla, resilience) = (paths.order(class), paths.sla(class), paths.resilience(class));
+        let (ranking, sla) = (ranking(paths, class), paths.sla(class));
         let fitness = |id| self.team.standing(id).fitness_for(sla);
-        let has = match direction {
-            Direction::Reverse => session.arrived_on(Direction::Forward),
-            Direction::Forward if resilience == Resilience::Revertible => None,
-            Direction::Forward => session.left_on(Direction::Forward),
+        let bond = match (direction, paths.resilience(class)) {
+            (Direction::Forward, Resilience::Revertible) => None,
+            (Direction::Forward, resilience) => session.left_on(direction).zip(Some(resilience)),
+            (Direction::Reverse, resilience) => session.arrived_on(Direction::Forward).zip(Some(resilience)),
         };
-        let stays = |path: &PathId| order.contains(path) && fitness(*path) != Candidate::Unreachable;
-        let chosen = match has.filter(|_| resilience == Resilience::None).filter(stays) {
-            Some(path) => path,
-            None => path::select(order, has, fitness).ok_or(DropReason::NoPath)?,
+        let bond = match bond {
+            None => Bond::Free,
+            Some((path, Resilience::None)) => Bond::Keeps(path),
+            Some((path, _)) => Bond::Prefers(path),
         };
-        let is_poor = |sla: u8| self.team.standing(chosen).is_avoided(sla);
-        if sla.filter(|sla| tenant.insists(*sla)).is_some_and(is_poor) {
-            return Err(DropReason::SlaViolated);
-        }
-        Ok(chosen)
+        let is_refused = |path| {
+            let insists = sla.filter(|sla| tenant.insists(*sla));
+            insists.is_some_and(|sla| self.team.standing(path).is_avoided(sla))
+        };
+        path::steer(ranking, session.id, bond, fitness, is_refused)
     }
 
     /// The largest packet of a family that goes through, with room for what tells its copies from each other if it may be

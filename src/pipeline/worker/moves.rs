@@ -6,11 +6,12 @@
 
 use super::Worker;
 use crate::flow::SessionRef;
-use crate::model::{Direction, Instant, NextHop, Now, OnViolation, PathId, SiteId, TenantId};
-use crate::path::{self, Action, Candidate, Counts, Seen, State, Verdict};
+use crate::model::{ClassId, Direction, Instant, NextHop, Now, OnViolation, PathId, SiteId, TenantId};
+use crate::path::{self, Action, Candidate, Counts, Ranking, Seen, State, Verdict};
 use crate::pipeline::gauge::{Gauge, Why};
 use crate::pipeline::journal::Move;
 use crate::pipeline::recording::Measured;
+use crate::tables::{Site, Tenant};
 use crate::tunnel::Endpoint;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,7 +28,8 @@ const DWELL: Duration = Duration::from_secs(10);
 
 /// What a class takes of a site.
 pub(super) struct Taken {
-    path: PathId,
+    /// Of equal ones all that are good enough.
+    paths: Vec<PathId>,
     /// When it last moved there, or anywhere, for something better.
     chose: Option<Instant>,
 }
@@ -231,19 +233,17 @@ impl Worker {
         }
         let Some(tables) = self.generation.tenants.get(tenant) else { return false };
         let Some(paths) = tables.sites.get(site) else { return false };
-        let breakout = tables.breakout.as_ref().filter(|breakout| breakout.site == site);
         let mut is_early = false;
         for class in &tables.classes {
             let sla = paths.sla(*class);
             let before = |other| self.team.standing(other).fitness_for(sla);
             let after = |other| if other == id { is.fitness_for(sla) } else { before(other) };
-            let out = breakout.map_or(&[][..], |breakout| breakout.order(*class));
-            for (order, is_out) in [(paths.order(*class), false), (out, true)] {
-                let [has, takes] = [path::select(order, None, before), path::select(order, None, after)];
+            for (ranking, is_out) in rankings(tables, site, *class) {
+                let [has, takes] = [path::takers(ranking, before), path::takers(ranking, after)];
                 if has == takes {
                     continue;
                 }
-                if has.is_none_or(|has| before(has) != Candidate::Up) {
+                if has.first().is_none_or(|has| before(*has) != Candidate::Up) {
                     return false;
                 }
                 let taken = self.taken.get(&(site, *class, is_out));
@@ -268,40 +268,43 @@ impl Worker {
         let generation = Arc::clone(&self.generation);
         let Some(tables) = generation.tenants.get(tenant) else { return };
         let Some(paths) = tables.sites.get(site) else { return };
-        let breakout = tables.breakout.as_ref().filter(|breakout| breakout.site == site);
         for class in &tables.classes {
             let sla = paths.sla(*class);
             let fitness = |id| self.team.standing(id).fitness_for(sla);
-            // What cannot take the way straight out goes by the paths alone, and what can may go by the same ones.
-            let out = breakout.map_or(&[][..], |breakout| breakout.order(*class));
-            let mut told = None;
-            for (order, is_out) in [(paths.order(*class), false), (out, true)] {
+            let mut told = Vec::new();
+            for (ranking, is_out) in rankings(tables, site, *class) {
                 // One that nobody knows to be alive is no choice, but what is left.
-                let takes = path::select(order, None, fitness).filter(|id| fitness(*id).is_alive());
-                let Some(takes) = takes else { continue };
-                let key = (site, *class, is_out);
-                let had = self.taken.get(&key).map(|taken| (taken.path, taken.chose));
-                let chose = had.and_then(|(from, chose)| {
-                    let is_better = cause.is_some_and(|(_, why)| matches!(why, Why::NotBestOfWorst(_)))
-                        || fitness(from) == Candidate::Up;
-                    let chooses = from != takes && cause.is_some() && is_better;
-                    if chooses { Some(now.instant) } else { chose }
-                });
-                self.taken.insert(key, Taken { path: takes, chose });
-                let from = had.map(|(from, _)| from);
-                let Some(from) = from.filter(|from| *from != takes && told != Some((*from, takes))) else {
+                let takes = path::takers(ranking, fitness);
+                if takes.is_empty() {
                     continue;
+                }
+                let key = (site, *class, is_out);
+                let (had, mut chose) = match self.taken.remove(&key) {
+                    Some(Taken { paths, chose }) => (paths, chose),
+                    None => (Vec::new(), None),
                 };
-                told = Some((from, takes));
-                let (path, why) = cause.unwrap_or((takes, Why::Configured));
-                let entry = Move { at: now.unix_nanos, tenant, class: *class, from, to: takes, path, why };
-                tracing::info!(
-                    path = self.generation.names.site_and_path(takes),
-                    class = self.generation.names.class(*class),
-                    "class has moved: {}",
-                    entry.reason(&self.generation)
-                );
-                self.journal.write(entry);
+                for (from, to) in shifts(&had, &takes) {
+                    let is_better = cause.is_some_and(|(_, why)| {
+                        matches!(why, Why::NotBestOfWorst(_)) || fitness(from) == Candidate::Up
+                    });
+                    if is_better {
+                        chose = Some(now.instant);
+                    }
+                    if told.contains(&(from, to)) {
+                        continue;
+                    }
+                    told.push((from, to));
+                    let (path, why) = cause.unwrap_or((to, Why::Configured));
+                    let entry = Move { at: now.unix_nanos, tenant, class: *class, from, to, path, why };
+                    tracing::info!(
+                        path = self.generation.names.site_and_path(to),
+                        class = self.generation.names.class(*class),
+                        "class has moved: {}",
+                        entry.reason(&self.generation)
+                    );
+                    self.journal.write(entry);
+                }
+                self.taken.insert(key, Taken { paths: takes, chose });
             }
         }
     }
@@ -339,6 +342,34 @@ impl Worker {
         let began = changes[0].at.max(changes[1].at);
         let is_full = || self.shaper.as_ref().is_some_and(|shaper| shaper.is_full(to, class));
         if self.turns.is_due((from, to), began, id, is_full, now.instant) { to } else { from }
+    }
+}
+
+/// A class's paths at a site, best first.
+pub(super) fn ranking(site: &Site, class: ClassId) -> Ranking<'_> {
+    Ranking { paths: site.order(class), shares: site.shares(class) }
+}
+
+/// Those of a site for a class: what cannot take the way straight out goes by the paths alone, and what can may go by the same ones.
+/// Whether it is that one.
+fn rankings(tables: &Tenant, site: SiteId, class: ClassId) -> impl Iterator<Item = (Ranking<'_>, bool)> {
+    let by_paths = tables.sites.get(site).map(|site| (ranking(site, class), false));
+    let breakout = tables.breakout.as_ref().filter(|breakout| breakout.site == site);
+    let out = breakout
+        .map(|breakout| (Ranking { paths: breakout.order(class), shares: breakout.shares(class) }, true));
+    by_paths.into_iter().chain(out)
+}
+
+/// From where to where sessions move when these paths take what those took: a share that goes or comes, to or from who stays;
+/// otherwise all.
+fn shifts(had: &[PathId], takes: &[PathId]) -> Vec<(PathId, PathId)> {
+    let new = takes.iter().copied().filter(|path| !had.contains(path));
+    match had.iter().copied().find(|path| takes.contains(path)) {
+        Some(stays) => {
+            let gone = had.iter().copied().filter(|path| !takes.contains(path));
+            gone.map(|path| (path, stays)).chain(new.map(|path| (stays, path))).collect()
+        }
+        None => had.first().copied().zip(takes.first().copied()).into_iter().collect(),
     }
 }
 
