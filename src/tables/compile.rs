@@ -260,12 +260,16 @@ impl Compiler {
         };
         let mut compiled = self.compile_policy(config, tenant, NextHops::Branch { lan, uplink }, ends);
         let mut paths = Vec::new();
-        for pop in &branch.pops {
+        let mut pops = IdMap::default();
+        for (n, pop) in (0..).zip(&branch.pops) {
             for path in &pop.paths {
                 let id = self.names.path_id(uplink, &path.name);
                 let transport = appliance.transports.iter().find(|known| known.name == path.transport);
                 let bandwidth = path.bandwidth.or(transport.and_then(|transport| transport.bandwidth));
                 paths.push(Known { id, name: &path.name, bandwidth });
+                if branch.pops.len() > 1 {
+                    pops.insert(id, n);
+                }
                 let spec = PathSpec {
                     tenant,
                     site: uplink,
@@ -289,7 +293,7 @@ impl Compiler {
             compiled.breakout =
                 self.compile_breakout(config, (tenant, uplink), breakout, (&site, &paths), generation);
         }
-        compiled.sites.insert(uplink, site);
+        compiled.sites.insert(uplink, Site { pops, ..site });
         generation.tenants.insert(tenant, compiled);
         let kind = DeviceKind::Lan { interfaces: branch.lan_interfaces.clone() };
         generation.devices.insert(lan, DeviceSpec { name: branch.lan_device.clone(), mtu: DEVICE_MTU, kind });
@@ -553,7 +557,7 @@ impl Compiler {
         });
         let orders = orders.collect();
         let paths = paths.iter().map(|path| path.id).collect();
-        Site { orders, paths, limits: BranchLimits::default() }
+        Site { orders, paths, pops: IdMap::default(), limits: BranchLimits::default() }
     }
 }
 

@@ -188,6 +188,8 @@ pub struct Site {
     pub paths: Box<[PathId]>,
     /// Best first, by app class; classes without a policy take `paths` as it stands.
     pub orders: IdMap<ClassId, Order>,
+    /// Where the paths lead to several PoPs: to which.
+    pub pops: IdMap<PathId, u16>,
     pub limits: BranchLimits,
 }
 

@@ -31,6 +31,7 @@ mod outlet;
 mod packets;
 mod plane;
 mod policy;
+mod pops;
 mod quality;
 mod rubbish;
 mod services;

@@ -270,6 +270,33 @@ impl Sim {
         sim
     }
 
+    /// With a second PoP, `ams1`, to which `berlin` has the paths `ams-dsl` and `ams-lte`, over the same lines.
+    pub fn with_two_pops(acme: &str) -> Sim {
+        const PATHS: [PathRow; 2] = [
+            ("ams-dsl", "203.0.113.1:1001", "192.0.2.11:51820"),
+            ("ams-lte", "203.0.113.1:1002", "192.0.2.12:51820"),
+        ];
+        let of_berlin = "public-key = \"@berlin-lte@\"\n";
+        let mut with_paths = of_berlin.to_owned();
+        for (path, ..) in PATHS {
+            with_paths += &format!("[[branch.path]]\nname = \"{path}\"\npublic-key = \"@berlin-{path}@\"\n");
+        }
+        let acme = acme.replacen(of_berlin, &with_paths, 1);
+        let mut sim = Sim::with_policies(&acme, GLOBEX);
+        let pop = POP.replace("fra1", "ams1").replace("192.0.2.", "192.0.2.1");
+        sim.add("ams1", &pop, &[("acme", &acme.replace("198.51.100.0/30", "198.51.100.32/30"))]);
+        let (_, _, own) = BRANCHES[0];
+        let mut berlin = branch_config("berlin", own) + "[[pop]]\nname = \"ams1\"\npublic-key = \"@ams1@\"\n";
+        for ((path, _, endpoint), (transport, ..)) in PATHS.iter().zip(own) {
+            berlin += &format!(
+                "[[pop.path]]\nname = \"{path}\"\ntransport = \"{transport}\"\nendpoint = \"{endpoint}\"\n\
+                 private-key-file = \"keys/berlin-{path}\"\n"
+            );
+        }
+        sim.add("berlin", &berlin, &[("acme", &acme)]);
+        sim
+    }
+
     /// As [`Sim::new`], with every tunnel up and every path probed.
     pub fn up() -> Sim {
         let mut sim = Sim::new();

@@ -9,6 +9,7 @@ use crate::model::{
     TenantId, Zone,
 };
 use crate::path::{self, Bond, Candidate, SHIM_BYTES};
+use crate::tables::Site;
 use crate::wire::{self, Handover, Outbound, Parsed, Side, Upper};
 use std::net::IpAddr;
 
@@ -429,7 +430,34 @@ impl Worker {
             let insists = sla.filter(|sla| tenant.insists(*sla));
             insists.is_some_and(|sla| self.team.standing(path).is_avoided(sla))
         };
+        if session.translation == Translation::Beyond
+            && let Some(path) = self.keep_to_its_pop(session, direction, paths, bond, &fitness)
+        {
+            return if is_refused(path) { Err(DropReason::SlaViolated) } else { Ok(path) };
+        }
         path::steer(ranking, session.id, bond, fitness, is_refused)
+    }
+
+    /// A session whose binding is at one of several PoPs is lost at another: it takes what leads to its own, as long as that is
+    /// alive. `None` if nothing is, or it is free to go.
+    fn keep_to_its_pop(
+        &self,
+        session: &Session,
+        direction: Direction,
+        paths: &Site,
+        bond: Bond,
+        fitness: &impl Fn(PathId) -> Candidate,
+    ) -> Option<PathId> {
+        let has = match direction {
+            Direction::Forward => session.left_on(direction),
+            Direction::Reverse => session.arrived_on(Direction::Forward),
+        };
+        let pop = paths.pops.get(has?)?;
+        let there =
+            |path| if paths.pops.get(path) == Some(pop) { fitness(path) } else { Candidate::Unreachable };
+        let ranking = ranking(paths, session.class());
+        let chosen = path::steer(ranking, session.id, bond, there, |_| false).ok()?;
+        fitness(chosen).is_alive().then_some(chosen)
     }
 
     /// The largest packet of a family that goes through, with room for what tells its copies from each other if it may be
