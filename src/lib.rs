@@ -17,8 +17,9 @@
 //!    directions' keys. Every later packet is one look-up: check the side it came from, run the plan, count.
 //!    What the flow is called may decide its class: DNS answers have taught which name its destination has, and what its
 //!    client says first is better still, and has the session planned anew (`pipeline`'s `naming`).
-//! 4. The plan says "into the tunnels to the PoP". Which of Berlin's paths, [`path::select`] says now, for this packet:
-//!    the first in the class's order that [`path::Prober`] has found alive. A failover therefore invalidates nothing.
+//! 4. The plan says "into the tunnels to the PoP". Which of Berlin's paths, [`path::steer`] says now, for this packet:
+//!    the first in the class's order that [`path::Prober`] has found alive. A failover therefore invalidates nothing. Where many
+//!    sessions would leave a path that is alive for a better one, [`path::Turns`] says when each does.
 //!    Where a bandwidth is limited, it waits in its class's queue for its turn ([`path::Shaper`]).
 //! 5. [`tunnel::Tunnel`] seals it (boringtun's noise), and the datagram leaves with the batch.
 //!

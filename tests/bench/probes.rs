@@ -9,10 +9,9 @@ use crate::measure::{Stopwatch, cpu_time, median, since};
 use crate::pop::{Pop, client_at, clients, compiled, from_client, seal};
 use crate::{BATCH, ROUNDS, Row, Wanted};
 use boringtun::noise::TunnResult;
-use popgate::model::{PathId, Share, SlaLimits};
+use popgate::model::{PathId, SlaLimits};
 use popgate::path::{
-    Action, Candidate, Counts, Judge, Message, Prober, Quality, Ranking, Stamps, Stretch, reflect, request,
-    select,
+    Action, Candidate, Counts, Judge, Message, Prober, Quality, Stamps, Stretch, reflect, request, select,
 };
 use popgate::wire::{self, Batch, Outbound};
 use std::hint::black_box;
@@ -171,12 +170,12 @@ fn pieces(wanted: &Wanted) -> Vec<Row> {
     // The first that will do is the last.
     let fitness = [Candidate::Poor, Candidate::Recovering, Candidate::Reachable, Candidate::Up];
     piece("path decision, four paths", &mut || {
-        let ranking = Ranking { paths: black_box(&order), shares: &[] };
+        let ranking = popgate::path::Ranking { paths: black_box(&order), shares: &[] };
         black_box(select(ranking, 7, None, |id| fitness[id.0 as usize]));
     });
-    let shares = [Share { group: 0, weight: 3.0 }; 4];
+    let shares = [popgate::model::Share { group: 0, weight: 3.0 }; 4];
     piece("path decision, four equal paths", &mut || {
-        let ranking = Ranking { paths: &order, shares: black_box(&shares) };
+        let ranking = popgate::path::Ranking { paths: &order, shares: black_box(&shares) };
         black_box(select(ranking, black_box(7), None, |_| Candidate::Up));
     });
     let ms = Duration::from_millis;

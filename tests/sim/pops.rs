@@ -2,6 +2,7 @@
 
 use crate::net::{ACME, Sim};
 use crate::packets::{answer, source, udp};
+use popgate::pipeline::report::{PathReport, PathState};
 
 /// Where fra1's transports listen, which the paths `dsl` and `lte` lead to.
 const FRA1: [&str; 2] = ["192.0.2.1:51820", "192.0.2.2:51820"];
@@ -82,4 +83,33 @@ fn a_class_that_came_back_stays_ten_seconds_before_it_goes_back_to_what_it_likes
     // A path without traffic is asked once a second.
     let stayed = second.unix_ms - first.unix_ms;
     assert!((10_000..=11_500).contains(&stayed), "{stayed} ms");
+}
+
+#[test]
+fn nobody_who_needs_a_path_waits_for_those_who_do_not() {
+    let mut sim = preferring("[\"dsl\", \"lte\", \"ams-dsl\"]");
+    FRA1.iter().for_each(|address| sim.cut(address));
+    sim.advance(2_000);
+    sim.heal(FRA1[1]);
+    sim.advance(4_000);
+    sim.heal(FRA1[0]);
+    let has_moved = |sim: &mut Sim, to: &str, why: &str| {
+        let rows = sim.decisions("berlin");
+        let of_default = rows.iter().filter(|row| row.class == "default");
+        of_default.rev().take(1).any(|row| row.to == to && row.why == why)
+    };
+    while !has_moved(&mut sim, "lte", "recovered") {
+        sim.advance(100);
+    }
+    // dsl has recovered as well, and is held back, when lte is lost again.
+    sim.advance(6_000);
+    let state = |path: &PathReport| (path.site == "fra1" && path.path == "dsl").then_some(path.state);
+    assert_eq!(sim.paths("berlin").iter().find_map(state), Some(PathState::Up));
+    assert!(has_moved(&mut sim, "lte", "recovered"));
+    sim.cut(FRA1[1]);
+    sim.advance(2_000);
+    let rows = sim.decisions("berlin");
+    let of_default: Vec<_> = rows.iter().filter(|row| row.class == "default").collect();
+    let last = of_default.last().expect("it has moved");
+    assert_eq!((last.to.as_str(), last.why.as_str()), ("dsl", "down"), "{of_default:?}");
 }

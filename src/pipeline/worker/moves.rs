@@ -210,14 +210,20 @@ impl Worker {
         let Some(gauge) = self.paths.gauge_mut(id) else { return };
         gauge.is_held_back = false;
         let why = gauge.why;
-        self.write_moves(at, Some((id, why)), now);
-        // Somebody may need one that was held back now.
+        // Who has to move is to find those that were held back.
         for other in self.paths.held_back(at.1) {
             if let Some(gauge) = self.paths.gauge_mut(other) {
                 gauge.is_held_back = false;
             }
-            self.stands_anew(other, now);
+            let is_premature = self.is_premature(other, now);
+            if let Some(gauge) = self.paths.gauge_mut(other) {
+                gauge.is_held_back = is_premature;
+            }
+            if !is_premature {
+                self.paths.publish(other, now.instant);
+            }
         }
+        self.write_moves(at, Some((id, why)), now);
     }
 
     /// Whether a path has become better for classes that move to it by choice, and are to stay where they are for now.
@@ -239,15 +245,15 @@ impl Worker {
             let before = |other| self.team.standing(other).fitness_for(sla);
             let after = |other| if other == id { is.fitness_for(sla) } else { before(other) };
             for (ranking, is_out) in rankings(tables, site, *class) {
-                let [has, takes] = [path::takers(ranking, before), path::takers(ranking, after)];
-                if has == takes {
+                if path::takers(ranking, before) == path::takers(ranking, after) {
                     continue;
                 }
-                if has.first().is_none_or(|has| before(*has) != Candidate::Up) {
+                let taken = self.taken.get(&(site, *class, is_out));
+                let Some(Taken { paths: has, chose }) = taken else { return false };
+                if has.iter().all(|has| before(*has) != Candidate::Up) {
                     return false;
                 }
-                let taken = self.taken.get(&(site, *class, is_out));
-                is_early |= taken.is_some_and(|taken| is_recent(taken.chose, now));
+                is_early |= is_recent(*chose, now);
             }
         }
         is_early
@@ -385,4 +391,49 @@ fn how_bad(id: PathId, gauge: &Gauge, judge: &path::Judge, now: Instant) -> Bad 
     let limit = judge.limits().latency;
     let is_slow = limit.is_some_and(|limit| p95.as_secs_f64() / limit.as_secs_f64() >= badness);
     Bad { path: id, badness, p95, is_slow }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_comes_from_who_stays_and_goes_there_and_otherwise_all_go() {
+        let [a, b, c] = [PathId(1), PathId(2), PathId(3)];
+        // Who took what was new, who takes it now; from where to where that moves sessions.
+        type Row<'a> = (&'a [PathId], &'a [PathId], &'a [(PathId, PathId)]);
+        let table: [Row<'_>; 9] = [
+            (&[], &[a], &[]),
+            (&[a], &[a], &[]),
+            (&[a], &[b], &[(a, b)]),
+            (&[a, b], &[b, a], &[]),
+            (&[a, b], &[b], &[(a, b)]),
+            (&[a, b, c], &[b], &[(a, b), (c, b)]),
+            (&[b], &[a, b, c], &[(b, a), (b, c)]),
+            (&[a, b], &[a, c], &[(b, a), (a, c)]),
+            (&[a, b], &[c], &[(a, c)]),
+        ];
+        for (had, takes, wanted) in table {
+            assert_eq!(shifts(had, takes), wanted, "{had:?}, then {takes:?}");
+        }
+    }
+
+    #[test]
+    fn clearly_better_is_a_fifth_and_where_latency_is_what_is_bad_five_milliseconds() {
+        let bad = |badness, ms, is_slow| {
+            let p95 = Duration::from_micros((ms * 1e3) as u64);
+            Bad { path: PathId(0), badness, p95, is_slow }
+        };
+        for (than, better, is_clear) in [
+            (bad(2.0, 100.0, true), bad(1.7, 85.0, true), false),
+            (bad(2.0, 100.0, true), bad(1.5, 75.0, true), true),
+            // A limit of 8 ms.
+            (bad(2.0, 16.0, true), bad(1.5, 12.0, true), false),
+            (bad(2.0, 16.0, true), bad(1.375, 11.0, true), true),
+            // It is loss that is bad.
+            (bad(2.0, 16.0, false), bad(1.5, 16.0, false), true),
+        ] {
+            assert_eq!(better.is_clearly_better(&than), is_clear, "{} to {}", than.badness, better.badness);
+        }
+    }
 }
