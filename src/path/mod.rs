@@ -20,7 +20,7 @@ pub use clock::Stamps;
 pub use copies::{Firsts, Numbering, SHIM_BYTES, copied, dscp_of};
 pub use echo::Echo;
 pub use history::{History, Sample, SampledWay};
-pub use judge::{Evidence, Judge, Seen, Verdict};
+pub use judge::{Doubt, Evidence, Judge, Seen, Verdict};
 pub use mos::mos;
 pub use pace::{EXCHANGES, Pace, Stretch};
 pub use probe::{Action, Prober, State};

@@ -73,7 +73,8 @@ impl Pace {
     pub fn count(&mut self, now: Instant) {
         self.exchanges += 1;
         let lasted = now.since(self.since);
-        if lasted >= LOOK {
+        // Or sooner, if what is allowed for all of that time is used up: many paths at once may be in doubt.
+        if lasted >= LOOK || self.exchanges > self.allowed.saturating_mul(LOOK.as_secs() as u32) {
             self.look(lasted);
             (self.exchanges, self.since) = (0, now);
         }
@@ -85,7 +86,8 @@ impl Pace {
     }
 
     fn look(&mut self, lasted: Duration) {
-        let load = f64::from(self.exchanges) / lasted.as_secs_f64() / f64::from(self.allowed);
+        let lasted = lasted.as_secs_f64().max(1e-3);
+        let load = f64::from(self.exchanges) / lasted / f64::from(self.allowed);
         let steps = (load.log2() * f64::from(OCTAVE)).clamp(DOWN, UP).round();
         self.stretch = Stretch((f64::from(self.stretch.0) + steps).clamp(0.0, MOST.into()) as u8);
     }
@@ -196,6 +198,17 @@ mod tests {
         let stretch = paths.pace.stretch();
         assert_eq!(stretch.of_active(Duration::from_millis(50)), Duration::from_millis(50), "{stretch:?}");
         assert!(stretch.of_idle(Duration::from_secs(1)) > Duration::from_secs(1), "{stretch:?}");
+    }
+
+    #[test]
+    fn it_is_looked_at_once_when_what_is_allowed_for_all_of_the_time_is_used_up() {
+        let mut pace = Pace::new(1_000, Instant(0));
+        // Four times as many as are allowed: what is allowed in four seconds is used up after one.
+        let looked = (1..).map(|n| Instant(n * 250_000)).find(|now| {
+            pace.count(*now);
+            pace.stretch() > Stretch::default()
+        });
+        assert_eq!(looked, Some(Instant(4_001 * 250_000)));
     }
 
     #[test]

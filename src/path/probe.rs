@@ -21,7 +21,7 @@
 
 use super::arrivals::Counts;
 use super::clock::Stamps;
-use super::judge::Seen;
+use super::judge::{Doubt, Seen};
 use super::pace::Stretch;
 use super::quality::Quality;
 use super::stamp::{Asks, News, Reply};
@@ -35,8 +35,9 @@ const CLOSE: Duration = Duration::from_millis(100);
 /// Then, while they are protected against a cut, or somebody judges whether the path is good enough.
 const CLOSELY: Duration = Duration::from_millis(20);
 /// A probe is sent so soon after the other, sooner than promised, where there is such doubt and the box has time for it: a
-/// call's packets alone would take too long to tell.
+/// call's packets alone would take too long to tell; and so soon where there is much: 40 KB of them until it is known.
 const DOUBTFUL: Duration = Duration::from_millis(5);
+const VERY_DOUBTFUL: Duration = Duration::from_micros(1_250);
 /// Between probes while there is traffic, or while coming back.
 const ACTIVE: Duration = Duration::from_millis(100);
 /// Between probes otherwise.
@@ -73,7 +74,9 @@ const SLACK: Duration = Duration::from_millis(5);
 /// Who is called so much later than it asked for has been kept from looking, and answers may be waiting behind it.
 const STALL: Duration = Duration::from_millis(20);
 /// Probes under way at once: what [`MAX_WAIT`] allows, and some.
-const MAX_UNDER_WAY: usize = 256;
+const MAX_UNDER_WAY: usize = 1_024;
+/// One that was given up is not heard of any more after so long.
+const FORGET: Duration = Duration::from_secs(2);
 /// How long a path that came back is not preferred, at first and at most. Each time it goes down before it has been up for
 /// twice as long as it was held, it is held twice as long.
 const HOLD: Duration = Duration::from_secs(10);
@@ -133,6 +136,8 @@ pub struct Prober {
     next: Instant,
     sequence: u32,
     under_way: VecDeque<Sent>,
+    /// The newest of those that have been answered.
+    newest_answered: u32,
     suspicion: Option<Suspicion>,
     full_size: FullSize,
     answered: u32,
@@ -149,7 +154,7 @@ pub struct Prober {
     interval: Duration,
     last_answer: Option<Instant>,
     is_judged: bool,
-    in_doubt: bool,
+    doubt: Doubt,
     /// What this box stretches intervals by, and what the far end has asked for.
     stretch: [Stretch; 2],
     /// What the last answer has measured, as quality was given it.
@@ -219,7 +224,8 @@ impl Prober {
             interval: IDLE,
             last_answer: None,
             is_judged: false,
-            in_doubt: false,
+            doubt: Doubt::None,
+            newest_answered: 0,
             stretch: Default::default(),
             measured: None,
             hold: Duration::ZERO,
@@ -278,12 +284,14 @@ impl Prober {
     /// Whether somebody judges by an SLA what it measures.
     pub fn is_judged(&mut self, is_judged: bool) {
         self.is_judged = is_judged;
-        self.in_doubt &= is_judged;
+        if !is_judged {
+            self.doubt = Doubt::None;
+        }
     }
 
-    /// Whether it is to look closely.
-    pub fn doubt(&mut self, in_doubt: bool) {
-        self.in_doubt = in_doubt;
+    /// How closely it is to look.
+    pub fn doubt(&mut self, doubt: Doubt) {
+        self.doubt = doubt;
     }
 
     /// By how much this box stretches intervals from now on.
@@ -394,7 +402,10 @@ impl Prober {
             self.under_way[at].given_up = true;
             self.quality.missed();
             self.answered = 0;
-            self.suspect(true, now);
+            // Where one that was sent later has been answered, nobody is silent.
+            if self.under_way[at].sequence.wrapping_sub(self.newest_answered).cast_signed() > 0 {
+                self.suspect(true, now);
+            }
         }
         let deaf = self.is_deaf(now);
         if deaf {
@@ -425,9 +436,17 @@ impl Prober {
             return None;
         }
         self.interval = self.interval(now);
-        let (close, closer) = if self.echoes.is_none() { (CLOSELY, DOUBTFUL) } else { (ACTIVE, CLOSELY) };
-        let is_doubtful = self.in_doubt && self.interval == close;
-        self.next = now + if is_doubtful { closer } else { self.interval };
+        self.next = match self.doubt {
+            // Hosts on the internet are not asked as often as a far end of ours.
+            Doubt::Some | Doubt::Much if self.echoes.is_some() && self.interval == ACTIVE => now + CLOSELY,
+            _ if self.echoes.is_some() => now + self.interval,
+            Doubt::Some if self.interval == CLOSELY => now + DOUBTFUL,
+            // Several at a time: timers are not as exact.
+            Doubt::Much if self.interval == CLOSELY => {
+                self.next + now.since(self.next).saturating_sub(DOUBTFUL) + VERY_DOUBTFUL
+            }
+            _ => now + self.interval,
+        };
         if let Some(suspicion) = &mut self.suspicion
             && suspicion.quick > 0
         {
@@ -438,7 +457,8 @@ impl Prober {
             self.decide_after(now);
         }
         self.sequence = self.sequence.wrapping_add(1);
-        if self.under_way.len() >= MAX_UNDER_WAY {
+        let is_past = |sent: &mut Sent| sent.given_up && now.since(sent.at) > FORGET;
+        if self.under_way.len() >= MAX_UNDER_WAY || self.under_way.front_mut().is_some_and(is_past) {
             self.under_way.pop_front();
         }
         self.under_way.push_back(Sent {
@@ -463,6 +483,11 @@ impl Prober {
         }
         let at = self.under_way.iter().position(|sent| sent.sequence == reply.sequence)?;
         let sent = self.under_way.remove(at)?;
+        self.newest_answered = if self.newest_answered.wrapping_sub(sent.sequence).cast_signed() > 0 {
+            self.newest_answered
+        } else {
+            sent.sequence
+        };
         // By the clock that nobody sets meanwhile.
         let took = u64::try_from(now.since(sent.at).as_nanos()).unwrap_or(u64::MAX);
         let stamps = Stamps { sent: reply.stamps.returned.wrapping_sub(took), ..reply.stamps };
@@ -761,6 +786,47 @@ mod tests {
             }
         }
         assert!((495..=502).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn probes_are_many_while_there_is_doubt_and_very_many_while_there_is_much() {
+        for (doubt, each_second) in [(Doubt::None, 50), (Doubt::Some, 200), (Doubt::Much, 800)] {
+            let mut prober = Prober::new(Instant(0));
+            prober.is_judged(true);
+            prober.doubt(doubt);
+            run(&mut prober, 0, 2_000, true, |_| true);
+            // It is called when the worker's wheel turns.
+            let mut sent = 0;
+            for t in (2_000..4_000).step_by(5) {
+                let now = Instant(0) + MS * t;
+                prober.traffic(false, now);
+                while let Some(action) = prober.poll(now) {
+                    if let Action::Send { sequence, asks } = action {
+                        assert_eq!(asks.within, Some(CLOSELY), "no more is promised");
+                        prober.answer(&reply(sequence), Counts::default(), now);
+                        sent += 1;
+                    }
+                }
+            }
+            assert!((2 * each_second - 5..=2 * each_second + 5).contains(&sent), "{doubt:?}: {sent}");
+            // Nobody judges it any more.
+            prober.is_judged(false);
+            let sent = run(&mut prober, 4_000, 2_000, true, |_| true).len();
+            assert!((38..=42).contains(&sent), "{doubt:?}: {sent}");
+        }
+    }
+
+    #[test]
+    fn one_lost_probe_of_many_makes_no_path_suspect_for_the_next_was_answered() {
+        let mut prober = Prober::new(Instant(0));
+        prober.is_judged(true);
+        run(&mut prober, 0, 2_000, true, |_| true);
+        prober.doubt(Doubt::Some);
+        let log = run(&mut prober, 2_000, 4_000, true, |t| t % 100 > 5);
+        assert!(prober.quality().loss().is_some_and(|loss| loss > 0.03), "{:?}", prober.quality().loss());
+        assert!(log.iter().all(|(_, action)| matches!(action, Action::Send { .. })), "{log:?}");
+        let log = run(&mut prober, 6_000, 200, true, |_| false);
+        assert!(matches!(changes(&log)[..], [(..=6_150, Action::WentDown { .. })]), "a cut is one: {log:?}");
     }
 
     /// A prober that is up, and has been promised a packet every 20 ms, the last of which came at 2,000 ms.

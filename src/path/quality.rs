@@ -21,6 +21,9 @@ const NEARLY: Duration = Duration::from_millis(45);
 const PROBES: u32 = 100;
 /// RFC 3550 section 6.4.1: the gain of the jitter's estimate.
 const JITTER_GAIN: i64 = 16;
+/// It is of probes that were sent as far from each other as a call's packets, or nearly so: where one waits for the other, those that
+/// follow each other closely differ by less, and there are many while there is doubt.
+const JITTER_APART: i64 = 15_000_000;
 
 /// What is known of a path's quality.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +75,8 @@ struct Observation {
 /// RFC 3550's interarrival jitter of probes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Jitter {
-    last: Option<i64>,
+    /// When the last one was sent, and how long it was under way.
+    last: Option<(u64, i64)>,
     nanos: i64,
 }
 
@@ -82,8 +86,8 @@ impl Quality {
         let trip = self.clock.split(stamps, now);
         self.smooth(trip.rtt);
         let (out, back) = stamps.apparent();
-        self.jitters[0].feed(out);
-        self.jitters[1].feed(back);
+        let difference = self.jitters[0].feed(stamps.sent, out);
+        self.jitters[1].feed(stamps.sent, back);
         while self.observations.front().is_some_and(|old| now.since(old.at) > LONG) {
             self.observations.pop_front();
         }
@@ -96,7 +100,8 @@ impl Quality {
         if let Some(there) = counts[0] {
             let since = self.told.replace(there).map(|before| there.since(before));
             let counts = since.filter(|counts| !counts.is_anew()).unwrap_or_default();
-            self.seen = Some(Seen { counts, latency: trip.outbound, jitter: self.jitters[0].mean() });
+            let jitter = self.jitters[0].mean();
+            self.seen = Some(Seen { counts, latency: trip.outbound, jitter, difference });
         }
         self.judge(false);
     }
@@ -162,11 +167,17 @@ impl Quality {
 }
 
 impl Jitter {
-    fn feed(&mut self, transit: i64) {
-        if let Some(last) = self.last.replace(transit) {
-            let difference = transit.saturating_sub(last).saturating_abs();
-            self.nanos += (difference - self.nanos) / JITTER_GAIN;
+    /// What the probe's time differs by from the one's before, if it counts.
+    fn feed(&mut self, sent: u64, transit: i64) -> Option<Duration> {
+        let apart = |last: u64| sent.wrapping_sub(last).cast_signed();
+        // Less than nothing: the clock was set.
+        if self.last.is_some_and(|(last, _)| (0..JITTER_APART).contains(&apart(last))) {
+            return None;
         }
+        let (_, last) = self.last.replace((sent, transit))?;
+        let difference = transit.saturating_sub(last).saturating_abs();
+        self.nanos += (difference - self.nanos) / JITTER_GAIN;
+        Some(Duration::from_nanos(difference.unsigned_abs()))
     }
 
     fn mean(self) -> Duration {

@@ -84,8 +84,8 @@ impl Worker {
                 verdicts.push((place, verdict));
             }
         }
-        let in_doubt = gauge.judges.iter().any(path::Judge::is_in_doubt);
-        gauge.prober.doubt(in_doubt);
+        let doubt = gauge.judges.iter().map(path::Judge::doubt).max();
+        gauge.prober.doubt(doubt.unwrap_or_default());
         let broken: Vec<u8> =
             (0..).zip(&gauge.judges).filter(|(_, judge)| judge.is_broken()).map(|(place, _)| place).collect();
         for (place, verdict) in verdicts {
