@@ -5,9 +5,10 @@ use crate::figures::{Figure, Stream, Where, percentile};
 use popgate::lab::topology::Directions;
 use std::time::Duration;
 
-const CLASSES: [Class; 3] = [
+const CLASSES: [Class; 4] = [
     Class::call("steady", 5_001, "sla-class = \"gold\""),
     Class { name: "dense", port: 5_002, spacing: Duration::from_millis(2), policy: "sla-class = \"silver\"" },
+    Class::call("even", 5_003, "sla-class = \"bronze\""),
     CONTROL,
 ];
 const SLAS: &str = "
@@ -19,6 +20,9 @@ max-jitter = \"20ms\"
 [[sla-class]]
 name = \"silver\"
 max-loss = \"0.5%\"
+[[sla-class]]
+name = \"bronze\"
+max-jitter = \"10ms\"
 ";
 
 /// What is done to what branches send, and which class is on the line then.
@@ -26,9 +30,12 @@ const BROWNOUTS: [(&str, usize, &str); 4] = [
     ("brownout-loss-10", 0, "loss = '10%'"),
     ("brownout-loss-3-dense", 1, "loss = '3%'"),
     ("brownout-latency", 0, "delay = '170ms'"),
-    ("brownout-jitter", 0, "delay = '70ms'\njitter = '60ms'"),
+    // Packets wait for each other, so that those of a call differ by a sixth of what each may be late by: twice the limit.
+    ("brownout-jitter", 2, "delay = '60ms'\njitter = '60ms'"),
 ];
 const RUNS: usize = 20;
+/// What the issue allows.
+const WITHIN_MS: f64 = 1_000.0;
 /// Later than ever before, by so many milliseconds, is late.
 const LATE: f64 = 15.0;
 
@@ -47,7 +54,7 @@ fn suffered(stream: &Stream, run: &Run) -> f64 {
 }
 
 #[test]
-fn a_line_that_breaks_an_sla_is_left_and_a_slow_one_within_a_second() {
+fn a_line_that_breaks_an_sla_is_left_within_a_second() {
     if !is_measured() {
         return;
     }
@@ -88,8 +95,9 @@ fn a_line_that_breaks_an_sla_is_left_and_a_slow_one_within_a_second() {
             .record();
         assert!(heard().all(|heard| heard.moves[0] == 0), "{scenario}: nothing was wrong before");
         assert!(heard().all(|heard| heard.moved.is_some()), "{scenario}: it is left");
-        if scenario == "brownout-latency" {
-            assert!(suffered.iter().all(|ms| *ms < 1_000.0), "{scenario}: {suffered:?}");
-        }
+        // What is late is certain; but of what is lost by chance it may be that little is lost at first, and of 3 % it takes more than a
+        // second once in a hundred runs (`path::judge` has the distribution). So it is four of five there.
+        let most = if scenario == "brownout-latency" { 100 } else { 80 };
+        assert!(percentile(&suffered, most).is_some_and(|ms| ms < WITHIN_MS), "{scenario}: {suffered:?}");
     }
 }
