@@ -137,9 +137,14 @@ impl Quality {
         let way = way as usize;
         let within = || self.observations.iter().filter(|seen| now.since(seen.at) <= window);
         let mut latencies: Vec<Duration> = within().map(|seen| seen.ways[way]).collect();
-        latencies.sort_unstable();
-        let percentile = |of_100: usize| latencies.get((latencies.len() * of_100).div_ceil(100).max(1) - 1);
-        let (p50, p95) = (*percentile(50)?, *percentile(95)?);
+        if latencies.is_empty() {
+            return None;
+        }
+        let mut percentile = |of_100: usize| {
+            let at = (latencies.len() * of_100).div_ceil(100).max(1) - 1;
+            *latencies.select_nth_unstable(at).1
+        };
+        let (p50, p95) = (percentile(50), percentile(95));
         let counts = || within().filter_map(|seen| seen.counts[way]);
         let loss =
             counts().next().zip(counts().next_back()).and_then(|(first, last)| last.since(first).loss());

@@ -13,6 +13,7 @@ mod chaos;
 mod copies;
 mod crowd;
 mod cuts;
+mod days;
 mod drops;
 mod failover;
 #[path = "../figures/mod.rs"]
