@@ -11,7 +11,8 @@ use crate::{BATCH, ROUNDS, Row, Wanted};
 use boringtun::noise::TunnResult;
 use popgate::model::{PathId, SlaLimits};
 use popgate::path::{
-    Action, Candidate, Counts, Judge, Message, Prober, Quality, Stamps, Stretch, reflect, request, select,
+    Action, Asks, Candidate, Counts, Judge, Message, Prober, Quality, Stamps, Stretch, reflect, request,
+    select,
 };
 use popgate::wire::{self, Batch, Outbound};
 use std::hint::black_box;
@@ -42,8 +43,44 @@ pub fn rows(wanted: &Wanted) -> Vec<Row> {
             rows.push(box_of_paths(percent, name));
         }
     }
+    if wanted.has(SEALED) {
+        rows.push(sealed());
+    }
     rows.extend(pieces(wanted));
     rows
+}
+
+const SEALED: &str = "probe that is answered, opened and sealed";
+
+/// What an answer costs, of all that a worker does for it: open, read, count, reflect, seal.
+fn sealed() -> Row {
+    let mut pop = Pop::new(1, 100, 1);
+    let mut out = Outbound::default();
+    let asks = Asks { answered: true, within: Some(Duration::from_millis(20)), deaf: false };
+    let mut sequence = 0;
+    let round = |pop: &mut Pop, sequence: &mut u32, out: &mut Outbound| {
+        let mut watch = Stopwatch::new();
+        let mut answered = 0;
+        for _ in 0..PIECES / BATCH {
+            pop.now = pop.now + STEP;
+            let mut batch = Batch::with_slots(BATCH);
+            for _ in 0..BATCH {
+                *sequence += 1;
+                batch.push(from_client(0), &seal(&mut pop.clients[0], &request(*sequence, asks, pop.now)));
+            }
+            let (worker, now) = (&mut pop.workers[0], pop.now);
+            watch.time(|| worker.process(&mut batch, now, out));
+            answered += out.datagrams().len();
+            out.clear();
+        }
+        assert_eq!(answered, PIECES / BATCH * BATCH, "all are answered");
+        watch.nanos() / answered as f64
+    };
+    let ns = median((0..ROUNDS).map(|_| round(&mut pop, &mut sequence, &mut out)).collect());
+    println!("{SEALED:48} {ns:>7.0} ns, {:.2} million/s", 1e3 / ns);
+    let mut row = Row::new(SEALED.into(), "both", Case { bytes: 0, sessions: 0, tunnels: 1, ..BASE });
+    row.ns_per_packet = Some(ns);
+    row.with("per_second", 1e9 / ns)
 }
 
 /// What is under way to the box: from whom, and whether it is a probe.
@@ -92,6 +129,7 @@ fn box_of_paths(percent: usize, name: &str) -> Row {
     Row::new(name.into(), "both", Case { bytes: 0, sessions: 0, tunnels: PATHS, ..BASE })
         .with("core_share", share)
         .with("ns_per_path_and_second", share * 1e9 / PATHS as f64)
+        .with("ns_per_datagram", share * 1e9 / (out_per_second + in_per_second) as f64)
         .with("datagrams_per_second", out_per_second as u64)
         .with("received_per_second", in_per_second as u64)
 }
