@@ -168,6 +168,40 @@ mod tests {
         }
     }
 
+    /// Every state a number can be in, and what each that can come makes of it: whether it is passed on, and then again.
+    #[test]
+    fn the_transition_table() {
+        const NEWEST: u32 = 50_000;
+        let begin = || {
+            let mut firsts = Firsts::default();
+            for (stream, number) in [(1, NEWEST), (2, NEWEST), (2, NEWEST - 10)] {
+                assert!(firsts.is_first(Copied { stream, number }));
+            }
+            firsts
+        };
+        for (which, stream, number, is_first) in [
+            ("the newest", 2, NEWEST, false),
+            ("the next", 2, NEWEST + 1, true),
+            ("one far ahead", 2, NEWEST + 10 * WINDOW, true),
+            ("one that has come late", 2, NEWEST - 10, false),
+            ("one that has not come yet", 2, NEWEST - 9, true),
+            ("the oldest that is remembered", 2, NEWEST - WINDOW + 1, true),
+            ("one that is too old to be known", 2, NEWEST - WINDOW, false),
+            ("the newest of the stream before", 1, NEWEST, false),
+            ("the next of the stream before", 1, NEWEST + 1, true),
+            ("the first of a new stream", 3, 0, true),
+        ] {
+            let mut firsts = begin();
+            assert_eq!(firsts.is_first(Copied { stream, number }), is_first, "{which}");
+            assert!(!firsts.is_first(Copied { stream, number }), "{which}, again");
+        }
+        // A stream is forgotten with the second that begins after it.
+        let mut firsts = begin();
+        assert!(firsts.is_first(Copied { stream: 3, number: 0 }));
+        assert!(!firsts.is_first(Copied { stream: 2, number: NEWEST }), "the one before");
+        assert!(firsts.is_first(Copied { stream: 1, number: NEWEST }), "nobody knows it any more");
+    }
+
     #[test]
     fn a_sender_that_begins_anew_is_heard_and_its_old_streams_last_packets_are_too() {
         let mut firsts = Firsts::default();

@@ -457,8 +457,137 @@ mod tests {
         assert_eq!(trace.run(3_600_000, 0.0, |rng| if rng.random_ratio(1, 30) { 100 } else { 0 }), None);
     }
 
+    /// What a judge has come to, and how closely it wants to look.
+    type Shown = (&'static str, Doubt);
+
+    /// What is done to a path, for so many milliseconds: packets are lost at once, or a share of all, and what probes take longer.
+    type Weather = (u64, u32, f64, fn(&mut StdRng) -> u64);
+
+    impl Trace {
+        fn weather(&mut self, (ms, at_once, loss, more): Weather) -> Shown {
+            // Apart, as far as anybody counts.
+            self.there.lost += at_once;
+            self.there.apart += at_once;
+            let verdict = match self.run(ms, loss, more) {
+                None => "",
+                Some((_, Verdict::Kept(_))) => "kept",
+                Some((_, Verdict::Broken(evidence))) => match evidence.of {
+                    SlaLimit::Loss => "loss",
+                    SlaLimit::Latency => "latency",
+                    SlaLimit::Jitter => "jitter",
+                    SlaLimit::Mos => "mos",
+                },
+            };
+            (verdict, self.judge.doubt())
+        }
+    }
+
+    /// Every state, everything that can happen in it, and what becomes of it.
     #[test]
     fn the_transition_table() {
+        const GOOD: fn(&mut StdRng) -> u64 = |_| 0;
+        const SLOW: fn(&mut StdRng) -> u64 = |_| 150;
+        // Each from one that was good for ten seconds; and whether it is broken then.
+        let states: [(&str, &[Weather], bool); 6] = [
+            ("kept", &[], false),
+            ("in doubt", &[(20, 1, 0.0, GOOD)], false),
+            ("in much doubt", &[(20, 2, 0.0, GOOD)], false),
+            ("broken", &[(5_000, 0, 0.0, SLOW)], true),
+            ("broken, and good for a while", &[(5_000, 0, 0.0, SLOW), (20_000, 0, 0.0, GOOD)], true),
+            ("kept again", &[(5_000, 0, 0.0, SLOW), (60_000, 0, 0.0, GOOD)], false),
+        ];
+        let nothing = ("", Doubt::None);
+        let table: [(&str, Weather, [Shown; 6]); 9] = [
+            ("a good second", (1_000, 0, 0.0, GOOD), [nothing; 6]),
+            (
+                "a good minute",
+                (60_000, 0, 0.0, GOOD),
+                [nothing, nothing, nothing, ("kept", Doubt::None), ("kept", Doubt::None), nothing],
+            ),
+            (
+                "a loss",
+                (20, 1, 0.0, GOOD),
+                [
+                    ("", Doubt::Some),
+                    ("", Doubt::Much),
+                    ("", Doubt::Much),
+                    nothing,
+                    nothing,
+                    ("", Doubt::Some),
+                ],
+            ),
+            (
+                "twenty at once",
+                (20, 20, 0.0, GOOD),
+                [
+                    ("loss", Doubt::None),
+                    ("loss", Doubt::None),
+                    ("loss", Doubt::None),
+                    nothing,
+                    nothing,
+                    ("loss", Doubt::None),
+                ],
+            ),
+            (
+                "a tenth lost",
+                (5_000, 0, 0.1, GOOD),
+                [
+                    ("loss", Doubt::None),
+                    ("loss", Doubt::None),
+                    ("loss", Doubt::None),
+                    nothing,
+                    nothing,
+                    ("loss", Doubt::None),
+                ],
+            ),
+            (
+                "a slow answer",
+                (20, 0, 0.0, SLOW),
+                [nothing, ("", Doubt::Some), ("", Doubt::Much), nothing, nothing, nothing],
+            ),
+            (
+                "a slow second",
+                (1_000, 0, 0.0, SLOW),
+                [
+                    ("latency", Doubt::None),
+                    ("latency", Doubt::None),
+                    ("latency", Doubt::None),
+                    nothing,
+                    nothing,
+                    ("latency", Doubt::None),
+                ],
+            ),
+            (
+                "latencies that differ",
+                (5_000, 0, 0.0, |rng| rng.random_range(0..=79)),
+                [
+                    ("jitter", Doubt::None),
+                    ("jitter", Doubt::None),
+                    ("jitter", Doubt::None),
+                    nothing,
+                    nothing,
+                    ("jitter", Doubt::None),
+                ],
+            ),
+            ("below the limit, and not well below", (60_000, 0, 0.0, |_| 70), [nothing; 6]),
+        ];
+        for (state, weathers, is_broken) in states {
+            let column = states.iter().position(|(name, ..)| *name == state).expect("one of them");
+            for (event, weather, becomes) in &table {
+                let mut trace = Trace::new(VOICE, 50, 1);
+                assert_eq!(trace.run(10_000, 0.0, GOOD), None);
+                for weather in weathers {
+                    trace.weather(*weather);
+                }
+                assert_eq!(trace.judge.is_broken(), is_broken, "{state}");
+                let shown = trace.weather(*weather);
+                assert_eq!(shown, becomes[column], "{event}, {state}");
+            }
+        }
+    }
+
+    #[test]
+    fn bad_is_told_fast_and_good_slowly_and_more_slowly_each_time() {
         // Kept: stays so while it is good, broken when it is not.
         let mut trace = Trace::new(VOICE, 50, 1);
         assert_eq!(trace.run(10_000, 0.0, |_| 0), None);

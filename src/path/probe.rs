@@ -1054,68 +1054,189 @@ mod tests {
         );
     }
 
+    /// A prober's state, whether it is suspect, and whether it is narrow.
+    type Shown = (State, bool, bool);
+    const UNPROVEN: Shown = (State::Unproven, false, false);
+    const UP: Shown = (State::Up, false, false);
+    const SUSPECT: Shown = (State::Up, true, false);
+    const NARROW_PATH: Shown = (State::Up, false, true);
+    const RECOVERING: Shown = (State::Recovering, false, false);
+    const SUSPECT_AGAIN: Shown = (State::Recovering, true, false);
+    const DOWN: Shown = (State::Down, false, false);
+
+    /// When a prober is in such a state, in milliseconds.
+    const THEN: u64 = 10_000;
+
+    fn shown(prober: &Prober) -> Shown {
+        (prober.state(), prober.is_suspect(), prober.is_narrow())
+    }
+
+    /// Answers all probes for so long, those of full size only if they are to get through.
+    fn answer_for(prober: &mut Prober, from: u64, ms: u64, full_size: bool) {
+        for t in from..from + ms {
+            let now = Instant(0) + MS * t as u32;
+            while let Some(action) = prober.poll(now) {
+                match action {
+                    Action::SendFullSize { .. } if !full_size => {}
+                    Action::Send { sequence, .. } | Action::SendFullSize { sequence, .. } => {
+                        prober.answer(&reply(sequence), Counts::default(), now);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// A prober that is in this state at [`THEN`].
+    fn prober_that_is(state: Shown) -> Prober {
+        let mut prober = Prober::new(Instant(0));
+        match state {
+            UNPROVEN => {}
+            UP | SUSPECT | NARROW_PATH => answer_for(&mut prober, 0, THEN, state != NARROW_PATH),
+            _ => {
+                answer_for(&mut prober, 0, 2_000, true);
+                run(&mut prober, 2_000, 3_000, false, |_| false);
+                run(&mut prober, 5_000, THEN - 5_000, false, |_| state != DOWN);
+            }
+        }
+        if matches!(state, SUSPECT | SUSPECT_AGAIN) {
+            prober.told(News::Suspect, Instant(0) + MS * THEN as u32);
+        }
+        assert_eq!(shown(&prober), state);
+        prober
+    }
+
+    /// Answers the next so many probes, each at once.
+    fn answer_next(prober: &mut Prober, mut probes: u32) {
+        let mut now = Instant(0) + MS * THEN as u32;
+        while probes > 0 {
+            now = now.max(prober.poll_timeout());
+            while let Some(action) = prober.poll(now) {
+                if let Action::Send { sequence, .. } = action
+                    && probes > 0
+                {
+                    probes -= 1;
+                    prober.answer(&reply(sequence), Counts::default(), now);
+                }
+            }
+        }
+    }
+
     /// Every state, everything that can happen in it, and what becomes of it.
     #[test]
     fn the_transition_table() {
-        let silence = 3_000;
-        let make = |state| {
-            let mut prober = Prober::new(Instant(0));
-            match state {
-                State::Unproven => {}
-                State::Up => drop(run(&mut prober, 0, 2_000, false, |_| true)),
-                State::Down | State::Recovering => {
-                    run(&mut prober, 0, 2_000, false, |_| true);
-                    run(&mut prober, 2_000, 3_000, false, |_| false);
-                }
+        const THEN_IT_IS: Instant = Instant(THEN * 1_000_000);
+        // Down, or suspect, and as narrow as it was.
+        const NARROW_DOWN: Shown = (State::Down, false, true);
+        const NARROW_SUSPECT: Shown = (State::Up, true, true);
+        const NEVER_ANSWERED: Shown = (State::Unproven, true, false);
+        let states = [UNPROVEN, UP, SUSPECT, RECOVERING, SUSPECT_AGAIN, DOWN, NARROW_PATH];
+        let stays = states;
+        let dies = [DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, NARROW_DOWN];
+        // Nothing has been lost with one that has never been up.
+        let ends = [UNPROVEN, DOWN, DOWN, DOWN, DOWN, DOWN, NARROW_DOWN];
+        let doubts = [UNPROVEN, SUSPECT, SUSPECT, SUSPECT_AGAIN, SUSPECT_AGAIN, DOWN, NARROW_SUSPECT];
+        // What happens, how, and what becomes of each of these states.
+        type Row = (&'static str, fn(&mut Prober), [Shown; 7]);
+        let table: [Row; 15] = [
+            (
+                "an answer",
+                |prober| answer_next(prober, 1),
+                [UP, UP, UP, RECOVERING, RECOVERING, DOWN, NARROW_PATH],
+            ),
+            (
+                "three answers",
+                |prober| answer_next(prober, 3),
+                [UP, UP, UP, RECOVERING, RECOVERING, RECOVERING, NARROW_PATH],
+            ),
+            (
+                "answers to all for longer than it is held",
+                |prober| answer_for(prober, THEN, 25_000, true),
+                [UP; 7],
+            ),
+            (
+                "answers to small ones alone",
+                |prober| answer_for(prober, THEN, 25_000, false),
+                [NARROW_PATH; 7],
+            ),
+            (
+                "an answer is overdue",
+                |prober| {
+                    let ms = (THEN..THEN + 2_500).map(|t| Instant(0) + MS * t as u32);
+                    for now in ms {
+                        while !prober.is_suspect() && prober.poll(now).is_some() {}
+                    }
+                },
+                [NEVER_ANSWERED, SUSPECT, SUSPECT, SUSPECT_AGAIN, SUSPECT_AGAIN, DOWN, NARROW_SUSPECT],
+            ),
+            ("silence", |prober| drop(run(prober, THEN, 4_000, false, |_| false)), dies),
+            (
+                "an answer nobody waits for",
+                |prober| {
+                    prober.answer(&reply(1 << 20), Counts::default(), THEN_IT_IS);
+                },
+                stays,
+            ),
+            (
+                "the session is lost",
+                |prober| {
+                    prober.lost_session(THEN_IT_IS);
+                },
+                ends,
+            ),
+            (
+                "nothing can be sent",
+                |prober| {
+                    prober.cannot_send(THEN_IT_IS);
+                },
+                ends,
+            ),
+            (
+                "the far end finds it dead",
+                |prober| {
+                    prober.told(News::Down, THEN_IT_IS);
+                },
+                ends,
+            ),
+            (
+                "the far end doubts",
+                |prober| {
+                    prober.told(News::Suspect, THEN_IT_IS);
+                },
+                doubts,
+            ),
+            (
+                "the far end hears nothing",
+                |prober| prober.asked(&Asks { deaf: true, ..Asks::default() }, THEN_IT_IS),
+                doubts,
+            ),
+            (
+                "the far end breaks its promise",
+                |prober| {
+                    prober.heard(THEN_IT_IS);
+                    prober.asked(&Asks { within: Some(CLOSELY), ..Asks::default() }, THEN_IT_IS);
+                    for ms in 0..45 {
+                        while prober.poll(THEN_IT_IS + MS * ms).is_some() {}
+                    }
+                },
+                doubts,
+            ),
+            ("the far end vouches for it", |prober| prober.vouched(THEN_IT_IS), stays),
+            (
+                "a packet",
+                |prober| {
+                    prober.traffic(true, THEN_IT_IS);
+                },
+                stays,
+            ),
+        ];
+        for (event, happens, becomes) in table {
+            for (state, becomes) in states.into_iter().zip(becomes) {
+                let mut prober = prober_that_is(state);
+                happens(&mut prober);
+                assert_eq!(shown(&prober), becomes, "{event}, {state:?}");
             }
-            if state == State::Recovering {
-                run(&mut prober, 5_000, 3_000, false, |_| true);
-            }
-            assert_eq!(prober.state(), state);
-            prober
-        };
-        use State::*;
-        // The last: whoever says so, it is down; one that has never been up is as it was.
-        for (state, answers, is_silent, is_said_dead) in [
-            (Unproven, Up, Down, Unproven),
-            (Up, Up, Down, Down),
-            (Down, Recovering, Down, Down),
-            (Recovering, Recovering, Down, Down),
-        ] {
-            for (alive, becomes) in [(true, answers), (false, is_silent)] {
-                let mut prober = make(state);
-                run(&mut prober, 10_000, silence, false, |_| alive);
-                assert_eq!(prober.state(), becomes, "{state:?}, alive: {alive}");
-            }
-            let now = Instant(0) + MS * 10_000;
-            let mut prober = make(state);
-            prober.lost_session(now);
-            assert_eq!(prober.state(), is_said_dead, "{state:?} loses its session");
-            let mut prober = make(state);
-            prober.cannot_send(now);
-            assert_eq!(prober.state(), is_said_dead, "{state:?}: nothing can be sent");
-            let mut prober = make(state);
-            prober.told(News::Down, now);
-            assert_eq!(prober.state(), is_said_dead, "{state:?}: the far end says so");
-            let is_alive = matches!(state, Up | Recovering);
-            let mut prober = make(state);
-            prober.told(News::Suspect, now);
-            assert_eq!(
-                (prober.state(), prober.is_suspect()),
-                (state, is_alive),
-                "{state:?}: the far end doubts"
-            );
-            let mut prober = make(state);
-            prober.asked(&Asks { deaf: true, ..Asks::default() }, now);
-            assert_eq!(
-                (prober.state(), prober.is_suspect()),
-                (state, is_alive),
-                "{state:?}: the far end is deaf"
-            );
         }
-        let mut prober = make(Recovering);
-        run(&mut prober, 8_000, 12_000, false, |_| true);
-        assert_eq!(prober.state(), Up, "held for long enough");
     }
 
     /// A day of a call over a path that loses one probe in 200, and of these one in a hundred with the two after it.

@@ -206,6 +206,113 @@ mod tests {
         (1, other)
     }
 
+    /// Where a flow stands, with so many packets; `true`: it has sent what it may in its turn.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Place {
+        Nowhere,
+        New(usize, bool),
+        Old(usize, bool),
+    }
+    use Place::{New, Nowhere, Old};
+
+    /// The flow that it is about, and one that stands before it among the old.
+    const OURS: u16 = 1;
+    const OTHER: u16 = 2;
+
+    fn place(flows: &Flows) -> Place {
+        let ours = place_of(&packet(OURS, 0, 100), 0);
+        let flow = &flows.places[usize::from(ours)];
+        let is_in = |list: &VecDeque<u8>| list.iter().filter(|place| **place == ours).count();
+        let (waiting, is_spent) = (flow.waiting.len(), flow.deficit <= 0);
+        match (is_in(&flows.new), is_in(&flows.old), flow.listed) {
+            (0, 0, false) if waiting == 0 => Nowhere,
+            (1, 0, true) => New(waiting, is_spent),
+            (0, 1, true) => Old(waiting, is_spent),
+            other => panic!("{other:?}, {waiting} waiting"),
+        }
+    }
+
+    fn flows_where(ours: Place, other_waits: bool) -> Flows {
+        let mut flows = Flows::new();
+        let places = [OURS, OTHER].map(|flow| place_of(&packet(flow, 0, 100), 0));
+        assert_ne!(places[0], places[1]);
+        let mut stand = |flow: u16, is_new: bool, waiting: usize, is_spent: bool| {
+            // One that is empty has been there with something before.
+            flows.push(packet(flow, 1, 100), 0, at(0));
+            let at_place = usize::from(places[usize::from(flow != OURS)]);
+            if waiting == 0 {
+                let gone = flows.places[at_place].waiting.pop_front().expect("just pushed").packet;
+                flows.places[at_place].bytes -= gone.len();
+                (flows.bytes, flows.packets) = (flows.bytes - gone.len(), flows.packets - 1);
+            }
+            flows.places[at_place].deficit = if is_spent { 0 } else { QUANTUM };
+            if !is_new {
+                let place = flows.new.pop_back().expect("just pushed");
+                flows.old.push_back(place);
+            }
+        };
+        if other_waits {
+            stand(OTHER, false, 1, false);
+        }
+        match ours {
+            Nowhere => {}
+            New(waiting, is_spent) => stand(OURS, true, waiting, is_spent),
+            Old(waiting, is_spent) => stand(OURS, false, waiting, is_spent),
+        }
+        assert_eq!(place(&flows), ours);
+        flows
+    }
+
+    /// Every place a flow can stand in, what can happen, and where it stands then.
+    #[test]
+    fn the_transition_table() {
+        // A packet comes; or the next is asked for while nobody else waits, and while one of the old does: who goes then.
+        let states =
+            [Nowhere, New(1, false), New(1, true), New(0, false), Old(1, false), Old(1, true), Old(0, false)];
+        let pushed = [
+            New(1, false),
+            New(2, false),
+            New(2, true),
+            New(1, false),
+            Old(2, false),
+            Old(2, true),
+            // It is no new one for having been empty for a moment.
+            Old(1, false),
+        ];
+        let alone = [
+            (Nowhere, None),
+            (New(0, false), Some(OURS)),
+            (Old(0, false), Some(OURS)),
+            (Nowhere, None),
+            (Old(0, false), Some(OURS)),
+            (Old(0, false), Some(OURS)),
+            (Nowhere, None),
+        ];
+        let beside = [
+            (Nowhere, Some(OTHER)),
+            (New(0, false), Some(OURS)),
+            (Old(1, false), Some(OTHER)),
+            (Old(0, false), Some(OTHER)),
+            (Old(1, false), Some(OTHER)),
+            (Old(1, true), Some(OTHER)),
+            (Old(0, false), Some(OTHER)),
+        ];
+        for (at_place, state) in states.into_iter().enumerate() {
+            let mut flows = flows_where(state, false);
+            flows.push(packet(OURS, 2, 100), 0, at(1));
+            assert_eq!(place(&flows), pushed[at_place], "a packet comes, {state:?}");
+            for (other_waits, becomes) in [(false, alone[at_place]), (true, beside[at_place])] {
+                let mut flows = flows_where(state, other_waits);
+                let gone = flows.pop(TARGET, at(1)).map(|popped| flow_and_number(&popped.packet).0);
+                assert_eq!(
+                    (place(&flows), gone),
+                    becomes,
+                    "the next goes, {state:?}, another waits: {other_waits}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn a_flow_that_sends_little_goes_before_one_that_sends_much_and_each_in_its_order() {
         let (much, little) = two();
