@@ -566,7 +566,7 @@ mod tests {
             path: "dsl".into(),
             transport: None,
             state: PathState::Up,
-            public_key: "key".into(),
+            public_key: Some("key".into()),
             endpoint: None,
             last_handshake_secs: None,
             probed: false,

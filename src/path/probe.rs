@@ -1423,10 +1423,11 @@ mod tests {
     fn echoes_are_asked_for_ten_times_a_second_with_traffic_and_fifty_times_in_doubt() {
         let mut prober = Prober::by_echo(Instant(0));
         run_echoes(&mut prober, 0, 2_000, |_| Some(10));
-        for (in_doubt, expected) in [(false, 10), (true, 50)] {
+        let steps = [(Doubt::None, 10), (Doubt::Some, 50), (Doubt::Much, 50)];
+        for (from, (doubt, expected)) in (2_000..).step_by(10_000).zip(steps) {
             prober.is_judged(true);
-            prober.doubt(in_doubt);
-            let log = run_echoes(&mut prober, if in_doubt { 12_000 } else { 2_000 }, 10_000, |_| Some(10));
+            prober.doubt(doubt);
+            let log = run_echoes(&mut prober, from, 10_000, |_| Some(10));
             let sent = log.iter().filter(|(_, action)| matches!(action, Action::Send { .. })).count();
             assert!(sent.abs_diff(10 * expected) <= 10, "{sent}");
         }

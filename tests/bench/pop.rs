@@ -258,6 +258,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
             endpoint: None,
             persistent_keepalive: None,
             bandwidth: None,
+            probe_target: None,
             at: at.clone(),
         }],
         at: at.clone(),
