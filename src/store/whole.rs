@@ -1,19 +1,18 @@
-//! Files that are either whole or not there: one that comes into being has `.new` behind its name until it is.
+//! Files that are either whole or not there: one that comes into being has `.new` behind its name until it is, and a dot
+//! before it, for which readers of whole directories pass it over.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const NEW: &str = "new";
 
 /// Makes a file that is either whole or not there, whatever happens meanwhile; what `write` leaves behind when it fails is
 /// taken away, for the disk may be full of it.
 pub(super) fn create(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(NEW);
-    let new = PathBuf::from(name);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.{NEW}"));
     let created = || -> io::Result<File> {
         let mut options = OpenOptions::new();
         let mut file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;

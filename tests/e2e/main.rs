@@ -13,6 +13,7 @@ mod demo;
 mod failover;
 #[path = "../figures/mod.rs"]
 mod figures;
+mod history;
 mod hops;
 mod hosts;
 mod ipfix;

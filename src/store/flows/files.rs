@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 const ROWS_DIR: &str = "flows";
 const ROLLUPS_DIR: &str = "flow-rollups";
+/// Beside the directories that others read as a whole.
+const LOGS_DIR: &str = "flow-log";
 const LOG: &str = "log";
 const PARQUET: &str = "parquet";
 const DAY_SECS: u64 = 86_400;
@@ -45,7 +47,7 @@ pub(super) fn date(day: u64) -> String {
 
 /// Where the log of a number is.
 pub(super) fn log_path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(ROWS_DIR).join(format!("{number:010}.{LOG}"))
+    dir.join(LOGS_DIR).join(format!("{number:010}.{LOG}"))
 }
 
 /// Where a file belongs, of which all is known but its size.
@@ -70,7 +72,11 @@ pub(super) fn make_dir_of(path: &Path) -> io::Result<()> {
 /// The logs, by number.
 pub(super) fn logs(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut logs = Vec::new();
-    for path in entries(&dir.join(ROWS_DIR))? {
+    let dir = dir.join(LOGS_DIR);
+    if dir.is_dir() {
+        whole::remove_unfinished(&dir)?;
+    }
+    for path in entries(&dir)? {
         if path.extension().is_some_and(|extension| extension == LOG)
             && let Some(number) =
                 path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok())
@@ -91,9 +97,6 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<Info>> {
     let mut files = Vec::new();
     for shape in [Shape::Rows].into_iter().chain(rollups) {
         let root = root(dir, shape);
-        if shape == Shape::Rows && root.is_dir() {
-            whole::remove_unfinished(&root)?;
-        }
         for tenant_dir in entries(&root)? {
             let Some(tenant) = partition(&tenant_dir, "tenant=") else { continue };
             let tenant: Arc<str> = tenant.into();

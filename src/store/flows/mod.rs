@@ -6,6 +6,7 @@
 //! than it may. 4 Whoever asks is told which files and rows in memory cover the time ([`Part`]).
 //!
 //! ```text
+//! flow-log/NUMBER.log                                                                        logs
 //! flows/tenant=NAME/date=YYYY-MM-DD/*.parquet                                                rows
 //! flow-rollups/step=1m|5m|1h/by=class|source|destination/tenant=NAME/date=YYYY-MM-DD/*.parquet     roll-ups
 //! ```
@@ -313,7 +314,10 @@ impl Flows {
         if let Some(files) = self.files.get_mut(&(Arc::clone(&file.tenant), place(file.shape))) {
             files.retain(|other| other.path != file.path);
         }
-        if let Err(error) = std::fs::rename(&file.path, file.path.with_extension("damaged")) {
+        let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+        // Readers of whole directories pass over what begins like this.
+        let aside = file.path.with_file_name(format!("_{name}.damaged"));
+        if let Err(error) = std::fs::rename(&file.path, aside) {
             tracing::warn!("flow history: {}: {error}", file.path.display());
         }
     }
