@@ -142,12 +142,13 @@ mod tests {
             let gone = gone(&mut turns, true, ms);
             assert!(gone.abs_diff(2_000) <= 60, "{ms} ms: {gone}");
         }
-        // It has room again: the next part goes a step after that was last not so, and no two at once.
-        assert!(gone(&mut turns, false, 3_100).abs_diff(2_000) <= 60);
-        assert!(gone(&mut turns, false, 3_200).abs_diff(3_000) <= 60);
-        assert!(gone(&mut turns, true, 3_399).abs_diff(3_000) <= 60);
-        assert!(gone(&mut turns, true, 4_990).abs_diff(3_000) <= 60);
-        assert!(gone(&mut turns, true, 5_200).abs_diff(4_000) <= 60);
+        // It has room again: the next part goes a step after it was last seen full, and no two at once.
+        assert!(gone(&mut turns, false, 3_100).abs_diff(3_000) <= 60);
+        assert!(gone(&mut turns, false, 3_199).abs_diff(3_000) <= 60);
+        assert!(gone(&mut turns, false, 3_200).abs_diff(4_000) <= 60);
+        assert!(gone(&mut turns, true, 3_399).abs_diff(4_000) <= 60);
+        assert!(gone(&mut turns, true, 4_990).abs_diff(4_000) <= 60);
+        assert!(gone(&mut turns, true, 5_200).abs_diff(5_000) <= 60);
         assert_eq!(gone(&mut turns, true, 6_600), 8_000);
     }
 
