@@ -952,7 +952,7 @@ fn bandwidth_is_a_rate() {
         .has(&[&format!("tenants/acme.toml:12: bandwidth: \"20\" {expected}")]);
     Config::branch()
         .append(BOX, "bandwidth = \"20\"\n")
-        .has(&[&format!("popgate.toml:17: bandwidth: \"20\" {expected}")]);
+        .has(&[&format!("popgate.toml:16: bandwidth: \"20\" {expected}")]);
 }
 
 #[test]
