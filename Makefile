@@ -14,7 +14,7 @@ SHELL := /bin/bash
 PACKAGES := \
 	build-essential ca-certificates \
 	wireguard-go wireguard-tools \
-	nfdump pmacct tshark curl iperf3 iputils-ping socat tcpdump \
+	nfdump nfdump-sflow pmacct tshark curl iperf3 iputils-ping socat tcpdump \
 	bind9-dnsutils coturn dnsmasq-base iputils-tracepath nghttp2-server openssl python3-pyftpdlib sip-tester traceroute \
 	chromium \
 	ethtool iproute2 nftables \

@@ -19,7 +19,7 @@ use crate::export::Directory;
 use crate::flow::FlowRecord;
 use crate::io::clock::Clock;
 use crate::io::cpu;
-use crate::io::exporting::{self, Order};
+use crate::io::exporting::{self, Order, Wants};
 use crate::io::flow_keeping::FlowKeeping;
 use crate::io::ledgering::{Entry, Ledgering};
 use crate::io::network::{self, NetworkWatch};
@@ -85,6 +85,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     let current = Arc::new(ArcSwap::new(Arc::clone(&generation)));
 
     let (orders, orders_in) = sync_channel(RECORD_QUEUE);
+    let wants = Arc::new(Wants::default());
     let flows = Arc::new(RecentFlows::default());
     let history = candidate.appliance.flow_history.as_ref();
     let history = history.map(|config| FlowsThread::start(&state_dir, config, clock)).transpose()?;
@@ -103,7 +104,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
         let current = Arc::clone(&current);
         move |logged: &Logged| log_decision(logged, &current.load())
     };
-    let exporter = exporting::start(orders_in, clock, seen, log)?;
+    let exporter = exporting::start(orders_in, Arc::clone(&wants), clock, seen, log)?;
 
     let naming = Arc::new(ArcSwap::new(Arc::clone(&generation)));
     let ledger = match &candidate.appliance.nat_ledger {
@@ -118,7 +119,7 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
     let planes = (0..workers).map(|id| {
         let worker = Worker::new(id, &team, random(), Arc::clone(&generation), clock.now());
         let ledger = ledger.as_ref().map(|ledger| Ledgering::new(ledger.entries.clone()));
-        WorkerPlane::new(worker, orders.clone(), ledger, clock.now())
+        WorkerPlane::new(worker, orders.clone(), Arc::clone(&wants), ledger, clock.now())
     });
     let entrance = Entrance::new(&team, Arc::clone(&generation), clock.now());
     let (threads, crew) = crew::start(planes.collect(), entrance, &cpus, clock)?;
@@ -367,7 +368,8 @@ fn site_facts(candidate: &Candidate, started_unix_ms: u64, workers: u16) -> Site
 
 fn reconfigure(candidate: &Candidate, generation: &Generation) -> Order {
     let collectors = candidate.appliance.export.collectors.clone();
-    Order::Reconfigure { collectors, directory: directory(generation) }
+    let packet_sampling = candidate.appliance.export.packet_sampling;
+    Order::Reconfigure { collectors, packet_sampling, directory: directory(generation) }
 }
 
 /// The names a collector is told. All ever given, not only the present generation's: a record may still speak of them.

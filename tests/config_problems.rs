@@ -299,7 +299,7 @@ fn an_unknown_key_comes_with_the_nearest_known_name() {
 #[test]
 fn an_unknown_key_like_no_other_comes_with_all_known_names() {
     Config::pop().edit(BOX, "address = ", "colour = \"red\"\naddress = ").has(&[
-        r#"popgate.toml:14: unknown [[export.collector]] key "colour"; known are name, address, protocol, transport, observation-domain, filter, tls"#,
+        r#"popgate.toml:14: unknown [[export.collector]] key "colour"; known are name, address, protocol, transport, observation-domain, biflow, filter, tls"#,
     ]);
 }
 
@@ -675,8 +675,15 @@ tq9FnSIRXHj/CHIb15c9RxiRjg7IFIzfHUv6A5NHo6jR/NoP7wXxlvVM\n\
 #[test]
 fn netflow_v9_goes_over_udp_alone() {
     Config::pop().append(BOX, "protocol = \"netflow-v9\"\ntransport = \"tcp\"\n").has(&[
-        "popgate.toml:16: transport: NetFlow v9 goes over udp alone; over tcp and tls there is ipfix",
+        "popgate.toml:16: transport: NetFlow v9 and sFlow go over udp alone; over tcp and tls there is ipfix",
     ]);
+}
+
+#[test]
+fn netflow_v9_has_no_biflows() {
+    Config::pop()
+        .append(BOX, "protocol = \"netflow-v9\"\nbiflow = true\n")
+        .has(&["popgate.toml:16: biflow: NetFlow v9 and sFlow know no biflows; ipfix does"]);
 }
 
 #[test]

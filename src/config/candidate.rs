@@ -192,6 +192,8 @@ pub struct Admin {
 pub struct Export {
     /// A session that lasts longer is reported this often.
     pub active_timeout: Duration,
+    /// One packet in so many is shown to collectors that speak sFlow.
+    pub packet_sampling: u32,
     pub collectors: Vec<Collector>,
 }
 
@@ -207,6 +209,8 @@ pub struct Collector {
     /// Of these tenants only; `None` is all.
     pub tenants: Option<BTreeSet<String>>,
     pub records: BTreeSet<RecordKind>,
+    /// Whether a session is one record, both ways (RFC 5103), and not two.
+    pub biflow: bool,
 }
 
 /// What carries messages to a collector (RFC 7011 section 10).

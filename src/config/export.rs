@@ -20,6 +20,9 @@ use std::time::Duration;
 /// Of a file of certificates: some hundreds of them. A bundle of all the authorities of the web is half of it.
 const MAX_PEM_BYTES: u64 = 1 << 20;
 
+/// 1,000: a gigabit makes a hundred samples a second.
+const PACKET_SAMPLING: u32 = 1_000;
+
 /// How a collector proves who it is over TLS, and the box to it (RFC 7011 section 11.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CollectorTls {
@@ -64,8 +67,14 @@ impl CollectorTls {
 pub(super) fn read(root: &mut Table<'_>, dir: &Path, around: &mut Surroundings) -> Result<Export, Noted> {
     let default = Duration::from_secs(60);
     let Some(mut table) = root.table("export", "[export]")? else {
-        return Ok(Export { active_timeout: default, collectors: Vec::new() });
+        return Ok(Export {
+            active_timeout: default,
+            packet_sampling: PACKET_SAMPLING,
+            collectors: Vec::new(),
+        });
     };
+    let packet_sampling =
+        table.with_default("packet-sampling", PACKET_SAMPLING, |value| value.number(1..=1_000_000));
     let active_timeout = table.with_default("active-timeout", default, |value| {
         let range = Duration::from_secs(1)..=Duration::from_secs(3600);
         value.duration(|text| values::duration_within(text, range, "1s to 1h"))
@@ -75,7 +84,7 @@ pub(super) fn read(root: &mut Table<'_>, dir: &Path, around: &mut Surroundings) 
         all(tables.into_iter().map(|table| read_collector(table, dir, &mut names, around)))
     });
     table.finish();
-    Ok(Export { active_timeout: active_timeout?, collectors: collectors? })
+    Ok(Export { active_timeout: active_timeout?, packet_sampling: packet_sampling?, collectors: collectors? })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,18 +103,28 @@ fn read_collector(
     let name = table.required("name", |value| names.claim(value, ()));
     let address = table.required("address", |value| value.parse(values::endpoint));
     let protocol = table.with_default("protocol", ExportProtocol::Ipfix, |value| {
-        value.one_of(&[("ipfix", ExportProtocol::Ipfix), ("netflow-v9", ExportProtocol::NetflowV9)])
+        value.one_of(&[
+            ("ipfix", ExportProtocol::Ipfix),
+            ("netflow-v9", ExportProtocol::NetflowV9),
+            ("sflow", ExportProtocol::Sflow),
+        ])
     });
     let carrier = table.with_default("transport", Carrier::Udp, |value| {
         let carrier = value.one_of(&[("udp", Carrier::Udp), ("tcp", Carrier::Tcp), ("tls", Carrier::Tls)])?;
         match protocol {
-            Ok(ExportProtocol::NetflowV9) if carrier != Carrier::Udp => {
-                Err(value.note("NetFlow v9 goes over udp alone; over tcp and tls there is ipfix"))
+            Ok(ExportProtocol::NetflowV9 | ExportProtocol::Sflow) if carrier != Carrier::Udp => {
+                Err(value.note("NetFlow v9 and sFlow go over udp alone; over tcp and tls there is ipfix"))
             }
             _ => Ok(carrier),
         }
     });
     let domain = table.with_default("observation-domain", 0, |value| value.number(0..=u32::MAX));
+    let biflow = table.with_default("biflow", false, |value| match (value.boolean()?, &protocol) {
+        (true, Ok(ExportProtocol::NetflowV9 | ExportProtocol::Sflow)) => {
+            Err(value.note("NetFlow v9 and sFlow know no biflows; ipfix does"))
+        }
+        (biflow, _) => Ok(biflow),
+    });
     let filter = match table.table("filter", "[export.collector.filter]") {
         Ok(filter) => read_filter(filter, around),
         Err(noted) => Err(noted),
@@ -135,6 +154,7 @@ fn read_collector(
         observation_domain: domain?,
         tenants,
         records,
+        biflow: biflow?,
     })
 }
 
@@ -150,8 +170,11 @@ fn read_filter(table: Option<Table<'_>>, around: &mut Surroundings) -> Result<Fi
             Ok(name)
         })
     });
-    let records =
-        table.optional("records", |value| value.list(|value| value.one_of(&[("flows", RecordKind::Flows)])));
+    let records = table.optional("records", |value| {
+        value.list(|value| {
+            value.one_of(&[("flows", RecordKind::Flows), ("nat-events", RecordKind::NatEvents)])
+        })
+    });
     table.finish();
     let records = records?.map_or(all_flows, |records| records.into_iter().collect());
     Ok((tenants?.map(|tenants| tenants.into_iter().collect()), records))

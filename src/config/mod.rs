@@ -49,23 +49,25 @@
 //!
 //! `[admin]`: `listen`, address and port of API and console, `127.0.0.1:8443` by default.
 //!
-//! `[export]`: `active-timeout`, how often a lasting session is reported, 1 s to 1 h, 60 s by default.
+//! `[export]`: `active-timeout`, how often a lasting session is reported, 1 s to 1 h, 60 s by default; `packet-sampling`, 1
+//! to 1,000,000, one packet in how many is shown to collectors that speak sFlow, 1,000 by default.
 //! `[[export.collector]]`, any number: where flow records go. Each has its own protocol, transport and choice of records.
 //!
 //! | key | value | default | |
 //! | --- | --- | --- | --- |
 //! | `name` | name | | |
 //! | `address` | endpoint | | |
-//! | `protocol` | `"ipfix"`, `"netflow-v9"` | `"ipfix"` | |
+//! | `protocol` | `"ipfix"`, `"netflow-v9"`, `"sflow"` | `"ipfix"` | sFlow has packet samples and counters of paths and handoffs in place of sessions |
 //! | `transport` | `"udp"`, `"tcp"`, `"tls"` | `"udp"` | other than UDP for IPFIX alone |
 //! | `observation-domain` | number | 0 | which exporter it is, where several have one address; NetFlow v9 calls it source id |
+//! | `biflow` | boolean | `false` | whether a session is one record, both ways (RFC 5103), and not two; not every collector reads it |
 //!
 //! `[export.collector.filter]`, optional: which records.
 //!
 //! | key | value | default | |
 //! | --- | --- | --- | --- |
 //! | `tenants` | list of tenants' names | all | |
-//! | `records` | list of `"flows"` | `["flows"]` | |
+//! | `records` | list of `"flows"`, `"nat-events"` | `["flows"]` | sessions; who was given which outside ports, and who got none |
 //!
 //! `[export.collector.tls]`, for transport `"tls"`. Files' names are relative to the directory.
 //!

@@ -37,6 +37,7 @@ pub(super) enum Element {
     DestinationIpv6Address = 28,
     IcmpTypeCodeIpv4 = 32,
     SamplingInterval = 34,
+    SamplingAlgorithm = 35,
     ExportedOctetTotalCount = 40,
     ExportedMessageTotalCount = 41,
     ExportedFlowRecordTotalCount = 42,
@@ -60,20 +61,31 @@ pub(super) enum Element {
     PostNatDestinationIpv4Address = 226,
     PostNaptSourceTransportPort = 227,
     PostNaptDestinationTransportPort = 228,
+    NatEvent = 230,
     IngressVrfId = 234,
     EgressVrfId = 235,
     VrfName = 236,
     BiflowDirection = 239,
     PostNatSourceIpv6Address = 281,
     PostNatDestinationIpv6Address = 282,
+    NatPoolId = 283,
+    ObservationTimeMilliseconds = 323,
     SelectorName = 335,
+    PortRangeStart = 361,
+    PortRangeEnd = 362,
+    NatQuotaExceededEvent = 466,
 }
 
 /// One field of a template for records of `T`: the element and its value's encoding (RFC 7011 section 6.1).
 pub(super) struct Field<T> {
     element: Element,
+    /// Whether it tells of a biflow's answers (RFC 5103 section 6.1).
+    is_reverse: bool,
     value: Value<T>,
 }
+
+/// RFC 5103 section 6.1: the enterprise in whose name an element tells of the reverse direction.
+const REVERSE_ENTERPRISE: u32 = 29_305;
 
 enum Value<T> {
     U8(fn(&T) -> u8),
@@ -90,35 +102,41 @@ enum Value<T> {
 
 impl<T> Field<T> {
     pub(super) const fn u8(element: Element, value: fn(&T) -> u8) -> Self {
-        Self { element, value: Value::U8(value) }
+        Self { element, is_reverse: false, value: Value::U8(value) }
     }
 
     pub(super) const fn u16(element: Element, value: fn(&T) -> u16) -> Self {
-        Self { element, value: Value::U16(value) }
+        Self { element, is_reverse: false, value: Value::U16(value) }
     }
 
     pub(super) const fn u32(element: Element, value: fn(&T) -> u32) -> Self {
-        Self { element, value: Value::U32(value) }
+        Self { element, is_reverse: false, value: Value::U32(value) }
     }
 
     pub(super) const fn u64(element: Element, value: fn(&T) -> u64) -> Self {
-        Self { element, value: Value::U64(value) }
+        Self { element, is_reverse: false, value: Value::U64(value) }
     }
 
     pub(super) const fn v4(element: Element, value: fn(&T) -> Ipv4Addr) -> Self {
-        Self { element, value: Value::V4(value) }
+        Self { element, is_reverse: false, value: Value::V4(value) }
     }
 
     pub(super) const fn v6(element: Element, value: fn(&T) -> Ipv6Addr) -> Self {
-        Self { element, value: Value::V6(value) }
+        Self { element, is_reverse: false, value: Value::V6(value) }
     }
 
     pub(super) const fn time(element: Element, in_v9: Element, value: fn(&T) -> u64) -> Self {
-        Self { element, value: Value::Time(value, in_v9) }
+        Self { element, is_reverse: false, value: Value::Time(value, in_v9) }
     }
 
     pub(super) const fn text(element: Element, bytes: u16, value: fn(&T) -> &str) -> Self {
-        Self { element, value: Value::Text(bytes, value) }
+        Self { element, is_reverse: false, value: Value::Text(bytes, value) }
+    }
+
+    /// The same of a biflow's answers.
+    pub(super) const fn reversed(mut self) -> Self {
+        self.is_reverse = true;
+        self
     }
 
     /// Bytes in every record.
@@ -208,9 +226,9 @@ impl<T> Template<T> {
         }
     }
 
-    /// Bytes of the template's own record.
+    /// Bytes of the template's own record, at most.
     pub(super) fn definition_length(&self) -> usize {
-        4 * self.fields.len() + 6
+        8 * self.fields.len() + 6
     }
 
     /// Appends the template's own record, that which announces it.
@@ -234,8 +252,14 @@ impl<T> Template<T> {
         }
         for (at, field) in self.fields.iter().enumerate() {
             let element = if v9_options && at == 0 { SYSTEM } else { field.element(dialect) as u16 };
+            /// RFC 7011 section 3.2: an enterprise's number follows.
+            const OF_AN_ENTERPRISE: u16 = 1 << 15;
+            let element = if field.is_reverse { element | OF_AN_ENTERPRISE } else { element };
             out.extend_from_slice(&element.to_be_bytes());
             out.extend_from_slice(&field.length(dialect).to_be_bytes());
+            if field.is_reverse {
+                out.extend_from_slice(&REVERSE_ENTERPRISE.to_be_bytes());
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which records a collector is sent.
 
-use super::Directory;
+use super::{Directory, NatEvent};
 use crate::flow::FlowRecord;
 use crate::model::{RecordKind, TenantId};
 use std::collections::BTreeSet;
@@ -49,7 +49,17 @@ impl Filter {
         self.admits_of(RecordKind::Flows, record.tenant)
     }
 
+    /// Whether it is to have this event.
+    pub fn admits_nat_event(&self, event: &NatEvent) -> bool {
+        self.admits_of(RecordKind::NatEvents, event.tenant)
+    }
+
+    /// Whether it is to have anything of this tenant's.
+    pub fn admits_tenant(&self, tenant: TenantId) -> bool {
+        self.tenants.is_none() || self.ids.contains(&tenant)
+    }
+
     fn admits_of(&self, kind: RecordKind, tenant: TenantId) -> bool {
-        self.records.contains(&kind) && (self.tenants.is_none() || self.ids.contains(&tenant))
+        self.records.contains(&kind) && self.admits_tenant(tenant)
     }
 }

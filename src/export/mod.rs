@@ -12,12 +12,16 @@ mod element;
 mod filter;
 mod message;
 mod names;
+mod nat;
+mod sflow;
 mod template;
 #[cfg(test)]
 mod tests;
 
 pub use directory::{APPLICATION_UNNUMBERED, Directory, application, interface, rule, vrf};
 pub use filter::Filter;
+pub use nat::{NatChange, NatEvent, NatLimit};
+pub use sflow::Agent;
 
 use crate::flow::FlowRecord;
 use crate::model::{Direction, ExportProtocol, Instant, Now};
@@ -48,7 +52,7 @@ const BOOTED_BEFORE_SECS: u64 = 24 * 3_600;
 const MAX_UPTIME_MILLIS: u64 = 1 << 31;
 
 /// How a collector is spoken to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub protocol: ExportProtocol,
     /// What messages say they come from (RFC 7011 section 3.1; RFC 3954 section 5.1's source id).
@@ -56,6 +60,24 @@ pub struct Settings {
     /// Whether messages go through a stream that loses none: templates then go once in each, at its beginning, for RFC 7011
     /// section 8.4 is about UDP.
     pub is_stream: bool,
+    /// Whether it is sent flow records, and NAT events: it is not told of templates that it has no use for.
+    pub flows: bool,
+    pub nat_events: bool,
+    /// Whether a session with answers is one record (RFC 5103) and not two. IPFIX alone has such.
+    pub biflow: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            protocol: ExportProtocol::Ipfix,
+            observation_domain: 0,
+            is_stream: false,
+            flows: true,
+            nat_events: false,
+            biflow: false,
+        }
+    }
 }
 
 /// What an exporter has done, since it was made.
@@ -73,12 +95,15 @@ pub struct ExportStats {
     pub lost_octets: u64,
 }
 
-/// Flow records that went astray before they came here, and what they spoke of.
+/// What went astray before it came here: flow records, and what they spoke of; and other things.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Missed {
     pub records: u64,
     pub packets: u64,
     pub octets: u64,
+    /// NAT events, and packet samples.
+    pub nat_events: u64,
+    pub samples: u64,
 }
 
 impl Missed {
@@ -91,11 +116,27 @@ impl Missed {
         }
     }
 
+    /// An event, which speaks of no packets.
+    pub fn one_event() -> Missed {
+        Missed { nat_events: 1, ..Missed::default() }
+    }
+
+    /// A packet sample.
+    pub fn one_sample() -> Missed {
+        Missed { samples: 1, ..Missed::default() }
+    }
+
+    fn data_records(&self) -> u64 {
+        self.records + self.nat_events
+    }
+
     /// Counts what somebody else has counted.
     pub fn add(&mut self, other: Missed) {
         self.records += other.records;
         self.packets += other.packets;
         self.octets += other.octets;
+        self.nat_events += other.nat_events;
+        self.samples += other.samples;
     }
 }
 
@@ -168,21 +209,41 @@ impl Exporter {
         }
     }
 
-    /// Takes a record in: one flow record for each direction that has packets.
+    /// Takes a record in: one flow record for each direction that has packets, or one for both.
     pub fn add(&mut self, record: &FlowRecord, now: Now) {
+        if self.settings.biflow
+            && let Some(flow) = Flow::with_answers(record)
+        {
+            return self.push(flow.template(), &flow, flow.told(), now);
+        }
         for direction in [Direction::Forward, Direction::Reverse] {
-            let Some(flow) = Flow::of(record, direction) else { continue };
-            if !self.open.push(&flow) {
-                self.flush();
-                self.open.push(&flow);
+            if let Some(flow) = Flow::of(record, direction) {
+                self.push(flow.template(), &flow, flow.told(), now);
             }
-            self.open_until.get_or_insert(now.instant + MAX_DELAY);
         }
     }
 
-    /// Counts as lost what went astray before it came here.
+    /// Takes a NAT event in.
+    pub fn add_nat_event(&mut self, event: &NatEvent, now: Now) {
+        self.push(event.template(), event, Missed::one_event(), now);
+    }
+
+    fn push<T>(&mut self, template: &Template<T>, record: &T, told: Missed, now: Now) {
+        if !self.open.push(template, record, told) {
+            self.flush();
+            self.open.push(template, record, told);
+        }
+        self.open_until.get_or_insert(now.instant + MAX_DELAY);
+    }
+
+    /// Counts as lost what went astray before it came here, as far as it was meant for this collector.
     pub fn missed(&mut self, missed: Missed) {
-        self.stats.count_lost(missed);
+        if self.settings.flows {
+            self.stats.count_lost(Missed { nat_events: 0, ..missed });
+        }
+        if self.settings.nat_events {
+            self.stats.lost_records += missed.nat_events;
+        }
     }
 
     /// Lets what has been added leave without waiting for more.
@@ -218,7 +279,7 @@ impl Exporter {
         self.sequence = self.sequence.wrapping_add(message.counts());
         self.stats.messages += 1;
         self.stats.octets += message.bytes().len() as u64;
-        self.stats.records += told.records;
+        self.stats.records += told.data_records();
         Some(message.bytes())
     }
 
@@ -237,7 +298,7 @@ impl Exporter {
         let Some(lost) = self.handed_out.take() else { return };
         self.stats.messages -= 1;
         self.stats.octets -= lost.message.bytes().len() as u64;
-        self.stats.records -= lost.told.records;
+        self.stats.records -= lost.told.data_records();
         self.stats.count_lost(lost.told);
     }
 
@@ -258,22 +319,43 @@ impl Exporter {
         let mut messages = Announcement { dialect: self.dialect, messages: VecDeque::new() };
         if !self.has_templates || !self.settings.is_stream {
             self.has_templates = true;
-            messages.define(&template::FLOW_IPV4);
-            messages.define(&template::FLOW_IPV6);
-            messages.define(&template::FLOW_ICMP);
-            messages.define(&template::FLOW_ICMPV6);
-            messages.define(&template::FLOW_IPV6_TO_IPV4);
-            messages.define(&template::FLOW_IPV4_TO_IPV6);
-            messages.define(&template::FLOW_ICMPV6_TO_IPV4);
-            messages.define(&template::FLOW_ICMP_TO_IPV6);
+            if self.settings.flows {
+                messages.define(&template::FLOW_IPV4);
+                messages.define(&template::FLOW_IPV6);
+                messages.define(&template::FLOW_ICMP);
+                messages.define(&template::FLOW_ICMPV6);
+                messages.define(&template::FLOW_IPV6_TO_IPV4);
+                messages.define(&template::FLOW_IPV4_TO_IPV6);
+                messages.define(&template::FLOW_ICMPV6_TO_IPV4);
+                messages.define(&template::FLOW_ICMP_TO_IPV6);
+            }
+            if self.settings.flows && self.settings.biflow {
+                messages.define(&template::BIFLOW_IPV4);
+                messages.define(&template::BIFLOW_IPV6);
+                messages.define(&template::BIFLOW_ICMP);
+                messages.define(&template::BIFLOW_ICMPV6);
+                messages.define(&template::BIFLOW_IPV6_TO_IPV4);
+                messages.define(&template::BIFLOW_IPV4_TO_IPV6);
+                messages.define(&template::BIFLOW_ICMPV6_TO_IPV4);
+                messages.define(&template::BIFLOW_ICMP_TO_IPV6);
+            }
+            if self.settings.nat_events {
+                for template in
+                    [&nat::NAT44_BINDING, &nat::NAT64_BINDING, &nat::BLOCK, &nat::EXHAUSTED, &nat::QUOTA]
+                {
+                    messages.define(template);
+                }
+            }
             messages.define(&template::INTERFACE);
             messages.define(&template::APPLICATION);
             messages.define(&template::VRF);
             messages.define(&template::RULE);
+            messages.define(&template::SAMPLING);
             messages.define(&template::STATISTICS);
         }
         let observation_domain = self.settings.observation_domain;
         messages.push(&template::STATISTICS, &template::Statistics { observation_domain, stats: self.stats });
+        messages.push(&template::SAMPLING, &observation_domain);
         self.announcement = messages.messages;
         self.names.start_again();
     }
@@ -281,7 +363,8 @@ impl Exporter {
 
 fn dialect_of(protocol: ExportProtocol, now: Now) -> Dialect {
     match protocol {
-        ExportProtocol::Ipfix => Dialect::Ipfix,
+        // sFlow is an [`Agent`]'s.
+        ExportProtocol::Ipfix | ExportProtocol::Sflow => Dialect::Ipfix,
         ExportProtocol::NetflowV9 => {
             let boot_unix_secs = (now.unix_nanos / 1_000_000_000).saturating_sub(BOOTED_BEFORE_SECS);
             Dialect::NetflowV9 { boot_unix_millis: boot_unix_secs * 1_000 }
@@ -315,7 +398,7 @@ impl Announcement {
 
 impl ExportStats {
     fn count_lost(&mut self, lost: Missed) {
-        self.lost_records += lost.records;
+        self.lost_records += lost.data_records();
         self.lost_packets += lost.packets;
         self.lost_octets += lost.octets;
     }
@@ -326,10 +409,10 @@ impl FlowMessage {
         FlowMessage { message, told: Missed::default() }
     }
 
-    fn push(&mut self, flow: &Flow) -> bool {
-        let fits = self.message.push(flow.template(), flow);
+    fn push<T>(&mut self, template: &Template<T>, record: &T, told: Missed) -> bool {
+        let fits = self.message.push(template, record);
         if fits {
-            self.told.add(Missed { records: 1, packets: flow.packets(), octets: flow.octets() });
+            self.told.add(told);
         }
         fits
     }

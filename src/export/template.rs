@@ -1,9 +1,9 @@
 //! The templates: of flow records, in one direction each, and of the options records that name the numbers in them.
 
-use super::ExportStats;
 use super::directory;
 use super::element::{Element, Field, Template};
-use crate::flow::{DirectionRecord, FlowRecord};
+use super::{ExportStats, Missed};
+use crate::flow::{DirectionRecord, End, FlowRecord};
 use crate::model::{Direction, FlowKey, Protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,6 +18,8 @@ pub(super) struct Flow {
     arriving: FlowKey,
     /// As they go out.
     leaving: FlowKey,
+    /// Whether the other direction is told of as well.
+    is_biflow: bool,
 }
 
 impl Flow {
@@ -32,29 +34,50 @@ impl Flow {
         };
         // What leaves is whatever the other direction answers.
         let leaving = answer.turned_round(answer.zone);
-        Some(Flow { record: record.clone(), direction, arriving, leaving })
+        Some(Flow { record: record.clone(), direction, arriving, leaving, is_biflow: false })
+    }
+
+    /// Both directions of `record` in one, if something went both ways: a biflow, told from the initiator's side.
+    pub(super) fn with_answers(record: &FlowRecord) -> Option<Flow> {
+        let has_answers = record.direction(Direction::Reverse).packets > 0;
+        let flow = Flow::of(record, Direction::Forward).filter(|_| has_answers)?;
+        Some(Flow { is_biflow: true, ..flow })
     }
 
     /// The template to write it by.
     pub(super) fn template(&self) -> &'static Template<Flow> {
+        let [alone, with_answers] = self.templates();
+        if self.is_biflow { with_answers } else { alone }
+    }
+
+    fn templates(&self) -> [&'static Template<Flow>; 2] {
         let changes_family = self.arriving.changes_family(&self.leaving);
         match (self.arriving.source(), self.arriving.protocol) {
-            (IpAddr::V4(_), Protocol::ICMP) if changes_family => &FLOW_ICMP_TO_IPV6,
-            (IpAddr::V4(_), _) if changes_family => &FLOW_IPV4_TO_IPV6,
-            (IpAddr::V6(_), Protocol::ICMPV6) if changes_family => &FLOW_ICMPV6_TO_IPV4,
-            (IpAddr::V6(_), _) if changes_family => &FLOW_IPV6_TO_IPV4,
-            (IpAddr::V4(_), Protocol::ICMP) => &FLOW_ICMP,
-            (IpAddr::V4(_), _) => &FLOW_IPV4,
-            (IpAddr::V6(_), Protocol::ICMPV6) => &FLOW_ICMPV6,
-            (IpAddr::V6(_), _) => &FLOW_IPV6,
+            (IpAddr::V4(_), Protocol::ICMP) if changes_family => [&FLOW_ICMP_TO_IPV6, &BIFLOW_ICMP_TO_IPV6],
+            (IpAddr::V4(_), _) if changes_family => [&FLOW_IPV4_TO_IPV6, &BIFLOW_IPV4_TO_IPV6],
+            (IpAddr::V6(_), Protocol::ICMPV6) if changes_family => {
+                [&FLOW_ICMPV6_TO_IPV4, &BIFLOW_ICMPV6_TO_IPV4]
+            }
+            (IpAddr::V6(_), _) if changes_family => [&FLOW_IPV6_TO_IPV4, &BIFLOW_IPV6_TO_IPV4],
+            (IpAddr::V4(_), Protocol::ICMP) => [&FLOW_ICMP, &BIFLOW_ICMP],
+            (IpAddr::V4(_), _) => [&FLOW_IPV4, &BIFLOW_IPV4],
+            (IpAddr::V6(_), Protocol::ICMPV6) => [&FLOW_ICMPV6, &BIFLOW_ICMPV6],
+            (IpAddr::V6(_), _) => [&FLOW_IPV6, &BIFLOW_IPV6],
         }
     }
 
-    pub(super) fn packets(&self) -> u64 {
+    /// What it speaks of.
+    pub(super) fn told(&self) -> Missed {
+        let answers = if self.is_biflow { *self.answers() } else { DirectionRecord::default() };
+        let (packets, octets) = (self.packets() + answers.packets, self.octets() + answers.bytes);
+        Missed { records: 1, packets, octets, ..Missed::default() }
+    }
+
+    fn packets(&self) -> u64 {
         self.counts().packets
     }
 
-    pub(super) fn octets(&self) -> u64 {
+    fn octets(&self) -> u64 {
         self.counts().bytes
     }
 
@@ -62,20 +85,33 @@ impl Flow {
         self.record.direction(self.direction)
     }
 
+    /// What went the other way.
+    fn answers(&self) -> &DirectionRecord {
+        self.record.direction(self.direction.opposite())
+    }
+
+    /// Where it comes from, and where it goes.
+    fn ends(&self) -> (End, End) {
+        match self.direction {
+            Direction::Forward => (self.record.initiator, self.record.responder),
+            Direction::Reverse => (self.record.responder, self.record.initiator),
+        }
+    }
+
     fn ingress_interface(&self) -> u32 {
-        let end = match self.direction {
-            Direction::Forward => self.record.initiator,
-            Direction::Reverse => self.record.responder,
-        };
-        directory::interface(end, self.counts().arrived_on)
+        directory::interface(self.ends().0, self.counts().arrived_on)
     }
 
     fn egress_interface(&self) -> u32 {
-        let end = match self.direction {
-            Direction::Forward => self.record.responder,
-            Direction::Reverse => self.record.initiator,
-        };
-        directory::interface(end, self.counts().left_on)
+        directory::interface(self.ends().1, self.counts().left_on)
+    }
+
+    fn answers_ingress_interface(&self) -> u32 {
+        directory::interface(self.ends().1, self.answers().arrived_on)
+    }
+
+    fn answers_egress_interface(&self) -> u32 {
+        directory::interface(self.ends().0, self.answers().left_on)
     }
 
     /// An ICMP echo's identifier as it goes out; a key has it on the requester's side.
@@ -87,9 +123,32 @@ impl Flow {
     }
 }
 
-/// Wraps the fields that are the same in every flow record round the given ones.
+/// Makes a kind of flow's two templates, of the fields given and of those that are the same for all kinds: one for each
+/// direction by itself, and one for both at once (RFC 5103), which has the answers' counts besides.
+macro_rules! flow_templates {
+    ($(#[$doc:meta])* $name:ident = $id:literal, $biflow:ident = $biflow_id:literal, [$($own:expr,)*]) => {
+        $(#[$doc])*
+        pub(super) static $name: Template<Flow> = Template::new($id, flow_fields![[$($own,)*], []]);
+
+        /// The same, with its answers.
+        pub(super) static $biflow: Template<Flow> = Template::new($biflow_id, flow_fields![[$($own,)*], [
+            Field::time(Element::FlowStartMilliseconds, Element::FlowStartSysUpTime, |flow: &Flow| {
+                flow.answers().first_unix_millis
+            }).reversed(),
+            Field::time(Element::FlowEndMilliseconds, Element::FlowEndSysUpTime, |flow: &Flow| {
+                flow.answers().last_unix_millis
+            }).reversed(),
+            Field::u64(Element::OctetDeltaCount, |flow: &Flow| flow.answers().bytes).reversed(),
+            Field::u64(Element::PacketDeltaCount, |flow: &Flow| flow.answers().packets).reversed(),
+            Field::u8(Element::TcpControlBits, |flow: &Flow| flow.answers().tcp_flags).reversed(),
+            Field::u32(Element::IngressInterface, Flow::answers_ingress_interface).reversed(),
+            Field::u32(Element::EgressInterface, Flow::answers_egress_interface).reversed(),
+        ]]);
+    };
+}
+
 macro_rules! flow_fields {
-    ($($own:expr,)*) => {&[
+    ([$($own:expr,)*], [$($answers:expr,)*]) => {&[
         Field::time(Element::FlowStartMilliseconds, Element::FlowStartSysUpTime, |flow: &Flow| {
             flow.counts().first_unix_millis
         }),
@@ -119,13 +178,15 @@ macro_rules! flow_fields {
         Field::u64(Element::CommonPropertiesId, |flow| directory::rule(flow.record.tenant, flow.record.rule)),
         // The session's, the same in both directions' records and in all that follow while it lasts.
         Field::u64(Element::FlowId, |flow| flow.record.session),
+        $($answers,)*
     ]};
 }
 
-/// Post-NAT fields are always there; where nothing was translated they repeat what arrived.
-pub(super) static FLOW_IPV4: Template<Flow> = Template::new(
-    256,
-    flow_fields![
+flow_templates! {
+    /// Post-NAT fields are always there; where nothing was translated they repeat what arrived.
+    FLOW_IPV4 = 256,
+    BIFLOW_IPV4 = 274,
+    [
         Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
         Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
         Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
@@ -134,28 +195,30 @@ pub(super) static FLOW_IPV4: Template<Flow> = Template::new(
         Field::v4(Element::PostNatDestinationIpv4Address, |flow| v4(flow.leaving.destination())),
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving.source_port),
         Field::u16(Element::PostNaptDestinationTransportPort, |flow| flow.leaving.destination_port),
-    ],
-);
+    ]
+}
 
-/// Of IPv6 no port is translated, as long as it stays IPv6.
-pub(super) static FLOW_IPV6: Template<Flow> = Template::new(
-    257,
-    flow_fields![
+flow_templates! {
+    /// Of IPv6 no port is translated, as long as it stays IPv6.
+    FLOW_IPV6 = 257,
+    BIFLOW_IPV6 = 275,
+    [
         Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
         Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
         Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
         Field::u16(Element::DestinationTransportPort, |flow| flow.arriving.destination_port),
         Field::v6(Element::PostNatSourceIpv6Address, |flow| v6(flow.leaving.source())),
         Field::v6(Element::PostNatDestinationIpv6Address, |flow| v6(flow.leaving.destination())),
-    ],
-);
+    ]
+}
 
-/// ICMP has templates of its own, without the ordinary ports: nfdump keeps type and code where the destination port is,
-/// and takes the source port for them where both are 0, as they are for an echo reply. The echo's identifier is told as
-/// it leaves: outside the NAT by the request's record, inside by the reply's.
-pub(super) static FLOW_ICMP: Template<Flow> = Template::new(
-    258,
-    flow_fields![
+flow_templates! {
+    /// ICMP has templates of its own, without the ordinary ports: nfdump keeps type and code where the destination port is,
+    /// and takes the source port for them where both are 0, as they are for an echo reply. The echo's identifier is told as
+    /// it leaves: outside the NAT by the request's record, inside by the reply's.
+    FLOW_ICMP = 258,
+    BIFLOW_ICMP = 276,
+    [
         Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
         Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
         Field::u16(Element::IcmpTypeCodeIpv4, |flow| match flow.direction {
@@ -165,13 +228,14 @@ pub(super) static FLOW_ICMP: Template<Flow> = Template::new(
         Field::v4(Element::PostNatSourceIpv4Address, |flow| v4(flow.leaving.source())),
         Field::v4(Element::PostNatDestinationIpv4Address, |flow| v4(flow.leaving.destination())),
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving_echo_identifier()),
-    ],
-);
+    ]
+}
 
-/// See [`FLOW_ICMP`].
-pub(super) static FLOW_ICMPV6: Template<Flow> = Template::new(
-    259,
-    flow_fields![
+flow_templates! {
+    /// See [`FLOW_ICMP`].
+    FLOW_ICMPV6 = 259,
+    BIFLOW_ICMPV6 = 277,
+    [
         Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
         Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
         Field::u16(Element::IcmpTypeCodeIpv6, |flow| match flow.direction {
@@ -180,13 +244,14 @@ pub(super) static FLOW_ICMPV6: Template<Flow> = Template::new(
         }),
         Field::v6(Element::PostNatSourceIpv6Address, |flow| v6(flow.leaving.source())),
         Field::v6(Element::PostNatDestinationIpv6Address, |flow| v6(flow.leaving.destination())),
-    ],
-);
+    ]
+}
 
-/// What NAT64 takes across arrives in one family and leaves in the other.
-pub(super) static FLOW_IPV6_TO_IPV4: Template<Flow> = Template::new(
-    265,
-    flow_fields![
+flow_templates! {
+    /// What NAT64 takes across arrives in one family and leaves in the other.
+    FLOW_IPV6_TO_IPV4 = 265,
+    BIFLOW_IPV6_TO_IPV4 = 278,
+    [
         Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
         Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
         Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
@@ -195,13 +260,14 @@ pub(super) static FLOW_IPV6_TO_IPV4: Template<Flow> = Template::new(
         Field::v4(Element::PostNatDestinationIpv4Address, |flow| v4(flow.leaving.destination())),
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving.source_port),
         Field::u16(Element::PostNaptDestinationTransportPort, |flow| flow.leaving.destination_port),
-    ],
-);
+    ]
+}
 
-/// See [`FLOW_IPV6_TO_IPV4`].
-pub(super) static FLOW_IPV4_TO_IPV6: Template<Flow> = Template::new(
-    266,
-    flow_fields![
+flow_templates! {
+    /// See [`FLOW_IPV6_TO_IPV4`].
+    FLOW_IPV4_TO_IPV6 = 266,
+    BIFLOW_IPV4_TO_IPV6 = 279,
+    [
         Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
         Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
         Field::u16(Element::SourceTransportPort, |flow| flow.arriving.source_port),
@@ -210,13 +276,14 @@ pub(super) static FLOW_IPV4_TO_IPV6: Template<Flow> = Template::new(
         Field::v6(Element::PostNatDestinationIpv6Address, |flow| v6(flow.leaving.destination())),
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving.source_port),
         Field::u16(Element::PostNaptDestinationTransportPort, |flow| flow.leaving.destination_port),
-    ],
-);
+    ]
+}
 
-/// See [`FLOW_ICMP`] and [`FLOW_IPV6_TO_IPV4`].
-pub(super) static FLOW_ICMPV6_TO_IPV4: Template<Flow> = Template::new(
-    267,
-    flow_fields![
+flow_templates! {
+    /// See [`FLOW_ICMP`] and [`FLOW_IPV6_TO_IPV4`].
+    FLOW_ICMPV6_TO_IPV4 = 267,
+    BIFLOW_ICMPV6_TO_IPV4 = 280,
+    [
         Field::v6(Element::SourceIpv6Address, |flow| v6(flow.arriving.source())),
         Field::v6(Element::DestinationIpv6Address, |flow| v6(flow.arriving.destination())),
         Field::u16(Element::IcmpTypeCodeIpv6, |flow| match flow.direction {
@@ -226,13 +293,14 @@ pub(super) static FLOW_ICMPV6_TO_IPV4: Template<Flow> = Template::new(
         Field::v4(Element::PostNatSourceIpv4Address, |flow| v4(flow.leaving.source())),
         Field::v4(Element::PostNatDestinationIpv4Address, |flow| v4(flow.leaving.destination())),
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving_echo_identifier()),
-    ],
-);
+    ]
+}
 
-/// See [`FLOW_ICMPV6_TO_IPV4`].
-pub(super) static FLOW_ICMP_TO_IPV6: Template<Flow> = Template::new(
-    268,
-    flow_fields![
+flow_templates! {
+    /// See [`FLOW_ICMPV6_TO_IPV4`].
+    FLOW_ICMP_TO_IPV6 = 268,
+    BIFLOW_ICMP_TO_IPV6 = 281,
+    [
         Field::v4(Element::SourceIpv4Address, |flow| v4(flow.arriving.source())),
         Field::v4(Element::DestinationIpv4Address, |flow| v4(flow.arriving.destination())),
         Field::u16(Element::IcmpTypeCodeIpv4, |flow| match flow.direction {
@@ -242,8 +310,8 @@ pub(super) static FLOW_ICMP_TO_IPV6: Template<Flow> = Template::new(
         Field::v6(Element::PostNatSourceIpv6Address, |flow| v6(flow.leaving.source())),
         Field::v6(Element::PostNatDestinationIpv6Address, |flow| v6(flow.leaving.destination())),
         Field::u16(Element::PostNaptSourceTransportPort, |flow| flow.leaving_echo_identifier()),
-    ],
-);
+    ]
+}
 
 /// ICMP type and code in one (RFC 792, RFC 4443 section 4). Only an echo makes an ICMP session.
 const ECHO_REQUEST: u16 = 8 << 8;
@@ -333,6 +401,18 @@ pub(super) static RULE: Template<Named<u64>> = Template::options(
         Field::u32(Element::ObservationDomainId, |it| it.observation_domain),
         Field::u64(Element::CommonPropertiesId, |it| it.number),
         Field::text(Element::SelectorName, TENANT_NAME_BYTES, |it| &it.name),
+    ],
+);
+
+/// That every packet is counted: whoever looks here for a rate, and not into the records, finds it.
+pub(super) static SAMPLING: Template<u32> = Template::options(
+    282,
+    1,
+    &[
+        Field::u32(Element::ObservationDomainId, |domain| *domain),
+        Field::u32(Element::SamplingInterval, |_| 1),
+        // Deterministic.
+        Field::u8(Element::SamplingAlgorithm, |_| 1),
     ],
 );
 

@@ -3,12 +3,12 @@
 mod decoder;
 
 use super::*;
-use crate::flow::{DirectionRecord, End, EndReason};
+use crate::flow::{DirectionRecord, End, EndReason, PortChange, PortEvent};
 use crate::model::{
     ClassBy, ClassId, Direction, FlowKey, HandoffId, PathId, Protocol, RecordKind, RuleId, SiteId, TenantId,
     Zone,
 };
-use decoder::{Collector, Data, Header};
+use decoder::{Collector, Data, Header, REVERSE};
 use names::NAMES_BURST;
 use netflow_parser::variable_versions::{ipfix, v9};
 use netflow_parser::{FieldValue, NetflowPacket, NetflowParser};
@@ -25,7 +25,7 @@ const FORWARD: DirectionRecord = DirectionRecord {
     left_on: None,
 };
 
-const REVERSE: DirectionRecord = DirectionRecord {
+const ANSWERS: DirectionRecord = DirectionRecord {
     packets: 20,
     bytes: 30_000,
     first_unix_millis: 1_700_000_000_130,
@@ -68,7 +68,7 @@ fn translated() -> FlowRecord {
         rule: RuleId(6),
         dscp: 46,
         generation: 1,
-        directions: [FORWARD, REVERSE],
+        directions: [FORWARD, ANSWERS],
         end_reason: EndReason::EndOfFlow,
     }
 }
@@ -322,7 +322,7 @@ fn templates_and_names_come_again_every_minute_and_when_names_change() {
     let (mut exporter, mut collector) = (exporter(0), Collector::default());
     let all = drain(&mut exporter, &mut collector, start()).len();
     let sets = collector.template_sets;
-    assert_eq!(sets, 1 + 5, "the flow templates' set, and one for each options template");
+    assert_eq!(sets, 1 + 6, "the flow templates' set, and one for each options template");
 
     exporter.set_directory(&directory());
     assert!(drain(&mut exporter, &mut collector, start() + Duration::from_millis(59_999)).is_empty());
@@ -356,7 +356,7 @@ fn a_provider_s_many_names_go_in_bursts_and_flows_do_not_wait_for_them() {
         let records = || burst.iter().flat_map(|(_, records)| records);
         names += records().filter(|it| it.has(82)).count();
         assert_eq!(records().any(|it| !it.is_options), bursts == 0, "the flow goes with the first burst");
-        assert!(burst.len() <= NAMES_BURST + 2, "{} messages at once", burst.len());
+        assert!(burst.len() <= NAMES_BURST + 3, "{} messages at once", burst.len());
         bursts += 1;
         now = Now { instant: exporter.poll_timeout(), ..now };
     }
@@ -421,7 +421,7 @@ fn netflow_v9_says_the_same_in_its_own_header_times_and_sequence() {
         for flow in records.iter().filter(|it| !it.is_options) {
             // A collector knows by the header when the box began.
             let boot = u64::from(header.export_unix_secs) * 1_000 - header.uptime_millis;
-            let direction = if told(239, flow) == 1 { FORWARD } else { REVERSE };
+            let direction = if told(239, flow) == 1 { FORWARD } else { ANSWERS };
             assert_eq!(boot + told(22, flow), direction.first_unix_millis);
             assert_eq!(boot + told(21, flow), direction.last_unix_millis);
             assert_eq!((told(1, flow), told(2, flow)), (direction.bytes, direction.packets));
@@ -475,6 +475,75 @@ fn each_connection_is_told_the_templates_once_and_counts_from_zero() {
     assert_eq!((messages[0].0.sequence, next.template_sets), (0, templates));
     let flows = messages.iter().flat_map(|(_, records)| records).filter(|it| !it.is_options);
     assert_eq!(flows.count(), 2, "what waited goes by the new one");
+}
+
+#[test]
+fn as_a_biflow_a_session_is_one_record_with_its_answers_and_without_any_a_flow() {
+    let settings = Settings { biflow: true, ..Settings::default() };
+    let (mut exporter, mut collector) = (Exporter::new(settings, directory(), start()), Collector::default());
+    exporter.add(&translated(), start());
+    let mut lonely = translated();
+    lonely.directions[Direction::Reverse as usize] = DirectionRecord::default();
+    exporter.add(&lonely, start());
+    exporter.flush();
+    let messages = drain(&mut exporter, &mut collector, start());
+    let flows: Vec<Data> = messages.into_iter().flat_map(|(_, it)| it).filter(|it| !it.is_options).collect();
+    let [both, alone] = &flows[..] else { panic!("two records: {flows:?}") };
+    let numbers = |elements: [u16; 7]| elements.map(|element| both.number(element));
+    let elements = [1, 2, 6, 10, 14, 152, 153];
+    let expected = |it: DirectionRecord, interfaces: [u64; 2]| {
+        let [from, to] = interfaces;
+        [it.bytes, it.packets, it.tcp_flags.into(), from, to, it.first_unix_millis, it.last_unix_millis]
+    };
+    assert_eq!(numbers(elements), expected(FORWARD, [1_000_003, 100_002]));
+    assert_eq!(numbers(elements.map(|element| element | REVERSE)), expected(ANSWERS, [100_002, 1_000_004]));
+    assert!(!alone.has(1 | REVERSE));
+    assert_eq!(exporter.stats().records, 2);
+}
+
+#[test]
+fn nat_events_say_who_was_given_what_and_who_got_nothing() {
+    let settings = Settings { nat_events: true, flows: false, ..Settings::default() };
+    let (mut exporter, mut collector) = (Exporter::new(settings, directory(), start()), Collector::default());
+    let ports = |change, inside, ports| {
+        NatChange::Ports(PortEvent {
+            change,
+            tenant: TenantId(1),
+            branch: Some(SiteId(9)),
+            outside: address("198.51.100.1"),
+            ports,
+            protocol: Some(Protocol::UDP),
+            inside,
+        })
+    };
+    let v4 = Some((address("10.1.0.5"), 5_000));
+    let v6 = Some((address("2001:db8:1::5"), 5_000));
+    let changes = [
+        ports(PortChange::Began, v4, (2_048, 2_048)),
+        ports(PortChange::Ended, v6, (2_049, 2_049)),
+        ports(PortChange::Began, None, (4_096, 4_159)),
+        NatChange::Refused(NatLimit::Pool(HandoffId(2))),
+        NatChange::Refused(NatLimit::BranchPorts(SiteId(9))),
+    ];
+    for what in changes {
+        exporter
+            .add_nat_event(&NatEvent { unix_millis: 1_700_000_000_123, tenant: TenantId(1), what }, start());
+    }
+    exporter.flush();
+    let messages = drain(&mut exporter, &mut collector, start());
+    let told: Vec<Data> = messages.into_iter().flat_map(|(_, it)| it).filter(|it| !it.is_options).collect();
+    assert_eq!(told.iter().map(|it| it.number(230)).collect::<Vec<_>>(), [8, 11, 16, 12, 13]);
+    assert!(told.iter().all(|it| it.number(323) == 1_700_000_000_123 && it.number(234) == 2));
+    let [nat44, nat64, block, exhausted, quota] = &told[..] else { panic!("five") };
+    assert_eq!((nat44.address(8), nat44.number(7)), (address("10.1.0.5"), 5_000));
+    assert_eq!(
+        (nat44.address(225), nat44.number(227), nat44.number(4)),
+        (address("198.51.100.1"), 2_048, 17)
+    );
+    assert_eq!(nat64.address(27), address("2001:db8:1::5"));
+    assert_eq!((block.number(361), block.number(362), block.number(10)), (4_096, 4_159, 1_000_000_009));
+    assert_eq!((exhausted.number(283), quota.number(466)), (100_002, 3));
+    assert_eq!(exporter.stats().records, 5);
 }
 
 #[test]

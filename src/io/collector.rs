@@ -7,7 +7,7 @@ use crate::model::Instant;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +67,15 @@ impl Link {
 
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// By which address of the box's it goes.
+    pub(super) fn local_address(&self) -> Option<IpAddr> {
+        let address = match self.open.as_ref()? {
+            Open::Udp(socket) => socket.local_addr(),
+            Open::Tcp(socket) | Open::Tls(_, socket) => socket.local_addr(),
+        };
+        address.ok().map(|address| address.ip())
     }
 
     /// Sees to it that there is a way; true if it is a new one, a transport session to which nothing has been said.

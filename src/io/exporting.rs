@@ -7,10 +7,14 @@
 use super::clock::Clock;
 use super::collector::Link;
 use crate::config::{Collector, CollectorTransport};
-use crate::export::{Directory, Exporter, Filter, Missed, Settings};
-use crate::flow::FlowRecord;
+use crate::export::{Agent, Directory, Exporter, Filter, Missed, NatEvent, Settings};
+use crate::flow::{FlowRecord, Sample};
+use crate::model::{ExportProtocol, Instant, Now, RecordKind};
 use crate::pipeline::Logged;
 use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -37,6 +41,9 @@ const AT_ONCE: usize = 128;
 /// What the thread is sent.
 pub enum Order {
     Record(FlowRecord),
+    NatEvent(NatEvent),
+    /// A packet that a worker has chosen to be shown.
+    Sample(Sample),
     /// Records that a worker had no room for.
     Missed(Missed),
     /// What an ACL rule with `log` decided on.
@@ -44,8 +51,28 @@ pub enum Order {
     /// A new generation's collectors and names. A collector that stays keeps its sequence numbers.
     Reconfigure {
         collectors: Vec<Collector>,
+        packet_sampling: u32,
         directory: Directory,
     },
+}
+
+/// What the collectors of now want of the workers that costs something to tell.
+#[derive(Debug, Default)]
+pub struct Wants {
+    nat_events: AtomicBool,
+    packet_sampling: AtomicU32,
+}
+
+impl Wants {
+    /// One packet in how many is to be shown; 0 is none.
+    pub fn packet_sampling(&self) -> u32 {
+        self.packet_sampling.load(Relaxed)
+    }
+
+    /// Whether somebody wants to know of NAT events.
+    pub fn nat_events(&self) -> bool {
+        self.nat_events.load(Relaxed)
+    }
 }
 
 /// Starts the thread. It calls `seen` with every record and `log` with what rules decided on, and ends when all senders of
@@ -55,16 +82,18 @@ pub enum Order {
 /// The thread could not be made.
 pub fn start(
     orders: Receiver<Order>,
+    wants: Arc<Wants>,
     clock: Clock,
     seen: impl FnMut(&FlowRecord) + Send + 'static,
     log: impl FnMut(&Logged) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    let exporting = Exporting { orders, clock, seen, log, feeds: Vec::new(), ending: Vec::new() };
+    let exporting = Exporting { orders, wants, clock, seen, log, feeds: Vec::new(), ending: Vec::new() };
     std::thread::Builder::new().name("export".into()).spawn(move || exporting.run())
 }
 
 struct Exporting<F, G> {
     orders: Receiver<Order>,
+    wants: Arc<Wants>,
     clock: Clock,
     seen: F,
     log: G,
@@ -88,6 +117,8 @@ struct Feed {
 struct Parcel {
     directory: Option<Directory>,
     records: Vec<FlowRecord>,
+    nat_events: Vec<NatEvent>,
+    samples: Vec<Sample>,
     missed: Missed,
 }
 
@@ -123,13 +154,21 @@ impl<F: FnMut(&FlowRecord), G: FnMut(&Logged)> Exporting<F, G> {
                 (self.seen)(&record);
                 self.feeds.iter_mut().for_each(|feed| feed.take(&record));
             }
+            Order::NatEvent(event) => self.feeds.iter_mut().for_each(|feed| feed.take_nat_event(event)),
+            Order::Sample(sample) => self.feeds.iter_mut().for_each(|feed| feed.take_sample(&sample)),
             Order::Missed(missed) => self.feeds.iter_mut().for_each(|feed| feed.waiting.missed.add(missed)),
             Order::Logged(logged) => (self.log)(&logged),
-            Order::Reconfigure { collectors, directory } => self.reconfigure(collectors, &directory),
+            Order::Reconfigure { collectors, packet_sampling, directory } => {
+                self.reconfigure(collectors, packet_sampling, &directory);
+            }
         }
     }
 
-    fn reconfigure(&mut self, collectors: Vec<Collector>, directory: &Directory) {
+    fn reconfigure(&mut self, collectors: Vec<Collector>, packet_sampling: u32, directory: &Directory) {
+        let nat_events = collectors.iter().any(|it| it.records.contains(&RecordKind::NatEvents));
+        self.wants.nat_events.store(nat_events, Relaxed);
+        let samples = collectors.iter().any(|it| it.protocol == ExportProtocol::Sflow);
+        self.wants.packet_sampling.store(if samples { packet_sampling } else { 0 }, Relaxed);
         let mut old = std::mem::take(&mut self.feeds);
         for collector in collectors {
             let kept = old.iter().position(|known| known.collector == collector);
@@ -174,6 +213,28 @@ impl Feed {
         }
     }
 
+    fn take_nat_event(&mut self, event: NatEvent) {
+        if !self.filter.admits_nat_event(&event) {
+            return;
+        }
+        if self.waiting.nat_events.len() < MAX_WAITING {
+            self.waiting.nat_events.push(event);
+        } else {
+            self.waiting.missed.add(Missed::one_event());
+        }
+    }
+
+    fn take_sample(&mut self, sample: &Sample) {
+        if self.collector.protocol != ExportProtocol::Sflow || !self.filter.admits_tenant(sample.tenant) {
+            return;
+        }
+        if self.waiting.samples.len() < MAX_WAITING {
+            self.waiting.samples.push(sample.clone());
+        } else {
+            self.waiting.missed.add(Missed::one_sample());
+        }
+    }
+
     /// Gives the thread what waits for it, as far as it has room.
     fn pass_on(&mut self) {
         if self.waiting.is_empty() {
@@ -198,14 +259,18 @@ impl Feed {
 
 impl Parcel {
     fn is_empty(&self) -> bool {
-        self.directory.is_none() && self.records.is_empty() && self.missed == Missed::default()
+        self.directory.is_none()
+            && self.records.is_empty()
+            && self.nat_events.is_empty()
+            && self.samples.is_empty()
+            && self.missed == Missed::default()
     }
 }
 
 /// A collector's thread.
 struct Sending {
     name: String,
-    exporter: Exporter,
+    speaker: Speaker,
     link: Link,
     parcels: Receiver<Parcel>,
     clock: Clock,
@@ -215,14 +280,24 @@ struct Sending {
 
 impl Sending {
     fn new(collector: &Collector, directory: Directory, parcels: Receiver<Parcel>, clock: Clock) -> Sending {
+        let now = clock.now();
         let settings = Settings {
             protocol: collector.protocol,
             observation_domain: collector.observation_domain,
             is_stream: collector.transport != CollectorTransport::Udp,
+            flows: collector.records.contains(&RecordKind::Flows),
+            nat_events: collector.records.contains(&RecordKind::NatEvents),
+            biflow: collector.biflow,
+        };
+        let speaker = match collector.protocol {
+            ExportProtocol::Sflow => Speaker::Agent(Box::new(Agent::new(collector.observation_domain, now))),
+            ExportProtocol::Ipfix | ExportProtocol::NetflowV9 => {
+                Speaker::Exporter(Box::new(Exporter::new(settings, directory, now)))
+            }
         };
         Sending {
             name: collector.name.clone(),
-            exporter: Exporter::new(settings, directory, clock.now()),
+            speaker,
             link: Link::new(collector.address, &collector.transport),
             parcels,
             clock,
@@ -233,7 +308,7 @@ impl Sending {
     fn run(mut self) {
         loop {
             let now = self.clock.now();
-            let due = self.exporter.poll_timeout().max(self.link.poll_timeout());
+            let due = self.speaker.poll_timeout().max(self.link.poll_timeout());
             match self.parcels.recv_timeout(due.since(now.instant).min(IDLE)) {
                 Ok(parcel) => self.take(parcel),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -241,7 +316,7 @@ impl Sending {
             }
             self.send();
         }
-        self.exporter.flush();
+        self.speaker.flush();
         self.link.hurry();
         self.send();
         self.link.close();
@@ -249,13 +324,23 @@ impl Sending {
 
     fn take(&mut self, parcel: Parcel) {
         if let Some(directory) = &parcel.directory {
-            self.exporter.set_directory(directory);
+            self.speaker.set_directory(directory);
         }
-        self.exporter.missed(parcel.missed);
+        self.speaker.missed(parcel.missed);
         // What makes full messages leaves before more is added: the exporter keeps few.
         for some in parcel.records.chunks(AT_ONCE) {
             let now = self.clock.now();
-            some.iter().for_each(|record| self.exporter.add(record, now));
+            some.iter().for_each(|record| self.speaker.add(record, now));
+            self.send();
+        }
+        for some in parcel.nat_events.chunks(AT_ONCE) {
+            let now = self.clock.now();
+            some.iter().for_each(|event| self.speaker.add_nat_event(event, now));
+            self.send();
+        }
+        for some in parcel.samples.chunks(AT_ONCE) {
+            let now = self.clock.now();
+            some.iter().for_each(|sample| self.speaker.add_sample(sample, now));
             self.send();
         }
     }
@@ -264,17 +349,17 @@ impl Sending {
     /// counts the others as lost.
     fn send(&mut self) {
         let now = self.clock.now();
-        if self.exporter.poll_timeout() > now.instant || self.link.poll_timeout() > now.instant {
+        if self.speaker.poll_timeout() > now.instant || self.link.poll_timeout() > now.instant {
             return;
         }
         match self.link.open(now.instant) {
-            Ok(true) => self.exporter.begin_session(),
+            Ok(true) => self.speaker.begin_session(self.link.local_address()),
             Ok(false) => {}
             Err(error) => return self.failed(&error),
         }
         loop {
             let now = self.clock.now();
-            let Some(message) = self.exporter.poll(now) else { return };
+            let Some(message) = self.speaker.poll(now) else { return };
             match self.link.send(message, now.instant) {
                 Ok(()) => {
                     if std::mem::take(&mut self.failing) {
@@ -282,7 +367,7 @@ impl Sending {
                     }
                 }
                 Err(error) => {
-                    self.exporter.not_sent();
+                    self.speaker.not_sent();
                     self.failed(&error);
                     if !self.link.is_open() {
                         return;
@@ -295,6 +380,81 @@ impl Sending {
     fn failed(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.failing, true) {
             tracing::warn!(collector = self.name, %error, "flow records cannot be sent");
+        }
+    }
+}
+
+/// What speaks to a collector, in the language that it understands.
+enum Speaker {
+    Exporter(Box<Exporter>),
+    Agent(Box<Agent>),
+}
+
+impl Speaker {
+    fn begin_session(&mut self, address: Option<IpAddr>) {
+        match self {
+            Speaker::Exporter(exporter) => exporter.begin_session(),
+            Speaker::Agent(agent) => agent.set_address(address),
+        }
+    }
+
+    fn set_directory(&mut self, directory: &Directory) {
+        if let Speaker::Exporter(exporter) = self {
+            exporter.set_directory(directory);
+        }
+    }
+
+    fn add(&mut self, record: &FlowRecord, now: Now) {
+        match self {
+            Speaker::Exporter(exporter) => exporter.add(record, now),
+            Speaker::Agent(agent) => agent.count(record),
+        }
+    }
+
+    fn add_nat_event(&mut self, event: &NatEvent, now: Now) {
+        if let Speaker::Exporter(exporter) = self {
+            exporter.add_nat_event(event, now);
+        }
+    }
+
+    fn add_sample(&mut self, sample: &Sample, now: Now) {
+        if let Speaker::Agent(agent) = self {
+            agent.add(sample, now);
+        }
+    }
+
+    fn missed(&mut self, missed: Missed) {
+        match self {
+            Speaker::Exporter(exporter) => exporter.missed(missed),
+            Speaker::Agent(agent) => agent.missed(missed.samples),
+        }
+    }
+
+    fn flush(&mut self) {
+        match self {
+            Speaker::Exporter(exporter) => exporter.flush(),
+            Speaker::Agent(agent) => agent.finish(),
+        }
+    }
+
+    fn poll(&mut self, now: Now) -> Option<&[u8]> {
+        match self {
+            Speaker::Exporter(exporter) => exporter.poll(now),
+            Speaker::Agent(agent) => agent.poll(now),
+        }
+    }
+
+    fn poll_timeout(&self) -> Instant {
+        match self {
+            Speaker::Exporter(exporter) => exporter.poll_timeout(),
+            Speaker::Agent(agent) => agent.poll_timeout(),
+        }
+    }
+
+    fn not_sent(&mut self) {
+        match self {
+            Speaker::Exporter(exporter) => exporter.not_sent(),
+            Speaker::Agent(agent) => agent.not_sent(),
         }
     }
 }

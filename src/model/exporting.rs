@@ -8,6 +8,8 @@ pub enum ExportProtocol {
     Ipfix,
     /// RFC 3954.
     NetflowV9,
+    /// Version 5: packet samples and counters, no sessions.
+    Sflow,
 }
 
 /// A kind of record that a collector can ask for.
@@ -15,4 +17,6 @@ pub enum ExportProtocol {
 pub enum RecordKind {
     /// Sessions, as far as they have come.
     Flows,
+    /// Who was given which outside address and ports, and who got none (RFC 8158).
+    NatEvents,
 }

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default)]
 pub struct Drops {
     counts: BTreeMap<(Option<TenantId>, DropReason), u64>,
+    /// As they were when [`Drops::take_new`] last looked.
+    seen: BTreeMap<(Option<TenantId>, DropReason), u64>,
 }
 
 impl Drops {
@@ -32,6 +34,14 @@ impl Drops {
         self.counts.values().sum()
     }
 
+    /// Which counters have grown since the last call.
+    pub fn take_new(&mut self) -> Vec<(Option<TenantId>, DropReason)> {
+        let grown = self.counts.iter().filter(|(key, count)| self.seen.get(key) != Some(count));
+        let new = grown.map(|(key, _)| *key).collect();
+        self.seen.clone_from(&self.counts);
+        new
+    }
+
     /// The counters in names.
     pub fn rows(&self, generation: &Generation) -> Vec<DropRow> {
         let names = &generation.names;
@@ -53,5 +63,24 @@ impl Drops {
             packets: *packets,
         };
         self.counts.iter().map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_grown_since_the_last_look_is_told_once() {
+        let acme = Some(TenantId(1));
+        let mut drops = Drops::default();
+        assert!(drops.take_new().is_empty());
+        drops.count(acme, DropReason::TenantSessionLimit, 3);
+        drops.count(None, DropReason::Malformed, 1);
+        let both = [(None, DropReason::Malformed), (acme, DropReason::TenantSessionLimit)];
+        assert_eq!(drops.take_new(), both);
+        assert!(drops.take_new().is_empty());
+        drops.count(acme, DropReason::TenantSessionLimit, 1);
+        assert_eq!(drops.take_new(), both[1..]);
     }
 }

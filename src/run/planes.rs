@@ -2,8 +2,9 @@
 //! same commands.
 
 use crate::control::{WorkerGone, WorkerPort};
-use crate::export::Missed;
-use crate::io::exporting::Order;
+use crate::export::{Missed, NatChange, NatEvent, NatLimit};
+use crate::flow::PortEvent;
+use crate::io::exporting::{Order, Wants};
 use crate::io::forward::{DataPlane, Dropped, Egress, Fault, ForwardHandle};
 use crate::io::ledgering::Ledgering;
 use crate::model::{Instant, Now};
@@ -24,6 +25,9 @@ const MAX_SCANS: usize = 64;
 /// Between two such looks, so that packets get nine tenths of the time: a million sessions take half a second.
 const SCAN_PAUSE: Duration = Duration::from_millis(5);
 
+/// Collectors are told no more often than this that somebody gets no ports (RFC 8158 asks for such a limit).
+const REFUSALS_PAUSE: Duration = Duration::from_secs(1);
+
 /// What a forwarding thread is told.
 pub(super) enum Command {
     Adopt(Arc<Generation>),
@@ -37,6 +41,11 @@ pub(super) type Reply = Box<dyn FnOnce(Answer) + Send>;
 pub(super) struct WorkerPlane {
     worker: Worker,
     orders: SyncSender<Order>,
+    wants: Arc<Wants>,
+    /// Whether the worker tells what becomes of ports.
+    tells_ports: bool,
+    /// When collectors are next told of sessions that could not begin.
+    next_refusals: Instant,
     /// Records that found no room there, and have not been told as lost.
     missed: Missed,
     /// `None` where no NAT ledger is kept.
@@ -50,15 +59,20 @@ impl WorkerPlane {
     pub(super) fn new(
         mut worker: Worker,
         orders: SyncSender<Order>,
+        wants: Arc<Wants>,
         ledger: Option<Ledgering>,
         now: Now,
     ) -> WorkerPlane {
-        if ledger.is_some() {
+        let tells_ports = ledger.is_some();
+        if tells_ports {
             worker.tell_ports();
         }
         WorkerPlane {
             worker,
             orders,
+            wants,
+            tells_ports,
+            next_refusals: now.instant,
             missed: Missed::default(),
             ledger,
             scans: VecDeque::new(),
@@ -70,9 +84,23 @@ impl WorkerPlane {
     /// the ledger the ends of all bindings.
     pub(super) fn end(mut self, now: Now) {
         self.worker.end_all(now);
-        if let Some(ledger) = self.ledger.take()
-            && !ledger.finish(self.worker.take_port_events(), now.unix_nanos / 1_000_000)
-        {
+        let at = now.unix_nanos / 1_000_000;
+        let wanted = self.wants.nat_events();
+        let orders = &self.orders;
+        let events = self.worker.take_port_events().inspect(|event| {
+            if wanted {
+                // Gone with the exporter's thread, of which the records below tell.
+                let _ = orders.send(Order::NatEvent(nat_event(event, at)));
+            }
+        });
+        let kept = match self.ledger.take() {
+            Some(ledger) => ledger.finish(events, at),
+            None => {
+                events.for_each(drop);
+                true
+            }
+        };
+        if !kept {
             tracing::error!("the NAT ledger's thread is gone: the ends of bindings are not in it");
         }
         for record in self.worker.take_records() {
@@ -84,13 +112,16 @@ impl WorkerPlane {
 
     /// Records, lines of the log, and what became of ports: none holds up the worker.
     fn pass_on(&mut self, now: Now) {
-        if let Some(ledger) = &mut self.ledger {
-            let lost = ledger.pass_on(self.worker.take_port_events(), now.unix_nanos / 1_000_000);
-            self.worker.ledger_lost(lost);
-        }
+        self.pass_on_nat_events(now);
         // Before what comes after it: so a collector learns of a loss no later than of what followed.
         if self.missed != Missed::default() && self.orders.try_send(Order::Missed(self.missed)).is_ok() {
             self.missed = Missed::default();
+        }
+        self.worker.sample_packets(self.wants.packet_sampling());
+        for sample in self.worker.take_samples() {
+            if self.orders.try_send(Order::Sample(sample)).is_err() {
+                self.missed.add(Missed::one_sample());
+            }
         }
         let mut lost = 0;
         for record in self.worker.take_records() {
@@ -107,6 +138,41 @@ impl WorkerPlane {
         for logged in logged {
             if self.orders.try_send(Order::Logged(logged)).is_err() {
                 self.worker.not_logged(logged.rule);
+            }
+        }
+    }
+
+    /// What became of ports, to the ledger and the collectors; and once a second to these, who got none.
+    fn pass_on_nat_events(&mut self, now: Now) {
+        let wanted = self.wants.nat_events();
+        if wanted && !self.tells_ports {
+            self.worker.tell_ports();
+            self.tells_ports = true;
+        }
+        if !self.tells_ports {
+            return;
+        }
+        let at = now.unix_nanos / 1_000_000;
+        let (orders, missed) = (&self.orders, &mut self.missed);
+        let mut tell = |event: NatEvent| {
+            if wanted && orders.try_send(Order::NatEvent(event)).is_err() {
+                missed.add(Missed::one_event());
+            }
+        };
+        let events = self.worker.take_port_events().inspect(|event| tell(nat_event(event, at)));
+        match &mut self.ledger {
+            Some(ledger) => {
+                let lost = ledger.pass_on(events, at);
+                self.worker.ledger_lost(lost);
+            }
+            None => events.for_each(drop),
+        }
+        if wanted && self.next_refusals <= now.instant {
+            self.next_refusals = now.instant + REFUSALS_PAUSE;
+            for (tenant, reason) in self.worker.take_newly_dropped() {
+                if let (Some(tenant), Some(limit)) = (tenant, NatLimit::of(reason)) {
+                    tell(NatEvent { unix_millis: at, tenant, what: NatChange::Refused(limit) });
+                }
             }
         }
     }
@@ -170,6 +236,10 @@ impl DataPlane for WorkerPlane {
             Command::Ask(query, reply) => reply(self.worker.answer(&query, now)),
         }
     }
+}
+
+fn nat_event(event: &PortEvent, unix_millis: u64) -> NatEvent {
+    NatEvent { unix_millis, tenant: event.tenant, what: NatChange::Ports(*event) }
 }
 
 /// The entrance.

@@ -345,7 +345,11 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         max_sessions: 2_000_000,
         workers: None,
         admin: Admin { listen: "127.0.0.1:0".parse().expect("an address") },
-        export: Export { active_timeout: Duration::from_secs(60), collectors: Vec::new() },
+        export: Export {
+            active_timeout: Duration::from_secs(60),
+            packet_sampling: 1_000,
+            collectors: Vec::new(),
+        },
         nat_ledger: None,
         flow_history: None,
     };

@@ -169,6 +169,26 @@ fn the_worker_counts_every_byte_and_its_records_say_the_same() {
 }
 
 #[test]
+fn samples_show_packets_as_they_arrived_and_where_they_went() {
+    let mut sim = Sim::up();
+    sim.node("fra1").plane.sample_packets(1);
+    let packet = udp("10.1.0.5:1000", "203.0.113.80:53", b"question").bytes();
+    let out = sim.from_lan("berlin", &packet);
+    let reply = answer(&out[0], b"answer");
+    sim.from_internet(&reply);
+    sim.node("fra1").plane.sample_packets(0);
+    sim.from_lan("berlin", &packet);
+    let samples = sim.node("fra1").plane.take_samples();
+    let [request, response] = &samples[..] else { panic!("two samples: {samples:?}") };
+    // The branch has counted its TTL down, and with it the header's checksum.
+    assert_eq!((&request.header[12..], request.length as usize), (&packet[12..], packet.len()));
+    assert_eq!((&response.header[..], response.length as usize), (&reply[..], reply.len()));
+    assert_eq!((request.from, request.to), (response.to, response.from));
+    assert!(request.arrived_on.is_some() && request.arrived_on == response.left_on, "{samples:?}");
+    assert_eq!((request.rate, request.pool, response.pool), (1, 1, 2));
+}
+
+#[test]
 fn an_icmp_error_larger_than_the_path_goes_no_further() {
     let mut sim = Sim::up();
     let out = sim.from_lan("berlin", &udp("10.1.0.5:1000", "203.0.113.80:9", &[7; 1_380]).bytes());

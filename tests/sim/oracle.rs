@@ -230,7 +230,11 @@ fn compile(tenant: &Tenant) -> Generation {
         max_sessions: 1_000,
         workers: None,
         admin: Admin { listen: "127.0.0.1:8443".parse().expect("an address") },
-        export: Export { active_timeout: Duration::from_secs(60), collectors: Vec::new() },
+        export: Export {
+            active_timeout: Duration::from_secs(60),
+            packet_sampling: 1_000,
+            collectors: Vec::new(),
+        },
         nat_ledger: None,
         flow_history: None,
     };

@@ -4,7 +4,7 @@
 //! all its tunnels end at one site.
 
 use popgate::control::{Control, SiteFacts, Unanswered, WorkerGone, WorkerPort};
-use popgate::flow::FlowRecord;
+use popgate::flow::{FlowRecord, Sample};
 use popgate::model::{DropReason, Instant, Now};
 use popgate::pipeline::report::{Answer, Query};
 use popgate::pipeline::{DeadLinks, Entrance, Logged, Steered, Team, Worker, steer};
@@ -229,6 +229,14 @@ impl Plane {
 
     pub fn take_logged(&mut self) -> Vec<Logged> {
         self.workers.iter_mut().flat_map(|worker| worker.take_logged().collect::<Vec<_>>()).collect()
+    }
+
+    pub fn sample_packets(&mut self, rate: u32) {
+        self.workers.iter_mut().for_each(|worker| worker.sample_packets(rate));
+    }
+
+    pub fn take_samples(&mut self) -> Vec<Sample> {
+        self.workers.iter_mut().flat_map(|worker| worker.take_samples().collect::<Vec<_>>()).collect()
     }
 
     pub fn take_records(&mut self) -> Vec<FlowRecord> {

@@ -14,6 +14,9 @@ pub(super) struct Header {
     pub(super) observation_domain: u32,
 }
 
+/// What is added to an element's number where it tells of a biflow's answers (RFC 5103).
+pub(super) const REVERSE: u16 = 1 << 15;
+
 /// A data record: the template it came by and its values, by element number.
 #[derive(Clone, Debug)]
 pub(super) struct Data {
@@ -151,7 +154,13 @@ impl Collector {
         assert!(id >= 256, "template id {id}");
         let fields = (0..count).map(|_| {
             let (element, length) = (set.number(2) as u16, set.number(2) as usize);
-            assert!(element < 1 << 15, "no enterprise's elements");
+            if element >= REVERSE {
+                assert_eq!(
+                    set.number(4),
+                    29_305,
+                    "of enterprises' elements those of a biflow's answers alone"
+                );
+            }
             assert!(length > 0 && length < 65_535, "fixed lengths");
             (element, length)
         });

@@ -3,7 +3,9 @@
 
 use super::moves::ranking;
 use super::{Arrival, Arrived, Exit, Fate, GROUP, Packet, Refusal, Worker};
-use crate::flow::{DatagramKey, EndReason, Session, SessionRef, TcpState, Trail, Translation};
+use crate::flow::{
+    DatagramKey, EndReason, SAMPLE_BYTES, Sample, Sampler, Session, SessionRef, TcpState, Trail, Translation,
+};
 use crate::model::{
     Direction, DropReason, FlowKey, NextHop, Now, PathId, Protocol, Remediation, Resilience, SiteId,
     TenantId, Zone,
@@ -325,14 +327,14 @@ impl Worker {
         let class = session.class();
         let was = session.tcp;
         let segment = parsed.tcp_segment(packet);
-        session.count(direction, parsed.on_the_wire(packet), segment, arrival.path, now);
+        let counts = parsed.on_the_wire(packet);
+        session.count(direction, counts, segment, arrival.path, now);
         if let Some(outlet) = self.paths.outlet_mut() {
-            let size = parsed.on_the_wire(packet);
             if let NextHop::Device(device) = arrival.hop {
-                outlet.carries(device, false, size, now.instant);
+                outlet.carries(device, false, counts, now.instant);
             }
             if let Exit::Device(device) = exit {
-                outlet.carries(device, true, size, now.instant);
+                outlet.carries(device, true, counts, now.instant);
             }
         }
         if let Exit::Path(path, _) = exit {
@@ -347,6 +349,10 @@ impl Worker {
             session.leaves_on(direction, path);
         }
         let hasten = session.tcp != was && session.tcp.is_some_and(TcpState::is_over);
+        if self.sampler.chooses(counts.0) {
+            let sample = sample_of(session, direction, packet, parsed, &self.sampler);
+            self.samples.push(sample);
+        }
         if hasten {
             self.sessions.hasten(at);
         }
@@ -485,6 +491,34 @@ fn datagram_key(zone: Zone, packet: &[u8], parsed: &Parsed, id: u32) -> Datagram
     let protocol = if parsed.ipv4 { parsed.protocol } else { IPV6_FRAGMENT };
     let (source, destination) = (parsed.source(packet), parsed.destination(packet));
     DatagramKey { zone, source, destination, protocol, id }
+}
+
+/// A chosen packet as it arrived, before it is translated.
+#[cold]
+fn sample_of(
+    session: &Session,
+    direction: Direction,
+    packet: &[u8],
+    parsed: &Parsed,
+    sampler: &Sampler,
+) -> Sample {
+    let [initiator, responder] = session.plan().ends;
+    let (from, to) = match direction {
+        Direction::Forward => (initiator, responder),
+        Direction::Reverse => (responder, initiator),
+    };
+    Sample {
+        tenant: session.tenant,
+        header: packet[..packet.len().min(parsed.len).min(SAMPLE_BYTES)].to_vec(),
+        is_ipv4: parsed.ipv4,
+        length: parsed.largest(packet) as u32,
+        from,
+        arrived_on: session.arrived_on(direction),
+        to,
+        left_on: session.left_on(direction),
+        rate: sampler.rate(),
+        pool: sampler.pool(),
+    }
 }
 
 /// Lets `owner` go on with a packet that has come here.

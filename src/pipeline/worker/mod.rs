@@ -33,7 +33,7 @@ use super::quotas::Quotas;
 use super::recording::{Measured, Recording};
 use super::rules::{Logged, Rules};
 use super::team::Team;
-use crate::flow::{EndReason, FlowRecord, Fragments, PortEvent, SessionRef, SessionTable};
+use crate::flow::{EndReason, FlowRecord, Fragments, PortEvent, Sample, Sampler, SessionRef, SessionTable};
 use crate::model::{
     ClassId, DeviceId, DropReason, FlowKey, IdMap, Instant, NextHop, Now, PathId, RuleId, SiteId, TenantId,
     Zone,
@@ -88,6 +88,9 @@ pub struct Worker {
     turns: Turns,
     pub(super) forwarded: Traffic,
     records: Vec<FlowRecord>,
+    /// Chooses packets to be shown to collectors; those it has chosen.
+    sampler: Sampler,
+    samples: Vec<Sample>,
     pub(super) records_lost: u64,
     pub(super) ledger_lost: u64,
     /// How often a session has been answered by another path than it came by, though that one is there.
@@ -200,6 +203,8 @@ impl Worker {
             turns: Turns::default(),
             forwarded: Traffic::default(),
             records: Vec::new(),
+            sampler: Sampler::seeded(rng.random()),
+            samples: Vec::new(),
             records_lost: 0,
             ledger_lost: 0,
             returns_overridden: 0,
@@ -327,6 +332,16 @@ impl Worker {
         self.records.drain(..)
     }
 
+    /// Has one packet in `rate` shown from now on; none with 0.
+    pub fn sample_packets(&mut self, rate: u32) {
+        self.sampler.set_rate(rate);
+    }
+
+    /// The packets chosen since the last call.
+    pub fn take_samples(&mut self) -> std::vec::Drain<'_, Sample> {
+        self.samples.drain(..)
+    }
+
     /// What rules with `log` decided on since the last call.
     pub fn take_logged(&mut self) -> std::vec::Drain<'_, Logged> {
         self.rules.take_lines()
@@ -356,6 +371,11 @@ impl Worker {
     /// `count` of what [`Worker::take_port_events`] gave could not be passed on.
     pub fn ledger_lost(&mut self, count: u64) {
         self.ledger_lost += count;
+    }
+
+    /// Whose packets were dropped since the last call, and for what.
+    pub fn take_newly_dropped(&mut self) -> Vec<(Option<TenantId>, DropReason)> {
+        self.drops.take_new()
     }
 
     /// `count` packets that were to be sent could not be.

@@ -1,6 +1,8 @@
 //! Exporting to several collectors at once, over real sockets: by UDP, TCP and TLS, each with its own filter, and what
 //! becomes of the others when one is dead, slow, or begins anew.
 
+mod receivers;
+
 use popgate::config::{self, Collector};
 use popgate::export::Directory;
 use popgate::flow::{DirectionRecord, End, EndReason, FlowRecord};
@@ -13,6 +15,7 @@ use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -35,7 +38,8 @@ impl Exporting {
 
     fn start_in(dir: &Path, collectors: &str) -> Exporting {
         let (orders, orders_in) = sync_channel(65_536);
-        let thread = exporting::start(orders_in, Clock::new(), |_| {}, |_| {}).expect("a thread");
+        let thread =
+            exporting::start(orders_in, Arc::default(), Clock::new(), |_| {}, |_| {}).expect("a thread");
         let exporting = Exporting { orders, thread, next: 0 };
         exporting.reconfigure(configured(dir, collectors));
         exporting
@@ -46,7 +50,7 @@ impl Exporting {
             tenants: [(TenantId(0), "acme".to_owned()), (TenantId(1), "globex".to_owned())].into(),
             ..Directory::default()
         };
-        self.orders.send(Order::Reconfigure { collectors, directory }).expect("it runs");
+        self.orders.send(Order::Reconfigure { collectors, packet_sampling: 1, directory }).expect("it runs");
     }
 
     /// Sends so many sessions' records of a tenant: each becomes two.
