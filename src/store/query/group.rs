@@ -24,12 +24,23 @@ pub(super) enum Value {
     Text(Arc<str>),
 }
 
+/// A file is sorted by an address, and so is its dictionary: a value's code is soon after that of the value before, where
+/// another file had them already. To look there is to read on, which costs less than a look into the table.
+const SOON: usize = 4;
+
 /// No code: not met yet, or none of those that are looked for.
 const UNKNOWN: u32 = u32::MAX;
 
 /// The codes of one field's values.
 struct Codes {
     field: Field,
+    /// Those of at most 15 bytes, every IPv4 address among them, lie in the table itself.
+    short: HashMap<u128, u32, FixedState>,
+    /// The same by code, 0 for what is not such.
+    shorts: Vec<u128>,
+    /// The code that was found last, and whether it came soon after the one before.
+    last: usize,
+    in_order: bool,
     texts: HashMap<Arc<str>, u32, FixedState>,
     numbers: HashMap<u64, u32, FixedState>,
     none: u32,
@@ -43,8 +54,19 @@ struct Codes {
 
 impl Codes {
     fn new(field: Field) -> Codes {
-        let (texts, numbers) = (HashMap::default(), HashMap::default());
-        Codes { field, texts, numbers, none: UNKNOWN, values: Vec::new(), closed: false, known: None }
+        Codes {
+            field,
+            short: HashMap::default(),
+            shorts: Vec::new(),
+            last: 0,
+            in_order: false,
+            texts: HashMap::default(),
+            numbers: HashMap::default(),
+            none: UNKNOWN,
+            values: Vec::new(),
+            closed: false,
+            known: None,
+        }
     }
 
     fn give(values: &mut Vec<Value>, closed: bool, value: impl FnOnce() -> Value) -> u32 {
@@ -75,15 +97,46 @@ impl Codes {
     }
 
     fn of_text(&mut self, text: &str) -> u32 {
-        if let Some(code) = self.texts.get(text) {
-            return *code;
+        let Some(short) = short(text) else {
+            return match self.texts.get(text) {
+                Some(code) => *code,
+                None => self.of_new(text, None),
+            };
+        };
+        if self.in_order {
+            let next = self.last + 1;
+            let soon = self.shorts.iter().skip(next).take(SOON).position(|known| *known == short);
+            if let Some(after) = soon {
+                self.last = next + after;
+                return self.last as u32;
+            }
         }
+        let code = match self.short.get(&short) {
+            Some(code) => *code,
+            None => self.of_new(text, Some(short)),
+        };
+        let found = code as usize;
+        self.in_order = (self.last + 1..=self.last + SOON).contains(&found);
+        self.last = if code == UNKNOWN { self.last } else { found };
+        code
+    }
+
+    fn of_new(&mut self, text: &str, short: Option<u128>) -> u32 {
         if self.closed {
             return UNKNOWN;
         }
         let text: Arc<str> = text.into();
         let code = Codes::give(&mut self.values, false, || Value::Text(Arc::clone(&text)));
-        self.texts.insert(text, code);
+        match short {
+            Some(short) => {
+                self.shorts.resize(self.values.len(), 0);
+                self.shorts[code as usize] = short;
+                self.short.insert(short, code);
+            }
+            None => {
+                self.texts.insert(text, code);
+            }
+        }
         code
     }
 
@@ -150,27 +203,36 @@ impl Codes {
         let texts = array.values().as_string::<i32>();
         let keys = array.keys();
         let values = keys.values();
-        let has_none = keys.null_count() > 0;
-        block.each(|place| {
-            into.push(if has_none && keys.is_null(place) {
-                self.of_none()
-            } else {
-                let key = values[place] as usize;
-                match codes.get(key) {
-                    Some(&UNSEEN) => {
-                        let code =
-                            if texts.is_null(key) { self.of_none() } else { self.of_text(texts.value(key)) };
-                        codes[key] = code;
-                        code
-                    }
-                    Some(code) => *code,
-                    None => UNKNOWN,
+        let mut of_key = |key: i32| match codes.get_mut(key as usize) {
+            Some(code) => {
+                if *code == UNSEEN {
+                    let key = key as usize;
+                    *code = if texts.is_null(key) { self.of_none() } else { self.of_text(texts.value(key)) };
                 }
-            });
-        });
+                *code
+            }
+            None => self.of_none(),
+        };
+        match block.places {
+            None if keys.null_count() == 0 => into.extend(values.iter().map(|key| of_key(*key))),
+            Some(places) if keys.null_count() == 0 => {
+                into.extend(places.iter().map(|place| of_key(values[*place as usize])));
+            }
+            // No key is as large: it stands for nothing.
+            _ => block.each(|place| into.push(of_key(if keys.is_null(place) { -1 } else { values[place] }))),
+        }
         self.known = Some((Arc::clone(array.values()), codes));
         Ok(())
     }
+}
+
+/// A short text and its length in a number.
+fn short(text: &str) -> Option<u128> {
+    let mut bytes = [0; 16];
+    bytes.get_mut(..text.len()).filter(|_| text.len() < 16)?.copy_from_slice(text.as_bytes());
+    // One more, so that no text has the number 0.
+    bytes[15] = text.len() as u8 + 1;
+    Some(u128::from_le_bytes(bytes))
 }
 
 impl Block<'_> {
@@ -210,7 +272,7 @@ pub(super) struct Groups {
     sums: Vec<Sum>,
     most: usize,
     /// Of the groups by more than one field; by one, its codes are the groups.
-    slots: HashMap<Key, u32, FixedState>,
+    slots: Slots,
     keys: Vec<Key>,
     /// By slot: whether any row is in it.
     met: Vec<bool>,
@@ -226,6 +288,64 @@ struct Room {
     slots: Vec<u32>,
 }
 
+/// Which slot a key has. While there are few enough possible keys, each has its place in a table, which a core's cache
+/// holds; beyond, they are hashed.
+#[derive(Default)]
+struct Slots {
+    /// How many bits each field's codes take in a place.
+    bits: Vec<u32>,
+    table: Vec<u32>,
+    hashed: HashMap<Key, u32, FixedState>,
+    is_hashed: bool,
+}
+
+/// 2 million places, 8 MB.
+const PLACE_BITS: u32 = 21;
+
+impl Slots {
+    /// Makes room for all keys that these codes can make.
+    fn fit(&mut self, codes: &[Codes], keys: &[Key]) {
+        let bits = codes.iter().map(|codes| usize::BITS - codes.values.len().leading_zeros());
+        if self.is_hashed || bits.clone().eq(self.bits.iter().copied()) {
+            return;
+        }
+        self.bits = bits.collect();
+        let all: u32 = self.bits.iter().sum();
+        if all > PLACE_BITS {
+            self.is_hashed = true;
+            self.table = Vec::new();
+            self.hashed = keys.iter().copied().zip(0..).collect();
+            return;
+        }
+        self.table.clear();
+        self.table.resize(1 << all, UNKNOWN);
+        for (key, slot) in keys.iter().zip(0..) {
+            let place = self.place(*key);
+            self.table[place] = slot;
+        }
+    }
+
+    fn place(&self, key: Key) -> usize {
+        let codes = self.bits.iter().zip(codes(key));
+        codes.fold(0, |place, (bits, code)| place << bits | code as usize)
+    }
+
+    /// A key without one gets the next.
+    fn slot(&mut self, key: Key, keys: &mut Vec<Key>) -> u32 {
+        let next = keys.len() as u32;
+        let place = if self.is_hashed { 0 } else { self.place(key) };
+        let slot = match self.table.get_mut(place) {
+            Some(slot) => slot,
+            None => self.hashed.entry(key).or_insert(UNKNOWN),
+        };
+        if *slot == UNKNOWN {
+            *slot = next;
+            keys.push(key);
+        }
+        *slot
+    }
+}
+
 impl Groups {
     /// At most `most` of them.
     pub(super) fn new(by: &[Field], sums: &[Sum], most: usize) -> Groups {
@@ -233,7 +353,7 @@ impl Groups {
             codes: by.iter().map(|field| Codes::new(*field)).collect(),
             sums: sums.to_vec(),
             most,
-            slots: HashMap::default(),
+            slots: Slots::default(),
             keys: Vec::new(),
             met: Vec::new(),
             totals: vec![Vec::new(); sums.len()],
@@ -254,15 +374,6 @@ impl Groups {
         Ok(())
     }
 
-    fn slot(&mut self, key: Key) -> u32 {
-        let next = self.keys.len() as u32;
-        let slot = *self.slots.entry(key).or_insert(next);
-        if slot == next {
-            self.keys.push(key);
-        }
-        slot
-    }
-
     /// Everything another thread has found, too.
     ///
     /// # Errors
@@ -272,6 +383,7 @@ impl Groups {
             theirs.values.iter().map(|value| mine.of(value)).collect()
         };
         let codes: Vec<Vec<u32>> = self.codes.iter_mut().zip(&other.codes).map(translate).collect();
+        self.slots.fit(&self.codes, &self.keys);
         let met: Vec<usize> = (0..other.met.len()).filter(|slot| other.met[*slot]).collect();
         let slots: Vec<usize> = met
             .iter()
@@ -280,7 +392,7 @@ impl Groups {
                 codes => {
                     let theirs = self::codes(other.keys[*theirs]);
                     let mine = codes.iter().zip(theirs).map(|(codes, theirs)| codes[theirs as usize]);
-                    self.slot(key(mine)) as usize
+                    self.slots.slot(key(mine), &mut self.keys) as usize
                 }
             })
             .collect();
@@ -330,14 +442,11 @@ impl Look for Groups {
         let slots = match room.codes.as_slice() {
             [only] => only,
             many => {
-                let mut last = (None, 0);
                 room.slots.clear();
+                self.slots.fit(&self.codes, &self.keys);
                 for row in 0..many.first().map_or(0, Vec::len) {
                     let key = key(many.iter().map(|codes| codes[row]));
-                    if last.0 != Some(key) {
-                        last = (Some(key), self.slot(key));
-                    }
-                    room.slots.push(last.1);
+                    room.slots.push(self.slots.slot(key, &mut self.keys));
                 }
                 &room.slots
             }

@@ -221,7 +221,7 @@ fn row(number: u64, bytes: [u8; 16]) -> Row<'static> {
         class: pick(11, &["voice", "bulk", "default"]),
         class_by: pick(11, &["rule", "sni"]),
         app: some(12, &["zoom", "sap"]),
-        name: some(13, &["video.example", "mail.example", "Ex ample"]),
+        name: some(13, &["video.example", "", "a-rather-long-name.example", "Ex ample"]),
         rule: pick(10, &["web-out", "any"]),
         dscp: bytes[12] % 64,
         forward_path: some(14, &["dsl", "lte"]),
