@@ -6,6 +6,7 @@ import { Explain } from './explain';
 import { Flows } from './flows';
 import { timeOfDay } from './format';
 import { Help } from './help';
+import { HistoryView } from './history';
 import { HelpIcon, LeaveIcon, Mark, ThemeIcon } from './icons';
 import { useKeys } from './keys';
 import { Feed, type Live } from './live';
@@ -49,6 +50,7 @@ const VIEWS: [View, string, string][] = [
   ['overview', 'Overview', 'g o'],
   ['sessions', 'Sessions', 'g s'],
   ['flows', 'Flows', 'g f'],
+  ['history', 'History', 'g h'],
   ['rules', 'Rules', 'g r'],
   ['explain', 'Explain', 'g e'],
   ['who-had', 'Who had', 'g w'],
@@ -113,6 +115,7 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
       {route.view === 'path' && <PathView {...listing} />}
       {route.view === 'sessions' && <Sessions {...listing} />}
       {route.view === 'flows' && <Flows {...listing} />}
+      {route.view === 'history' && <HistoryView {...listing} />}
       {route.view === 'rules' && <Rules {...listing} />}
       {route.view === 'explain' && <Explain {...listing} />}
       {route.view === 'who-had' && <WhoHadView {...listing} />}

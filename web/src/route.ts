@@ -3,7 +3,7 @@
 
 import { useEffect, useState } from 'preact/hooks';
 
-export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'explain' | 'who-had';
+export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'who-had';
 
 export interface Route {
   view: View;
@@ -16,6 +16,7 @@ const PATHS: Record<View, string> = {
   sessions: '/sessions',
   flows: '/flows',
   rules: '/rules',
+  history: '/history',
   explain: '/explain',
   'who-had': '/who-had',
 };
@@ -37,8 +38,8 @@ export function href(view: View, query: Record<string, string | undefined> = {})
 
 /** The link to another view, taking along the filters both know. */
 export function linkTo(view: View, from: Route): string {
-  // The ledger is asked for outside addresses alone.
-  const alone: View[] = ['overview', 'path', 'who-had'];
+  // The ledger is asked for outside addresses alone, the history in a language of its own.
+  const alone: View[] = ['overview', 'path', 'history', 'who-had'];
   if (alone.includes(view) || alone.includes(from.view)) return href(view);
   // The others know tenants alone.
   const shared = [view, from.view].some((either) => either === 'rules' || either === 'explain') ? (['tenant'] as const) : FILTERS;

@@ -230,3 +230,30 @@ export interface Decision {
   why: string;
   detail: string;
 }
+
+/** What the flow history answers: a table, and what belongs to it. */
+export interface FlowAnswer {
+  'from-unix-ms': number;
+  'until-unix-ms': number;
+  filter: string;
+  columns: { name: string; holds: 'text' | 'number' | 'time' }[];
+  rows: Cell[][];
+  groups: number;
+  total: number[];
+  before: { 'from-unix-ms': number; 'until-unix-ms': number; total: number[]; rows: number[][] } | null;
+  series: FlowSeries | null;
+  cursor: string | null;
+  'rows-read': number;
+  unreadable: string[];
+}
+
+export type Cell = string | number | null;
+
+/** A sum in each step, for each row of the answer, and at last that of all else. */
+export interface FlowSeries {
+  of: string;
+  'step-ms': number;
+  'from-unix-ms': number;
+  lines: number[][];
+  before: number[][] | null;
+}

@@ -242,6 +242,40 @@ const steps = {
     await page.getByRole('grid', { name: 'Flow records' }).waitFor();
   },
 
+  async 'asks the flow history, and points at what is wrong in a filter'() {
+    // A box that keeps none says how to have it keep one.
+    const isKept = Boolean(process.env.HAS_FLOW_HISTORY);
+    await page.keyboard.press('g');
+    await page.keyboard.press('h');
+    const question = page.getByRole('form', { name: 'Question to the flow history' });
+    await question.waitFor();
+    if (!isKept) return void (await page.getByText('[flow-history] in popgate.toml').waitFor());
+    await page.keyboard.press('/');
+    await page.keyboard.type('class = voice and byts > 1M');
+    await page.keyboard.press('Enter');
+    const wrong = page.getByRole('alert').filter({ hasText: 'did you mean "bytes"?' });
+    await wrong.waitFor();
+    assert.match((await wrong.textContent()) ?? '', /\n {18}\^{4} /);
+    await question.locator('.asked-q input').fill('class = voice and bytes > 1M');
+    await question.locator('.asked-by input').fill('class,destination');
+    await page.keyboard.press('Enter');
+    await wrong.waitFor({ state: 'detached' });
+    await page.getByRole('region', { name: 'bytes over time' }).waitFor();
+    await page.getByRole('cell', { name: '203.0.113.9' }).first().waitFor();
+    const asked = new URL(page.url()).searchParams;
+    assert.deepEqual([asked.get('q'), asked.get('by')], ['class = voice and bytes > 1M', 'class,destination']);
+    const [file] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'CSV' }).click()]);
+    assert.equal(file.suggestedFilename(), 'flows.csv');
+    await question.locator('.asked-by input').fill('records');
+    await page.keyboard.press('Enter');
+    await page.getByRole('link', { name: 'Older' }).click();
+    await page.getByRole('heading', { name: 'Records' }).waitFor();
+    assert.equal(new URL(page.url()).searchParams.get('cursor'), '1-1');
+    await page.goBack();
+    await page.goBack();
+    await page.getByRole('grid', { name: 'Flow records' }).waitFor();
+  },
+
   async 'explains its keys'() {
     await page.keyboard.press('?');
     await page.getByRole('dialog').waitFor();
@@ -261,7 +295,7 @@ const steps = {
 
   async 'fits a phone'() {
     await page.setViewportSize({ width: 390, height: 844 });
-    for (const view of ['Overview', 'Sessions', 'Flows', 'Rules', 'Explain', 'Who had']) {
+    for (const view of ['Overview', 'Sessions', 'Flows', 'History', 'Rules', 'Explain', 'Who had']) {
       await page.getByRole('navigation').getByText(view).click();
       await page.locator('.rows, .answer').first().waitFor();
       const [page_, window_] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);

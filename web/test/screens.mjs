@@ -48,6 +48,15 @@ for (const scheme of ['light', 'dark']) {
     await page.goto(`${base}/flows?tenant=nobody`);
     await page.locator('.empty').waitFor();
     await picture('flows-empty');
+    await page.goto(`${base}/history?q=${encodeURIComponent('class = voice and byts > 1M')}`);
+    await page.locator('.field.bad').waitFor();
+    await picture('history-bad-filter');
+    await page.goto(`${base}/history?by=class,destination`);
+    await page.locator('.measured').first().waitFor();
+    await picture('history');
+    await page.goto(`${base}/history?by=records`);
+    await page.locator('.history td').first().waitFor();
+    await picture('history-records');
     await page.keyboard.press('?');
     await page.locator('dialog[open]').waitFor();
     await picture('help');

@@ -1,0 +1,304 @@
+// What went through the box in the last days: the flow history, asked in the filter language. The question lives in the
+// address, so a link shows a colleague the same answer.
+
+import { useEffect, useState } from 'preact/hooks';
+import { get, isUnauthorized, open, Refused } from './api';
+import { bytes, integer, percent, utc } from './format';
+import { href, narrow, type Route } from './route';
+import { Time } from './time';
+import type { Cell, FlowAnswer, FlowSeries, Problem } from './types';
+
+interface Props {
+  route: Route;
+  bearer: string;
+  onUnauthorized: () => void;
+}
+
+const RANGES: [string, string][] = [
+  ['15m', '15 minutes'],
+  ['1h', 'hour'],
+  ['6h', '6 hours'],
+  ['1d', 'day'],
+  ['7d', '7 days'],
+  ['30d', '30 days'],
+];
+
+const GROUPS = ['source', 'destination', 'class', 'app', 'name', 'from', 'to', 'rule', 'protocol', 'destination_port', 'forward_path', 'tenant', 'class,source', 'source,destination'];
+
+const RECORDS = 'records';
+
+type Asked = Readonly<Record<string, string>>;
+
+/** The API's parameters; records are what nothing is grouped by. */
+function parameters({ q = '', last = '1h', by = 'source', order = '', cursor = '' }: Asked, more: Asked = {}): string {
+  const records = by === RECORDS;
+  const grouped: Asked = records ? { cursor, limit: '100' } : { by, order, top: '25', step: 'auto', previous: 'true' };
+  const set = Object.entries({ q, last, ...grouped, ...more }).filter(([, value]) => value !== '');
+  return new URLSearchParams(set).toString();
+}
+
+export function HistoryView({ route, bearer, onUnauthorized }: Props) {
+  const { query } = route;
+  const asked = parameters(query);
+  const [draft, setDraft] = useState<Asked>({});
+  const [answer, setAnswer] = useState<FlowAnswer>();
+  const [problem, setProblem] = useState<Problem>();
+  const [again, setAgain] = useState(0);
+  const failed = (error: unknown) => {
+    if (isUnauthorized(error)) return onUnauthorized();
+    const detail = error instanceof Error ? error.message : String(error);
+    setProblem(error instanceof Refused ? error.problem : { title: 'Unreachable', status: 0, detail });
+  };
+  useEffect(() => {
+    setProblem(undefined);
+    const controller = new AbortController();
+    get<FlowAnswer>(`flows/query?${asked}`, bearer, controller.signal)
+      .then(setAnswer)
+      .catch((error: unknown) => {
+        if (controller.signal.aborted) return;
+        setAnswer(undefined);
+        failed(error);
+      });
+    return () => controller.abort();
+  }, [asked, bearer, again]);
+
+  const value = (name: string, usually = '') => draft[name] ?? query[name] ?? usually;
+  const ask = (event: Event) => {
+    event.preventDefault();
+    narrow({ ...draft, q: value('q').trim(), by: value('by').trim(), cursor: undefined });
+    setDraft({});
+    setAgain(again + 1);
+  };
+  const download = (format: string) => async () => {
+    try {
+      const limits: Asked = query.by === RECORDS ? { limit: '100000', cursor: '' } : { top: '10000', step: '' };
+      const file = await open(`flows/query?${parameters(query, { format, ...limits })}`, bearer);
+      const link = document.createElement('a');
+      link.href = URL.createObjectURL(await file.blob());
+      link.download = `flows.${format}`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    } catch (error) {
+      failed(error);
+    }
+  };
+  const wrong = (name: string) => (problem?.parameter === name ? problem : undefined);
+  const elsewhere = problem && !['q', 'by'].includes(problem.parameter ?? '');
+  return (
+    <main class="listing explain history" id="main">
+      <h1 class="visually-hidden">History</h1>
+      <form class="filter" aria-label="Question to the flow history" onSubmit={ask}>
+        <label class={`field asked-q${wrong('q') ? ' bad' : ''}`}>
+          <span>Filter</span>
+          <input
+            type="text"
+            class="mono"
+            data-filter
+            placeholder="tenant = acme and dst in 203.0.113.0/24 and class = voice and bytes > 1M"
+            autocomplete="off"
+            autocapitalize="off"
+            spellcheck={false}
+            value={value('q')}
+            aria-invalid={wrong('q') ? true : undefined}
+            aria-describedby={wrong('q') ? 'q-problem' : undefined}
+            onInput={(event) => setDraft({ ...draft, q: event.currentTarget.value })}
+          />
+          {wrong('q') && (
+            <em id="q-problem" class="mono pointed" role="alert">
+              {wrong('q')!.detail}
+            </em>
+          )}
+        </label>
+        <label class="field">
+          <span>Last</span>
+          <select value={query.last ?? '1h'} onChange={(event) => narrow({ last: event.currentTarget.value, cursor: undefined })}>
+            {RANGES.map(([last, name]) => (
+              <option key={last} value={last}>
+                {name}
+              </option>
+            ))}
+          </select>
+        </label>
+        <label class={`field asked-by${wrong('by') ? ' bad' : ''}`}>
+          <span>By</span>
+          <input
+            type="text"
+            list="asked-by"
+            placeholder="source"
+            autocomplete="off"
+            autocapitalize="off"
+            spellcheck={false}
+            value={value('by')}
+            aria-invalid={wrong('by') ? true : undefined}
+            onInput={(event) => setDraft({ ...draft, by: event.currentTarget.value })}
+          />
+          {wrong('by') && <em role="alert">{wrong('by')!.detail.replace(/^by: /, '')}</em>}
+        </label>
+        <datalist id="asked-by">
+          {[RECORDS, ...GROUPS].map((name) => (
+            <option key={name} value={name} />
+          ))}
+        </datalist>
+        <button type="submit" class="primary">
+          Ask
+        </button>
+      </form>
+      {elsewhere && (
+        <p class="banner warn" role="alert">
+          {problem.detail}
+        </p>
+      )}
+      <section class="answer" aria-live="polite" aria-label="Answer">
+        {answer?.unreadable.map((file) => (
+          <p key={file} class="banner warn">
+            Left out, it cannot be read: {file}
+          </p>
+        ))}
+        {answer?.series && <Chart series={answer.series} answer={answer} />}
+        {answer && <Answer answer={answer} route={route} download={download} />}
+      </section>
+    </main>
+  );
+}
+
+const WIDTH = 600;
+const HEIGHT = 120;
+
+const say = (name: string, value: number) => (name.endsWith('bytes') ? bytes(value) : integer(value));
+
+/** All groups together, and what they were in the time before. */
+function Chart({ series, answer }: { series: FlowSeries; answer: FlowAnswer }) {
+  const together = (lines: number[][]) => lines[0]?.map((_, at) => lines.reduce((sum, line) => sum + (line[at] ?? 0), 0)) ?? [];
+  const now = together(series.lines);
+  const before = together(series.before ?? []);
+  const top = Math.max(...now, ...before, 1);
+  const x = (at: number) => ((at / Math.max(now.length, 1)) * WIDTH).toFixed(1);
+  const y = (value: number) => (HEIGHT - (value / top) * HEIGHT).toFixed(1);
+  const steps = (values: number[]) => values.slice(0, now.length).map((value, at) => `${x(at)} ${y(value)}H${x(at + 1)}`).join('L');
+  return (
+    <section class="panel chart" aria-label={`${series.of} over time`}>
+      <header>
+        <h2>{series.of}</h2>
+        <span class="legend">
+          <i /> now
+          {series.before && (
+            <>
+              <i class="in" /> the time before
+            </>
+          )}
+        </span>
+      </header>
+      <div class="plot">
+        <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" role="img" aria-label={`${series.of} in steps of ${series['step-ms'] / 1000} s`}>
+          {before.length > 0 && <path class="line in" d={`M${steps(before)}`} />}
+          {now.length > 0 && <path class="line out" d={`M${steps(now)}`} />}
+        </svg>
+        <span class="scale">
+          {say(series.of, top)} in {series['step-ms'] / 1000} s
+        </span>
+      </div>
+      <footer>
+        <Time unixMs={answer['from-unix-ms']} />
+        <Time unixMs={answer['until-unix-ms']} />
+      </footer>
+    </section>
+  );
+}
+
+/** Of records; the downloads have every column. */
+const SHOWN = ['end', 'tenant', 'protocol', 'source', 'source_port', 'destination', 'destination_port', 'from', 'to', 'class', 'name', 'rule', 'forward_path', 'forward_bytes', 'reverse_bytes'];
+
+interface AnswerProps {
+  answer: FlowAnswer;
+  route: Route;
+  download: (format: string) => () => Promise<void>;
+}
+
+function Answer({ answer, route, download }: AnswerProps) {
+  const { columns, rows, total, before } = answer;
+  const isSums = answer.series !== null;
+  const firstSum = columns.length - total.length;
+  const shown = columns.map((_, at) => at).filter((at) => isSums || SHOWN.includes(columns[at]!.name));
+  const order = isSums ? columns.findIndex(({ name }) => name === (route.query.order || answer.series?.of)) : -1;
+  const hidden = answer.groups - rows.length;
+  return (
+    <section class="panel moves">
+      <header>
+        <h2>{isSums ? 'Largest' : 'Records'}</h2>
+        <span class="count">{isSums ? integer(answer.groups) : rows.length}</span>
+        <span class="downloads">
+          <button type="button" class="link" onClick={download('csv')}>
+            CSV
+          </button>
+          <button type="button" class="link" onClick={download('parquet')}>
+            Parquet
+          </button>
+        </span>
+      </header>
+      {rows.length === 0 ? (
+        <p class="empty">No flow record of that time fits.</p>
+      ) : (
+        <div class="wide">
+          <table>
+            <thead>
+              <tr>
+                {shown.map((at) => (
+                  <th key={at} scope="col" class={columns[at]!.holds === 'number' ? 'right' : undefined}>
+                    {isSums && at >= firstSum && columns[at]!.holds === 'number' ? (
+                      <button
+                        type="button"
+                        class="link"
+                        aria-pressed={at === order}
+                        title={`The largest by ${columns[at]!.name}`}
+                        onClick={() => narrow({ order: columns[at]!.name })}
+                      >
+                        {columns[at]!.name}
+                      </button>
+                    ) : (
+                      columns[at]!.name.replaceAll('_', ' ')
+                    )}
+                  </th>
+                ))}
+                {before && <th scope="col" class="right">before</th>}
+              </tr>
+            </thead>
+            <tbody>
+              {rows.map((row, index) => {
+                const sum = order - firstSum;
+                const share = order >= 0 && total[sum] ? Number(row[order]) / total[sum]! : 0;
+                return (
+                  <tr key={index} class={isSums ? 'measured' : undefined} style={isSums ? `--share: ${(share * 100).toFixed(2)}%` : undefined}>
+                    {shown.map((at) => (
+                      <td key={at} class={columns[at]!.holds === 'number' ? 'right' : undefined} title={at === order ? percent(share) : undefined}>
+                        <Shown cell={row[at]!} name={columns[at]!.name} holds={columns[at]!.holds} />
+                      </td>
+                    ))}
+                    {before && <td class="right">{change(Number(row[order]), before.rows[index]?.[sum] ?? 0)}</td>}
+                  </tr>
+                );
+              })}
+            </tbody>
+          </table>
+        </div>
+      )}
+      {hidden > 0 && isSums && <p class="hint">And {integer(hidden)} more; the downloads have them.</p>}
+      {answer.cursor && (
+        <p class="hint">
+          <a href={href('history', { ...route.query, cursor: answer.cursor })}>Older</a>
+        </p>
+      )}
+    </section>
+  );
+}
+
+function Shown({ cell, name, holds }: { cell: Cell; name: string; holds: string }) {
+  if (cell === null) return <>–</>;
+  if (holds === 'time') return <span title={utc(Number(cell))}><Time unixMs={Number(cell)} full /></span>;
+  return <>{typeof cell === 'number' && /bytes|packets|flows/.test(name) ? say(name, cell) : String(cell)}</>;
+}
+
+function change(now: number, before: number): string {
+  if (before === 0) return now === 0 ? '–' : 'new';
+  const share = now / before - 1;
+  return `${share >= 0 ? '+' : '−'}${percent(Math.abs(share))}`;
+}
