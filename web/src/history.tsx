@@ -173,7 +173,8 @@ function Chart({ series, answer }: { series: FlowSeries; answer: FlowAnswer }) {
   const before = together(series.before ?? []);
   const top = Math.max(...now, ...before, 1);
   const x = (at: number) => ((at / Math.max(now.length, 1)) * WIDTH).toFixed(1);
-  const y = (value: number) => (HEIGHT - (value / top) * HEIGHT).toFixed(1);
+  // Room above for what the highest is.
+  const y = (value: number) => (HEIGHT - (value / top) * HEIGHT * 0.82).toFixed(1);
   const steps = (values: number[]) => values.slice(0, now.length).map((value, at) => `${x(at)} ${y(value)}H${x(at + 1)}`).join('L');
   return (
     <section class="panel chart" aria-label={`${series.of} over time`}>
@@ -194,7 +195,7 @@ function Chart({ series, answer }: { series: FlowSeries; answer: FlowAnswer }) {
           {now.length > 0 && <path class="line out" d={`M${steps(now)}`} />}
         </svg>
         <span class="scale">
-          {say(series.of, top)} in {series['step-ms'] / 1000} s
+          at most {say(series.of, top)} in {series['step-ms'] / 1000} s
         </span>
       </div>
       <footer>
