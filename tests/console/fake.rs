@@ -2,14 +2,18 @@
 //! they look and move like real ones and are the same in every run.
 
 use popgate::config::{AclAction, Outcome};
-use popgate::control::{Control, LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
+use popgate::control::{Control, FlowsPort, LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
 use popgate::model::{AskedFlow, AskedPort};
 use popgate::pipeline::report::{
     Answer, DecisionRow, DirectionReport, DropRow, Explanation, FlowFilter, FlowReport, PathHistory,
     PathName, PathReport, PathSample, PathState, PathStep, Query, RuleRow, SessionPage, SessionReport,
     SlaRow, Step, StepKind, Totals,
 };
-use popgate::store::report::{self, Held, LedgerState, WhoHad};
+use popgate::store::query::{self, Question, Show, Summing};
+use popgate::store::report::{
+    self, Cell, FlowAnswer, FlowColumn, FlowHistoryState, FlowProblem, FlowQuestion, FlowSeries, FlowsBefore,
+    Held, Holding, LedgerState, WhoHad,
+};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -65,7 +69,7 @@ pub(crate) fn control(mood: Mood) -> Arc<Control> {
         workers: WORKERS as usize,
     };
     let control = Control::new(site, (0..WORKERS).map(worker).collect(), flows, unix_ms);
-    Arc::new(control.explained_by(explanation).with_ledger(Ledger))
+    Arc::new(control.explained_by(explanation).with_ledger(Ledger).with_history(History))
 }
 
 /// A NAT ledger in which one host had everything, a minute before and after what is asked about.
@@ -104,6 +108,105 @@ impl LedgerPort for Ledger {
     fn state(&self) -> LedgerState {
         LedgerState::default()
     }
+}
+
+/// A flow history in which everything is as its place in the answer says. What is no question is refused as by a real one.
+struct History;
+
+impl FlowsPort for History {
+    fn state(&self) -> FlowHistoryState {
+        FlowHistoryState {
+            known_from_unix_ms: Some(unix_ms() - 86_400_000),
+            bytes: 1_234_567,
+            files: 9,
+            ..FlowHistoryState::default()
+        }
+    }
+
+    fn ask(&self, question: &FlowQuestion) -> Result<FlowAnswer, FlowProblem> {
+        let Question { filter, time, show } = Question::read(question, unix_ms())?;
+        let column = |name: &str, holds| FlowColumn { name: name.to_owned(), holds };
+        let mut answer = FlowAnswer {
+            from_unix_ms: time.start,
+            until_unix_ms: time.end,
+            filter: filter.to_string(),
+            ..FlowAnswer::default()
+        };
+        let Show::Sums(Summing { by, sums, top, step, .. }) = show else {
+            let text = ["tenant", "protocol", "source", "destination", "class", "rule", "forward_path"];
+            answer.columns = vec![column("start", Holding::Time), column("end", Holding::Time)];
+            answer.columns.extend(text.map(|name| column(name, Holding::Text)));
+            answer.columns.push(column("forward_bytes", Holding::Number));
+            answer.rows = (0..100u64)
+                .map(|at| {
+                    let ended = time.end - at * 7_013 - 60_000;
+                    let texts = text.map(|name| Cell::Text(named(name, at)));
+                    let times = [Cell::Number(ended - at * 311), Cell::Number(ended)];
+                    times.into_iter().chain(texts).chain([Cell::Number(amount("bytes", at))]).collect()
+                })
+                .collect();
+            answer.cursor = Some("1-1".to_owned());
+            return Ok(answer);
+        };
+        answer.columns = by.iter().map(|field| column(field.name(), Holding::Text)).collect();
+        answer.columns.extend(sums.iter().map(|sum| column(sum.name(), Holding::Number)));
+        let count = top.min(40) as u64;
+        let row = |at: u64| -> Vec<u64> { sums.iter().map(|sum| amount(sum.name(), at)).collect() };
+        answer.rows = (0..count)
+            .map(|at| {
+                let names = by.iter().map(|field| Cell::Text(named(field.name(), at)));
+                names.chain(row(at).into_iter().map(Cell::Number)).collect()
+            })
+            .collect();
+        answer.groups = 1_234;
+        answer.total = row(0).into_iter().map(|sum| sum * 5).collect();
+        answer.before = Some(FlowsBefore {
+            from_unix_ms: 2 * time.start - time.end,
+            until_unix_ms: time.start,
+            total: answer.total.iter().map(|sum| sum * 9 / 10).collect(),
+            rows: (0..count).map(|at| row(at + at % 3)).collect(),
+        });
+        answer.series = step.map(|step_ms| {
+            let steps = (time.end - time.start).div_ceil(step_ms);
+            let wave = |at: u64| (4.0e8 * (2.0 + (at as f64 / 9.0).sin())) as u64 + at * at % 97 * 1_000_000;
+            let lines = |shift: u64| vec![(0..steps).map(|at| wave(at + shift)).collect()];
+            FlowSeries {
+                of: sums[0].name().to_owned(),
+                step_ms,
+                from_unix_ms: time.start / step_ms * step_ms,
+                lines: lines(0),
+                before: Some(lines(14)),
+            }
+        });
+        Ok(answer)
+    }
+
+    fn parquet(&self, answer: &FlowAnswer) -> Result<Vec<u8>, FlowProblem> {
+        query::parquet(answer).map_err(|error| FlowProblem::answering(error.to_string()))
+    }
+}
+
+/// What stands at a place of a column.
+fn named(column: &str, at: u64) -> String {
+    let of = |names: &[&str]| names[at as usize % names.len()].to_owned();
+    match column {
+        "source" => format!("10.1.{}.{}", at % 3, 5 + at * 7 % 200),
+        "destination" => format!("203.0.113.{}", 9 + at * 11 % 200),
+        "class" => of(&["voice", "meetings", "erp", "bulk", "default"]),
+        "protocol" => of(&["tcp", "udp"]),
+        "rule" => of(&["web-out", "voice-out", "any"]),
+        "forward_path" => of(&["berlin/dsl", "berlin/lte", "lyon/mpls"]),
+        _ => of(&["acme", "globex"]),
+    }
+}
+
+fn amount(sum: &str, at: u64) -> u64 {
+    let scale = match sum {
+        "flows" => 40_000,
+        "packets" | "forward_packets" | "reverse_packets" => 90_000_000,
+        _ => 81_000_000_000,
+    };
+    scale / (at + 1) / (1 + at % 2)
 }
 
 /// What a real box says has this shape.

@@ -23,6 +23,7 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
     let status = Command::new("node")
         .arg("web/test/console.mjs")
         .env("HAS_HISTORY", "1")
+        .env("HAS_FLOW_HISTORY", "1")
         .env("BASE_URL", server.url())
         .env("TOKEN", TOKEN_TEXT)
         .env("SESSION_TEXT", fake::KNOWN_SESSION)

@@ -16,7 +16,8 @@ fn of_a_line_that_is_bad_one_way_only_that_direction_moves() {
     }
     let world =
         branches("eoneway", RUNS + SPARE, &(SLA.to_owned() + &policies(&CLASSES)), "jitter = \"1ms\"");
-    let way = |number: usize| if number.is_multiple_of(2) { Directions::Forward } else { Directions::Reverse };
+    let way =
+        |number: usize| if number.is_multiple_of(2) { Directions::Forward } else { Directions::Reverse };
     let runs = try_often(
         &world,
         (RUNS, Duration::from_millis(4_000)),
