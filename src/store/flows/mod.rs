@@ -68,8 +68,8 @@ const SMALL: u64 = 8 << 20;
 /// So many small files of a day are merged, of one that is over from two on; and so many at once at most.
 const MERGED: usize = 8;
 const MERGED_AT_ONCE: usize = 64;
-/// Roll-ups take a tenth of what rows do, or less: beyond a quarter of the quota they are the ones to go.
-const ROLLUP_SHARE: u64 = 4;
+/// Roll-ups are kept longer than rows, and take a fraction of the room: rows have this part of a quota in any case.
+const ROWS_SHARE: u64 = 2;
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -336,11 +336,18 @@ impl Flows {
                 files.sort_by_key(|file| file.until);
                 files
             };
-            let rollups = of(true);
+            let (rows, mut rollups) = (of(false), of(true));
             let quota = self.limits.tenant_bytes;
-            let (kept, gone) = old(&rollups, quota / ROLLUP_SHARE, self.limits.keep_rollups, now);
+            let of_rollups = rollups.iter().map(|file| file.bytes).sum::<u64>();
+            let for_rows = quota.saturating_sub(of_rollups).max(quota / ROWS_SHARE);
+            let (kept, gone) = old(&rows, for_rows, self.limits.keep, now);
+            // Of a time of which there are rows there are sums: who asks for these would not see that some are missing.
+            let first = rows.get(gone.len()).map_or(u64::MAX, |file| file.from);
+            rollups.retain(|file| file.until + Step::Hour.millis() <= first);
+            let later = of_rollups - rollups.iter().map(|file| file.bytes).sum::<u64>();
             going.extend(gone);
-            going.extend(old(&of(false), quota.saturating_sub(kept), self.limits.keep, now).1);
+            let for_rollups = quota.saturating_sub(kept + later);
+            going.extend(old(&rollups, for_rollups, self.limits.keep_rollups, now).1);
         }
         going.iter().for_each(|file| self.doom(file, now));
     }

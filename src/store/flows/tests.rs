@@ -343,8 +343,8 @@ fn the_oldest_files_of_a_tenant_go_for_their_age_and_beyond_its_quota_and_others
     let mut flows = open(dir.path(), NOON);
     let day = 86_400_000;
     for n in 0..10 {
-        for more in 0..3_000 {
-            flows.take(&row("acme", n * 3_000 + more, NOON + n * day), NOON);
+        for more in 0..12_000 {
+            flows.take(&row("acme", n * 12_000 + more, NOON + n * day), NOON);
         }
         flows.take(&row("beta", n, NOON + n * day), NOON);
         seal(&mut flows, NOON + n * day);
