@@ -14,7 +14,7 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 struct Dist;
 
 /// The console's views; each is the same page, which looks at its own address.
-const VIEWS: [&str; 7] = ["/", "/sessions", "/flows", "/history", "/rules", "/explain", "/who-had"];
+const VIEWS: [&str; 8] = ["/", "/path", "/sessions", "/flows", "/history", "/rules", "/explain", "/who-had"];
 
 const PAGE: &str = "index.html";
 
