@@ -7,6 +7,7 @@
     reason = "`sim.from_lan(…)` reads as what happens: a packet comes from a LAN"
 )]
 
+mod accounts;
 mod blocks;
 mod breakout;
 mod chaos;

@@ -909,6 +909,11 @@ impl Sim {
 }
 
 impl Node {
+    /// The tables in force.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
     /// Packets passed on and packets dropped: what the box has accounted for.
     pub fn taken_in(&self) -> u64 {
         match self.plane.answer(&Query::Totals, Now::default()) {
