@@ -76,7 +76,7 @@ fn measure(name: &str, protocol: ExportProtocol) -> Value {
 }
 
 /// Puts a figure into the place of its like; the file has those of others too.
-fn write_figure(name: &str, value: Value) {
+pub fn write_figure(name: &str, value: Value) {
     const FILE: &str = "target/bench/flows.json";
     let before = std::fs::read(FILE).ok();
     let mut figures: Map<String, Value> =

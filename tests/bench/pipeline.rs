@@ -10,12 +10,13 @@
 //! while idle. `workers`: what a second one adds. `tables`: rules and sessions by themselves. `bindings`: those of NAT.
 //! `shaping`: a packet where a bandwidth is limited. `classify`: names in the first bytes of flows. `ledger`: the NAT ledger, on
 //! disk. `probes`: five thousand paths, probed, and what is decided by it. `export`: flow records into messages, whose figure
-//! goes into `target/bench/flows.json`.
+//! goes into `target/bench/flows.json`. `flows`: the flow history, on disk, whose figures go there too.
 
 mod bindings;
 mod cases;
 mod classify;
 mod export;
+mod flows;
 mod handshakes;
 mod ledger;
 mod measure;
@@ -130,6 +131,7 @@ fn all(wanted: &Wanted) -> Vec<Value> {
     rows.extend(classify::rows(wanted));
     rows.extend(ledger::rows(wanted));
     rows.extend(export::rows(wanted));
+    rows.extend(flows::rows(wanted));
     rows
 }
 
