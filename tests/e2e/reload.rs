@@ -83,7 +83,8 @@ fn transports_and_devices_are_exchanged_under_all_threads_and_the_number_of_work
     eventually("it says why not", || {
         let log = fs::read_to_string(world.node("fra1").log()).expect("a log");
         log.contains(
-            "workers, admin listen address, and whether there is a NAT ledger, change only with a restart",
+            "workers, admin listen address, and whether there is a NAT ledger or a flow history, change only \
+             with a restart",
         )
     });
     assert_eq!(threads(pid), before);
