@@ -18,6 +18,10 @@ fn in_the_demo_both_tenants_reach_the_internet_and_acme_its_data_centre_and_othe
             String::from_utf8_lossy(&fetched.stdout).trim() == page
         });
     }
+    eventually("what was fetched is in the flow history", || {
+        let told = world.ask("fra1", &["flows", "dst = 203.0.113.80", "--last", "5m", "--by", "tenant"]);
+        told.contains("acme") && told.contains("globex")
+    });
     world.link("berlin-dsl").cut().expect("cut");
     eventually("the voice of berlin has moved to lte", || {
         world

@@ -74,6 +74,11 @@ fn a_full_disk_costs_no_packet_raises_an_alarm_and_no_record_is_lost_when_there_
     fetch();
     eventually("a record is kept", || state(&world).in_memory > 0);
     assert_eq!(state(&world).problem, None);
+    let asked = "tenant = acme and dst = 203.0.113.80 and dport = 80 and src = 10.1.0.10";
+    let told = world.ask("fra1", &["flows", asked, "--last", "5m", "--by", "from,to,class"]);
+    assert!(told.contains("berlin") && told.contains("internet"), "{told}");
+    let told = world.ask("fra1", &["flows", asked, "--last", "5m", "--csv"]);
+    assert!(told.contains("203.0.113.80") && told.contains("end-of-flow"), "{told}");
 
     disk.fill();
     let before = state(&world).in_memory;
