@@ -13,8 +13,8 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Who asks has a page that waits; a question that takes longer is to be narrower.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A page waits, and the CLI for 10 s at most: a question that takes longer is to be narrower, and is told so before that.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// Forwarding has the processors first, but a question is not to take all day on a small box.
 const THREADS: usize = 2;
 
