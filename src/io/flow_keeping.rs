@@ -9,7 +9,7 @@ use crate::pipeline::report::FlowReport;
 use crate::store::flows::{Counted, Flows, Limits, Outcome, Row};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -97,7 +97,7 @@ impl Keeper {
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             let now = unix_ms(self.clock);
-            let done = self.made();
+            let done = self.made(now);
             let job = {
                 let mut flows = self.flows.lock();
                 flows.miss(self.lost.swap(0, Ordering::Relaxed));
@@ -112,7 +112,10 @@ impl Keeper {
                 let make = move || drop(sender.send(Entry::Done(Box::new(job.run()))));
                 match std::thread::Builder::new().name("flow-files".into()).spawn(make) {
                     Ok(thread) => self.making = Some((thread, made)),
-                    Err(error) => tracing::error!(%error, "flow history: no thread to make files"),
+                    Err(error) => {
+                        tracing::error!(%error, "flow history: no thread to make files");
+                        self.flows.lock().give_up(now);
+                    }
                 }
             }
         }
@@ -128,10 +131,18 @@ impl Keeper {
     }
 
     /// What came of the making of files, if it has ended.
-    fn made(&mut self) -> Option<Entry> {
-        let entry = self.making.as_ref()?.1.try_recv().ok()?;
+    fn made(&mut self, now: u64) -> Option<Entry> {
+        let entry = match self.making.as_ref()?.1.try_recv() {
+            Ok(entry) => Some(entry),
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => {
+                tracing::error!("flow history: the thread that makes files panicked");
+                self.flows.lock().give_up(now);
+                None
+            }
+        };
         self.making = None;
-        Some(entry)
+        entry
     }
 }
 

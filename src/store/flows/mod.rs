@@ -44,7 +44,7 @@ use job::Work;
 use log::Log;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use table::Shape;
@@ -113,6 +113,8 @@ pub struct Flows {
     files: BTreeMap<(Arc<str>, usize), Vec<Info>>,
     /// Files that nobody is told of any more, and when they go.
     doomed: VecDeque<(u64, PathBuf)>,
+    /// Whether what was there before is known: until then no log has a number.
+    has_looked: bool,
     is_busy: bool,
     /// Files could not be written.
     has_failed: bool,
@@ -136,6 +138,7 @@ impl Flows {
             closed: VecDeque::new(),
             files: BTreeMap::new(),
             doomed: VecDeque::new(),
+            has_looked: false,
             is_busy: false,
             has_failed: false,
             next_sync: 0,
@@ -144,9 +147,6 @@ impl Flows {
             next_tidy: 0,
             state: FlowHistoryState::default(),
         };
-        if let Err(error) = flows.look(now) {
-            flows.failed(&error, now);
-        }
         flows.retry(now);
         flows
     }
@@ -205,14 +205,12 @@ impl Flows {
         }
         let age = now.saturating_sub(self.active.opened);
         let is_due = self.active.len() >= LOG_ROWS || age >= millis(LOG_AGE) && self.active.len() > 0;
-        if is_due && self.closed.is_empty() {
+        if is_due && self.has_looked && self.closed.is_empty() {
             self.close_log(now);
         }
         while self.doomed.front().is_some_and(|(at, _)| *at <= now) {
-            if let Some((_, path)) = self.doomed.pop_front()
-                && let Err(error) = whole::remove(&path)
-            {
-                tracing::warn!("flow history: {}: {error}", path.display());
+            if let Some((_, path)) = self.doomed.pop_front() {
+                remove(&path);
             }
         }
         if self.is_busy || now < self.next_job {
@@ -257,6 +255,12 @@ impl Flows {
 
     // 2 Files.
 
+    /// Nothing came of a [`Job`]: whoever ran it could not, or is no more. It is handed out again.
+    pub fn give_up(&mut self, now: u64) {
+        self.is_busy = false;
+        self.next_job = now + millis(RETRY);
+    }
+
     /// What came of a [`Job`].
     pub fn done(&mut self, outcome: Outcome, now: u64) {
         self.is_busy = false;
@@ -270,7 +274,7 @@ impl Flows {
                     }
                     _ => {
                         self.has_failed = true;
-                        self.failed(&error, now);
+                        self.raise_alarm(&error, now);
                     }
                 }
                 return;
@@ -279,9 +283,7 @@ impl Flows {
         match outcome.work {
             Work::Seal(active) => {
                 self.closed.retain(|closed| closed.number != active.number);
-                if let Err(error) = whole::remove(&files::log_path(&self.dir, active.number)) {
-                    tracing::warn!("flow history: {error}");
-                }
+                remove(&files::log_path(&self.dir, active.number));
             }
             Work::Merge(merged) => {
                 for file in &merged {
@@ -421,12 +423,19 @@ impl Flows {
                 |file: &&Info| file.first < file.last && (file.first..=file.last).contains(number);
             if files.iter().any(|file| is_within(&file)) {
                 // What was merged had been made of whole logs.
-                whole::remove(path)?;
+                remove(path);
                 continue;
             }
             let mut active = Active::new(*number, now);
             let mut names = row::Names::default();
-            let torn = log::replay(path, &mut names, |tenant, values| active.push(tenant, values))?;
+            let replayed = log::replay(path, &mut names, |tenant, values| active.push(tenant, values));
+            let torn = match replayed {
+                Ok(torn) => torn,
+                Err(error) => {
+                    tracing::error!("flow history: {} stays as it is: {error}", path.display());
+                    continue;
+                }
+            };
             active.names = names;
             if torn > 0 {
                 tracing::warn!("flow history: {}: the last {torn} bytes are not whole", path.display());
@@ -436,7 +445,7 @@ impl Flows {
         for file in files {
             // Its log is still there: perhaps not all files of that were made.
             if self.closed.iter().any(|closed| closed.number == file.last) {
-                whole::remove(&file.path)?;
+                remove(&file.path);
             } else {
                 self.add(file);
             }
@@ -450,6 +459,12 @@ impl Flows {
             return;
         }
         self.next_try = now + millis(RETRY);
+        if !self.has_looked
+            && let Err(error) = self.look(now)
+        {
+            return self.failed(&error, now);
+        }
+        self.has_looked = true;
         let path = files::log_path(&self.dir, self.active.number);
         let created =
             files::make_dir_of(&path).and_then(|()| Log::create(&*self.disk, &path, self.active.frames()));
@@ -466,6 +481,10 @@ impl Flows {
         // What is in memory is written anew: after an error nobody knows what is on disk.
         self.log = None;
         self.next_try = now + millis(RETRY);
+        self.raise_alarm(error, now);
+    }
+
+    fn raise_alarm(&mut self, error: &io::Error, now: u64) {
         if self.state.failing_since_unix_ms.is_none() {
             tracing::error!("flow history: {}: {error}", self.dir.display());
             self.state.failing_since_unix_ms = Some(now);
@@ -478,6 +497,13 @@ impl Flows {
             tracing::info!("flow history: {} is written again", self.dir.display());
             self.state.problem = None;
         }
+    }
+}
+
+/// What cannot be taken away is at the next start.
+fn remove(path: &Path) {
+    if let Err(error) = whole::remove(path) {
+        tracing::warn!("flow history: {}: {error}", path.display());
     }
 }
 

@@ -315,6 +315,44 @@ fn a_full_disk_and_one_that_forgets_raise_an_alarm_and_lose_nothing_when_they_ar
 }
 
 #[test]
+fn that_no_file_can_be_made_is_an_alarm_and_the_log_goes_on() {
+    let dir = TempDir::new().expect("a directory");
+    fs::create_dir_all(dir.path().join("flows")).expect("a directory");
+    fs::write(dir.path().join("flows/tenant=acme"), "").expect("a file");
+    let mut flows = open(dir.path(), NOON);
+    flows.take(&row("acme", 0, NOON), NOON);
+    seal(&mut flows, NOON);
+    assert!(flows.state().problem.is_some());
+    flows.take(&row("acme", 1, NOON), NOON);
+    flows.sync(NOON);
+    drop(flows);
+    assert_eq!(rows(&open(dir.path(), NOON), "acme").len(), 2, "both are in logs");
+}
+
+#[test]
+fn what_was_there_stays_where_it_could_not_be_looked_at_at_first() {
+    let dir = TempDir::new().expect("a directory");
+    let mut flows = open(dir.path(), NOON);
+    flows.take(&row("acme", 0, NOON), NOON);
+    flows.sync(NOON);
+    drop(flows);
+    // Neither a directory nor nothing.
+    let (day, file) = (dir.path().join("flows/tenant=acme/date=2025-11-28"), "1-1_1-1.parquet");
+    fs::create_dir_all(&day).expect("a directory");
+    std::os::unix::fs::symlink(file, day.join(file)).expect("a link to itself");
+    let mut flows = open(dir.path(), NOON);
+    assert!(flows.state().problem.is_some(), "it cannot be read");
+    flows.take(&row("acme", 1, NOON), NOON);
+    fs::remove_file(day.join(file)).expect("removed");
+    flows.work(NOON + 6_000);
+    assert_eq!(flows.state().problem, None);
+    assert_eq!(rows(&flows, "acme").len(), 2);
+    flows.sync(NOON + 6_000);
+    drop(flows);
+    assert_eq!(rows(&open(dir.path(), NOON), "acme").len(), 2);
+}
+
+#[test]
 fn what_no_file_can_be_made_of_for_long_is_bounded_and_counted() {
     let dir = TempDir::new().expect("a directory");
     // Where the directory of files is to be, is something else.
