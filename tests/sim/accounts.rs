@@ -1,7 +1,8 @@
 //! A million sessions, accounted for: what the worker passed on, what records say, what is exported and what is kept are the
 //! same, of each tenant, to the byte.
 
-use crate::net::{ACME, GLOBEX, POP, Sim};
+use crate::crowd::crowded;
+use crate::net::Sim;
 use crate::packets::udp;
 use netflow_parser::variable_versions::ipfix::FlowSetBody;
 use netflow_parser::{FieldValue, NetflowPacket, NetflowParser};
@@ -19,19 +20,6 @@ use tempfile::TempDir;
 
 const EACH: u32 = 500_000;
 const TOGETHER: u32 = 64;
-
-fn busy() -> Sim {
-    let pop = POP.replace("max-sessions = 1000", "max-sessions = 1_100_000");
-    let out = "[[acl]]\nname = \"dc-out\"\nfrom = [\"handoff:dc\"]\nto = [\"handoff:internet\"]\naction = \"accept\"\n";
-    let acme = ACME.replace("[\"198.51.100.0/30\"]", "[\"198.51.100.0/28\"]\nnat-ports = \"1024-62463\"");
-    let dc = "[[handoff]]\nname = \"dc\"\nkind = \"private\"\ninterface = \"eth3\"\naddress = [\"10.200.0.1/24\"]\n\
-              prefixes = [\"10.200.0.0/16\"]\n";
-    let globex =
-        GLOBEX.replace("198.51.100.8/30", "198.51.100.32/27").replace("nat-ports = \"5000-5003\"\n", "");
-    let mut sim = Sim::with_configurations(&pop, &format!("{acme}{out}"), &format!("{globex}{dc}{out}"));
-    sim.advance(2_000);
-    sim
-}
 
 /// Packets and bytes.
 type Counts = (u64, u64);
@@ -117,7 +105,7 @@ impl History for Kept {
 
 #[test]
 fn a_million_sessions_are_the_same_to_the_worker_the_collector_and_the_history() {
-    let mut sim = busy();
+    let mut sim = crowded();
     let before = sim.node("fra1").taken_in();
     let server = "203.0.113.80:53";
     let sent: BTreeMap<&str, Counts> = ["acme", "globex"]

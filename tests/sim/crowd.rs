@@ -13,7 +13,8 @@ const EACH: u32 = 1_000_000;
 const ACMES_PORTS: u32 = 16 * 61_440;
 const TOGETHER: u32 = 64;
 
-fn crowded() -> Sim {
+/// A PoP with room for all of them; both tenants have a data centre.
+pub fn crowded() -> Sim {
     let pop = POP.replace("max-sessions = 1000", "max-sessions = 2_100_000");
     let out = "[[acl]]\nname = \"dc-out\"\nfrom = [\"handoff:dc\"]\nto = [\"handoff:internet\"]\naction = \"accept\"\n";
     let acme = ACME.replace("[\"198.51.100.0/30\"]", "[\"198.51.100.0/28\"]\nnat-ports = \"1024-62463\"");
