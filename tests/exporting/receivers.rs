@@ -137,6 +137,9 @@ impl Drop for Program {
     }
 }
 
+/// Wireshark's `PI_WARN`, above its notes and chat.
+const EXPERT_WARNING: u32 = 0x0060_0000;
+
 /// What goes over the loopback from or to a port, as tshark reads it.
 struct Capture {
     tcpdump: Program,
@@ -194,10 +197,18 @@ impl Capture {
 
     /// Every data set has its template, nothing is missing in the sequence, and nothing is malformed.
     fn assert_no_complaint(&self) {
-        let fields = ["cflow.sequence_analysis.expected_sn", "_ws.expert.message", "_ws.malformed"];
-        for message in self.fields(&fields) {
+        for message in self.fields(&["cflow.sequence_analysis.expected_sn", "_ws.malformed"]) {
             let complaints: Vec<&String> = message.iter().flatten().collect();
             assert!(complaints.is_empty(), "tshark says: {complaints:?}");
+        }
+        for message in self.fields(&["_ws.expert.severity", "_ws.expert.message"]) {
+            let severities = message[0].iter().map(|text| text.parse::<u32>().expect("a severity"));
+            // Below a warning it only remarks, as on a connection that ends with its last message.
+            assert!(
+                severities.max().is_none_or(|worst| worst < EXPERT_WARNING),
+                "tshark says: {:?}",
+                message[1]
+            );
         }
         let unknown = self.fields(&["cflow.flowset_id", "cflow.template_frame"]);
         for message in unknown {
