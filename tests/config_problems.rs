@@ -412,6 +412,15 @@ fn a_flow_history_is_kept_for_an_hour_to_ten_years_and_in_no_less_than_it_needs(
 }
 
 #[test]
+fn a_commit_is_guarded_for_some_seconds_to_an_hour_and_by_shares() {
+    let with = |line: &str| Config::pop().edit(BOX, "[export]", &format!("[commit-guard]\n{line}\n[export]"));
+    with("watch = \"4s\"").has(&[r#"popgate.toml:11: watch: "4s" is out of range; 5s to 1h"#]);
+    let told = r#"is not a share; write a number of percent, as in "1%" or "0.5%""#;
+    with("tunnels-lost = \"0.1\"").has(&[&format!(r#"popgate.toml:11: tunnels-lost: "0.1" {told}"#)]);
+    with("drops = \"few\"").has(&[&format!(r#"popgate.toml:11: drops: "few" {told}"#)]);
+}
+
+#[test]
 fn a_size_without_a_unit_is_told_how_to_write_it() {
     let with = |line: &str| Config::pop().edit(BOX, "[export]", &format!("[nat-ledger]\n{line}\n[export]"));
     let told = r#"is not a size; write a whole number of MB, GB or TB, as in "10GB""#;

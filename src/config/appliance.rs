@@ -10,6 +10,7 @@ use crate::model::MAX_WORKERS;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -85,6 +86,7 @@ pub(super) fn read(
     let export = export::read(&mut root, dir, around);
     let nat_ledger = read_nat_ledger(&mut root);
     let flow_history = read_flow_history(&mut root);
+    let commit_guard = read_commit_guard(&mut root);
 
     let role = match role_name {
         Ok(RoleName::Pop) => {
@@ -123,6 +125,7 @@ pub(super) fn read(
         export: export?,
         nat_ledger: nat_ledger?,
         flow_history: flow_history?,
+        commit_guard: commit_guard?,
     })
 }
 
@@ -450,6 +453,22 @@ fn read_flow_history(root: &mut Table<'_>) -> Result<Option<FlowHistory>, Noted>
     });
     table.finish();
     Ok(Some(FlowHistory { keep: keep?, keep_rollups: keep_rollups?, tenant_quota: tenant_quota? }))
+}
+
+fn read_commit_guard(root: &mut Table<'_>) -> Result<CommitGuard, Noted> {
+    const LONGEST: Duration = Duration::from_secs(3_600);
+    // 30 s: a stock client's tunnel that was lost shows by then. A tenth: some branches are always being switched off.
+    // A change may be meant to drop more, so that drops are judged only where it is asked for.
+    let default = CommitGuard { watch: Duration::from_secs(30), tunnels_lost: 0.1, drops: None };
+    let Some(mut table) = root.table("commit-guard", "[commit-guard]")? else { return Ok(default) };
+    let watch = table.with_default("watch", default.watch, |value| {
+        value.duration(|text| values::duration_within(text, Duration::from_secs(5)..=LONGEST, "5s to 1h"))
+    });
+    let tunnels_lost =
+        table.with_default("tunnels-lost", default.tunnels_lost, |value| value.parse(values::percent));
+    let drops = table.optional("drops", |value| value.parse(values::percent));
+    table.finish();
+    Ok(CommitGuard { watch: watch?, tunnels_lost: tunnels_lost?, drops: drops? })
 }
 
 fn icmp_source(value: Value<'_>) -> Result<IcmpSource, Noted> {

@@ -64,6 +64,18 @@ pub struct Appliance {
     pub nat_ledger: Option<NatLedger>,
     /// `None` unless it is to be kept.
     pub flow_history: Option<FlowHistory>,
+    pub commit_guard: CommitGuard,
+}
+
+/// When a commit is taken back because the box is worse off with it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CommitGuard {
+    /// For how long the box is watched; one that is still to be confirmed is watched until it is.
+    pub watch: Duration,
+    /// Of the tunnels that were up this share may be down, 0 to 1.
+    pub tunnels_lost: f64,
+    /// Of all packets this share more may be dropped than before, 0 to 1; however many if `None`.
+    pub drops: Option<f64>,
 }
 
 /// The history of flows.

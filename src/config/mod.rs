@@ -94,6 +94,14 @@
 //! | `keep` | duration, 1h to 3650d | `"30d"` | what ended longer ago is deleted |
 //! | `max-size` | `"500MB"`, `"10GB"`, `"2TB"`; at least 200MB | `"10GB"` | the oldest is deleted before there is more |
 //!
+//! `[commit-guard]`: when a commit is taken back by itself, because the box is worse off with it.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `watch` | duration, 5s to 1h | `"30s"` | for how long; one that is still to be confirmed is watched until it is |
+//! | `tunnels-lost` | share | `"10%"` | of the tunnels that were up this many may be down for longer than 3 s |
+//! | `drops` | share | however many | of all packets this many more may be dropped than before |
+//!
 //! Role `branch` only:
 //!
 //! `[lan]`: `device`, the TUN device the LAN's traffic is led through, `pg-lan` by default; `interfaces`, a list of those
@@ -286,6 +294,7 @@
 mod appliance;
 mod apps;
 mod candidate;
+mod documents;
 mod export;
 mod groups;
 mod keys;
@@ -298,6 +307,7 @@ mod values;
 
 pub use apps::{App, AppPorts, CatalogApp, catalog};
 pub use candidate::*;
+pub use documents::{APPLIANCE_FILE, Documents, TENANTS_DIR};
 pub use export::{CollectorTls, Identity};
 pub use keys::{NotAKey, public_of};
 pub use problem::{Problem, Problems};
@@ -306,34 +316,22 @@ pub use values::dscp;
 use appliance::{RoleName, Surroundings};
 use ipnetwork::IpNetwork;
 use problem::{Ledger, Noted};
-use reader::{Document, Table};
 use scope::Claims;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
-
-/// The box's own file, in the configuration directory.
-const APPLIANCE_FILE: &str = "popgate.toml";
-
-/// The directory of the tenants' files, in the configuration directory.
-const TENANTS_DIR: &str = "tenants";
 
 /// Reads the configuration in `dir` and everything it names, or says all that is wrong with it.
 pub fn load(dir: &Path) -> Result<Candidate, Problems> {
-    let ledger = Ledger::default();
-    let candidate = read(dir, &ledger);
-    ledger.settle(candidate)
+    Documents::read(dir).check(dir)
 }
 
-fn read(dir: &Path, ledger: &Ledger) -> Result<Candidate, Noted> {
+fn read(documents: &Documents, dir: &Path, ledger: &Ledger) -> Result<Candidate, Noted> {
     let mut around = Surroundings::default();
     let mut claims = Claims::default();
-    let appliance =
-        read_file(dir, APPLIANCE_FILE, ledger, |root| appliance::read(root, dir, &mut around, &mut claims));
-    let stems = tenant_stems(dir, ledger);
+    let appliance = documents
+        .read_one(APPLIANCE_FILE, ledger, |root| appliance::read(root, dir, &mut around, &mut claims));
+    let stems = documents.tenant_stems(ledger);
     if let (Ok(stems), Some((RoleName::Branch, at))) = (&stems, &around.role)
         && stems.len() != 1
     {
@@ -345,14 +343,14 @@ fn read(dir: &Path, ledger: &Ledger) -> Result<Candidate, Noted> {
     }
     if let Ok(stems) = &stems {
         for (name, at) in &around.filtered_tenants {
-            if !stems.contains(name) {
-                ledger.note(at, problem::unknown("tenant", name, stems.iter().map(String::as_str)));
+            if !stems.contains(&name.as_str()) {
+                ledger.note(at, problem::unknown("tenant", name, stems.iter().copied()));
             }
         }
     }
     let tenants = stems.and_then(|stems| {
         reader::all(stems.iter().map(|stem| {
-            read_file(dir, &format!("{TENANTS_DIR}/{stem}.toml"), ledger, |root| {
+            documents.read_one(&format!("{TENANTS_DIR}/{stem}.toml"), ledger, |root| {
                 tenant::read(root, stem, dir, &around, &mut claims)
             })
         }))
@@ -364,58 +362,6 @@ fn read(dir: &Path, ledger: &Ledger) -> Result<Candidate, Noted> {
         services::settle(&tenants, ledger);
     }
     Ok(Candidate { appliance: appliance?, tenants })
-}
-
-/// Reads one file, named relative to `dir`.
-fn read_file<T>(
-    dir: &Path,
-    name: &str,
-    ledger: &Ledger,
-    read: impl FnOnce(Table<'_>) -> Result<T, Noted>,
-) -> Result<T, Noted> {
-    let file: Arc<str> = name.into();
-    let bytes = std::fs::read(dir.join(name)).map_err(|error| {
-        ledger.note(&SourceRef { file: file.clone(), line: 1 }, format!("cannot be read: {error}"))
-    })?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-        ledger.note(&SourceRef { file: file.clone(), line }, "not UTF-8")
-    })?;
-    let document = Document::new(file, text, ledger);
-    let entries = document.parse()?;
-    read(document.root(&entries))
-}
-
-/// The names of the tenants' files without `.toml`, in their order. Hidden files are an editor's business.
-fn tenant_stems(dir: &Path, ledger: &Ledger) -> Result<Vec<String>, Noted> {
-    let cannot_read = |error: std::io::Error| {
-        let at = SourceRef { file: TENANTS_DIR.into(), line: 1 };
-        ledger.note(&at, format!("cannot be read: {error}"))
-    };
-    let entries = match std::fs::read_dir(dir.join(TENANTS_DIR)) {
-        Ok(entries) => entries,
-        // A PoP before its first customer.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(cannot_read(error)),
-    };
-    let mut stems = Vec::new();
-    for entry in entries {
-        let path = PathBuf::from(entry.map_err(cannot_read)?.file_name());
-        let hidden = path.as_os_str().as_encoded_bytes().starts_with(b".");
-        if path.extension() != Some(OsStr::new("toml")) || hidden {
-            continue;
-        }
-        let stem = path.file_stem().unwrap_or_default();
-        match stem.to_str().ok_or_else(|| format!("bad name {stem:?}")).and_then(values::name) {
-            Ok(stem) => stems.push(stem),
-            Err(message) => {
-                let file = format!("{TENANTS_DIR}/{}", path.to_string_lossy().escape_debug());
-                ledger.note(&SourceRef { file: file.into(), line: 1 }, message);
-            }
-        }
-    }
-    stems.sort();
-    Ok(stems)
 }
 
 impl Candidate {
