@@ -1,52 +1,58 @@
 //! A running box: what `popgate run` starts, keeps, and stops again. Wiring: everything here is a call to somewhere else.
 //!
 //! 1 load and compile, 2 the threads of the exporter and the NAT ledger ([`ledger`]), the workers' and the entrance's ([`crew`], which drive [`planes`]), 3 the
-//! kernel's devices and the transports' sockets ([`kernel`]), 4 the admin server, 5 `ready`; then wait: SIGHUP loads the configuration anew, SIGTERM or SIGINT stops. What the
+//! kernel's devices and the transports' sockets ([`kernel`]), 4 the admin server, 5 `ready`; then wait: SIGHUP commits the files as they are ([`commits`], which put them in force on the [`machine`]), SIGTERM or SIGINT stops. What the
 //! kernel would not give at once (an interface that is not there yet) is tried again every few seconds; the rest works
 //! meanwhile.
 
 mod check;
+mod commits;
 mod crew;
+mod dry_run;
 mod flows;
 mod kernel;
 mod ledger;
+mod machine;
 mod planes;
 
 use crate::admin::{self, token};
-use crate::config::{self, Candidate, Role};
+use crate::config::{Candidate, Role};
 use crate::control::{Control, RecentFlows, SiteFacts};
-use crate::export::Directory;
 use crate::flow::FlowRecord;
 use crate::io::clock::Clock;
 use crate::io::cpu;
-use crate::io::exporting::{self, Order, Wants};
-use crate::io::flow_keeping::FlowKeeping;
-use crate::io::ledgering::{Entry, Ledgering};
+use crate::io::exporting::{self, Wants};
+use crate::io::ledgering::Ledgering;
 use crate::io::network::{self, NetworkWatch};
 use crate::model::AskedFlow;
 use crate::pipeline::{Entrance, Logged, Team, Worker, describe_record, rehearse};
 use crate::tables::{Compiler, Generation};
 use arc_swap::ArcSwap;
 pub use check::{Checked, check, explain_candidate, replay, who_has};
-use crew::Crew;
+use commits::{Asked, Beginning, Commits};
 use flows::FlowsThread;
 use kernel::Kernel;
 pub use ledger::who_had_offline;
-use ledger::{LedgerThread, limits_of};
+use ledger::LedgerThread;
+use machine::{Machine, reconfigure, warn_of};
 use planes::WorkerPlane;
 use rand::TryRngCore;
 use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 /// Records between the workers and the exporter: some seconds of a busy box.
 const RECORD_QUEUE: usize = 65_536;
 /// How often what the kernel would not give is asked for again.
 const RETRY: Duration = Duration::from_secs(3);
+/// How often a box is looked at that has a new configuration on trial.
+const TRIAL: Duration = Duration::from_secs(1);
 /// Begins the names of tenants' network namespaces. A lab sets it, so that its boxes keep apart from everybody else's.
 const NETNS_PREFIX: &str = "POPGATE_NETNS_PREFIX";
 
@@ -57,14 +63,15 @@ type Failure = Box<dyn Error>;
 /// # Errors
 /// For the operator: what is wrong with the configuration, or what the box cannot do without.
 pub fn run(dir: &Path) -> Result<(), Failure> {
-    let candidate = config::load(dir)?;
+    let clock = Clock::new();
+    let beginning = commits::begin(dir, clock)?;
     // One thread is enough: nothing here is in a packet's way.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(dir.to_owned(), candidate))
+    runtime.block_on(serve(dir.to_owned(), beginning, clock))
 }
 
-async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
-    let clock = Clock::new();
+async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), Failure> {
+    let (candidate, beginning) = beginning.into_parts();
     let started_unix_ms = clock.now().unix_nanos / 1_000_000;
     let state_dir = candidate.appliance.state_dir.clone();
     let token = token::load_or_create(&state_dir, random)?;
@@ -140,38 +147,39 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
         Some(ledger) => control.with_ledger(ledger.reader()),
         None => control,
     };
-    let control = Arc::new(match &history {
+    let control = match &history {
         Some(history) => control.with_history(history.reader()),
         None => control,
-    });
+    };
+    let (commit_port, mut verbs) = commits::port();
+    let control = Arc::new(control.with_commits(commit_port));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let admin = tokio::spawn(admin::serve(listener, control, token, async move {
+    let served = admin::serve(listener, Arc::clone(&control), token, async move {
         let _ = stopped.await;
-    }));
+    });
+    let admin = tokio::spawn(served);
     tracing::info!(site = candidate.appliance.site, workers, %listen, "popgate is running");
-    println!("ready");
-    std::io::stdout().flush()?;
 
-    let history_way = history.as_ref().map(|history| history.way.clone());
-    let entries = ledger.as_ref().map(|ledger| ledger.entries.clone());
-    let orders_out = orders.clone();
-    let mut reloader = Reloader {
-        dir,
+    let machine = Machine {
         compiler,
         current,
         naming,
         crew,
-        orders: orders_out,
-        ledger: entries,
-        history: history_way,
+        orders: orders.clone(),
+        ledger: ledger.as_ref().map(|ledger| ledger.entries.clone()),
+        history: history.as_ref().map(|history| history.way.clone()),
+        kernel,
         candidate,
     };
-    wait(&mut reloader, &mut kernel, &watch, || threads.dead()).await?;
+    let mut commits = Commits::new(beginning, machine, dir, control, clock);
+    println!("ready");
+    std::io::stdout().flush()?;
+    wait(&mut commits, &mut verbs, &watch, || threads.dead()).await?;
+    drop(verbs);
     let _ = stop.send(());
     admin.await??;
-    drop(reloader);
-    kernel.leave();
-    drop(kernel);
+    commits.machine.kernel.leave();
+    drop(commits);
     let (planes, all) = threads.stop();
     planes.into_iter().for_each(|plane| plane.end(clock.now()));
     drop(orders);
@@ -183,8 +191,8 @@ async fn serve(dir: PathBuf, candidate: Candidate) -> Result<(), Failure> {
 
 /// Until a signal says to stop, or a forwarding thread has ended by itself.
 async fn wait(
-    reloader: &mut Reloader,
-    kernel: &mut Kernel,
+    commits: &mut Commits,
+    verbs: &mut mpsc::Receiver<Asked>,
     watch: &NetworkWatch,
     is_crew_dead: impl Fn() -> bool,
 ) -> Result<(), Failure> {
@@ -192,138 +200,34 @@ async fn wait(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut retry = tokio::time::interval(RETRY);
+    let mut trial = tokio::time::interval(TRIAL);
+    trial.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => reloader.reload(kernel).await,
+            _ = hangup.recv() => commits.reload().await,
+            Some(asked) = verbs.recv() => commits.answer(asked).await,
+            _ = trial.tick(), if commits.is_watching() => commits.watch().await,
             () = watch.changed() => {
                 // The links first: who uses a dead one waits for nothing else.
-                kernel.follow_links(&reloader.current.load_full()).await;
-                reloader.follow_addresses(kernel).await;
+                let Machine { kernel, current, .. } = &mut commits.machine;
+                kernel.follow_links(&current.load_full()).await;
+                commits.machine.follow_addresses().await;
             }
             _ = retry.tick() => {
                 if is_crew_dead() {
                     return Ok(());
                 }
-                kernel.follow_links(&reloader.current.load_full()).await;
-                reloader.follow_addresses(kernel).await;
+                let Machine { kernel, current, .. } = &mut commits.machine;
+                kernel.follow_links(&current.load_full()).await;
                 if !kernel.is_complete() || kernel.has_lost_something() {
-                    let generation = reloader.current.load_full();
-                    kernel.bring_to(&generation).await;
+                    kernel.bring_to(&current.load_full()).await;
                 }
+                commits.machine.follow_addresses().await;
+                commits.sample().await;
             }
         }
-    }
-}
-
-/// Loads the configuration anew. A file that is wrong changes nothing.
-struct Reloader {
-    dir: PathBuf,
-    compiler: Compiler,
-    current: Arc<ArcSwap<Generation>>,
-    /// What the ledger takes names from: of a generation that workers may have already.
-    naming: Arc<ArcSwap<Generation>>,
-    crew: Crew,
-    orders: SyncSender<Order>,
-    ledger: Option<SyncSender<Entry>>,
-    history: Option<FlowKeeping>,
-    candidate: Candidate,
-}
-
-impl Reloader {
-    async fn reload(&mut self, kernel: &mut Kernel) {
-        let candidate = match config::load(&self.dir) {
-            Ok(candidate) => candidate,
-            Err(problems) => {
-                tracing::error!("the configuration is not taken over, the old one stays:\n{problems}");
-                return;
-            }
-        };
-        let (old, new) = (&self.candidate.appliance, &candidate.appliance);
-        if old.site != new.site
-            || is_pop(&old.role) != is_pop(&new.role)
-            || old.workers != new.workers
-            || old.admin.listen != new.admin.listen
-            || old.nat_ledger.is_some() != new.nat_ledger.is_some()
-            || old.flow_history.is_some() != new.flow_history.is_some()
-        {
-            tracing::error!(
-                "site, role, workers, admin listen address, and whether there is a NAT ledger or a flow history, change only with a \
-                 restart; the old configuration stays"
-            );
-            return;
-        }
-        self.know_addresses(&candidate).await;
-        self.put_in_force(candidate, kernel).await;
-    }
-
-    /// Where an address of the box's own is masqueraded with, and has changed, the configuration is compiled anew with it.
-    async fn follow_addresses(&mut self, kernel: &mut Kernel) {
-        let candidate = self.candidate.clone();
-        if self.know_addresses(&candidate).await {
-            tracing::info!("an address of this box's own is another now");
-            self.put_in_force(candidate, kernel).await;
-        }
-    }
-
-    /// Looks what they are; true if that differs from before. Those that nobody can tell stay as they are.
-    async fn know_addresses(&mut self, candidate: &Candidate) -> bool {
-        match network::addresses(&candidate.masquerades()).await {
-            Ok(addresses) => self.compiler.know_addresses(addresses),
-            Err(error) => {
-                tracing::warn!("this box's own addresses: {error}");
-                false
-            }
-        }
-    }
-
-    async fn put_in_force(&mut self, candidate: Candidate, kernel: &mut Kernel) {
-        let generation = match self.compiler.compile(&candidate) {
-            Ok(generation) => Arc::new(generation),
-            Err(error) => {
-                tracing::error!("{error}; the old configuration stays");
-                return;
-            }
-        };
-        let failed = rehearse(&candidate, &generation);
-        if !failed.is_empty() {
-            let failed: String = failed.iter().map(|problem| format!("{problem}\n")).collect();
-            tracing::error!(
-                "policy tests fail; the configuration is not taken over, the old one stays:\n{failed}"
-            );
-            return;
-        }
-        warn_of(&generation);
-        self.naming.store(Arc::clone(&generation));
-        if !self.crew.adopt(&generation).await {
-            tracing::error!("a forwarding thread has ended; the new configuration is not taken over");
-            return;
-        }
-        self.current.store(Arc::clone(&generation));
-        kernel.bring_to(&generation).await;
-        if self.orders.send(reconfigure(&candidate, &generation)).is_err() {
-            tracing::error!("the exporter is gone");
-        }
-        if let (Some(history), Some(config)) = (&self.history, &candidate.appliance.flow_history)
-            && !history.set_limits(flows::limits_of(config))
-        {
-            tracing::error!("the flow history's thread is gone");
-        }
-        if let (Some(ledger), Some(config)) = (&self.ledger, &candidate.appliance.nat_ledger)
-            && ledger.send(Entry::Limits(limits_of(config))).is_err()
-        {
-            tracing::error!("the NAT ledger's thread is gone");
-        }
-        self.candidate = candidate;
-        tracing::info!(generation = generation.number, "the configuration is in force");
-    }
-}
-
-/// What is not wrong with a configuration, but not what was meant.
-fn warn_of(generation: &Generation) {
-    for warning in generation.unreachable_rules() {
-        tracing::warn!("{warning}");
     }
 }
 
@@ -363,42 +267,6 @@ fn site_facts(candidate: &Candidate, started_unix_ms: u64, workers: u16) -> Site
         version: env!("CARGO_PKG_VERSION").into(),
         started_unix_ms,
         workers: usize::from(workers),
-    }
-}
-
-fn reconfigure(candidate: &Candidate, generation: &Generation) -> Order {
-    let collectors = candidate.appliance.export.collectors.clone();
-    let packet_sampling = candidate.appliance.export.packet_sampling;
-    Order::Reconfigure { collectors, packet_sampling, directory: directory(generation) }
-}
-
-/// The names a collector is told. All ever given, not only the present generation's: a record may still speak of them.
-fn directory(generation: &Generation) -> Directory {
-    let names = &generation.names;
-    Directory {
-        tenants: names.all_tenants().map(|(id, name)| (id, name.to_string())).collect(),
-        classes: names.all_classes().map(|(id, (tenant, name))| ((*tenant, id), name.to_string())).collect(),
-        rules: names.all_rules().map(|(id, (tenant, name))| ((*tenant, id), name.to_string())).collect(),
-        sites: names
-            .all_sites()
-            .map(|(id, (tenant, name))| (id, format!("{}/{name}", names.tenant(*tenant))))
-            .collect(),
-        paths: names
-            .all_paths()
-            .map(|(id, (site, _))| {
-                let tenant = names.site_tenant(*site).map_or("?", |tenant| names.tenant(tenant));
-                (id, format!("{tenant}/{}", names.site_and_path(id)))
-            })
-            .collect(),
-        handoffs: names
-            .all_handoffs()
-            .map(|(id, (tenant, name))| (id, format!("{}/{name}", names.tenant(*tenant))))
-            .collect(),
-        lan: generation
-            .devices
-            .iter()
-            .find(|(_, spec)| matches!(spec.kind, crate::tables::DeviceKind::Lan { .. }))
-            .map(|(_, spec)| spec.name.clone()),
     }
 }
 

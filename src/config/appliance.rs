@@ -1,5 +1,6 @@
 //! `popgate.toml`: the box itself.
 
+use super::documents::STATE_DIR;
 use super::keys::{public_of, read_key_file};
 use super::problem::{Noted, seen_from};
 use super::reader::{Table, Value, all};
@@ -68,7 +69,7 @@ pub(super) fn read(
     });
     let metro = root.optional("metro", |value| value.parse(values::name));
     let facility = root.optional("facility", |value| value.string().map(str::to_owned));
-    let state_dir = root.with_default("state-dir", PathBuf::from("/var/lib/popgate"), absolute_path);
+    let state_dir = root.with_default("state-dir", PathBuf::from(STATE_DIR), absolute_path);
     // At least 1,000: fewer would not carry a branch's DNS. At most 100 million: about 50 GB of table.
     let max_sessions =
         root.with_default("max-sessions", 1_000_000, |value| value.number(1_000..=100_000_000));

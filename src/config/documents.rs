@@ -16,6 +16,9 @@ pub const APPLIANCE_FILE: &str = "popgate.toml";
 /// The directory of the tenants' files, in the configuration directory.
 pub const TENANTS_DIR: &str = "tenants";
 
+/// Where the box keeps its state unless told otherwise.
+pub(super) const STATE_DIR: &str = "/var/lib/popgate";
+
 /// All files of a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Documents {
@@ -80,6 +83,13 @@ impl Documents {
     /// The text of that name, if there is one that can be read.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.texts.get(name).and_then(|text| text.as_deref().ok())
+    }
+
+    /// Where the box keeps its state, as far as that can be made out: also of a configuration that is wrong.
+    pub fn state_dir(&self) -> PathBuf {
+        let table: Option<toml::Table> = self.text(APPLIANCE_FILE).and_then(|text| text.parse().ok());
+        let written = table.and_then(|table| Some(PathBuf::from(table.get("state-dir")?.as_str()?)));
+        written.filter(|path| path.is_absolute()).unwrap_or_else(|| STATE_DIR.into())
     }
 
     /// Checks them; the files that they name are looked for from `dir` on.
@@ -186,6 +196,15 @@ mod tests {
         }
         for name in ["", "other.toml", "tenants/../acme.toml", "tenants/Acme.toml", "tenants/.toml", "/popgate.toml"] {
             assert!(of(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn where_the_state_is_kept_can_be_made_out_of_a_configuration_that_is_wrong() {
+        let of = |text: &str| Documents::default().with(APPLIANCE_FILE, Some(text.to_owned())).state_dir();
+        assert_eq!(of("state-dir = \"/srv/pg\"\nrole = 7"), Path::new("/srv/pg"));
+        for text in ["", "role = \"pop\"", "state-dir = \"pg\"", "state-dir = \"/srv/pg", "state-dir = 1"] {
+            assert_eq!(of(text), Path::new(STATE_DIR), "{text}");
         }
     }
 

@@ -6,9 +6,16 @@
 //! There is no runtime in this module. An answer is awaited with the standard library's wakers alone, and the deadline
 //! is a future that the caller brings: time is an argument here as it is in the pipeline.
 
+pub mod audit;
+pub mod candidates;
+pub mod commits;
+pub mod compare;
 mod gather;
 mod recent;
+pub mod revisions;
+pub mod trial;
 
+use commits::{CommitPort, Refusal, Reply, Verb};
 pub use gather::{Unanswered, WorkerGone, WorkerPort};
 pub use recent::{FlowPage, RecentFlows};
 
@@ -18,6 +25,7 @@ use crate::pipeline::report::{
     Query, QueueRow, RuleRow, SessionPage, Totals,
 };
 use crate::store::report::{FlowAnswer, FlowHistoryState, FlowProblem, FlowQuestion, LedgerState, WhoHad};
+use revisions::Who;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -96,6 +104,7 @@ pub struct Control {
     explainer: Box<Explainer>,
     ledger: Option<Box<dyn LedgerPort>>,
     history: Option<Box<dyn FlowsPort>>,
+    commits: Option<Box<dyn CommitPort>>,
 }
 
 /// What the generation in force makes of a tenant's flow; or that there is no such tenant.
@@ -118,6 +127,23 @@ impl Control {
             explainer,
             ledger: None,
             history: None,
+            commits: None,
+        }
+    }
+
+    /// With somebody who puts configurations in force.
+    pub fn with_commits(self, commits: impl CommitPort + 'static) -> Control {
+        Control { commits: Some(Box::new(commits)), ..self }
+    }
+
+    /// Puts a verb to whoever owns the configuration.
+    ///
+    /// # Errors
+    /// Why it is not done.
+    pub async fn commits(&self, who: Who, verb: Verb) -> Result<Reply, Refusal> {
+        match &self.commits {
+            Some(commits) => commits.ask(who, verb).await,
+            None => Err(Refusal::Failed("nobody puts configurations in force here".to_owned())),
         }
     }
 

@@ -6,4 +6,4 @@ pub mod flows;
 pub mod ledger;
 pub mod query;
 pub mod report;
-mod whole;
+pub(crate) mod whole;

@@ -10,7 +10,7 @@ const NEW: &str = "new";
 
 /// Makes a file that is either whole or not there, whatever happens meanwhile; what `write` leaves behind when it fails is
 /// taken away, for the disk may be full of it.
-pub(super) fn create(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
+pub(crate) fn create(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let new = path.with_file_name(format!(".{name}.{NEW}"));
     let created = || -> io::Result<File> {
@@ -28,7 +28,7 @@ pub(super) fn create(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()
 }
 
 /// Takes away files that never came into being.
-pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
+pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == NEW) {
@@ -38,7 +38,7 @@ pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -46,6 +46,6 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Makes what was created and renamed in a directory last.
-pub(super) fn sync(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }

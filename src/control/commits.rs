@@ -1,0 +1,215 @@
+//! What may be asked of the configuration: the verbs of `popgate commit` and the like, and their answers.
+//!
+//! Whoever owns the running box carries them out, one after the other; this is how they are put to it.
+
+use super::audit::Entry;
+use super::candidates::{Draft, Scope};
+use super::compare::FileDifference;
+use super::revisions::{Revision, Who};
+use crate::config::Problem;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// A configuration, by where it is to be had from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The one in force.
+    InForce,
+    /// The files in the configuration directory, as they are now.
+    Files,
+    /// What is in force with these candidates in it; none named: with all that are open.
+    Candidates(Vec<Scope>),
+    /// The revision so many before the one in force, which is 0.
+    Back(usize),
+}
+
+/// How it is put in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// It is taken back unless confirmed within this time.
+    pub confirm: Option<Duration>,
+    pub comment: Option<String>,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// How things stand.
+    State,
+    /// The revisions that are kept.
+    Revisions,
+    /// The texts of one.
+    Texts(Source),
+    /// What differs.
+    Compare { old: Source, new: Source },
+    /// Whether it could be put in force.
+    Check(Source),
+    /// What would become of the flows that there are.
+    DryRun(Source),
+    Commit(Source, Terms),
+    Confirm,
+    Candidate(Scope),
+    /// The candidate's new text, or that its file is to go; `expected` is the tag of what it takes the place of, which is the
+    /// candidate's or, where none is open, that of the text in force.
+    Put { scope: Scope, text: Option<String>, expected: String },
+    Discard { scope: Scope, expected: String },
+    /// The newest entries of the audit log.
+    Audit { limit: usize },
+}
+
+/// The answer to each.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    State(ConfigState),
+    Revisions(Vec<Revision>),
+    Texts(BTreeMap<String, String>),
+    Compared(Vec<FileDifference>),
+    /// It could be: what is not wrong with it, but not what was meant.
+    Checked(Vec<ProblemRow>),
+    DryRun(DryRun),
+    Committed(Committed),
+    Confirmed(u64),
+    /// With its tag.
+    Candidate(Option<Draft>, String),
+    Done,
+    Audit(Vec<Entry>),
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There are things wrong with it; it could not be put in force, or not while the box runs.
+    Wrong(Vec<ProblemRow>),
+    /// There is no such thing.
+    Unknown(String),
+    /// Something else comes first.
+    Conflict(String),
+    /// It is not the one that was expected: somebody else changed it meanwhile. Its tag now.
+    Changed(String),
+    /// The disk's, or the box is stopping.
+    Failed(String),
+}
+
+/// Something that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProblemRow {
+    /// `None`: the configuration as a whole.
+    pub file: Option<String>,
+    /// Counted from 1.
+    pub line: Option<usize>,
+    pub message: String,
+}
+
+impl From<&Problem> for ProblemRow {
+    fn from(problem: &Problem) -> ProblemRow {
+        let at = &problem.at;
+        ProblemRow { file: Some(at.file.to_string()), line: Some(at.line), message: problem.message.clone() }
+    }
+}
+
+impl ProblemRow {
+    /// One of no place.
+    pub fn of_all(message: impl Into<String>) -> ProblemRow {
+        ProblemRow { file: None, line: None, message: message.into() }
+    }
+}
+
+/// How the configuration stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ConfigState {
+    /// `None` while none could be kept.
+    pub revision: Option<Revision>,
+    pub generation: u64,
+    pub unconfirmed: Option<UnconfirmedState>,
+    /// A commit is being watched, and taken back if the box is worse off.
+    pub on_trial: bool,
+    /// The files in the configuration directory that were edited and not committed.
+    pub edited: Vec<String>,
+    pub candidates: Vec<CandidateState>,
+    /// Why revisions or the audit log cannot be kept.
+    pub problem: Option<String>,
+}
+
+/// A commit that waits to be confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct UnconfirmedState {
+    pub deadline_unix_ms: u64,
+    pub remaining_ms: u64,
+    /// The revision that comes back.
+    pub back_to: u64,
+}
+
+/// A candidate, as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CandidateState {
+    pub scope: String,
+    #[serde(flatten)]
+    pub who: Who,
+    pub unix_ms: u64,
+    pub tag: String,
+    /// What it began from is in force no more: somebody else committed meanwhile.
+    pub outdated: bool,
+}
+
+/// A commit that was put in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Committed {
+    pub revision: u64,
+    pub generation: u64,
+    pub unconfirmed: Option<UnconfirmedState>,
+    pub warnings: Vec<ProblemRow>,
+}
+
+/// What a candidate would do to the flows that there are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DryRun {
+    /// How many flows were asked about, of the sessions that live and of the records of late.
+    pub sessions: u64,
+    pub records: u64,
+    /// Each kind of change with the rule that makes it, most flows first.
+    pub changes: Vec<FlowChange>,
+}
+
+/// Flows to which the same happens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FlowChange {
+    pub tenant: String,
+    pub kind: ChangeKind,
+    /// What it is now and what it would be: outcomes with their rules, classes, paths, prefixes.
+    pub now: String,
+    pub then: String,
+    /// The ACL rule that would decide.
+    pub rule: Option<String>,
+    pub flows: u64,
+    /// Of these, sessions that live.
+    pub sessions: u64,
+    pub bytes: u64,
+    /// A few of them: `tcp 10.1.0.5:51000 -> 203.0.113.9:443`.
+    pub examples: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeKind {
+    /// Let pass now, and would not be.
+    Dropped,
+    /// Not let pass now, and would be.
+    Admitted,
+    Class,
+    Path,
+    Nat,
+}
+
+/// The way to whoever carries them out.
+pub trait CommitPort: Send + Sync {
+    fn ask(&self, who: Who, verb: Verb) -> Pin<Box<dyn Future<Output = Result<Reply, Refusal>> + Send>>;
+}

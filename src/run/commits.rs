@@ -1,0 +1,741 @@
+//! Commits, as the running box carries them out: one verb at a time, on the thread that owns the machine.
+//!
+//! A commit's way: 1 the texts, 2 checked, 3 compiled and tested, 4 written into the audit log, 5 kept as a revision, which is
+//! the moment from which a restart finds the new one, 6 put in force, 7 written out into the configuration directory, 8 on
+//! trial. Whatever fails before the fifth step changes nothing. Back to an earlier revision goes the other way round: it is
+//! put in force first, since the box is worse off every moment it is not.
+
+use super::dry_run::{self, Flow};
+use super::machine::{Machine, Prepared, addresses_for};
+use crate::config::{Candidate, Documents, Problems};
+use crate::control::Control;
+use crate::control::audit::{self, Action, Audit, Entry};
+use crate::control::candidates::{Candidates, Draft, Scope, tag_of};
+use crate::control::commits::{
+    CandidateState, CommitPort, Committed, ConfigState, ProblemRow, Refusal, Reply, Source, Terms,
+    UnconfirmedState, Verb,
+};
+use crate::control::compare::compare;
+use crate::control::revisions::{Cause, InForce, Revisions, Stamp, Unconfirmed, Who};
+use crate::control::trial::{Health, Trial, Verdict};
+use crate::io::clock::Clock;
+use crate::pipeline::report::{FlowFilter, PathState};
+use crate::pipeline::rehearse;
+use crate::store::whole;
+use crate::tables::Compiler;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, DirBuilder};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Verbs that wait: people press no faster.
+const QUEUE: usize = 16;
+/// Measurements of before a commit: half a minute, one each time [`Commits::sample`] is called.
+const SAMPLES: usize = 10;
+/// How long workers may take to tell how the box stands.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Flows of a kind that a dry run asks about: 20,000 sessions are answered in less than a second.
+const DRY_RUN_FLOWS: usize = 20_000;
+
+type Texts = BTreeMap<String, String>;
+type Answer = Result<Reply, Refusal>;
+
+/// A verb under way.
+pub(super) struct Asked {
+    who: Who,
+    verb: Verb,
+    reply: oneshot::Sender<Answer>,
+}
+
+/// The way in.
+struct Port(mpsc::Sender<Asked>);
+
+/// The two ends of that way.
+pub(super) fn port() -> (impl CommitPort + 'static, mpsc::Receiver<Asked>) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (Port(sender), receiver)
+}
+
+impl CommitPort for Port {
+    fn ask(&self, who: Who, verb: Verb) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+        let sender = self.0.clone();
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let gone = || Refusal::Failed("the box is stopping".to_owned());
+            sender.send(Asked { who, verb, reply }).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        })
+    }
+}
+
+/// What is kept of the configuration on disk.
+pub(super) struct Books {
+    revisions: Revisions,
+    candidates: Candidates,
+    audit: Audit,
+}
+
+impl Books {
+    /// Opens them in `state_dir`. Revisions that cannot be read are moved aside: a box is to start.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(super) fn open(state_dir: &Path, clock: Clock) -> io::Result<Books> {
+        DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+        let revisions = Revisions::open(state_dir).or_else(|error| {
+            let aside = Revisions::set_aside(state_dir, unix_millis(clock))?;
+            tracing::error!(%error, aside = %aside.display(), "the configuration's revisions cannot be read: they are moved aside");
+            Revisions::open(state_dir)
+        })?;
+        Ok(Books { revisions, candidates: Candidates::open(state_dir)?, audit: Audit::open(state_dir)? })
+    }
+}
+
+/// The configuration a box begins with.
+pub(super) struct Beginning {
+    pub(super) candidate: Candidate,
+    texts: Texts,
+    books: Books,
+    /// What is to be kept once it is in force.
+    revision: Option<(Cause, String)>,
+}
+
+/// Finds the configuration to begin with: what is in force, unless files were edited meanwhile and are whole, or nobody
+/// confirmed it in time.
+///
+/// # Errors
+/// For the operator: nothing is in force yet, and the files are wrong; or the disk's.
+pub(super) fn begin(dir: &Path, clock: Clock) -> Result<Beginning, Box<dyn std::error::Error>> {
+    let files = Documents::read(dir);
+    let state_dir = files.state_dir();
+    let books = Books::open(&state_dir, clock)
+        .map_err(|error| format!("{}: {error}", state_dir.display()))?;
+    let Some(in_force) = books.revisions.in_force() else {
+        let candidate = files.check(dir)?;
+        let texts = files.texts().unwrap_or_default();
+        return Ok(Beginning { candidate, texts, books, revision: Some((Cause::Files, "the first".into())) });
+    };
+    let overdue = in_force.unconfirmed.filter(|it| remaining(it, unix_millis(clock)).is_zero());
+    if let Some(unconfirmed) = overdue {
+        match kept(&books, dir, unconfirmed.back_to) {
+            Ok((candidate, texts)) => {
+                let why = format!("revision {} was not confirmed in time", in_force.revision);
+                return Ok(Beginning { candidate, texts, books, revision: Some((Cause::Unconfirmed, why)) });
+            }
+            Err(error) => tracing::error!("revision {} cannot come back: {error}", unconfirmed.back_to),
+        }
+    }
+    let last = kept(&books, dir, in_force.revision);
+    // Until it is confirmed and written out, the files are behind it.
+    let files_count = in_force.written_out && in_force.unconfirmed.is_none();
+    let edited = files_count && last.as_ref().ok().map(|(_, texts)| texts) != files.texts().as_ref();
+    let taken = if edited || last.is_err() { Some(files.check(dir)) } else { None };
+    match (taken, last) {
+        (Some(Ok(candidate)), _) => {
+            let texts = files.texts().unwrap_or_default();
+            let revision = Some((Cause::Files, "edited while the box was down".to_owned()));
+            Ok(Beginning { candidate, texts, books, revision })
+        }
+        (Some(Err(problems)), Ok((candidate, texts))) => {
+            tracing::error!("the files are not taken over, revision {} stays:\n{problems}", in_force.revision);
+            Ok(Beginning { candidate, texts, books, revision: None })
+        }
+        (None, Ok((candidate, texts))) => Ok(Beginning { candidate, texts, books, revision: None }),
+        (Some(Err(problems)), Err(_)) => Err(problems.into()),
+        (None, Err(error)) => Err(error.into()),
+    }
+}
+
+/// A revision, checked as it would be today.
+fn kept(books: &Books, dir: &Path, number: u64) -> Result<(Candidate, Texts), String> {
+    let documents = books.revisions.documents(number).map_err(|error| error.to_string())?;
+    let candidate = documents.check(dir).map_err(|problems| problems.to_string())?;
+    Ok((candidate, documents.texts().unwrap_or_default()))
+}
+
+/// How long a commit may still be confirmed, whatever the clock did meanwhile.
+fn remaining(unconfirmed: &Unconfirmed, now_unix_ms: u64) -> Duration {
+    let left = unconfirmed.deadline_unix_ms.saturating_sub(now_unix_ms);
+    Duration::from_millis(left.min(unconfirmed.window_ms))
+}
+
+/// A configuration on trial, and what comes back if it fails.
+struct OnTrial {
+    trial: Trial,
+    back_to: u64,
+    /// Not there after a restart: then it is read from the disk.
+    before: Option<Candidate>,
+}
+
+/// Whoever carries the verbs out.
+pub(super) struct Commits {
+    pub(super) machine: Machine,
+    books: Books,
+    dir: PathBuf,
+    control: Arc<Control>,
+    clock: Clock,
+    /// The texts in force.
+    texts: Texts,
+    on_trial: Option<OnTrial>,
+    /// How the box stood of late: counters alone.
+    samples: VecDeque<Health>,
+    problem: Option<String>,
+    /// What is in force and could not be kept: who made it, why, and what is to be said of it.
+    owed: Option<(Who, Cause, String)>,
+}
+
+impl Commits {
+    /// Takes over a box that has begun.
+    pub(super) fn new(
+        beginning: (Texts, Books, Option<(Cause, String)>),
+        machine: Machine,
+        dir: PathBuf,
+        control: Arc<Control>,
+        clock: Clock,
+    ) -> Commits {
+        let (texts, books, revision) = beginning;
+        let (on_trial, samples, problem, owed) = (None, VecDeque::new(), None, None);
+        let mut commits =
+            Commits { machine, books, dir, control, clock, texts, on_trial, samples, problem, owed };
+        match revision {
+            Some((cause, detail)) => {
+                let who = Who { user: "popgate".into(), from: "start".into() };
+                commits.keep(who, cause, detail);
+            }
+            None => commits.go_on_with_trial(),
+        }
+        commits.write_out();
+        commits
+    }
+
+    fn go_on_with_trial(&mut self) {
+        let Some(unconfirmed) = self.books.revisions.in_force().and_then(|it| it.unconfirmed) else { return };
+        let guard = self.machine.candidate.appliance.commit_guard;
+        let left = remaining(&unconfirmed, unix_millis(self.clock));
+        let trial = Trial::begin(guard, &[], Some(left), self.clock.now().instant);
+        tracing::warn!(seconds = left.as_secs(), "the configuration in force is still to be confirmed");
+        self.on_trial = Some(OnTrial { trial, back_to: unconfirmed.back_to, before: None });
+    }
+
+    /// Carries out a verb that came by the port.
+    pub(super) async fn answer(&mut self, asked: Asked) {
+        let Asked { who, verb, reply } = asked;
+        if let Verb::DryRun(source) = verb {
+            self.dry_run(&source, reply).await;
+            return;
+        }
+        // Whoever asked may have gone.
+        let _ = reply.send(self.carry_out(who, verb).await);
+    }
+
+    /// SIGHUP: the files as they are now.
+    pub(super) async fn reload(&mut self) {
+        let who = Who { user: "local".into(), from: "SIGHUP".into() };
+        match self.commit(who, &Source::Files, Terms::default()).await {
+            Ok(_) => {}
+            Err(refusal) => tracing::error!(
+                "the configuration is not taken over, the old one stays:\n{}",
+                describe(&refusal)
+            ),
+        }
+    }
+
+    async fn carry_out(&mut self, who: Who, verb: Verb) -> Answer {
+        match verb {
+            Verb::State => Ok(Reply::State(self.state())),
+            Verb::Revisions => {
+                Ok(Reply::Revisions(self.books.revisions.list().into_iter().cloned().collect()))
+            }
+            Verb::Texts(source) => self.texts_of(&source).map(Reply::Texts),
+            Verb::Compare { old, new } => {
+                Ok(Reply::Compared(compare(&self.texts_of(&old)?, &self.texts_of(&new)?)))
+            }
+            Verb::Check(source) => {
+                let candidate = self.documents(&source)?.check(&self.dir).map_err(wrong)?;
+                self.rehearsed(&candidate).await.map(|(_, warnings)| Reply::Checked(warnings))
+            }
+            // It is answered from another thread.
+            Verb::DryRun(_) => Err(Refusal::Failed("a dry run is no step of the box's own".to_owned())),
+            Verb::Commit(source, terms) => self.commit(who, &source, terms).await.map(Reply::Committed),
+            Verb::Confirm => self.confirm(who).map(Reply::Confirmed),
+            Verb::Candidate(scope) => {
+                let tag = self.tag(&scope);
+                Ok(Reply::Candidate(self.books.candidates.get(&scope).cloned(), tag))
+            }
+            Verb::Put { scope, text, expected } => self.put(who, scope, text, &expected),
+            Verb::Discard { scope, expected } => self.discard(who, &scope, &expected),
+            Verb::Audit { limit } => {
+                let state_dir = &self.machine.candidate.appliance.state_dir;
+                let verified = audit::verify(state_dir).map_err(failed)?;
+                let broken = |it| Refusal::Failed(format!("the audit log is not what was written: {it}"));
+                let entries = verified.map_err(broken)?.entries;
+                Ok(Reply::Audit(entries.into_iter().rev().take(limit).collect()))
+            }
+        }
+    }
+
+    // --- what there is
+
+    fn state(&self) -> ConfigState {
+        let revisions = &self.books.revisions;
+        let files = Documents::read(&self.dir).texts().unwrap_or_default();
+        let candidate = |(scope, draft): (&Scope, &Draft)| CandidateState {
+            scope: scope.to_string(),
+            who: draft.who.clone(),
+            unix_ms: draft.unix_ms,
+            tag: draft.tag(),
+            outdated: draft.based_on.clone() != self.texts.get(&scope.file()).map(|it| tag_of(Some(it))),
+        };
+        ConfigState {
+            revision: revisions.back(0).cloned(),
+            generation: self.machine.current.load().number,
+            unconfirmed: self.unconfirmed(),
+            on_trial: self.on_trial.is_some(),
+            edited: compare(&self.texts, &files).into_iter().map(|it| it.file).collect(),
+            candidates: self.books.candidates.all().map(candidate).collect(),
+            problem: self.problem.clone(),
+        }
+    }
+
+    fn unconfirmed(&self) -> Option<UnconfirmedState> {
+        let by = self.on_trial.as_ref()?.trial.confirm_by()?;
+        let unconfirmed = self.books.revisions.in_force()?.unconfirmed?;
+        Some(UnconfirmedState {
+            deadline_unix_ms: unconfirmed.deadline_unix_ms,
+            remaining_ms: u64::try_from(by.since(self.clock.now().instant).as_millis()).unwrap_or(u64::MAX),
+            back_to: unconfirmed.back_to,
+        })
+    }
+
+    fn documents(&self, source: &Source) -> Result<Documents, Refusal> {
+        match source {
+            Source::InForce => Documents::from_texts(self.texts.clone()).map_err(Refusal::Failed),
+            Source::Files => Ok(Documents::read(&self.dir)),
+            Source::Candidates(scopes) => {
+                let in_force = Documents::from_texts(self.texts.clone()).map_err(Refusal::Failed)?;
+                self.drafts(scopes)?.into_iter().try_fold(in_force, |documents, (scope, draft)| {
+                    Ok(documents.with(&scope.file(), draft.text.clone()))
+                })
+            }
+            Source::Back(back) => {
+                let revision = self.books.revisions.back(*back);
+                let revision = revision.ok_or_else(|| {
+                    Refusal::Unknown(format!("there is no revision {back} before the one in force"))
+                })?;
+                self.books.revisions.documents(revision.number).map_err(failed)
+            }
+        }
+    }
+
+    fn drafts(&self, scopes: &[Scope]) -> Result<Vec<(Scope, &Draft)>, Refusal> {
+        let candidates = &self.books.candidates;
+        if scopes.is_empty() {
+            let all: Vec<_> = candidates.all().map(|(scope, draft)| (scope.clone(), draft)).collect();
+            return if all.is_empty() { Err(Refusal::Unknown("no candidate is open".into())) } else { Ok(all) };
+        }
+        let open = |scope: &Scope| {
+            let draft = candidates.get(scope).map(|draft| (scope.clone(), draft));
+            draft.ok_or_else(|| Refusal::Unknown(format!("no candidate of {scope} is open")))
+        };
+        scopes.iter().map(open).collect()
+    }
+
+    fn texts_of(&self, source: &Source) -> Result<Texts, Refusal> {
+        let documents = self.documents(source)?;
+        // What is wrong with one that cannot be read, the check says.
+        documents.texts().ok_or_else(|| match documents.check(&self.dir) {
+            Err(problems) => wrong(problems),
+            Ok(_) => Refusal::Failed("a file cannot be read".to_owned()),
+        })
+    }
+
+    // --- checking
+
+    /// What would be in force, without the names it would use up; what is not wrong with it but not meant.
+    async fn rehearsed(
+        &self,
+        candidate: &Candidate,
+    ) -> Result<(crate::tables::Generation, Vec<ProblemRow>), Refusal> {
+        let lasting = self.machine.needs_restart(candidate);
+        if !lasting.is_empty() {
+            return Err(Refusal::Wrong(lasting));
+        }
+        let mut compiler = Compiler::new("check-");
+        compiler.know_addresses(addresses_for(candidate).await.unwrap_or_default());
+        let generation = compiler.compile(candidate).map_err(|error| failed(error.to_string()))?;
+        let broken = rehearse(candidate, &generation);
+        if !broken.is_empty() {
+            return Err(Refusal::Wrong(broken.iter().map(ProblemRow::from).collect()));
+        }
+        let warnings = generation.unreachable_rules().iter().map(ProblemRow::from).collect();
+        Ok((generation, warnings))
+    }
+
+    /// Answers from a thread of its own: a busy box has many sessions, and a commit may have to be confirmed meanwhile.
+    async fn dry_run(&self, source: &Source, reply: oneshot::Sender<Answer>) {
+        let then = match self.documents(source).map(|documents| documents.check(&self.dir)) {
+            Ok(Ok(candidate)) => self.rehearsed(&candidate).await.map(|(generation, _)| generation),
+            Ok(Err(problems)) => Err(wrong(problems)),
+            Err(refusal) => Err(refusal),
+        };
+        let (now, control) = (self.machine.current.load_full(), Arc::clone(&self.control));
+        tokio::spawn(async move {
+            let answer = async {
+                let then = then?;
+                let asked = control.sessions(FlowFilter::default(), DRY_RUN_FLOWS, patience()).await;
+                let sessions = asked.map_err(|error| failed(error.to_string()))?.sessions;
+                let records = control.flows(&FlowFilter::default(), DRY_RUN_FLOWS).flows;
+                let flows: Vec<Flow> =
+                    sessions.iter().map(Flow::from).chain(records.iter().map(Flow::from)).collect();
+                let run = tokio::task::spawn_blocking(move || dry_run::run(&now, &then, &flows));
+                run.await.map(Reply::DryRun).map_err(|error| failed(error.to_string()))
+            };
+            let _ = reply.send(answer.await);
+        });
+    }
+
+    // --- candidates
+
+    /// The tag of what a new text would take the place of.
+    fn tag(&self, scope: &Scope) -> String {
+        match self.books.candidates.get(scope) {
+            Some(draft) => draft.tag(),
+            None => tag_of(self.texts.get(&scope.file()).map(String::as_str)),
+        }
+    }
+
+    fn expect(&self, scope: &Scope, expected: &str) -> Result<(), Refusal> {
+        let tag = self.tag(scope);
+        if tag == expected { Ok(()) } else { Err(Refusal::Changed(tag)) }
+    }
+
+    fn put(&mut self, who: Who, scope: Scope, text: Option<String>, expected: &str) -> Answer {
+        self.expect(&scope, expected)?;
+        if text.is_none() && scope == Scope::Appliance {
+            return Err(Refusal::Conflict("a box has a popgate.toml".to_owned()));
+        }
+        let based_on = match self.books.candidates.get(&scope) {
+            Some(draft) => draft.based_on.clone(),
+            None => self.texts.get(&scope.file()).map(|text| tag_of(Some(text))),
+        };
+        let unix_ms = unix_millis(self.clock);
+        let draft = Draft { scope: scope.to_string(), who: who.clone(), unix_ms, based_on, text };
+        self.note(who, Action::Edit, None, &scope.to_string()).map_err(failed)?;
+        self.books.candidates.put(scope.clone(), draft.clone()).map_err(failed)?;
+        let tag = draft.tag();
+        Ok(Reply::Candidate(Some(draft), tag))
+    }
+
+    fn discard(&mut self, who: Who, scope: &Scope, expected: &str) -> Answer {
+        self.drafts(std::slice::from_ref(scope))?;
+        self.expect(scope, expected)?;
+        self.note(who, Action::Discard, None, &scope.to_string()).map_err(failed)?;
+        self.books.candidates.remove(scope).map_err(failed)?;
+        Ok(Reply::Done)
+    }
+
+    // --- commit
+
+    async fn commit(&mut self, who: Who, source: &Source, terms: Terms) -> Result<Committed, Refusal> {
+        let waiting = self.books.revisions.in_force().and_then(|it| it.unconfirmed);
+        if waiting.is_some() && !matches!(source, Source::Back(_)) {
+            let what = "the revision in force is still to be confirmed: confirm it, or roll back, first";
+            return Err(Refusal::Conflict(what.to_owned()));
+        }
+        let documents = self.documents(source)?;
+        let candidate = documents.check(&self.dir).map_err(wrong)?;
+        let texts = documents.texts().ok_or_else(|| failed("a file cannot be read"))?;
+        let files = *source == Source::Files;
+        let differences = compare(&self.texts, &texts);
+        if differences.is_empty() && (!files || terms.confirm.is_some()) {
+            return Err(Refusal::Conflict("nothing differs from what is in force".to_owned()));
+        }
+        if !files {
+            self.refuse_over_edits(differences.iter().map(|it| it.file.as_str()))?;
+        }
+        let prepared = self.machine.prepare(candidate).await?;
+        let warnings = prepared.warnings();
+        if differences.is_empty() {
+            // Key files and certificates, which the texts name, may be others now.
+            self.machine.put_in_force(prepared).await.map_err(failed)?;
+            return Ok(self.committed(warnings));
+        }
+        let before = self.health().await;
+        let counts = |it: &crate::control::compare::FileDifference| {
+            format!("{} +{} -{}", it.file, it.added_lines, it.removed_lines)
+        };
+        let detail: Vec<String> = differences.iter().map(counts).collect();
+        let detail = detail.join(", ");
+        let next = self.books.revisions.in_force().map_or(1, |it| it.revision + 1);
+        self.note(who.clone(), Action::Commit, Some(next), &detail).map_err(failed)?;
+        let cause = match source {
+            Source::Files | Source::InForce => Cause::Files,
+            Source::Candidates(_) => Cause::Candidate,
+            Source::Back(_) => Cause::Rollback,
+        };
+        let unix_ms = unix_millis(self.clock);
+        let back_to = next - 1;
+        let unconfirmed = terms.confirm.map(|window| {
+            let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+            Unconfirmed { deadline_unix_ms: unix_ms.saturating_add(window_ms), window_ms, back_to }
+        });
+        let stamp = Stamp { unix_ms, who: who.clone(), cause, comment: terms.comment };
+        let kept = self.books.revisions.commit(&texts, stamp, files, unconfirmed);
+        if let Err(error) = kept {
+            let _ = self.note(who, Action::CommitFailed, Some(next), &error.to_string());
+            return Err(failed(error));
+        }
+        let old = self.machine.candidate.clone();
+        self.texts = texts;
+        self.machine.put_in_force(prepared).await.map_err(failed)?;
+        if let Source::Candidates(scopes) = source {
+            self.settle_drafts(scopes);
+        }
+        self.write_out();
+        let now = self.clock.now().instant;
+        let before: Vec<Health> = self.samples.iter().cloned().chain(before).collect();
+        let guard = self.machine.candidate.appliance.commit_guard;
+        let trial = Trial::begin(guard, &before, terms.confirm, now);
+        self.on_trial = Some(OnTrial { trial, back_to, before: Some(old) });
+        Ok(self.committed(warnings))
+    }
+
+    fn committed(&self, warnings: Vec<ProblemRow>) -> Committed {
+        Committed {
+            revision: self.books.revisions.in_force().map_or(0, |it| it.revision),
+            generation: self.machine.current.load().number,
+            unconfirmed: self.unconfirmed(),
+            warnings,
+        }
+    }
+
+    /// What somebody edited on the box, and did not commit, is not written over.
+    fn refuse_over_edits<'a>(&self, mut changed: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
+        // While it is not written out, the files are behind, and nobody's.
+        if self.books.revisions.in_force().is_some_and(|it| !it.written_out) {
+            return Ok(());
+        }
+        let files = Documents::read(&self.dir);
+        let edited = changed.find(|name| files.text(name) != self.texts.get(*name).map(String::as_str));
+        match edited {
+            None => Ok(()),
+            Some(name) => Err(Refusal::Conflict(format!(
+                "{name} was edited on the box and not committed: commit the files, or put it back, first"
+            ))),
+        }
+    }
+
+    fn settle_drafts(&mut self, scopes: &[Scope]) {
+        let all = || self.books.candidates.all().map(|(scope, _)| scope.clone()).collect();
+        let scopes: Vec<Scope> = if scopes.is_empty() { all() } else { scopes.to_vec() };
+        for scope in scopes {
+            if let Err(error) = self.books.candidates.remove(&scope) {
+                tracing::error!(%error, "the candidate of {scope} is committed, and cannot be taken away");
+            }
+        }
+    }
+
+    fn confirm(&mut self, who: Who) -> Result<u64, Refusal> {
+        let in_force = self.books.revisions.in_force();
+        let waiting = in_force.filter(|it| it.unconfirmed.is_some());
+        let Some(InForce { revision, .. }) = waiting else {
+            return Err(Refusal::Conflict("nothing is to be confirmed".to_owned()));
+        };
+        self.note(who, Action::Confirm, Some(revision), "").map_err(failed)?;
+        self.books.revisions.confirm().map_err(failed)?;
+        if let Some(on_trial) = &mut self.on_trial {
+            on_trial.trial.confirm();
+        }
+        tracing::info!(revision, "the configuration is confirmed");
+        Ok(revision)
+    }
+
+    // --- trial
+
+    /// To be called every few seconds: how the box stands while nothing happens.
+    pub(super) async fn sample(&mut self) {
+        if let (None, Ok(status)) = (&self.on_trial, self.control.status(patience()).await) {
+            let counters = Health {
+                forwarded_packets: status.totals.forwarded_packets,
+                dropped_packets: status.totals.dropped_packets,
+                ..Health::default()
+            };
+            self.samples.push_back(counters);
+            if self.samples.len() > SAMPLES {
+                self.samples.pop_front();
+            }
+        }
+        if let Some((who, cause, detail)) = self.owed.take() {
+            self.keep(who, cause, detail);
+        }
+        self.write_out();
+    }
+
+    /// Whether a commit is on trial, so that [`Commits::watch`] is to be called every second.
+    pub(super) fn is_watching(&self) -> bool {
+        self.on_trial.is_some()
+    }
+
+    /// Looks how the box stands, and takes the commit back if that is to be.
+    pub(super) async fn watch(&mut self) {
+        // Workers that do not answer are no better off with another configuration.
+        let health = self.health().await;
+        let now = self.clock.now().instant;
+        let Some(on_trial) = &mut self.on_trial else { return };
+        let overdue = on_trial.trial.confirm_by().is_some_and(|by| by <= now);
+        let verdict = match health {
+            Some(health) => on_trial.trial.judge(&health, now),
+            None if overdue => Verdict::Unconfirmed,
+            None => Verdict::Wait,
+        };
+        match verdict {
+            Verdict::Wait => {}
+            Verdict::Stays => self.on_trial = None,
+            Verdict::Unconfirmed => self.revert(Cause::Unconfirmed, "it was not confirmed in time").await,
+            Verdict::Worse(why) => self.revert(Cause::Guard, &why).await,
+        }
+    }
+
+    async fn health(&self) -> Option<Health> {
+        let status = self.control.status(patience()).await.ok()?;
+        let paths = self.control.paths(None, patience()).await.ok()?;
+        let name = |it: &crate::pipeline::report::PathReport| format!("{}/{}/{}", it.tenant, it.site, it.path);
+        let up = paths.iter().filter(|path| path.state == PathState::Up).map(name).collect();
+        Some(Health {
+            tunnels: paths.iter().map(name).collect(),
+            up,
+            forwarded_packets: status.totals.forwarded_packets,
+            dropped_packets: status.totals.dropped_packets,
+        })
+    }
+
+    async fn revert(&mut self, cause: Cause, why: &str) {
+        let Some(OnTrial { back_to, before, .. }) = self.on_trial.take() else { return };
+        tracing::error!("the configuration is taken back: {why}");
+        let read = self.books.revisions.documents(back_to);
+        let texts = read.as_ref().ok().and_then(Documents::texts);
+        let candidate = before.or_else(|| read.ok()?.check(&self.dir).ok());
+        let (Some(candidate), Some(texts)) = (candidate, texts) else {
+            tracing::error!("revision {back_to} cannot be read: the configuration stays as it is");
+            return;
+        };
+        let prepared: Result<Prepared, Refusal> = self.machine.prepare(candidate).await;
+        let done = match prepared {
+            Ok(prepared) => self.machine.put_in_force(prepared).await,
+            Err(refusal) => Err(describe(&refusal)),
+        };
+        if let Err(error) = done {
+            tracing::error!("the configuration stays as it is: {error}");
+            return;
+        }
+        self.texts = texts;
+        let who = Who { user: "popgate".into(), from: "trial".into() };
+        let detail = format!("back to revision {back_to}: {why}");
+        self.keep(who, cause, detail);
+        self.write_out();
+    }
+
+    // --- the disk
+
+    /// Keeps what is in force already. Where that cannot be done, the box goes on, says so, and tries again.
+    fn keep(&mut self, who: Who, cause: Cause, detail: String) {
+        let next = self.books.revisions.in_force().map_or(1, |it| it.revision + 1);
+        let files = cause == Cause::Files;
+        let action = if files { Action::Commit } else { Action::Revert };
+        let unix_ms = unix_millis(self.clock);
+        let stamp = Stamp { unix_ms, who: who.clone(), cause, comment: Some(detail.clone()) };
+        let kept = match self.note(who.clone(), action, Some(next), &detail) {
+            Ok(()) => self.books.revisions.commit(&self.texts, stamp, files, None).map(drop).map_err(|it| it.to_string()),
+            Err(error) => Err(error),
+        };
+        if let Err(problem) = kept {
+            tracing::error!("the configuration in force cannot be kept: {problem}");
+            self.problem = Some(problem);
+            self.owed = Some((who, cause, detail));
+        }
+    }
+
+    fn note(&mut self, who: Who, action: Action, revision: Option<u64>, detail: &str) -> Result<(), String> {
+        let unix_ms = unix_millis(self.clock);
+        let entry = Entry { unix_ms, who, action, revision, detail: detail.to_owned() };
+        let added = self.books.audit.add(&entry).map_err(|error| format!("the audit log: {error}"));
+        self.problem = added.as_ref().err().cloned();
+        added
+    }
+
+    /// Makes the files in the configuration directory those in force, as far as these differ from the revision before.
+    fn write_out(&mut self) {
+        if self.owed.is_some() || self.books.revisions.in_force().is_none_or(|it| it.written_out) {
+            return;
+        }
+        let before = self.texts_of(&Source::Back(1)).unwrap_or_default();
+        let differing = compare(&before, &self.texts).into_iter().map(|it| it.file);
+        let written = differing
+            .map(|name| write_file(&self.dir, &name, self.texts.get(&name)))
+            .collect::<io::Result<Vec<()>>>()
+            .and_then(|_| self.books.revisions.set_written_out());
+        if let Err(error) = written {
+            let dir = self.dir.display();
+            tracing::error!("the files in {dir} are behind what is in force, and cannot be written: {error}");
+            self.problem = Some(format!("{dir}: {error}"));
+        }
+    }
+}
+
+/// Writes a file of the configuration, or takes it away; whole or not at all, and as open to others as it was.
+fn write_file(dir: &Path, name: &str, text: Option<&String>) -> io::Result<()> {
+    let path = dir.join(name);
+    let Some(text) = text else { return whole::remove(&path) };
+    if let Some(parent) = path.parent() {
+        DirBuilder::new().recursive(true).create(parent)?;
+    }
+    let mode = fs::metadata(&path).map_or(0o644, |metadata| metadata.permissions().mode());
+    whole::create(&path, |file| {
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(text.as_bytes())
+    })
+    .map(drop)
+}
+
+impl Beginning {
+    /// What [`Commits::new`] takes over.
+    pub(super) fn into_parts(self) -> (Candidate, (Texts, Books, Option<(Cause, String)>)) {
+        (self.candidate, (self.texts, self.books, self.revision))
+    }
+}
+
+fn unix_millis(clock: Clock) -> u64 {
+    clock.now().unix_nanos / 1_000_000
+}
+
+async fn patience() {
+    tokio::time::sleep(PATIENCE).await;
+}
+
+fn wrong(problems: Problems) -> Refusal {
+    Refusal::Wrong(problems.iter().map(ProblemRow::from).collect())
+}
+
+fn failed(error: impl ToString) -> Refusal {
+    Refusal::Failed(error.to_string())
+}
+
+/// For a log.
+fn describe(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Wrong(problems) => {
+            let line = |it: &ProblemRow| match (&it.file, it.line) {
+                (Some(file), Some(line)) => format!("{file}:{line}: {}\n", it.message),
+                _ => format!("{}\n", it.message),
+            };
+            problems.iter().map(line).collect()
+        }
+        Refusal::Unknown(why) | Refusal::Conflict(why) | Refusal::Failed(why) => format!("{why}\n"),
+        Refusal::Changed(tag) => format!("it is {tag} meanwhile\n"),
+    }
+}
