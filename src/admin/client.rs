@@ -11,6 +11,7 @@ use crate::pipeline::report::{
     SessionReport,
 };
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, ErrorKind, Write};
 use std::net::IpAddr;
@@ -95,16 +96,21 @@ struct FilterArgs {
 
 /// Runs `popgate show`: 0 if it was shown, 1 if there was something in the way, which is said on standard error.
 pub fn show(args: ShowArgs) -> ExitCode {
-    let shown = text(&args).and_then(|text| match io::stdout().lock().write_all(text.as_bytes()) {
+    tell("show", text(&args))
+}
+
+/// Writes what a command has to say: to standard output, or why it has nothing to standard error.
+pub(super) fn tell(command: &str, text: Result<String, ShowError>) -> ExitCode {
+    let told = text.and_then(|text| match io::stdout().lock().write_all(text.as_bytes()) {
         // `popgate show sessions | head` has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(ShowError::Output),
     });
-    match shown {
+    match told {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be closed; there is nobody left to tell.
-            let _ = writeln!(io::stderr(), "popgate show: {error}");
+            let _ = writeln!(io::stderr(), "popgate {command}: {error}");
             ExitCode::FAILURE
         }
     }
@@ -138,11 +144,29 @@ pub(super) fn text(args: &ShowArgs) -> Result<String, ShowError> {
     if args.connection.json { Ok(format!("{answer}\n")) } else { render(&args.what, &answer) }
 }
 
-/// The body of the API's answer.
+/// The body of the API's answer to a GET.
 pub(super) fn ask(
     to: &Connection,
     path: &str,
     parameters: Vec<(&'static str, String)>,
+) -> Result<String, ShowError> {
+    exchange(to, |agent, base, authorization| {
+        let request = agent.get(format!("{base}{path}")).header("Authorization", authorization);
+        parameters.into_iter().fold(request, |request, (name, value)| request.query(name, value)).call()
+    })
+}
+
+/// The body of the API's answer to a POST of JSON.
+pub(super) fn post(to: &Connection, path: &str, body: &impl Serialize) -> Result<String, ShowError> {
+    exchange(to, |agent, base, authorization| {
+        agent.post(format!("{base}{path}")).header("Authorization", authorization).send_json(body)
+    })
+}
+
+/// Sends what `send` makes of an agent, the API's address with a slash behind it, and the header that presents the token.
+fn exchange(
+    to: &Connection,
+    send: impl FnOnce(&ureq::Agent, &str, String) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
 ) -> Result<String, ShowError> {
     let url = to.url.trim_end_matches('/').to_owned();
     if !url.starts_with("http://") {
@@ -152,12 +176,8 @@ pub(super) fn ask(
     // The token goes to this address and to none that a proxy variable or a redirect names.
     let config = ureq::Agent::config_builder().proxy(None).max_redirects(0).http_status_as_error(false);
     let agent = config.timeout_global(Some(PATIENCE)).build().new_agent();
-    let mut request =
-        agent.get(format!("{url}/api/v1/{path}")).header("Authorization", token.authorization());
-    for (name, value) in parameters {
-        request = request.query(name, value);
-    }
-    let mut response = request.call().map_err(|error| match error {
+    let sent = send(&agent, &format!("{url}/api/v1/"), token.authorization());
+    let mut response = sent.map_err(|error| match error {
         ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused => {
             ShowError::NotRunning { url: url.clone(), cause: "connection refused".to_owned() }
         }
@@ -171,7 +191,7 @@ pub(super) fn ask(
         200 => Ok(body),
         401 => Err(ShowError::Refused { url, token_file: to.token_file.clone() }),
         status => match serde_json::from_str::<Problem>(&body) {
-            Ok(problem) => Err(ShowError::Problem(problem.detail)),
+            Ok(problem) => Err(ShowError::Problem(problem.told())),
             Err(_) => Err(not_popgate(format!("status {status}"))),
         },
     }

@@ -1,13 +1,13 @@
 //! `popgate explain`: what would become of a flow, and why; asked of the running box, or of a directory's configuration.
 
 use super::api::Paths;
-use super::client::{Connection, ShowError, ask, read};
+use super::client::{Connection, ShowError, ask, read, tell};
 use super::table::{Table, or_dash};
 use crate::config;
 use crate::model::{AskedEnd, AskedFlow, HostName, Protocol};
 use crate::pipeline::report::{Explanation, LivePath, PathState, StepKind};
 use clap::Args;
-use std::io::{self, ErrorKind, Write};
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -44,17 +44,7 @@ pub type AskCandidate = fn(&Path, &str, &AskedFlow) -> Result<Explanation, Strin
 
 /// Runs `popgate explain`: 0 if there was an answer, whatever it is.
 pub fn explain(args: &ExplainArgs, candidate: AskCandidate) -> ExitCode {
-    let told = text(args, candidate).and_then(|text| match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(ShowError::Output),
-    });
-    match told {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "popgate explain: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    tell("explain", text(args, candidate))
 }
 
 /// What goes to standard output.

@@ -1,12 +1,12 @@
 //! `popgate flows`: a question to the flow history of the running box, answered in a table.
 
-use super::client::{Connection, ShowError, ask, read};
+use super::client::{Connection, ShowError, ask, read, tell};
 use super::history::csv;
 use super::table::{Table, bytes, utc, utc_ms};
 use crate::store::report::{Cell, FlowAnswer, FlowColumn, Holding};
 use clap::Args;
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Write};
+
 use std::process::ExitCode;
 
 /// Ask the flow history: which records there are, or what they come to by any of their columns
@@ -57,17 +57,7 @@ pub struct FlowsArgs {
 
 /// Runs `popgate flows`: 0 if there was an answer.
 pub fn flows(args: &FlowsArgs) -> ExitCode {
-    let told = text(args).and_then(|text| match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(ShowError::Output),
-    });
-    match told {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "popgate flows: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    tell("flows", text(args))
 }
 
 /// What goes to standard output.

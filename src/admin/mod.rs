@@ -9,6 +9,8 @@ mod api;
 mod apps;
 mod assets;
 mod client;
+mod commits;
+mod config;
 mod events;
 mod explain;
 mod flows;
@@ -22,6 +24,8 @@ mod who_had;
 
 pub use apps::{describe_app, list_apps};
 pub use client::{ShowArgs, decisions, show};
+pub use commits::{AuditArgs, CommitArgs, CompareArgs, ConfirmArgs, DryRunArgs, RevisionsArgs, RollbackArgs};
+pub use commits::{audit, commit, compare, confirm, dry_run, revisions, rollback};
 pub use explain::{AskCandidate, ExplainArgs, explain};
 pub use flows::{FlowsArgs, flows};
 pub use token::Token;
@@ -30,7 +34,7 @@ pub use who_had::{AskLedger, WhoHadArgs, who_had};
 use crate::control::Control;
 use axum::Router;
 use axum::middleware::{from_fn_with_state, map_response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -70,7 +74,8 @@ pub async fn serve(
         shutdown.await;
         drop(stop);
     };
-    let server = axum::serve(listen::Bounded::new(listener), router(app)).with_graceful_shutdown(graceful);
+    let service = router(app).into_make_service_with_connect_info::<listen::Peer>();
+    let server = axum::serve(listen::Bounded::new(listener), service).with_graceful_shutdown(graceful);
     let overdue = async {
         let mut stopped = stopped;
         let _ = stopped.changed().await;
@@ -101,6 +106,18 @@ const ROUTES: &[Route] = &[
     ("/api/v1/queues", || get(api::queues)),
     ("/api/v1/explain", || get(api::explain)),
     ("/api/v1/who-had", || get(api::who_had)),
+    ("/api/v1/config", || get(config::state)),
+    ("/api/v1/config/revisions", || get(config::revisions)),
+    ("/api/v1/config/texts", || get(config::texts)),
+    ("/api/v1/config/compare", || get(config::compare)),
+    ("/api/v1/config/check", || get(config::check)),
+    ("/api/v1/config/dry-run", || get(config::dry_run)),
+    ("/api/v1/config/candidate", || {
+        get(config::candidate).put(config::put_candidate).delete(config::discard_candidate)
+    }),
+    ("/api/v1/config/commit", || post(config::commit)),
+    ("/api/v1/config/confirm", || post(config::confirm)),
+    ("/api/v1/audit", || get(config::audit)),
     ("/api/v1/events", || get(events::stream)),
 ];
 

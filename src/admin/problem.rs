@@ -1,6 +1,7 @@
 //! What went wrong, as RFC 9457 problem details.
 
 use crate::control::Unanswered;
+use crate::control::commits::{ProblemRow, Refusal};
 use crate::store::report::FlowProblem;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,6 +21,9 @@ pub(super) struct Problem {
     pub(super) column: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) length: Option<usize>,
+    /// What is wrong with a configuration, all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) problems: Vec<ProblemRow>,
 }
 
 impl Problem {
@@ -32,12 +36,22 @@ impl Problem {
             parameter: None,
             column: None,
             length: None,
+            problems: Vec::new(),
         }
     }
 
     /// A query parameter that cannot be understood.
     pub(super) fn parameter(name: &str, detail: String) -> Problem {
         Problem { parameter: Some(name.to_owned()), ..Problem::new(StatusCode::BAD_REQUEST, detail) }
+    }
+
+    /// For the operator: what is wrong, and with a configuration all of that, a line each.
+    pub(super) fn told(&self) -> String {
+        let lines = self.problems.iter().map(|it| match (&it.file, it.line) {
+            (Some(file), Some(line)) => format!("\n{file}:{line}: {}", it.message),
+            _ => format!("\n{}", it.message),
+        });
+        std::iter::once(self.detail.clone()).chain(lines).collect()
     }
 
     /// The same answer whatever was wrong with the token, so that it tells nothing about it.
@@ -50,6 +64,24 @@ impl Problem {
 impl From<Unanswered> for Problem {
     fn from(error: Unanswered) -> Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        match refusal {
+            Refusal::Wrong(problems) => {
+                let detail = "the configuration cannot be put in force";
+                Problem { problems, ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+            }
+            Refusal::Unknown(why) => Problem::new(StatusCode::NOT_FOUND, why),
+            Refusal::Conflict(why) => Problem::new(StatusCode::CONFLICT, why),
+            Refusal::Changed(tag) => {
+                let detail = format!("somebody else changed it meanwhile: its tag is \"{tag}\" now");
+                Problem::new(StatusCode::PRECONDITION_FAILED, detail)
+            }
+            Refusal::Failed(why) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, why),
+        }
     }
 }
 
@@ -84,5 +116,5 @@ impl IntoResponse for Problem {
 }
 
 pub(super) async fn method_not_allowed() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this can only be read: GET or HEAD")
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "not by this method: the Allow header tells by which")
 }

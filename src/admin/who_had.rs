@@ -1,12 +1,12 @@
 //! `popgate who-had`: whose an outside address and port was; asked of the running box, or of a ledger's directory.
 
-use super::client::{Connection, ShowError, ask, read};
+use super::client::{Connection, ShowError, ask, read, tell};
 use super::explain::protocol;
 use super::table::{Table, endpoint, or_dash, utc_ms};
 use crate::model::{AskedEnd, AskedPort, AskedTime, Protocol};
 use crate::store::report::{Answer, Gap, GapCause, Held, WhoHad};
 use clap::Args;
-use std::io::{self, ErrorKind, Write};
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -34,17 +34,7 @@ pub type AskLedger = fn(&Path, &AskedPort) -> Result<WhoHad, String>;
 
 /// Runs `popgate who-had`: 0 if there was an answer, whatever it is.
 pub fn who_had(args: &WhoHadArgs, offline: AskLedger) -> ExitCode {
-    let told = text(args, offline).and_then(|text| match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(ShowError::Output),
-    });
-    match told {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "popgate who-had: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    tell("who-had", text(args, offline))
 }
 
 /// What goes to standard output.

@@ -17,7 +17,7 @@ pub const APPLIANCE_FILE: &str = "popgate.toml";
 pub const TENANTS_DIR: &str = "tenants";
 
 /// Where the box keeps its state unless told otherwise.
-pub(super) const STATE_DIR: &str = "/var/lib/popgate";
+pub const STATE_DIR: &str = "/var/lib/popgate";
 
 /// All files of a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -194,7 +194,9 @@ mod tests {
         for name in ["popgate.toml", "tenants/acme.toml", "tenants/a-1.toml"] {
             assert!(of(name).is_ok(), "{name}");
         }
-        for name in ["", "other.toml", "tenants/../acme.toml", "tenants/Acme.toml", "tenants/.toml", "/popgate.toml"] {
+        for name in
+            ["", "other.toml", "tenants/../acme.toml", "tenants/Acme.toml", "tenants/.toml", "/popgate.toml"]
+        {
             assert!(of(name).is_err(), "{name}");
         }
     }

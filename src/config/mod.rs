@@ -307,11 +307,11 @@ mod values;
 
 pub use apps::{App, AppPorts, CatalogApp, catalog};
 pub use candidate::*;
-pub use documents::{APPLIANCE_FILE, Documents, TENANTS_DIR};
+pub use documents::{APPLIANCE_FILE, Documents, STATE_DIR, TENANTS_DIR};
 pub use export::{CollectorTls, Identity};
 pub use keys::{NotAKey, public_of};
 pub use problem::{Problem, Problems};
-pub use values::dscp;
+pub use values::{dscp, duration};
 
 use appliance::{RoleName, Surroundings};
 use ipnetwork::IpNetwork;

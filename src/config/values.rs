@@ -57,7 +57,7 @@ pub(super) fn mos(text: &str) -> Parsed<f64> {
 }
 
 /// A duration: a whole number and its unit.
-pub(super) fn duration(text: &str) -> Parsed<Duration> {
+pub fn duration(text: &str) -> Parsed<Duration> {
     const UNITS: [(&str, u64); 5] =
         [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

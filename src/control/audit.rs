@@ -142,7 +142,9 @@ fn verify_text(text: &str) -> Result<Verified, Broken> {
         let line = line.strip_suffix('\n').ok_or(broken("it is cut short"))?;
         let (hash, json) = line.split_once(' ').ok_or(broken("it is no entry"))?;
         if link(&verified.last, json) != hash {
-            return Err(broken("it does not follow from the one before: one of them was changed or taken away"));
+            return Err(broken(
+                "it does not follow from the one before: one of them was changed or taken away",
+            ));
         }
         verified.entries.push(serde_json::from_str(json).map_err(|_| broken("it is no entry"))?);
         hash.clone_into(&mut verified.last);
@@ -188,7 +190,8 @@ mod tests {
         let text = std::fs::read_to_string(&path).expect("readable");
         let lines: Vec<&str> = text.lines().collect();
         let changed = text.replacen("\"unix-ms\":2", "\"unix-ms\":9", 1);
-        let without = |index| lines.iter().enumerate().filter(move |(at, _)| *at != index).map(|(_, line)| *line);
+        let without =
+            |index| lines.iter().enumerate().filter(move |(at, _)| *at != index).map(|(_, line)| *line);
         let taken_away = without(1).collect::<Vec<_>>().join("\n") + "\n";
         let mut moved = lines.clone();
         moved.swap(1, 2);

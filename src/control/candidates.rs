@@ -165,7 +165,8 @@ mod tests {
         for text in ["box", "tenant:acme", "tenant:a-1"] {
             assert_eq!(text.parse::<Scope>().expect("a scope").to_string(), text);
         }
-        for text in ["", "acme", "tenant:", "tenant:../x", "tenant:A", "tenant:-a", "box:acme", "tenant:a.b"] {
+        for text in ["", "acme", "tenant:", "tenant:../x", "tenant:A", "tenant:-a", "box:acme", "tenant:a.b"]
+        {
             assert!(text.parse::<Scope>().is_err(), "{text:?} was taken");
         }
     }

@@ -5,11 +5,13 @@
 use super::audit::Entry;
 use super::candidates::{Draft, Scope};
 use super::compare::FileDifference;
-use super::revisions::{Revision, Who};
+use super::revisions::{KEPT, Revision, Who};
 use crate::config::Problem;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::pin::Pin;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// A configuration, by where it is to be had from.
@@ -23,6 +25,41 @@ pub enum Source {
     Candidates(Vec<Scope>),
     /// The revision so many before the one in force, which is 0.
     Back(usize),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::InForce => f.write_str("in-force"),
+            Source::Files => f.write_str("files"),
+            Source::Candidates(scopes) if scopes.is_empty() => f.write_str("candidates"),
+            Source::Candidates(scopes) => {
+                let scopes: Vec<String> = scopes.iter().map(Scope::to_string).collect();
+                f.write_str(&scopes.join(","))
+            }
+            Source::Back(back) => write!(f, "{back}"),
+        }
+    }
+}
+
+impl FromStr for Source {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Source, String> {
+        match text {
+            "in-force" => Ok(Source::InForce),
+            "files" => Ok(Source::Files),
+            "candidates" => Ok(Source::Candidates(Vec::new())),
+            _ if text.starts_with(|first: char| first.is_ascii_digit()) => text
+                .parse()
+                .ok()
+                .filter(|back| *back < KEPT)
+                .map(Source::Back)
+                .ok_or_else(|| format!("{text:?} is not a number of revisions to go back, 0 to {}", KEPT - 1)),
+            _ => text.split(',').map(str::parse).collect::<Result<_, _>>().map(Source::Candidates).map_err(|_| {
+                format!("{text:?} is none of in-force, files, candidates, box, tenant:NAME and a number of revisions back")
+            }),
+        }
+    }
 }
 
 /// How it is put in force.
@@ -43,7 +80,10 @@ pub enum Verb {
     /// The texts of one.
     Texts(Source),
     /// What differs.
-    Compare { old: Source, new: Source },
+    Compare {
+        old: Source,
+        new: Source,
+    },
     /// Whether it could be put in force.
     Check(Source),
     /// What would become of the flows that there are.
@@ -53,10 +93,19 @@ pub enum Verb {
     Candidate(Scope),
     /// The candidate's new text, or that its file is to go; `expected` is the tag of what it takes the place of, which is the
     /// candidate's or, where none is open, that of the text in force.
-    Put { scope: Scope, text: Option<String>, expected: String },
-    Discard { scope: Scope, expected: String },
+    Put {
+        scope: Scope,
+        text: Option<String>,
+        expected: String,
+    },
+    Discard {
+        scope: Scope,
+        expected: String,
+    },
     /// The newest entries of the audit log.
-    Audit { limit: usize },
+    Audit {
+        limit: usize,
+    },
 }
 
 /// The answer to each.
@@ -212,4 +261,19 @@ pub enum ChangeKind {
 /// The way to whoever carries them out.
 pub trait CommitPort: Send + Sync {
     fn ask(&self, who: Who, verb: Verb) -> Pin<Box<dyn Future<Output = Result<Reply, Refusal>> + Send>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_configuration_is_to_be_had_from_is_written_as_it_is_read() {
+        for text in ["in-force", "files", "candidates", "box", "tenant:acme", "box,tenant:acme", "0", "99"] {
+            assert_eq!(text.parse::<Source>().expect("known").to_string(), text);
+        }
+        for text in ["", "100", "-1", "1x", "acme", "box,", "candidates,box", "tenant:../x"] {
+            assert!(text.parse::<Source>().is_err(), "{text:?} was taken");
+        }
+    }
 }

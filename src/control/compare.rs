@@ -53,7 +53,8 @@ mod tests {
         let new = texts(&[("popgate.toml", "a\n"), ("tenants/acme.toml", "1\n2\n3\n4\nfive\n")]);
         let [difference] = compare(&old, &new).try_into().expect("one file");
         assert_eq!((difference.added_lines, difference.removed_lines), (1, 1));
-        let expected = "--- tenants/acme.toml\n+++ tenants/acme.toml\n@@ -2,4 +2,4 @@\n 2\n 3\n 4\n-5\n+five\n";
+        let expected =
+            "--- tenants/acme.toml\n+++ tenants/acme.toml\n@@ -2,4 +2,4 @@\n 2\n 3\n 4\n-5\n+five\n";
         assert_eq!(difference.diff, expected);
     }
 

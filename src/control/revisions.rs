@@ -274,7 +274,8 @@ impl Revisions {
             self.kept.remove(number);
         }
         if !old.is_empty() {
-            let used: BTreeSet<&String> = self.kept.values().flat_map(|revision| revision.texts.values()).collect();
+            let used: BTreeSet<&String> =
+                self.kept.values().flat_map(|revision| revision.texts.values()).collect();
             for entry in fs::read_dir(self.dir.join(TEXTS))? {
                 let entry = entry?;
                 if !used.contains(&entry.file_name().to_string_lossy().into_owned()) {

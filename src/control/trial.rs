@@ -137,7 +137,11 @@ impl Trial {
         let dropped = share_dropped(*self.samples.front()?, *self.samples.back()?)?;
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         (dropped - self.dropped_before > limit).then(|| {
-            format!("{} of the packets are dropped, and it was {}", percent(dropped), percent(self.dropped_before))
+            format!(
+                "{} of the packets are dropped, and it was {}",
+                percent(dropped),
+                percent(self.dropped_before)
+            )
         })
     }
 }
@@ -218,7 +222,10 @@ mod tests {
         let mut too_many = trial(None);
         for second in 1..10 {
             let forwarded = 1_000 + second * 1_000;
-            assert_eq!(allowed.judge(&health(20, 20, forwarded, 10 + second * 60), at(second)), Verdict::Wait);
+            assert_eq!(
+                allowed.judge(&health(20, 20, forwarded, 10 + second * 60), at(second)),
+                Verdict::Wait
+            );
         }
         let why = "13.0 % of the packets are dropped, and it was 1.0 %";
         let verdict = too_many.judge(&health(20, 20, 1_870, 140), at(1));

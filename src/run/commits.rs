@@ -19,8 +19,8 @@ use crate::control::compare::compare;
 use crate::control::revisions::{Cause, InForce, Revisions, Stamp, Unconfirmed, Who};
 use crate::control::trial::{Health, Trial, Verdict};
 use crate::io::clock::Clock;
-use crate::pipeline::report::{FlowFilter, PathState};
 use crate::pipeline::rehearse;
+use crate::pipeline::report::{FlowFilter, PathState};
 use crate::store::whole;
 use crate::tables::Compiler;
 use std::collections::{BTreeMap, VecDeque};
@@ -113,8 +113,8 @@ pub(super) struct Beginning {
 pub(super) fn begin(dir: &Path, clock: Clock) -> Result<Beginning, Box<dyn std::error::Error>> {
     let files = Documents::read(dir);
     let state_dir = files.state_dir();
-    let books = Books::open(&state_dir, clock)
-        .map_err(|error| format!("{}: {error}", state_dir.display()))?;
+    let books =
+        Books::open(&state_dir, clock).map_err(|error| format!("{}: {error}", state_dir.display()))?;
     let Some(in_force) = books.revisions.in_force() else {
         let candidate = files.check(dir)?;
         let texts = files.texts().unwrap_or_default();
@@ -142,7 +142,10 @@ pub(super) fn begin(dir: &Path, clock: Clock) -> Result<Beginning, Box<dyn std::
             Ok(Beginning { candidate, texts, books, revision })
         }
         (Some(Err(problems)), Ok((candidate, texts))) => {
-            tracing::error!("the files are not taken over, revision {} stays:\n{problems}", in_force.revision);
+            tracing::error!(
+                "the files are not taken over, revision {} stays:\n{problems}",
+                in_force.revision
+            );
             Ok(Beginning { candidate, texts, books, revision: None })
         }
         (None, Ok((candidate, texts))) => Ok(Beginning { candidate, texts, books, revision: None }),
@@ -336,7 +339,11 @@ impl Commits {
         let candidates = &self.books.candidates;
         if scopes.is_empty() {
             let all: Vec<_> = candidates.all().map(|(scope, draft)| (scope.clone(), draft)).collect();
-            return if all.is_empty() { Err(Refusal::Unknown("no candidate is open".into())) } else { Ok(all) };
+            return if all.is_empty() {
+                Err(Refusal::Unknown("no candidate is open".into()))
+            } else {
+                Ok(all)
+            };
         }
         let open = |scope: &Scope| {
             let draft = candidates.get(scope).map(|draft| (scope.clone(), draft));
@@ -604,7 +611,8 @@ impl Commits {
     async fn health(&self) -> Option<Health> {
         let status = self.control.status(patience()).await.ok()?;
         let paths = self.control.paths(None, patience()).await.ok()?;
-        let name = |it: &crate::pipeline::report::PathReport| format!("{}/{}/{}", it.tenant, it.site, it.path);
+        let name =
+            |it: &crate::pipeline::report::PathReport| format!("{}/{}/{}", it.tenant, it.site, it.path);
         let up = paths.iter().filter(|path| path.state == PathState::Up).map(name).collect();
         Some(Health {
             tunnels: paths.iter().map(name).collect(),
@@ -650,7 +658,12 @@ impl Commits {
         let unix_ms = unix_millis(self.clock);
         let stamp = Stamp { unix_ms, who: who.clone(), cause, comment: Some(detail.clone()) };
         let kept = match self.note(who.clone(), action, Some(next), &detail) {
-            Ok(()) => self.books.revisions.commit(&self.texts, stamp, files, None).map(drop).map_err(|it| it.to_string()),
+            Ok(()) => self
+                .books
+                .revisions
+                .commit(&self.texts, stamp, files, None)
+                .map(drop)
+                .map_err(|it| it.to_string()),
             Err(error) => Err(error),
         };
         if let Err(problem) = kept {

@@ -87,7 +87,9 @@ impl Machine {
             ("whether there is a [flow-history]", old.flow_history.is_some() != new.flow_history.is_some()),
         ];
         let differing = differing.into_iter().filter(|(_, differs)| *differs);
-        differing.map(|(what, _)| ProblemRow::of_all(format!("{what}: changes only with a restart"))).collect()
+        differing
+            .map(|(what, _)| ProblemRow::of_all(format!("{what}: changes only with a restart")))
+            .collect()
     }
 
     /// Where an address of the box's own is masqueraded with, and has changed, the configuration is compiled anew with it.
