@@ -9,14 +9,14 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # What building, the lab, the demo and the tests run, by Debian's names. WireGuard in user space and as a stock peer,
-# collector and traffic sources, programs that talk across the NAT (STUN, HTTP/2, FTP, SIP, DNS, traces), browser, and
-# what makes and looks into network namespaces.
+# collector and traffic sources, programs that talk across the NAT (STUN, HTTP/2, FTP, SIP, DNS, traces), browser, what
+# scrapes metrics, and what makes and looks into network namespaces.
 PACKAGES := \
 	build-essential ca-certificates \
 	wireguard-go wireguard-tools \
 	nfdump nfdump-sflow pmacct tshark curl iperf3 iputils-ping socat tcpdump \
 	bind9-dnsutils coturn dnsmasq-base iputils-tracepath nghttp2-server openssl python3-pyftpdlib sip-tester traceroute \
-	chromium \
+	chromium prometheus \
 	ethtool iproute2 nftables \
 	brotli jq python3
 
@@ -30,6 +30,10 @@ CARGO_DENY := target/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 DUCKDB_VERSION := 2.0.1
 PYARROW_VERSION := 26.0.1
 FLOW_READERS := target/tools/flow-readers/duckdb-$(DUCKDB_VERSION)-pyarrow-$(PYARROW_VERSION)
+
+# What takes nothing for OpenMetrics that is not.
+OPENMETRICS_VERSION := 0.26.0
+OPENMETRICS := target/tools/openmetrics/prometheus_client-$(OPENMETRICS_VERSION).dist-info
 
 # What `make bench-net` compares with, besides Debian's wireguard-go.
 BORINGTUN_VERSION := 0.7.1
@@ -60,7 +64,7 @@ demo: setup build
 # The simulator comes first: its feature freezes boringtun's clock, and building its test also leaves such binaries in
 # target/debug. What follows puts the real ones back in their place.
 .PHONY: test
-test: setup web fmt clippy deny types $(FLOW_READERS)
+test: setup web fmt clippy deny types $(FLOW_READERS) $(OPENMETRICS)
 	@cargo test --locked $(AS_ROOT) --features sim --test sim
 	cargo test --locked $(AS_ROOT)
 	for workers in 2 4; do
@@ -145,6 +149,12 @@ $(FLOW_READERS):
 		--target $(@D) duckdb==$(DUCKDB_VERSION) pyarrow==$(PYARROW_VERSION)
 	touch $@
 
+$(OPENMETRICS):
+	@echo 'openmetrics: installing prometheus-client $(OPENMETRICS_VERSION) from PyPI into target/tools'
+	rm --recursive --force $(@D)
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
+		--target $(@D) prometheus-client==$(OPENMETRICS_VERSION)
+
 # --- the console
 
 WEB_SOURCES := $(shell find web -path web/node_modules -prune -o -path web/dist -prune -o -path web/test -prune -o \
@@ -199,6 +209,7 @@ setup:
 	# Their packages start servers for the whole machine; the tests start their own.
 	if [[ -d /run/systemd/system ]]; then
 		[[ " $${missing[*]} " != *' coturn '* ]] || $(SUDO) systemctl disable --quiet --now coturn
+		[[ " $${missing[*]} " != *' prometheus '* ]] || $(SUDO) systemctl disable --quiet --now prometheus
 		[[ " $${missing[*]} " != *' pmacct '* ]] ||
 			$(SUDO) systemctl disable --quiet --now nfacctd pmacctd sfacctd uacctd
 	fi

@@ -21,7 +21,7 @@ use crate::control::{Control, RecentFlows, SiteFacts};
 use crate::flow::FlowRecord;
 use crate::io::clock::Clock;
 use crate::io::cpu;
-use crate::io::exporting::{self, Wants};
+use crate::io::exporting::{self, Standing, Wants};
 use crate::io::ledgering::Ledgering;
 use crate::io::network::{self, NetworkWatch};
 use crate::model::AskedFlow;
@@ -111,7 +111,8 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
         let current = Arc::clone(&current);
         move |logged: &Logged| log_decision(logged, &current.load())
     };
-    let exporter = exporting::start(orders_in, Arc::clone(&wants), clock, seen, log)?;
+    let standing = Standing::default();
+    let exporter = exporting::start(orders_in, Arc::clone(&wants), standing.clone(), clock, seen, log)?;
 
     let naming = Arc::new(ArcSwap::new(Arc::clone(&generation)));
     let ledger = match &candidate.appliance.nat_ledger {
@@ -142,7 +143,8 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
         let current = Arc::clone(&current);
         move |tenant: &str, asked: &AskedFlow| check::explain_in(&current.load(), tenant, asked)
     };
-    let control = Control::new(facts, crew.ports(), flows, unix_millis).explained_by(explainer);
+    let control = Control::new(facts, crew.ports(), flows, unix_millis);
+    let control = control.explained_by(explainer).exporting(move || standing.reports());
     let control = match &ledger {
         Some(ledger) => control.with_ledger(ledger.reader()),
         None => control,

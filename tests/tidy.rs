@@ -22,7 +22,7 @@ const IMPORTS: [(&str, &[&str]); 14] = [
     ("io", &["pipeline", "export", "store"]),
     // Control passes queries on to workers, and the API shows the answers as they are: shapes, no more.
     // Its own files are whole or not there, as the store's are.
-    ("control", &["tables", "pipeline::report", "store::report", "store::whole"]),
+    ("control", &["tables", "pipeline::report", "export::report", "store::report", "store::whole"]),
     ("admin", &["control"]),
     // The lab impairs links in user space, over io's TAP devices and clock.
     ("lab", &["io", "config"]),

@@ -4,6 +4,7 @@ use super::explain::{dscp, protocol};
 use super::problem::Problem;
 use super::{App, worker_patience};
 use crate::control::{FlowPage, Status};
+use crate::export::report::ExporterReport;
 use crate::model::{AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
 use crate::pipeline::report::{
     DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
@@ -52,6 +53,11 @@ pub(super) struct Decisions {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Queues {
     pub(super) queues: Vec<QueueRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Exporters {
+    pub(super) exporters: Vec<ExporterReport>,
 }
 
 /// A request's query as it was written: names may be unknown or come twice.
@@ -113,6 +119,11 @@ pub(super) async fn queues(State(app): State<App>, query: Parameters) -> Result<
     let asked = Asked::read(query, &["tenant"])?;
     let queues = app.control.queues(asked.filter.tenant.as_deref(), worker_patience()).await?;
     Ok(Json(Queues { queues }))
+}
+
+pub(super) async fn exporters(State(app): State<App>, query: Parameters) -> Result<Json<Exporters>, Problem> {
+    Asked::read(query, &[])?;
+    Ok(Json(Exporters { exporters: app.control.exporters() }))
 }
 
 /// Of one path, which all three names tell.

@@ -1,11 +1,12 @@
 //! `popgate show`: the API's reports as tables, or as the JSON they came in.
 
-use super::api::{Decisions, Drops, Measurements, Paths, Queues, Rules};
+use super::api::{Decisions, Drops, Exporters, Measurements, Paths, Queues, Rules};
 use super::problem::Problem;
 use super::table::{Table, bytes, duration, endpoint, or_dash, utc};
 use super::token::{self, TokenError};
 use crate::config::AclAction;
 use crate::control::{FlowPage, Status};
+use crate::export::report::ExporterReport;
 use crate::pipeline::report::{
     DecisionRow, DropRow, FlowReport, MeasurementRow, PathReport, PathState, QueueRow, RuleRow, SessionPage,
     SessionReport,
@@ -66,6 +67,8 @@ enum What {
     Measurements(TenantArgs),
     /// How each app class fares where bandwidth is limited: what it sent, what waits, and for how long
     Queues(TenantArgs),
+    /// How the export of flow records to each collector stands: what it was sent, what was lost, and what is wrong
+    Exporters,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -220,6 +223,7 @@ fn question(what: &What) -> (&'static str, Vec<(&'static str, String)>) {
         What::Decisions(args) => ("decisions", tenant(args)),
         What::Measurements(args) => ("measurements", tenant(args)),
         What::Queues(args) => ("queues", tenant(args)),
+        What::Exporters => ("exporters", Vec::new()),
     }
 }
 
@@ -234,6 +238,7 @@ fn render(what: &What, answer: &str) -> Result<String, ShowError> {
         What::Decisions(_) => decisions(&read::<Decisions>(answer)?.decisions),
         What::Measurements(_) => measurements(&read::<Measurements>(answer)?.measurements),
         What::Queues(_) => queues(&read::<Queues>(answer)?.queues),
+        What::Exporters => exporters(&read::<Exporters>(answer)?.exporters),
     })
 }
 
@@ -263,6 +268,7 @@ fn status(status: &Status) -> String {
         ("returns overridden", totals.returns_overridden.to_string()),
         ("NAT ledger", nat_ledger(status)),
         ("flow history", flow_history(status)),
+        ("collectors", collectors(status)),
     ];
     rows.iter().map(|(name, value)| format!("{name:<18}{value}\n")).collect()
 }
@@ -288,6 +294,19 @@ fn flow_history(status: &Status) -> String {
     let failing = failing.unwrap_or_default();
     let (size, files) = (bytes(history.bytes), history.files);
     format!("since {since}, {size} in {files} files, {} in the log{more}{failing}", history.in_memory)
+}
+
+fn collectors(status: &Status) -> String {
+    let all = &status.exporters;
+    let failing = all.iter().filter(|report| report.failing_since_unix_ms.is_some());
+    let failing: Vec<&str> = failing.map(|report| &*report.collector).collect();
+    let lost: u64 = all.iter().map(|report| report.stats.lost_records).sum();
+    let lost = if lost > 0 { format!(", {lost} records lost") } else { String::new() };
+    match (all.len(), failing.len()) {
+        (0, _) => "-".to_owned(),
+        (count, 0) => format!("{count}, all are sent to{lost}"),
+        (count, _) => format!("{count}, CANNOT BE SENT TO: {}{lost}", failing.join(", ")),
+    }
 }
 
 fn paths(paths: &[PathReport]) -> String {
@@ -549,6 +568,51 @@ fn rules(rows: &[RuleRow]) -> String {
             bytes(row.bytes),
             row.dropped_packets.to_string(),
             row.unlogged.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+fn exporters(reports: &[ExporterReport]) -> String {
+    if reports.is_empty() {
+        return "flow records are exported to nobody: [[export.collector]] in popgate.toml names a collector\n"
+            .to_owned();
+    }
+    let mut table = Table::new(&[
+        "COLLECTOR",
+        "ADDRESS",
+        "PROTOCOL",
+        "BY",
+        "STATE",
+        ">CONNECTIONS",
+        ">MESSAGES",
+        ">BYTES",
+        ">RECORDS",
+        ">WAITING",
+        ">LOST",
+        "PROBLEM",
+    ]);
+    for report in reports {
+        let state = match (report.failing_since_unix_ms, report.connected) {
+            (Some(since), _) => format!("FAILING since {}", utc(since)),
+            (None, true) => "connected".to_owned(),
+            (None, false) => "not connected".to_owned(),
+        };
+        let retry = report.retry_unix_ms.map(|at| format!(" (tried again at {})", utc(at)));
+        let problem = report.problem.as_ref();
+        table.row([
+            report.collector.clone(),
+            report.address.to_string(),
+            report.protocol.clone(),
+            report.transport.clone(),
+            state,
+            report.connections.to_string(),
+            report.stats.messages.to_string(),
+            bytes(report.stats.octets),
+            report.stats.records.to_string(),
+            report.waiting.to_string(),
+            report.stats.lost_records.to_string(),
+            or_dash(problem.map(|problem| format!("{problem}{}", retry.unwrap_or_default()))),
         ]);
     }
     table.render()

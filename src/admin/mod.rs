@@ -1,4 +1,4 @@
-//! The admin server: JSON under `/api/v1`, and the console that shows it.
+//! The admin server: JSON under `/api/v1`, the console that shows it, and `/metrics` for Prometheus.
 //!
 //! A request's way: 1 `harden` puts security headers on whatever goes back, 2 `check_host` turns away what a rebound
 //! DNS name sent, 3 `check_token` turns away what brings no token, unless it asks for one of the console's own files,
@@ -17,6 +17,8 @@ mod flows;
 mod guard;
 mod history;
 mod listen;
+mod metrics;
+mod openmetrics;
 mod problem;
 mod table;
 pub mod token;
@@ -104,6 +106,7 @@ const ROUTES: &[Route] = &[
     ("/api/v1/decisions", || get(api::decisions)),
     ("/api/v1/measurements", || get(api::measurements)),
     ("/api/v1/queues", || get(api::queues)),
+    ("/api/v1/exporters", || get(api::exporters)),
     ("/api/v1/explain", || get(api::explain)),
     ("/api/v1/who-had", || get(api::who_had)),
     ("/api/v1/config", || get(config::state)),
@@ -119,6 +122,7 @@ const ROUTES: &[Route] = &[
     ("/api/v1/config/confirm", || post(config::confirm)),
     ("/api/v1/audit", || get(config::audit)),
     ("/api/v1/events", || get(events::stream)),
+    ("/metrics", || get(metrics::scrape)),
 ];
 
 fn router(app: App) -> Router {

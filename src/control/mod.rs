@@ -19,10 +19,11 @@ use commits::{CommitPort, Refusal, Reply, Verb};
 pub use gather::{Unanswered, WorkerGone, WorkerPort};
 pub use recent::{FlowPage, RecentFlows};
 
+use crate::export::report::ExporterReport;
 use crate::model::{AskedFlow, AskedPort};
 use crate::pipeline::report::{
     Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
-    Query, QueueRow, RuleRow, SessionPage, Totals,
+    Query, QueueRow, RuleRow, SessionPage, TenantRow, Totals,
 };
 use crate::store::report::{FlowAnswer, FlowHistoryState, FlowProblem, FlowQuestion, LedgerState, WhoHad};
 use revisions::Who;
@@ -62,6 +63,9 @@ pub struct Status {
     /// `None` where no flow history is kept.
     #[serde(default)]
     pub flow_history: Option<FlowHistoryState>,
+    /// In the order of the configuration.
+    #[serde(default)]
+    pub exporters: Vec<ExporterReport>,
 }
 
 /// The NAT ledger, as it is asked.
@@ -102,6 +106,7 @@ pub struct Control {
     flows: Arc<RecentFlows>,
     unix_millis: Box<dyn Fn() -> u64 + Send + Sync>,
     explainer: Box<Explainer>,
+    exporters: Box<Exporters>,
     ledger: Option<Box<dyn LedgerPort>>,
     history: Option<Box<dyn FlowsPort>>,
     commits: Option<Box<dyn CommitPort>>,
@@ -109,6 +114,9 @@ pub struct Control {
 
 /// What the generation in force makes of a tenant's flow; or that there is no such tenant.
 type Explainer = dyn Fn(&str, &AskedFlow) -> Result<Explanation, String> + Send + Sync;
+
+/// How exporting to each collector stands.
+type Exporters = dyn Fn() -> Vec<ExporterReport> + Send + Sync;
 
 impl Control {
     /// `unix_millis` reads the wall clock; it is shown and decides nothing.
@@ -125,6 +133,7 @@ impl Control {
             flows,
             unix_millis: Box::new(unix_millis),
             explainer,
+            exporters: Box::new(Vec::new),
             ledger: None,
             history: None,
             commits: None,
@@ -155,6 +164,16 @@ impl Control {
     /// With a flow history to be asked.
     pub fn with_history(self, history: impl FlowsPort + 'static) -> Control {
         Control { history: Some(Box::new(history)), ..self }
+    }
+
+    /// With the one who knows how exporting stands.
+    pub fn exporting(self, exporters: impl Fn() -> Vec<ExporterReport> + Send + Sync + 'static) -> Control {
+        Control { exporters: Box::new(exporters), ..self }
+    }
+
+    /// How exporting to each collector stands, in the order of the configuration.
+    pub fn exporters(&self) -> Vec<ExporterReport> {
+        (self.exporters)()
     }
 
     /// Who had an outside address and port; `None` where no ledger is kept. It reads files: not for a thread that others
@@ -202,7 +221,8 @@ impl Control {
         let now_unix_ms = (self.unix_millis)();
         let nat_ledger = self.ledger.as_ref().map(|ledger| ledger.state());
         let flow_history = self.history.as_ref().map(|history| history.state());
-        Ok(Status { site: self.site.clone(), now_unix_ms, totals, nat_ledger, flow_history })
+        let exporters = self.exporters();
+        Ok(Status { site: self.site.clone(), now_unix_ms, totals, nat_ledger, flow_history, exporters })
     }
 
     /// All paths, or one tenant's, by tenant, site and name. A path belongs to one worker, so none comes twice.
@@ -364,6 +384,22 @@ impl Control {
         Ok(merged)
     }
 
+    /// What every tenant has of what is limited, by name.
+    pub async fn tenants(&self, deadline: impl Future<Output = ()>) -> Result<Vec<TenantRow>, Unanswered> {
+        let answers = self.ask_all(Query::Tenants, deadline, |answer| match answer {
+            Answer::Tenants(rows) => Some(rows),
+            _ => None,
+        });
+        let mut sums: BTreeMap<String, TenantRow> = BTreeMap::new();
+        for row in answers.await?.into_iter().flatten() {
+            match sums.get_mut(&row.tenant) {
+                Some(sum) => add_tenant(sum, row),
+                None => drop(sums.insert(row.tenant.clone(), row)),
+            }
+        }
+        Ok(sums.into_values().collect())
+    }
+
     async fn ask_all<T>(
         &self,
         query: Query,
@@ -391,6 +427,20 @@ fn add(a: Totals, b: Totals) -> Totals {
         ledger_lost: a.ledger_lost + b.ledger_lost,
         not_inspected: a.not_inspected + b.not_inspected,
         returns_overridden: a.returns_overridden + b.returns_overridden,
+    }
+}
+
+fn add_tenant(sum: &mut TenantRow, row: TenantRow) {
+    sum.sessions += row.sessions;
+    for pool in row.nat_pools {
+        // For a moment, while a commit is being taken over, a worker may have other pools than the first.
+        if let Some(sum) = sum.nat_pools.iter_mut().find(|sum| sum.handoff == pool.handoff) {
+            sum.leased_ports += pool.leased_ports;
+            sum.tcp_bindings += pool.tcp_bindings;
+            sum.udp_bindings += pool.udp_bindings;
+            sum.icmp_bindings += pool.icmp_bindings;
+            sum.other_bindings += pool.other_bindings;
+        }
     }
 }
 

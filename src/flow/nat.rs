@@ -226,6 +226,11 @@ impl Ports {
         }
     }
 
+    /// How many are in use of each address and protocol that has any.
+    pub fn used(&self) -> impl Iterator<Item = (IpAddr, Protocol, u64)> {
+        self.maps.iter().map(|((address, protocol), map)| (*address, *protocol, u64::from(map.count)))
+    }
+
     /// How many are in use, over all addresses.
     pub fn in_use(&self) -> u64 {
         self.maps.values().map(|map| u64::from(map.count)).sum()

@@ -237,6 +237,11 @@ impl SessionTable {
         self.ports.in_use()
     }
 
+    /// How many ports sessions hold of each address and protocol.
+    pub fn ports_used(&self) -> impl Iterator<Item = (IpAddr, Protocol, u64)> {
+        self.ports.used()
+    }
+
     /// The ports that sessions hold.
     pub fn ports(&mut self) -> &mut Ports {
         &mut self.ports

@@ -7,15 +7,16 @@
 use super::clock::Clock;
 use super::collector::Link;
 use crate::config::{Collector, CollectorTransport};
-use crate::export::{Agent, Directory, Exporter, Filter, Missed, NatEvent, Settings};
+use crate::export::report::ExporterReport;
+use crate::export::{Agent, Directory, ExportStats, Exporter, Filter, Missed, NatEvent, Settings};
 use crate::flow::{FlowRecord, Sample};
 use crate::model::{ExportProtocol, Instant, Now, RecordKind};
 use crate::pipeline::Logged;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -75,25 +76,83 @@ impl Wants {
     }
 }
 
+/// How exporting stands, for whoever asks.
+#[derive(Clone, Debug, Default)]
+pub struct Standing(Arc<Mutex<Vec<Arc<Told>>>>);
+
+/// What is told of the way to one collector.
+#[derive(Debug)]
+struct Told {
+    report: Mutex<ExporterReport>,
+    waiting: AtomicU64,
+}
+
+impl Standing {
+    /// Of each collector, in the order of the configuration.
+    pub fn reports(&self) -> Vec<ExporterReport> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.iter()
+            .map(|told| ExporterReport { waiting: told.waiting.load(Relaxed), ..told.report().clone() })
+            .collect()
+    }
+}
+
+impl Told {
+    fn of(collector: &Collector) -> Told {
+        let report = ExporterReport {
+            collector: collector.name.clone(),
+            address: collector.address,
+            protocol: match collector.protocol {
+                ExportProtocol::Ipfix => "ipfix",
+                ExportProtocol::NetflowV9 => "netflow-v9",
+                ExportProtocol::Sflow => "sflow",
+            }
+            .to_owned(),
+            transport: match collector.transport {
+                CollectorTransport::Udp => "udp",
+                CollectorTransport::Tcp => "tcp",
+                CollectorTransport::Tls(_) => "tls",
+            }
+            .to_owned(),
+            connected: false,
+            connections: 0,
+            failures: 0,
+            failing_since_unix_ms: None,
+            problem: None,
+            retry_unix_ms: None,
+            waiting: 0,
+            stats: ExportStats::default(),
+        };
+        Told { report: Mutex::new(report), waiting: AtomicU64::new(0) }
+    }
+
+    fn report(&self) -> MutexGuard<'_, ExporterReport> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Starts the thread. It calls `seen` with every record and `log` with what rules decided on, and ends when all senders of
-/// `orders` are gone, after all collectors have been sent what was left.
+/// `orders` are gone, after all collectors have been sent what was left. How it stands is told in `standing`.
 ///
 /// # Errors
 /// The thread could not be made.
 pub fn start(
     orders: Receiver<Order>,
     wants: Arc<Wants>,
+    standing: Standing,
     clock: Clock,
     seen: impl FnMut(&FlowRecord) + Send + 'static,
     log: impl FnMut(&Logged) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    let exporting = Exporting { orders, wants, clock, seen, log, feeds: Vec::new(), ending: Vec::new() };
+    let (feeds, ending) = (Vec::new(), Vec::new());
+    let exporting = Exporting { orders, wants, standing, clock, seen, log, feeds, ending };
     std::thread::Builder::new().name("export".into()).spawn(move || exporting.run())
 }
 
 struct Exporting<F, G> {
     orders: Receiver<Order>,
     wants: Arc<Wants>,
+    standing: Standing,
     clock: Clock,
     seen: F,
     log: G,
@@ -109,6 +168,7 @@ struct Feed {
     /// What it has not been given yet.
     waiting: Parcel,
     parcels: SyncSender<Parcel>,
+    told: Arc<Told>,
     thread: JoinHandle<()>,
 }
 
@@ -185,6 +245,8 @@ impl<F: FnMut(&FlowRecord), G: FnMut(&Logged)> Exporting<F, G> {
                 Err(error) => tracing::error!(%error, "a collector gets no flow records: no thread for it"),
             }
         }
+        let told = self.feeds.iter().map(|feed| Arc::clone(&feed.told)).collect();
+        *self.standing.0.lock().unwrap_or_else(PoisonError::into_inner) = told;
         self.ending.retain(|thread| !thread.is_finished());
         self.ending.extend(old.into_iter().map(Feed::end));
     }
@@ -195,11 +257,12 @@ impl Feed {
         let (parcels, parcels_in) = sync_channel(PARCELS);
         let mut filter = Filter::new(collector.tenants.clone(), collector.records.clone());
         filter.learn(directory);
-        let sending = Sending::new(&collector, filter.names(directory), parcels_in, clock);
+        let told = Arc::new(Told::of(&collector));
+        let sending = Sending::new(&collector, filter.names(directory), parcels_in, Arc::clone(&told), clock);
         let thread = std::thread::Builder::new()
             .name(format!("export-{}", collector.name))
             .spawn(move || sending.run())?;
-        Ok(Feed { collector, filter, waiting: Parcel::default(), parcels, thread })
+        Ok(Feed { collector, filter, waiting: Parcel::default(), parcels, told, thread })
     }
 
     fn take(&mut self, record: &FlowRecord) {
@@ -247,6 +310,7 @@ impl Feed {
             // It never ends before it is told to; its panic is told at the end.
             Err(TrySendError::Disconnected(_)) => {}
         }
+        self.told.waiting.store(self.waiting.len() as u64, Relaxed);
     }
 
     /// Gives the thread the last there will be. It ends when it has sent that, or has found that it cannot.
@@ -258,6 +322,10 @@ impl Feed {
 }
 
 impl Parcel {
+    fn len(&self) -> usize {
+        self.records.len() + self.nat_events.len() + self.samples.len()
+    }
+
     fn is_empty(&self) -> bool {
         self.directory.is_none()
             && self.records.is_empty()
@@ -273,13 +341,20 @@ struct Sending {
     speaker: Speaker,
     link: Link,
     parcels: Receiver<Parcel>,
+    told: Arc<Told>,
     clock: Clock,
     /// So that a dead collector is told of once.
     failing: bool,
 }
 
 impl Sending {
-    fn new(collector: &Collector, directory: Directory, parcels: Receiver<Parcel>, clock: Clock) -> Sending {
+    fn new(
+        collector: &Collector,
+        directory: Directory,
+        parcels: Receiver<Parcel>,
+        told: Arc<Told>,
+        clock: Clock,
+    ) -> Sending {
         let now = clock.now();
         let settings = Settings {
             protocol: collector.protocol,
@@ -300,6 +375,7 @@ impl Sending {
             speaker,
             link: Link::new(collector.address, &collector.transport),
             parcels,
+            told,
             clock,
             failing: false,
         }
@@ -345,15 +421,23 @@ impl Sending {
         }
     }
 
-    /// Sends what is due. Without a connection nothing is taken from the exporter, which keeps the first that come and
-    /// counts the others as lost.
     fn send(&mut self) {
+        self.send_what_is_due();
+        self.tell();
+    }
+
+    /// Without a connection nothing is taken from the exporter, which keeps the first that come and counts the others as
+    /// lost.
+    fn send_what_is_due(&mut self) {
         let now = self.clock.now();
         if self.speaker.poll_timeout() > now.instant || self.link.poll_timeout() > now.instant {
             return;
         }
         match self.link.open(now.instant) {
-            Ok(true) => self.speaker.begin_session(self.link.local_address()),
+            Ok(true) => {
+                self.speaker.begin_session(self.link.local_address());
+                self.told.report().connections += 1;
+            }
             Ok(false) => {}
             Err(error) => return self.failed(&error),
         }
@@ -364,6 +448,8 @@ impl Sending {
                 Ok(()) => {
                     if std::mem::take(&mut self.failing) {
                         tracing::info!(collector = self.name, "flow records are sent again");
+                        let mut report = self.told.report();
+                        (report.failing_since_unix_ms, report.problem) = (None, None);
                     }
                 }
                 Err(error) => {
@@ -377,7 +463,22 @@ impl Sending {
         }
     }
 
+    fn tell(&self) {
+        let now = self.clock.now();
+        let retry = Some(self.link.poll_timeout()).filter(|at| *at > now.instant);
+        let mut report = self.told.report();
+        report.connected = self.link.is_open();
+        report.stats = self.speaker.stats();
+        report.retry_unix_ms =
+            retry.map(|at| (now.unix_nanos + at.since(now.instant).as_nanos() as u64) / 1_000_000);
+    }
+
     fn failed(&mut self, error: &io::Error) {
+        let mut report = self.told.report();
+        report.failures += 1;
+        report.problem = Some(error.to_string());
+        report.failing_since_unix_ms.get_or_insert(self.clock.now().unix_nanos / 1_000_000);
+        drop(report);
         if !std::mem::replace(&mut self.failing, true) {
             tracing::warn!(collector = self.name, %error, "flow records cannot be sent");
         }
@@ -448,6 +549,13 @@ impl Speaker {
         match self {
             Speaker::Exporter(exporter) => exporter.poll_timeout(),
             Speaker::Agent(agent) => agent.poll_timeout(),
+        }
+    }
+
+    fn stats(&self) -> ExportStats {
+        match self {
+            Speaker::Exporter(exporter) => exporter.stats(),
+            Speaker::Agent(agent) => agent.stats(),
         }
     }
 

@@ -21,6 +21,7 @@ pub mod report;
 mod rules;
 mod steering;
 mod team;
+mod tenants;
 mod worker;
 
 pub use answers::{SessionScan, describe_record};

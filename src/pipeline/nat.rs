@@ -191,6 +191,11 @@ impl Holdings {
         })
     }
 
+    /// The ports it has leased, some of which may be beyond those of their pool.
+    pub(super) fn leased(&self) -> impl Iterator<Item = (Ipv4Addr, RangeInclusive<u16>)> {
+        self.leases.iter().map(|lease| (lease.block.address, lease.block.ports()))
+    }
+
     // 3 The end of a lease.
 
     /// When [`Holdings::look`] has something to do.

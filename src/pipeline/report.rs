@@ -35,6 +35,7 @@ pub enum Query {
     },
     /// Of one path.
     History(PathName),
+    Tenants,
 }
 
 /// What it answers, of the same name as the question.
@@ -54,6 +55,8 @@ pub enum Answer {
     Queues(Vec<QueueRow>),
     /// `None` from those that do not have the path.
     History(Option<PathHistory>),
+    /// What is limited is the box's, what is used the worker's own.
+    Tenants(Vec<TenantRow>),
 }
 
 /// Which path.
@@ -314,6 +317,35 @@ pub struct QueueRow {
     /// What half and 95 of a hundred of its last 128 packets waited at most, in milliseconds.
     pub delay_p50_ms: Option<f64>,
     pub delay_p95_ms: Option<f64>,
+}
+
+/// What a tenant has of what is limited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TenantRow {
+    pub tenant: String,
+    pub sessions: u64,
+    /// `None`: as many as the box.
+    pub max_sessions: Option<u64>,
+    /// By handoff.
+    pub nat_pools: Vec<NatPoolRow>,
+}
+
+/// How much of a handoff's NAT pool is used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NatPoolRow {
+    pub handoff: String,
+    pub addresses: u64,
+    /// What its addresses have of them, for each protocol.
+    pub ports: u64,
+    /// What workers have taken to give out, in units or as branches' blocks.
+    pub leased_ports: u64,
+    /// Ports that sessions hold. Of other protocols each holds an address.
+    pub tcp_bindings: u64,
+    pub udp_bindings: u64,
+    pub icmp_bindings: u64,
+    pub other_bindings: u64,
 }
 
 /// What a path was judged by: [`Measured`], when, and of which path. `popgate replay` reads these, one in a line.

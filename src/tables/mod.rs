@@ -16,8 +16,8 @@ pub use classify::{Classified, Classifier};
 pub use compile::{Compiler, OutOfIds};
 pub use device::{DeviceKind, DeviceSpec, Masquerade};
 pub use generation::{
-    Breakout, Called, EchoSpec, Generation, INTERNET, Order, PathSpec, Site, Sla, Tenant, TransportSpec,
-    Written,
+    Breakout, Called, EchoSpec, Generation, INTERNET, InternetKind, Order, PathSpec, Site, Sla, Tenant,
+    TransportSpec, Written,
 };
 pub use names::Names;
 pub use nat::{Branches, NatPolicy, NatVerdict, Pool};

@@ -214,6 +214,11 @@ impl NatPolicy {
         }
     }
 
+    /// All that may be given out at the handoff; rules may keep it for some.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// The branch that has an address and port of the handoff's pool, where that can be computed.
     pub fn branch_of(&self, address: Ipv4Addr, port: u16) -> Option<SiteId> {
         self.pool.branch_of(address, port)

@@ -3,11 +3,13 @@
 
 use popgate::config::{AclAction, Outcome};
 use popgate::control::{Control, FlowsPort, LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
+use popgate::export::ExportStats;
+use popgate::export::report::ExporterReport;
 use popgate::model::{AskedFlow, AskedPort};
 use popgate::pipeline::report::{
-    Answer, DecisionRow, DirectionReport, DropRow, Explanation, FlowFilter, FlowReport, PathHistory,
-    PathName, PathReport, PathSample, PathState, PathStep, Query, RuleRow, SessionPage, SessionReport,
-    SlaRow, Step, StepKind, Totals,
+    Answer, DecisionRow, DirectionReport, DropRow, Explanation, FlowFilter, FlowReport, NatPoolRow,
+    PathHistory, PathName, PathReport, PathSample, PathState, PathStep, Query, QueueRow, RuleRow,
+    SessionPage, SessionReport, SlaRow, Step, StepKind, TenantRow, Totals,
 };
 use popgate::store::query::{self, Question, Show, Summing};
 use popgate::store::report::{
@@ -69,7 +71,42 @@ pub(crate) fn control(mood: Mood) -> Arc<Control> {
         workers: WORKERS as usize,
     };
     let control = Control::new(site, (0..WORKERS).map(worker).collect(), flows, unix_ms);
+    let control = control.exporting(move || exporters(mood, clock.secs()));
     Arc::new(control.explained_by(explanation).with_ledger(Ledger).with_history(History))
+}
+
+/// Two collectors, one of which is away if there is trouble.
+fn exporters(mood: Mood, at: f64) -> Vec<ExporterReport> {
+    let report = |collector: &str, port: u16, protocol: &str, transport: &str| ExporterReport {
+        collector: collector.into(),
+        address: (Ipv4Addr::new(192, 0, 2, 50), port).into(),
+        protocol: protocol.into(),
+        transport: transport.into(),
+        connected: true,
+        connections: 1,
+        failures: 0,
+        failing_since_unix_ms: None,
+        problem: None,
+        retry_unix_ms: None,
+        waiting: 0,
+        stats: ExportStats {
+            messages: (at * 3.1) as u64,
+            octets: (at * 3_900.0) as u64,
+            records: (at * 27.0) as u64,
+            ..ExportStats::default()
+        },
+    };
+    let (noc, mut siem) = (report("noc", 4_739, "ipfix", "tls"), report("siem", 2_055, "netflow-v9", "udp"));
+    if mood == Mood::Troubled {
+        siem.connected = false;
+        siem.failures = 41;
+        siem.failing_since_unix_ms = Some(unix_ms() - 1_300_000);
+        siem.problem = Some("Connection refused (os error 111)".into());
+        siem.retry_unix_ms = Some(unix_ms() + 17_000);
+        siem.waiting = 2_048;
+        siem.stats.lost_records = (at - HEAD_START) as u64 * 27 + 35_100;
+    }
+    vec![noc, siem]
 }
 
 /// A NAT ledger in which one host had everything, a minute before and after what is asked about.
@@ -269,8 +306,9 @@ impl WorkerPort for Worker {
             Query::Measurements { .. } => Answer::Measurements(Vec::new()),
             Query::Decisions { .. } => Answer::Decisions(self.decisions()),
             Query::History(asked) => Answer::History(self.history(at, &asked)),
-            Query::Queues { .. } => Answer::Queues(Vec::new()),
+            Query::Queues { .. } => Answer::Queues(self.queues(at)),
             Query::Rules { tenant } => Answer::Rules(rules(at, tenant.as_deref())),
+            Query::Tenants => Answer::Tenants(self.tenants(at)),
         });
         Ok(())
     }
@@ -428,6 +466,52 @@ impl Worker {
             is_broken: self.mood == Mood::Troubled,
         };
         Some(PathHistory { samples: (0..120).map(sample).collect(), slas: vec![sla] })
+    }
+
+    /// Of one path whose bandwidth is limited.
+    fn queues(&self, at: f64) -> Vec<QueueRow> {
+        if self.number > 0 {
+            return Vec::new();
+        }
+        let row = |class: &str, weight, share: f64| QueueRow {
+            tenant: "acme".into(),
+            site: "berlin".into(),
+            path: "dsl".into(),
+            class: class.into(),
+            weight,
+            sent_packets: (at * share * 400.0) as u64,
+            sent_bytes: (at * share * 400_000.0) as u64,
+            queued_packets: (share * 20.0) as u64,
+            queued_bytes: (share * 20_000.0) as u64,
+            dropped_packets: (at * share * 0.1) as u64,
+            marked_packets: (at * share * 0.05) as u64,
+            overflowed_packets: 0,
+            delay_p50_ms: Some(share * 4.0),
+            delay_p95_ms: Some(share * 9.0),
+        };
+        vec![row("voice", None, 0.1), row("default", Some(10), 0.9)]
+    }
+
+    fn tenants(&self, at: f64) -> Vec<TenantRow> {
+        let row = |tenant: &str, max_sessions, share: u64| {
+            let sessions = alive(at).filter(|k| k % WORKERS == self.number).count() as u64 / share;
+            TenantRow {
+                tenant: tenant.into(),
+                sessions,
+                max_sessions,
+                nat_pools: vec![NatPoolRow {
+                    handoff: "internet".into(),
+                    addresses: 8,
+                    ports: 8 * 64_512,
+                    leased_ports: sessions.next_multiple_of(64),
+                    tcp_bindings: sessions * 7 / 10,
+                    udp_bindings: sessions / 4,
+                    icmp_bindings: sessions / 20,
+                    other_bindings: 0,
+                }],
+            }
+        };
+        vec![row("acme", Some(200_000), 2), row("globex", None, 3), row("initech", None, 6)]
     }
 
     fn decisions(&self) -> Vec<DecisionRow> {

@@ -1,9 +1,10 @@
-//! The console in Debian's Chromium, against a PoP that is not there. The same script runs against a real one in the
-//! end-to-end tests.
+//! The console in Debian's Chromium and the metrics in its Prometheus, of a PoP that is not there. The console's script runs
+//! against a real one in the end-to-end tests.
 //!
 //! To look at it oneself: `cargo test --test console -- --ignored --nocapture serve`.
 
 mod fake;
+mod prometheus;
 
 use fake::Mood;
 use popgate::admin::{self, Token};
@@ -24,6 +25,7 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
         .arg("web/test/console.mjs")
         .env("HAS_HISTORY", "1")
         .env("HAS_FLOW_HISTORY", "1")
+        .env("FAILING_COLLECTOR", "siem")
         .env("BASE_URL", server.url())
         .env("TOKEN", TOKEN_TEXT)
         .env("SESSION_TEXT", fake::KNOWN_SESSION)

@@ -5,9 +5,10 @@ mod receivers;
 
 use popgate::config::{self, Collector};
 use popgate::export::Directory;
+use popgate::export::report::ExporterReport;
 use popgate::flow::{DirectionRecord, End, EndReason, FlowRecord};
 use popgate::io::clock::Clock;
-use popgate::io::exporting::{self, Order};
+use popgate::io::exporting::{self, Order, Standing};
 use popgate::model::{
     ClassBy, ClassId, FlowKey, HandoffId, PathId, Protocol, RuleId, SiteId, TenantId, Zone,
 };
@@ -27,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The exporter's thread, as a box runs it, with the collectors of a configuration.
 struct Exporting {
     orders: SyncSender<Order>,
+    standing: Standing,
     thread: JoinHandle<()>,
     next: u64,
 }
@@ -38,9 +40,9 @@ impl Exporting {
 
     fn start_in(dir: &Path, collectors: &str) -> Exporting {
         let (orders, orders_in) = sync_channel(65_536);
-        let thread =
-            exporting::start(orders_in, Arc::default(), Clock::new(), |_| {}, |_| {}).expect("a thread");
-        let exporting = Exporting { orders, thread, next: 0 };
+        let (wants, standing, clock) = (Arc::default(), Standing::default(), Clock::new());
+        let thread = exporting::start(orders_in, wants, standing.clone(), clock, |_| {}, |_| {});
+        let exporting = Exporting { orders, standing, thread: thread.expect("a thread"), next: 0 };
         exporting.reconfigure(configured(dir, collectors));
         exporting
     }
@@ -58,6 +60,19 @@ impl Exporting {
         for _ in 0..sessions {
             self.next += 1;
             self.orders.send(Order::Record(session(self.next, tenant))).expect("it runs");
+        }
+    }
+
+    /// What is told of two collectors, once it is as expected.
+    fn eventually(&self, what: &str, is: impl Fn(&[ExporterReport; 2]) -> bool) -> [ExporterReport; 2] {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let told = self.standing.reports();
+            match told.try_into() {
+                Ok(told) if is(&told) => return told,
+                told => assert!(Instant::now() < deadline, "waited in vain: {what}: {told:?}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -286,6 +301,40 @@ fn a_collector_that_begins_anew_is_told_the_templates_first_and_all_that_waited(
     let (mut second, _) = listener.accept().expect("it connects again");
     let messages = read_flows(&mut second, 14);
     assert!(messages[0].begins_with_templates() && messages[0].sequence == 0, "{:?}", messages[0]);
+    exporting.end();
+}
+
+#[test]
+fn how_exporting_stands_is_told_of_each_collector_while_it_is_there_and_while_it_is_not() {
+    let (datagrams, listener) = (udp(), tcp());
+    let address = listens_at(&listener);
+    let mut exporting = Exporting::start(
+        &[
+            collector("siem", address_of(&datagrams), "protocol = \"netflow-v9\""),
+            collector("noc", address, "transport = \"tcp\""),
+        ]
+        .concat(),
+    );
+    exporting.add(10, TenantId(0));
+    let (mut stream, _) = listener.accept().expect("it connects");
+    assert_eq!(flows(&read_flows(&mut stream, 20)), 20);
+    let [siem, noc] = exporting.eventually("all is sent", |[siem, noc]| {
+        siem.stats.records == 20 && noc.stats.records == 20 && noc.connected
+    });
+    assert_eq!((&*siem.collector, &*siem.protocol, &*siem.transport), ("siem", "netflow-v9", "udp"));
+    assert_eq!((&*noc.collector, &*noc.protocol, noc.address), ("noc", "ipfix", address));
+    assert_eq!((noc.connections, noc.failures, noc.problem), (1, 0, None));
+    assert!(noc.stats.octets > noc.stats.messages, "{:?}", noc.stats);
+
+    drop((stream, listener));
+    exporting.add(1, TenantId(0));
+    let [_, noc] = exporting.eventually("it is missed", |[_, noc]| noc.failing_since_unix_ms.is_some());
+    assert!(!noc.connected && noc.problem.is_some() && noc.retry_unix_ms.is_some(), "{noc:?}");
+    let listener = TcpListener::bind(address).expect("the same port");
+    let (mut stream, _) = listener.accept().expect("it connects again");
+    read_flows(&mut stream, 2);
+    let [_, noc] = exporting.eventually("it is there again", |[_, noc]| noc.failing_since_unix_ms.is_none());
+    assert_eq!((noc.connections, noc.connected, noc.problem, noc.retry_unix_ms), (2, true, None, None));
     exporting.end();
 }
 

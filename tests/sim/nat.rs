@@ -5,7 +5,7 @@ use crate::net::Sim;
 use crate::packets::{answer, ends, other, ping, read, source, tcp, udp};
 use popgate::wire::{self, IcmpError, tcp_flags::SYN};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A flow of a branch's, by small numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,6 +163,22 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
         }
         let ports = sim.node("fra1").plane.ports_in_use();
         prop_assert_eq!(ports, sim.bindings("fra1"));
+        for (tenant, branch, ports) in [("acme", 0, 64_512), ("globex", 1, 4)] {
+            let rows = sim.tenants("fra1");
+            let row = rows.iter().find(|row| row.tenant == tenant).expect("a tenant of the box");
+            let [pool] = &row.nat_pools[..] else { panic!("one internet handoff: {row:?}") };
+            prop_assert_eq!((pool.addresses, pool.ports), (4, 4 * ports));
+            // A flow of GRE holds an address.
+            let kinds = [pool.tcp_bindings, pool.udp_bindings, pool.icmp_bindings, pool.other_bindings];
+            let begun = outside.keys().filter(|flow| flow.branch == branch);
+            let mut bound = [BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new()];
+            for flow in begun {
+                bound[usize::from(flow.kind)].insert((flow.host, flow.port));
+            }
+            prop_assert_eq!(kinds, bound.map(|bound| bound.len() as u64));
+            prop_assert!(pool.leased_ports <= pool.ports, "{:?}", pool);
+            prop_assert!(kinds[..3].iter().all(|bindings| *bindings <= pool.leased_ports), "{:?}", pool);
+        }
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use popgate::flow::FlowRecord;
 use popgate::model::{AskedFlow, DeviceId, Instant, Now, TransportId};
 use popgate::pipeline::report::{
     Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
-    Query, QueueRow, RuleRow, SessionReport,
+    Query, QueueRow, RuleRow, SessionReport, TenantRow,
 };
 use popgate::pipeline::{DeadLinks, explain};
 use popgate::tables::{Compiler, Generation};
@@ -664,6 +664,15 @@ impl Sim {
     pub fn restart_with(&mut self, name: &str, workers: u16) {
         self.node(name).workers = workers;
         self.restart(name);
+    }
+
+    /// What every tenant has of what is limited.
+    pub fn tenants(&mut self, node: &str) -> Vec<TenantRow> {
+        let now = self.now;
+        match self.node(node).plane.answer(&Query::Tenants, now) {
+            Answer::Tenants(rows) => rows,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn drops(&mut self, node: &str) -> Vec<DropRow> {

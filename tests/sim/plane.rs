@@ -197,6 +197,7 @@ impl Plane {
                 Answer::Measurements(at_once(control.measurements(tenant.as_deref(), pending())))
             }
             Query::History(asked) => Answer::History(at_once(control.path_history(asked.clone(), pending()))),
+            Query::Tenants => Answer::Tenants(at_once(control.tenants(pending()))),
             Query::Rules { tenant } => Answer::Rules(at_once(control.rules(tenant.as_deref(), pending()))),
         }
     }

@@ -11,7 +11,7 @@ import { href, narrow, type Route } from './route';
 import { readSort, Rows, writeSort, type Column } from './rows';
 import { Spark } from './spark';
 import { Time } from './time';
-import type { DirectionReport, DropRow, PathReport, Status } from './types';
+import type { DirectionReport, DropRow, ExporterReport, PathReport, Status } from './types';
 import { fitting, NARROW, useWidth } from './width';
 import { whatIsWrong } from './wrong';
 
@@ -499,6 +499,21 @@ function Drops({ live, route }: { live: Live; route: Route }) {
   );
 }
 
+function Exporter({ exporter }: { exporter: ExporterReport }) {
+  const failing = exporter['failing-since-unix-ms'] !== null;
+  const state = failing ? 'failing' : exporter.connected ? 'is sent to' : 'not connected';
+  const lost = exporter['lost-records'];
+  const title =
+    `${exporter.protocol} over ${exporter.transport} to ${exporter.address}: ${integer(exporter.messages)} messages, ` +
+    `${bytes(exporter.octets)}, ${integer(exporter.records)} records${exporter.problem ? `\n${exporter.problem}` : ''}`;
+  return (
+    <span title={title}>
+      <span class={failing ? 'bad-text' : undefined}>{state}</span>, {integer(exporter.records)} records
+      {lost > 0 && <span class="warn-text">, {integer(lost)} lost</span>}
+    </span>
+  );
+}
+
 function Box({ status }: { status: Status }) {
   const facts: [string, ComponentChildren][] = [
     ['Site', status.site],
@@ -511,6 +526,10 @@ function Box({ status }: { status: Status }) {
     ['Workers', String(status.workers)],
     ['Records lost', integer(status['records-lost'])],
     ['Version', status.version],
+    ...status.exporters.map((exporter): [string, ComponentChildren] => [
+      `Collector ${exporter.collector}`,
+      <Exporter key={exporter.collector} exporter={exporter} />,
+    ]),
   ];
   return (
     <section class="panel box" aria-labelledby="box-title">

@@ -19,6 +19,26 @@ export interface Status {
   'forwarded-bytes': number;
   'dropped-packets': number;
   'records-lost': number;
+  exporters: ExporterReport[];
+}
+
+/** The way to a collector of flow records, and what went by it. */
+export interface ExporterReport {
+  collector: string;
+  address: string;
+  protocol: 'ipfix' | 'netflow-v9' | 'sflow';
+  transport: 'udp' | 'tcp' | 'tls';
+  connected: boolean;
+  connections: number;
+  failures: number;
+  'failing-since-unix-ms': number | null;
+  problem: string | null;
+  'retry-unix-ms': number | null;
+  waiting: number;
+  messages: number;
+  octets: number;
+  records: number;
+  'lost-records': number;
 }
 
 export interface PathReport {

@@ -1,6 +1,6 @@
 // What is wrong now, worst first: the first thing an operator wants to know.
 
-import { bitRate, percent, rate } from './format';
+import { bitRate, integer, percent, rate } from './format';
 import { dropKey, pathKey, type Live } from './live';
 import { ALARMING } from './reasons';
 import type { PathReport } from './types';
@@ -10,7 +10,7 @@ export interface Wrong {
   what: string;
   /** What follows from it or what to do about it. */
   hint?: string;
-  /** When this console saw it begin. */
+  /** When it began, as far as the box or this console knows. */
   since?: number;
 }
 
@@ -39,6 +39,13 @@ export function whatIsWrong(live: Live): Wrong[] {
   const lost = live.totals.recordsLost.at(-1) ?? 0;
   if (lost > 0) {
     wrong.push({ level: 'warn', what: `Flow records are lost: ${rate(lost)}`, hint: 'The exporter cannot keep up.' });
+  }
+  for (const exporter of status?.exporters ?? []) {
+    const since = exporter['failing-since-unix-ms'];
+    if (since === null) continue;
+    const what = `Collector ${exporter.collector} gets no flow records: ${exporter.problem ?? 'nothing can be sent'}`;
+    const hint = `${exporter.protocol} over ${exporter.transport} to ${exporter.address}; ${integer(exporter['lost-records'])} records are lost.`;
+    wrong.push({ level: 'warn', what, hint, since });
   }
   for (const row of live.drops) {
     const perSecond = live.dropRates.get(dropKey(row)) ?? 0;

@@ -93,6 +93,15 @@ const steps = {
     await page.waitForFunction((element) => /bit\/s$/.test(element.textContent), await throughput.elementHandle());
   },
 
+  async 'says which collector gets no flow records, and what the others were sent'() {
+    // A box may have none.
+    const failing = process.env.FAILING_COLLECTOR;
+    if (!failing) return;
+    const wrong = page.getByRole('region', { name: 'What is wrong now' });
+    await wrong.getByText(`Collector ${failing} gets no flow records`).waitFor();
+    await page.getByRole('region', { name: 'This box' }).getByText(/^is sent to, [\d.,\s\u202f]+ records/).waitFor();
+  },
+
   async 'draws how good a path has been, with what its classes ask of it'() {
     await page.getByRole('grid', { name: 'Paths' }).locator('tbody a[href^="/path?"]').first().click();
     // A box that has just been started has nothing to draw.
