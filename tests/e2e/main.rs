@@ -8,15 +8,17 @@ mod branches;
 mod breakout;
 mod brownouts;
 mod calls;
+#[path = "../collectors/mod.rs"]
+mod collectors;
 mod console;
 mod demo;
+mod exporting;
 mod failover;
 #[path = "../figures/mod.rs"]
 mod figures;
 mod history;
 mod hops;
 mod hosts;
-mod ipfix;
 mod ipv6;
 mod isolation;
 mod ledger;

@@ -17,20 +17,24 @@ use tempfile::TempDir;
 pub const POPGATE: &str = env!("CARGO_BIN_EXE_popgate");
 
 /// Programs the tests run, and Debian's packages that have them.
-const PROGRAMS: [(&str, &str); 17] = [
+const PROGRAMS: [(&str, &str); 21] = [
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
     ("ip", "iproute2"),
+    ("nfacctd", "pmacct"),
     ("nfcapd", "nfdump"),
     ("nghttpd", "nghttp2-server"),
     ("openssl", "openssl"),
     ("ping", "iputils-ping"),
     ("/usr/lib/python3/dist-packages/pyftpdlib", "python3-pyftpdlib"),
+    ("sfcapd", "nfdump-sflow"),
     ("sipp", "sip-tester"),
+    ("socat", "socat"),
     ("tcpdump", "tcpdump"),
     ("tracepath", "iputils-tracepath"),
     ("traceroute", "traceroute"),
+    ("tshark", "tshark"),
     ("turnserver", "coturn"),
     ("turnutils_natdiscovery", "coturn"),
     ("wg", "wireguard-tools"),

@@ -1,6 +1,8 @@
 //! Exporting to several collectors at once, over real sockets: by UDP, TCP and TLS, each with its own filter, and what
 //! becomes of the others when one is dead, slow, or begins anew.
 
+#[path = "../collectors/mod.rs"]
+mod collectors;
 mod receivers;
 
 use popgate::config::{self, Collector};
@@ -370,7 +372,7 @@ impl TlsCollector {
     fn start() -> TlsCollector {
         let dir = tempfile::tempdir().expect("a directory");
         for (authority, name) in [("ca", "collector"), ("ca", "fra1"), ("other-ca", "stranger")] {
-            certificate(dir.path(), authority, name);
+            collectors::certificate(dir.path(), authority, name);
         }
         let (clear, taken) = (tcp(), tcp());
         let address = listens_at(&taken);
@@ -402,28 +404,6 @@ impl Drop for TlsCollector {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// Makes `name`'s key and certificate, and the authority that signs it if there is none yet.
-fn certificate(dir: &Path, authority: &str, name: &str) {
-    let openssl = |arguments: &str| {
-        let output = Command::new("openssl").current_dir(dir).args(arguments.split(' ')).output();
-        let output = output.expect("openssl runs: it is in Debian's package openssl");
-        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    if !dir.join(format!("{authority}.crt")).exists() {
-        openssl(&format!(
-            "req -x509 {KEY} -days 2 -subj /CN={authority} -keyout {authority}.key -out {authority}.crt"
-        ));
-    }
-    openssl(&format!("req {KEY} -subj /CN={name} -keyout {name}.key -out {name}.csr"));
-    std::fs::write(dir.join("san"), "subjectAltName=IP:127.0.0.1\n").expect("written");
-    openssl(&format!(
-        "x509 -req -days 2 -in {name}.csr -CA {authority}.crt -CAkey {authority}.key -CAcreateserial -extfile san -out {name}.crt"
-    ));
-    let key = dir.join(format!("{name}.key"));
-    std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("ours");
 }
 
 #[test]
