@@ -71,7 +71,7 @@ pub fn run(dir: &Path) -> Result<(), Failure> {
 }
 
 async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), Failure> {
-    let (candidate, beginning) = beginning.into_parts();
+    let Beginning { candidate, legacy } = beginning;
     let started_unix_ms = clock.now().unix_nanos / 1_000_000;
     let state_dir = candidate.appliance.state_dir.clone();
     let token = token::load_or_create(&state_dir, random)?;
@@ -173,7 +173,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
         kernel,
         candidate,
     };
-    let mut commits = Commits::new(beginning, machine, dir, control, clock);
+    let mut commits = Commits::new(legacy, machine, dir, control, clock);
     println!("ready");
     std::io::stdout().flush()?;
     wait(&mut commits, &mut verbs, &watch, || threads.dead()).await?;

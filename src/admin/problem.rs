@@ -18,9 +18,9 @@ pub(super) struct Problem {
     pub(super) parameter: Option<String>,
     /// Where in it, in characters from 1 on, and for how many: of a filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) column: Option<usize>,
+    pub(super) column: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) length: Option<usize>,
+    pub(super) length: Option<u32>,
     /// What is wrong with a configuration, all of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) problems: Vec<ProblemRow>,
@@ -88,6 +88,8 @@ impl From<Refusal> for Problem {
 impl From<FlowProblem> for Problem {
     fn from(problem: FlowProblem) -> Problem {
         let FlowProblem { parameter, detail, column, length } = problem;
+        // A request's line is far shorter than that.
+        let [column, length] = [column, length].map(|it| it.and_then(|it| u32::try_from(it).ok()));
         match parameter {
             Some(name) => Problem { column, length, ..Problem::parameter(name, detail) },
             None => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail),

@@ -99,6 +99,11 @@ impl Books {
 /// The configuration a box begins with.
 pub(super) struct Beginning {
     pub(super) candidate: Candidate,
+    pub(super) legacy: Legacy,
+}
+
+/// What [`Commits`] takes over of it.
+pub(super) struct Legacy {
     texts: Texts,
     books: Books,
     /// What is to be kept once it is in force.
@@ -118,14 +123,14 @@ pub(super) fn begin(dir: &Path, clock: Clock) -> Result<Beginning, Box<dyn std::
     let Some(in_force) = books.revisions.in_force() else {
         let candidate = files.check(dir)?;
         let texts = files.texts().unwrap_or_default();
-        return Ok(Beginning { candidate, texts, books, revision: Some((Cause::Files, "the first".into())) });
+        return Ok(beginning(candidate, texts, books, Some((Cause::Files, "the first".into()))));
     };
     let overdue = in_force.unconfirmed.filter(|it| remaining(it, unix_millis(clock)).is_zero());
     if let Some(unconfirmed) = overdue {
         match kept(&books, dir, unconfirmed.back_to) {
             Ok((candidate, texts)) => {
                 let why = format!("revision {} was not confirmed in time", in_force.revision);
-                return Ok(Beginning { candidate, texts, books, revision: Some((Cause::Unconfirmed, why)) });
+                return Ok(beginning(candidate, texts, books, Some((Cause::Unconfirmed, why))));
             }
             Err(error) => tracing::error!("revision {} cannot come back: {error}", unconfirmed.back_to),
         }
@@ -139,19 +144,28 @@ pub(super) fn begin(dir: &Path, clock: Clock) -> Result<Beginning, Box<dyn std::
         (Some(Ok(candidate)), _) => {
             let texts = files.texts().unwrap_or_default();
             let revision = Some((Cause::Files, "edited while the box was down".to_owned()));
-            Ok(Beginning { candidate, texts, books, revision })
+            Ok(beginning(candidate, texts, books, revision))
         }
         (Some(Err(problems)), Ok((candidate, texts))) => {
             tracing::error!(
                 "the files are not taken over, revision {} stays:\n{problems}",
                 in_force.revision
             );
-            Ok(Beginning { candidate, texts, books, revision: None })
+            Ok(beginning(candidate, texts, books, None))
         }
-        (None, Ok((candidate, texts))) => Ok(Beginning { candidate, texts, books, revision: None }),
+        (None, Ok((candidate, texts))) => Ok(beginning(candidate, texts, books, None)),
         (Some(Err(problems)), Err(_)) => Err(problems.into()),
         (None, Err(error)) => Err(error.into()),
     }
+}
+
+fn beginning(
+    candidate: Candidate,
+    texts: Texts,
+    books: Books,
+    revision: Option<(Cause, String)>,
+) -> Beginning {
+    Beginning { candidate, legacy: Legacy { texts, books, revision } }
 }
 
 /// A revision, checked as it would be today.
@@ -195,13 +209,13 @@ pub(super) struct Commits {
 impl Commits {
     /// Takes over a box that has begun.
     pub(super) fn new(
-        beginning: (Texts, Books, Option<(Cause, String)>),
+        legacy: Legacy,
         machine: Machine,
         dir: PathBuf,
         control: Arc<Control>,
         clock: Clock,
     ) -> Commits {
-        let (texts, books, revision) = beginning;
+        let Legacy { texts, books, revision } = legacy;
         let (on_trial, samples, problem, owed) = (None, VecDeque::new(), None, None);
         let mut commits =
             Commits { machine, books, dir, control, clock, texts, on_trial, samples, problem, owed };
@@ -713,13 +727,6 @@ fn write_file(dir: &Path, name: &str, text: Option<&String>) -> io::Result<()> {
         file.write_all(text.as_bytes())
     })
     .map(drop)
-}
-
-impl Beginning {
-    /// What [`Commits::new`] takes over.
-    pub(super) fn into_parts(self) -> (Candidate, (Texts, Books, Option<(Cause, String)>)) {
-        (self.candidate, (self.texts, self.books, self.revision))
-    }
 }
 
 fn unix_millis(clock: Clock) -> u64 {

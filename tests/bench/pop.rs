@@ -4,9 +4,9 @@ use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use ipnetwork::IpNetwork;
 use popgate::config::{
-    AclAction, AclRule, Admin, Appliance, BranchLimits, Candidate, DEFAULT_CLASS, Export, FlowMatch, Handoff,
-    HandoffKind, IcmpSource, NatFiltering, PathPolicy, Place, Pop as PopRole, PrivateKey, Role, SourceRef,
-    Tenant, TenantBranch, TenantPath, Transport, public_of,
+    AclAction, AclRule, Admin, Appliance, BranchLimits, Candidate, CommitGuard, DEFAULT_CLASS, Export,
+    FlowMatch, Handoff, HandoffKind, IcmpSource, NatFiltering, PathPolicy, Place, Pop as PopRole, PrivateKey,
+    Role, SourceRef, Tenant, TenantBranch, TenantPath, Transport, public_of,
 };
 use popgate::model::{
     DeviceId, Now, Protocol, Queueing, Rate, Remediation, Resilience, Timeouts, TransportId,
@@ -352,6 +352,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         },
         nat_ledger: None,
         flow_history: None,
+        commit_guard: CommitGuard { watch: Duration::from_secs(30), tunnels_lost: 1.0, drops: None },
     };
     Candidate { appliance, tenants: [("acme".to_owned(), tenant)].into() }
 }

@@ -3,9 +3,9 @@
 
 use ipnetwork::IpNetwork;
 use popgate::config::{
-    AclAction, AclRule, Admin, AppClass, Appliance, Bound, BranchLimits, Candidate, DEFAULT_CLASS, Export,
-    FlowMatch, Handoff, HandoffKind, IcmpSource, NatAction, NatFiltering, NatRule, Place, Pop, PrivateKey,
-    Role, Service, SourceRef, Tenant, TenantBranch,
+    AclAction, AclRule, Admin, AppClass, Appliance, Bound, BranchLimits, Candidate, CommitGuard,
+    DEFAULT_CLASS, Export, FlowMatch, Handoff, HandoffKind, IcmpSource, NatAction, NatFiltering, NatRule,
+    Place, Pop, PrivateKey, Role, Service, SourceRef, Tenant, TenantBranch,
 };
 use popgate::model::{FlowKey, NextHop, Protocol, Queueing, TenantId, Timeouts, Zone};
 use popgate::pipeline::{Question, Way, decide};
@@ -237,6 +237,7 @@ fn compile(tenant: &Tenant) -> Generation {
         },
         nat_ledger: None,
         flow_history: None,
+        commit_guard: CommitGuard { watch: Duration::from_secs(30), tunnels_lost: 1.0, drops: None },
     };
     let candidate = Candidate { appliance, tenants: [(tenant.name.clone(), tenant.clone())].into() };
     Compiler::new("oracle-").compile(&candidate).expect("few names")
