@@ -14,7 +14,7 @@ SHELL := /bin/bash
 PACKAGES := \
 	build-essential ca-certificates \
 	wireguard-go wireguard-tools \
-	nfdump nfdump-sflow pmacct tshark curl iperf3 iputils-ping socat tcpdump \
+	nfdump nfdump-sflow pmacct tshark curl iperf3 iputils-ping socat strace tcpdump \
 	bind9-dnsutils coturn dnsmasq-base iputils-tracepath nghttp2-server openssl python3-pyftpdlib sip-tester traceroute \
 	chromium prometheus \
 	ethtool iproute2 nftables \

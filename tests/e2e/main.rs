@@ -10,6 +10,7 @@ mod brownouts;
 mod calls;
 #[path = "../collectors/mod.rs"]
 mod collectors;
+mod commits;
 mod console;
 mod demo;
 mod exporting;
