@@ -40,19 +40,24 @@
 //!
 //! # The life of a commit
 //!
-//! The operator edits `tenants/acme.toml` and sends SIGHUP ([`run`]).
+//! The operator edits `tenants/acme.toml` and says `popgate commit`, which is [`control::commits::Verb::Commit`] to whoever owns
+//! the running box ([`run`]); SIGHUP says the same.
 //!
-//! 1. [`config::load`] reads all files into a [`config::Candidate`], or gives all problems at once, each with its file
+//! 1. [`config::Documents`] reads all files into a [`config::Candidate`], or gives all problems at once, each with its file
 //!    and line. A file that is wrong changes nothing.
 //! 2. [`tables::Compiler`] turns the candidate into a [`tables::Generation`]: immutable, numbered, every name an id that
 //!    keeps its meaning for the life of the process ([`tables::Names`]). Whatever could be wrong with it was found before.
 //!    Its policy tests are asked ([`pipeline::rehearse`]): one that fails stops the commit, though not the start of a box,
 //!    for one that is down carries nobody's traffic. Rules that never decide are warned of.
-//! 3. Each worker adopts it between two batches ([`pipeline::Worker::adopt`]). Tunnels whose keys stay keep their
+//! 3. It is written into the audit log ([`control::audit`]) and kept as a revision ([`control::revisions`]): one rename, before which
+//!    a box that starts has the old configuration, and from which on it has the new one.
+//! 4. Each worker adopts it between two batches ([`pipeline::Worker::adopt`]). Tunnels whose keys stay keep their
 //!    sessions. A session that was planned by an older generation is decided on again at its next packet: it keeps its NAT
 //!    binding if the new policy permits it, and ends if not.
-//! 4. [`io::network`] compares the kernel's devices, namespaces, routes and rules with what the generation asks for and
+//! 5. [`io::network`] compares the kernel's devices, namespaces, routes and rules with what the generation asks for and
 //!    changes what differs; what cannot be done now is tried again.
+//! 6. It is on trial ([`control::trial`]): where nobody confirms it in time, if that was asked for, or the box is worse off than
+//!    before, the revision before it comes back by the same way.
 //!
 //! # Where things are
 //!
