@@ -15,6 +15,7 @@
 mod bindings;
 mod cases;
 mod classify;
+mod commits;
 mod export;
 mod flows;
 mod handshakes;
@@ -129,6 +130,7 @@ fn all(wanted: &Wanted) -> Vec<Value> {
     rows.extend(tables::rows(wanted));
     rows.extend(bindings::rows(wanted));
     rows.extend(classify::rows(wanted));
+    rows.extend(commits::rows(wanted));
     rows.extend(ledger::rows(wanted));
     rows.extend(export::rows(wanted));
     rows.extend(flows::rows(wanted));
