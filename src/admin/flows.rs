@@ -133,6 +133,13 @@ fn render(answer: &FlowAnswer) -> String {
         out.push('\n');
         out.push_str(&over_time(series));
     }
+    if let Some(before) = answer.incomplete_before_unix_ms {
+        let _ = writeln!(
+            out,
+            "what ended before {} is not all in it: it was before the history, or has gone",
+            utc_ms(before)
+        );
+    }
     for file in &answer.unreadable {
         let _ = writeln!(out, "left out, it cannot be read: {file}");
     }
@@ -204,6 +211,7 @@ mod tests {
                 lines: vec![vec![1_000, 20], vec![7, 0], vec![0, 3]],
                 before: None,
             }),
+            incomplete_before_unix_ms: Some(1_795_341_600_123),
             ..FlowAnswer::default()
         };
         let lines = [
@@ -215,6 +223,7 @@ mod tests {
             "TIME                    BYTES",
             "2026-11-22T10:00:00Z  1.01 KB",
             "2026-11-22T10:01:00Z     23 B",
+            "what ended before 2026-11-22T10:00:00.123Z is not all in it: it was before the history, or has gone",
         ];
         assert_eq!(render(&answer).lines().collect::<Vec<_>>(), lines);
         assert_eq!(csv(&answer), "class,bytes,previous_bytes\r\nvoice,1020,900\r\n,7,0\r\n");

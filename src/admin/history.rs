@@ -15,13 +15,25 @@ use std::borrow::Cow;
 /// 10,000 rows of JSON: 5 MB, more than a page of a console has use for. Downloads may have more.
 const MOST_JSON_ROWS: usize = 10_000;
 
+/// 4: each has two threads at work and up to some 100 MB, and forwarding has the processors first. More would all take longer
+/// until none of them is answered in time.
+pub(super) const MAX_QUESTIONS: usize = 4;
+
 /// It reads files, on a thread of its own: the others' answers do not wait for a disk.
 pub(super) async fn query(
     State(app): State<App>,
     Query(parameters): Parameters,
 ) -> Result<Response, Problem> {
     let (question, format) = asked(&parameters)?;
+    let permit = app.questions.clone().try_acquire_owned().map_err(|_| {
+        let detail = format!(
+            "{MAX_QUESTIONS} questions to the flow history are being answered; ask again in a moment"
+        );
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    })?;
     let answer = tokio::task::spawn_blocking(move || {
+        // Until it is answered, whoever is still there to hear it.
+        let _permit = permit;
         let Some(history) = app.control.history() else {
             let detail = "this box keeps no flow history; [flow-history] in popgate.toml has it keep one";
             return Err(Problem::new(StatusCode::NOT_FOUND, detail));

@@ -41,7 +41,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// 2 s: a worker answers within a batch, well under a millisecond. One that has not by now is stuck.
 const WORKER_PATIENCE: Duration = Duration::from_secs(2);
@@ -56,6 +56,8 @@ struct App {
     token: Arc<Token>,
     listen: SocketAddr,
     events: events::Subscribers,
+    /// Room for questions to the flow history.
+    questions: Arc<Semaphore>,
 }
 
 /// Serves until `shutdown` resolves; what is under way then may still finish.
@@ -71,7 +73,8 @@ pub async fn serve(
     // Dropped, it tells everybody who watches `stopped`.
     let (stop, stopped) = watch::channel(());
     let events = events::start(control.clone(), stopped.clone());
-    let app = App { control, token: Arc::new(token), listen, events };
+    let questions = Arc::new(Semaphore::new(history::MAX_QUESTIONS));
+    let app = App { control, token: Arc::new(token), listen, events, questions };
     let graceful = async move {
         shutdown.await;
         drop(stop);

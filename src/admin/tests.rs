@@ -13,6 +13,7 @@ use crate::store::report::{
 };
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
@@ -343,6 +344,51 @@ fn the_flow_history_is_asked_and_what_it_refuses_is_told_with_its_place() {
         (file.header("content-type"), file.body.as_str()),
         (Some("application/vnd.apache.parquet"), "PAR1")
     );
+}
+
+#[test]
+fn more_questions_to_the_flow_history_than_are_answered_at_once_are_told_to_come_again() {
+    let (answering, answer_now) = std::sync::mpsc::channel::<()>();
+    let (asked, is_asked) = std::sync::mpsc::channel();
+    let history = Slow { asked, answer_now: Mutex::new(answer_now) };
+    let server = Server::start_with(|control| control.with_history(history));
+    std::thread::scope(|scope| {
+        let ask = || server.get("/api/v1/flows/query").status;
+        let slow: Vec<_> = (0..history::MAX_QUESTIONS).map(|_| scope.spawn(ask)).collect();
+        for _ in &slow {
+            is_asked.recv_timeout(Duration::from_secs(10)).expect("it is asked");
+        }
+        let refused = server.get("/api/v1/flows/query");
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("2")));
+        assert!(refused.body.contains("4 questions to the flow history"), "{}", refused.body);
+        // The others do not wait for these.
+        assert_eq!(server.get("/api/v1/status").status, 200);
+        drop(answering);
+        assert!(slow.into_iter().all(|slow| slow.join().expect("an answer") == 200));
+    });
+    assert_eq!(server.get("/api/v1/flows/query").status, 200);
+}
+
+/// A history that answers when it is told to.
+struct Slow {
+    asked: std::sync::mpsc::Sender<()>,
+    answer_now: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl FlowsPort for Slow {
+    fn ask(&self, _: &FlowQuestion) -> Result<FlowAnswer, FlowProblem> {
+        let _ = self.asked.send(());
+        let _ = self.answer_now.lock().map(|now| now.recv());
+        Ok(FlowAnswer::default())
+    }
+
+    fn parquet(&self, _: &FlowAnswer) -> Result<Vec<u8>, FlowProblem> {
+        Ok(Vec::new())
+    }
+
+    fn state(&self) -> FlowHistoryState {
+        FlowHistoryState::default()
+    }
 }
 
 #[test]

@@ -32,6 +32,10 @@ impl History for Kept {
     fn parts(&self, tenant: Option<&str>, from: u64, until: u64, want: Want) -> Vec<Part> {
         self.0.parts(tenant, from, until, want).expect("read")
     }
+
+    fn complete_from(&self, tenant: Option<&str>, want: Want) -> u64 {
+        self.0.complete_from(tenant, want)
+    }
 }
 
 pub fn rows(wanted: &Wanted) -> Vec<Value> {

@@ -163,9 +163,11 @@ impl FlowsPort for History {
     fn ask(&self, question: &FlowQuestion) -> Result<FlowAnswer, FlowProblem> {
         let Question { filter, time, show } = Question::read(question, unix_ms())?;
         let column = |name: &str, holds| FlowColumn { name: name.to_owned(), holds };
+        let begins = unix_ms() - 86_400_000;
         let mut answer = FlowAnswer {
             from_unix_ms: time.start,
             until_unix_ms: time.end,
+            incomplete_before_unix_ms: (time.start < begins).then_some(begins),
             filter: filter.to_string(),
             ..FlowAnswer::default()
         };

@@ -101,6 +101,10 @@ impl History for Kept {
     ) -> Vec<popgate::store::flows::Part> {
         self.0.parts(tenant, from, until, want).expect("read")
     }
+
+    fn complete_from(&self, tenant: Option<&str>, want: popgate::store::flows::Want) -> u64 {
+        self.0.complete_from(tenant, want)
+    }
 }
 
 #[test]

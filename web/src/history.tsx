@@ -149,6 +149,12 @@ export function HistoryView({ route, bearer, onUnauthorized }: Props) {
         </p>
       )}
       <section class="answer" aria-live="polite" aria-label="Answer">
+        {answer?.['incomplete-before-unix-ms'] != null && (
+          <p class="banner warn">
+            What ended before <Time unixMs={answer['incomplete-before-unix-ms']} full /> is not all in it: it was before the
+            history, or has gone.
+          </p>
+        )}
         {answer?.unreadable.map((file) => (
           <p key={file} class="banner warn">
             Left out, it cannot be read: {file}

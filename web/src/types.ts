@@ -264,6 +264,8 @@ export interface FlowAnswer {
   series: FlowSeries | null;
   cursor: string | null;
   'rows-read': number;
+  /** Records that ended before are not all in it. */
+  'incomplete-before-unix-ms': number | null;
   unreadable: string[];
 }
 

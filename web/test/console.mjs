@@ -277,6 +277,12 @@ const steps = {
     await page.getByRole('cell', { name: '203.0.113.9' }).first().waitFor();
     const asked = new URL(page.url()).searchParams;
     assert.deepEqual([asked.get('q'), asked.get('by')], ['class = voice and bytes > 1M', 'class,destination']);
+    const range = question.getByLabel('Last');
+    const missing = page.getByText(/^What ended before .* is not all in it/);
+    await range.selectOption('7d');
+    await missing.waitFor();
+    await range.selectOption('1h');
+    await missing.waitFor({ state: 'detached' });
     const [file] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'CSV' }).click()]);
     assert.equal(file.suggestedFilename(), 'flows.csv');
     await question.locator('.asked-by input').fill('records');

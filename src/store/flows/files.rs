@@ -45,9 +45,14 @@ pub(super) fn date(day: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
+/// Where the logs are.
+pub(super) fn logs_dir(dir: &Path) -> PathBuf {
+    dir.join(LOGS_DIR)
+}
+
 /// Where the log of a number is.
 pub(super) fn log_path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(LOGS_DIR).join(format!("{number:010}.{LOG}"))
+    logs_dir(dir).join(format!("{number:010}.{LOG}"))
 }
 
 /// Where a file belongs, of which all is known but its size.

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! flow-log/NUMBER.log                                                                        logs
+//! flow-log/begins.json                                                                       from when on all is there
 //! flows/tenant=NAME/date=YYYY-MM-DD/*.parquet                                                rows
 //! flow-rollups/step=1m|5m|1h/by=class|source|destination/tenant=NAME/date=YYYY-MM-DD/*.parquet     roll-ups
 //! ```
@@ -19,6 +20,7 @@
 //! then is counted. Nothing waits for it.
 
 mod active;
+mod begins;
 mod file;
 mod files;
 mod job;
@@ -39,6 +41,7 @@ use super::whole;
 use active::Active;
 use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
+use begins::Begins;
 use files::Info;
 use job::Work;
 use log::Log;
@@ -113,6 +116,7 @@ pub struct Flows {
     files: BTreeMap<(Arc<str>, usize), Vec<Info>>,
     /// Files that nobody is told of any more, and when they go.
     doomed: VecDeque<(u64, PathBuf)>,
+    begins: Begins,
     /// Whether what was there before is known: until then no log has a number.
     has_looked: bool,
     is_busy: bool,
@@ -138,6 +142,7 @@ impl Flows {
             closed: VecDeque::new(),
             files: BTreeMap::new(),
             doomed: VecDeque::new(),
+            begins: Begins::default(),
             has_looked: false,
             is_busy: false,
             has_failed: false,
@@ -351,6 +356,18 @@ impl Flows {
             let for_rollups = quota.saturating_sub(kept + later);
             going.extend(old(&rollups, for_rollups, self.limits.keep_rollups, now).1);
         }
+        if going.is_empty() {
+            return;
+        }
+        for file in &going {
+            let (is_rollup, step) = match file.shape {
+                Shape::Rows => (false, 1),
+                Shape::Rollup(_, step) => (true, step.millis()),
+            };
+            self.begins.goes(&file.tenant, is_rollup, file.until + step);
+        }
+        // It is written before they are gone: they go a minute later.
+        self.write_begins();
         going.iter().for_each(|file| self.doom(file, now));
     }
 
@@ -409,12 +426,20 @@ impl Flows {
         Ok(parts)
     }
 
+    /// From when on there is everything of one tenant, or of all (milliseconds since the Unix epoch): rows that ended before,
+    /// or steps of a roll-up, were never here or may have gone.
+    pub fn complete_from(&self, tenant: Option<&str>, want: Want) -> u64 {
+        self.begins.from(tenant, want != Want::Rows)
+    }
+
     // The disk.
 
     /// Finds what is there already.
     fn look(&mut self, now: u64) -> io::Result<()> {
         let logs = files::logs(&self.dir)?;
         let files = files::list(&self.dir)?;
+        let first = files.iter().map(|file| file.from).min();
+        self.begins = Begins::read(&self.dir, first.unwrap_or(now).min(now))?;
         let numbers = logs.iter().map(|(number, _)| *number);
         let last = files.iter().map(|file| file.last).chain(numbers).max();
         self.active.number = last.map_or(1, |last| last + 1);
@@ -471,9 +496,16 @@ impl Flows {
         match created {
             Ok(log) => {
                 self.log = Some(log);
+                self.write_begins();
                 self.recovered();
             }
             Err(error) => self.failed(&error, now),
+        }
+    }
+
+    fn write_begins(&self) {
+        if let Err(error) = self.begins.write(&self.dir) {
+            tracing::warn!("flow history: from when on all is there cannot be written: {error}");
         }
     }
 

@@ -391,6 +391,11 @@ fn the_oldest_files_of_a_tenant_go_for_their_age_and_beyond_its_quota_and_others
     let days =
         |flows: &Flows, tenant| flows.parts(Some(tenant), 0, u64::MAX, Want::Rows).expect("read").len();
     assert_eq!((days(&flows, "acme"), days(&flows, "beta")), (10, 10));
+    let complete = |flows: &Flows, tenant| {
+        let rollup = Want::Rollup(Rollup::Class, Step::Hour);
+        [Want::Rows, rollup].map(|want| flows.complete_from(tenant, want))
+    };
+    assert_eq!(complete(&flows, Some("acme")), [NOON; 2], "since it was begun");
     flows.set_limits(Limits { keep: Duration::from_millis(4 * day + 1), ..LIMITS });
     settle(&mut flows, now);
     assert_eq!((days(&flows, "acme"), days(&flows, "beta")), (5, 5));
@@ -401,6 +406,21 @@ fn the_oldest_files_of_a_tenant_go_for_their_age_and_beyond_its_quota_and_others
     assert!(left.len() < 5, "{}", left.len());
     assert!(left.iter().all(|part| matches!(part, Part::File { until, .. } if *until > NOON + 6 * day)));
     assert_eq!(days(&flows, "beta"), 5, "beta has little");
+    let [of_acme, of_beta, of_all] =
+        [Some("acme"), Some("beta"), None].map(|tenant| complete(&flows, tenant)[0]);
+    let first = left.iter().filter_map(|part| match part {
+        Part::File { from, .. } => Some(*from),
+        Part::Memory { .. } => None,
+    });
+    let first = first.min().expect("a file");
+    assert!(first - day < of_acme && of_acme <= first, "{of_acme} and {first}");
+    assert_eq!(of_beta, NOON + 4 * day + 1, "the last that went");
+    assert_eq!(of_all, of_acme);
+    assert_eq!(complete(&flows, Some("acme"))[1], NOON, "roll-ups are kept longer");
+    drop(flows);
+    let flows = open(dir.path(), now);
+    assert_eq!(complete(&flows, Some("acme"))[0], of_acme, "it is written down");
+    assert_eq!(complete(&flows, Some("nobody"))[0], NOON);
 }
 
 #[test]

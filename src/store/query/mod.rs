@@ -90,11 +90,17 @@ struct Asked<'a> {
 impl Asked<'_> {
     fn open(&self, spans: Vec<(Range<u64>, Want)>) -> Result<Opened, QueryError> {
         let tenant = self.question.filter.tenant();
+        let missing = spans.iter().filter_map(|(time, want)| {
+            let from = self.history.complete_from(tenant, *want);
+            (time.start < from).then_some(from.min(time.end))
+        });
+        let incomplete_before = missing.max();
         let parts = spans.into_iter().flat_map(|(time, want)| {
             let parts = self.history.parts(tenant, time.start, time.end, want);
             parts.into_iter().map(move |part| Span { part, time: time.clone() })
         });
-        read::open(parts.collect(), &self.question.filter, self.limits)
+        let opened = read::open(parts.collect(), &self.question.filter, self.limits)?;
+        Ok(Opened { incomplete_before, ..opened })
     }
 
     fn begin(&self, columns: Vec<FlowColumn>) -> FlowAnswer {

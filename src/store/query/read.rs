@@ -85,6 +85,8 @@ pub(super) struct Opened {
     /// Those that end last come first.
     pub(super) units: Vec<Unit>,
     pub(super) unreadable: Vec<String>,
+    /// What ended before may not all be there.
+    pub(super) incomplete_before: Option<u64>,
 }
 
 /// A batch, as it is shown.

@@ -33,7 +33,8 @@ impl Asked<'_> {
         }
         let of_order = std::slice::from_ref(&sums[*order]);
         if let Some(step) = step {
-            let (lines, _) = self.lines(summing, time, &groups, of_order, Some(*step))?;
+            let (lines, opened) = self.lines(summing, time, &groups, of_order, Some(*step))?;
+            answer.note_missing(&opened);
             answer.series = Some(FlowSeries {
                 of: sums[*order].name().to_owned(),
                 step_ms: *step,
@@ -56,8 +57,9 @@ impl Asked<'_> {
             answer.before =
                 Some(FlowsBefore { from_unix_ms: before.start, until_unix_ms: before.end, total, rows });
             if let (Some(series), Some(step)) = (&mut answer.series, step) {
-                let (lines, _) = self.lines(summing, &before, &groups, of_order, Some(*step))?;
+                let (lines, opened) = self.lines(summing, &before, &groups, of_order, Some(*step))?;
                 series.before = Some(lines.of(0).map(<[u64]>::to_vec).collect());
+                answer.note_missing(&opened);
             }
         }
         Ok(answer)
@@ -141,5 +143,10 @@ impl FlowAnswer {
         self.unreadable.extend(opened.unreadable.iter().cloned());
         self.unreadable.sort();
         self.unreadable.dedup();
+        self.note_missing(opened);
+    }
+
+    fn note_missing(&mut self, opened: &Opened) {
+        self.incomplete_before_unix_ms = self.incomplete_before_unix_ms.max(opened.incomplete_before);
     }
 }

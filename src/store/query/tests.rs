@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -140,11 +141,13 @@ fn write(path: &Path, rows: &RecordBatch, row_group: usize) {
 struct Kept {
     dir: TempDir,
     parts: Vec<(Want, Part)>,
+    /// Whose rows, or roll-ups, have gone that were before.
+    gone: Vec<(&'static str, bool, u64)>,
 }
 
 impl Kept {
     fn new() -> Kept {
-        Kept { dir: TempDir::new().expect("a directory"), parts: Vec::new() }
+        Kept { dir: TempDir::new().expect("a directory"), parts: Vec::new(), gone: Vec::new() }
     }
 
     fn file(&mut self, want: Want, tenant: &str, rows: &RecordBatch, row_group: usize) {
@@ -187,6 +190,13 @@ impl History for Kept {
             Part::File { tenant: name, .. } => *of == want && tenant.is_none_or(|tenant| **name == *tenant),
         };
         self.parts.iter().filter(wanted).map(|(_, part)| part.clone()).collect()
+    }
+
+    fn complete_from(&self, tenant: Option<&str>, want: Want) -> u64 {
+        let gone = self.gone.iter().filter(|(of, is_rollup, _)| {
+            tenant.is_none_or(|tenant| tenant == *of) && *is_rollup == (want != Want::Rows)
+        });
+        gone.map(|(.., until)| *until).max().unwrap_or_default()
     }
 }
 
@@ -560,6 +570,31 @@ fn a_file_that_cannot_be_read_is_named_and_the_others_are_counted() {
     assert_eq!(told.total[2], 100);
     let [unreadable] = told.unreadable.as_slice() else { panic!("{:?}", told.unreadable) };
     assert!(unreadable.contains("broken.parquet: "), "{unreadable}");
+}
+
+#[test]
+fn an_answer_says_before_when_some_may_be_missing_and_the_edges_of_a_range_are_of_rows() {
+    let mut kept = Kept::of(&some_rows(100), 0, 1_000);
+    let day = |n: u64| TEN - n * 24 * 60 * MINUTE;
+    kept.gone = vec![("acme", false, day(7)), ("acme", true, day(90)), ("globex", false, day(2))];
+    let told = |question: FlowQuestion| ask(&question, &kept).incomplete_before_unix_ms;
+    let of = |filter: &str, time: Range<u64>, by: &[&str]| FlowQuestion {
+        by: by.iter().map(|by| (*by).to_owned()).collect(),
+        ..question(filter, time)
+    };
+    // Rows.
+    assert_eq!(told(of("", day(1)..TEN, &[])), None);
+    assert_eq!(told(of("", day(5)..TEN, &[])), Some(day(2)));
+    assert_eq!(told(of("tenant = acme", day(5)..TEN, &[])), None);
+    assert_eq!(told(of("tenant = acme", day(9)..TEN, &["sport"])), Some(day(7)));
+    assert_eq!(told(of("tenant = acme", day(9)..day(8), &["sport"])), Some(day(8)), "all of it may be");
+    // Roll-ups, and rows where a range begins or ends within a step.
+    assert_eq!(told(of("tenant = acme", day(30)..TEN, &["class"])), None);
+    assert_eq!(told(of("tenant = acme", day(100)..TEN, &["class"])), Some(day(90)));
+    let edge = day(30) + MINUTE / 2;
+    assert_eq!(told(of("tenant = acme", edge..TEN, &["class"])), Some(day(30) + MINUTE));
+    let previous = FlowQuestion { previous: true, ..of("tenant = acme", day(6)..TEN, &["sport"]) };
+    assert_eq!(told(previous), Some(day(7)), "in the time before");
 }
 
 #[test]

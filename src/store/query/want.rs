@@ -12,6 +12,9 @@ pub trait History {
     /// Where a roll-up is wanted and there is none, rows are handed out in its place, or finer roll-ups: what has not been
     /// rolled up yet is in memory, most of the time. The span then begins and ends where a step does.
     fn parts(&self, tenant: Option<&str>, from: u64, until: u64, want: Want) -> Vec<Part>;
+
+    /// From when on there is everything of what is wanted; earlier some may be missing.
+    fn complete_from(&self, tenant: Option<&str>, want: Want) -> u64;
 }
 
 /// The spans that `time` falls into, and what to read of each: the coarsest steps that fit, finer ones at its edges, and

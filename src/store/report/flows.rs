@@ -89,6 +89,10 @@ pub struct FlowAnswer {
     pub cursor: Option<String>,
     /// How many rows were looked at.
     pub rows_read: u64,
+    /// Records that ended before are not all in it: they were before the history, or have gone for their age or for want of
+    /// room. `None` if all are.
+    #[serde(default)]
+    pub incomplete_before_unix_ms: Option<u64>,
     /// Files that are left out because they cannot be read, and why.
     pub unreadable: Vec<String>,
 }
