@@ -153,7 +153,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
         Some(history) => control.with_history(history.reader()),
         None => control,
     };
-    let (commit_port, mut verbs) = commits::port();
+    let (commit_port, mut desk) = commits::port();
     let control = Arc::new(control.with_commits(commit_port));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let served = admin::serve(listener, Arc::clone(&control), token, async move {
@@ -173,11 +173,11 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
         kernel,
         candidate,
     };
-    let mut commits = Commits::new(legacy, machine, dir, control, clock);
+    let mut commits = Commits::new(legacy, &desk, machine, dir, control, clock);
     println!("ready");
     std::io::stdout().flush()?;
-    wait(&mut commits, &mut verbs, &watch, || threads.dead()).await?;
-    drop(verbs);
+    wait(&mut commits, &mut desk.verbs, &watch, || threads.dead()).await?;
+    drop(desk);
     let _ = stop.send(());
     admin.await??;
     commits.machine.kernel.leave();

@@ -268,9 +268,18 @@ fn status(status: &Status) -> String {
         ("returns overridden", totals.returns_overridden.to_string()),
         ("NAT ledger", nat_ledger(status)),
         ("flow history", flow_history(status)),
+        ("revision", revision(status)),
         ("collectors", collectors(status)),
     ];
     rows.iter().map(|(name, value)| format!("{name:<18}{value}\n")).collect()
+}
+
+fn revision(status: &Status) -> String {
+    let Some(commit) = &status.commit else { return "-".to_owned() };
+    let by = commit.confirm_by_unix_ms.map(|by| format!(", to be confirmed by {}", utc(by)));
+    let trial = if commit.on_trial { ", on trial" } else { "" };
+    let problem = commit.problem.as_ref().map(|problem| format!(", CANNOT BE KEPT: {problem}"));
+    format!("{}{trial}{}{}", commit.revision, by.unwrap_or_default(), problem.unwrap_or_default())
 }
 
 fn nat_ledger(status: &Status) -> String {

@@ -183,6 +183,20 @@ pub struct ConfigState {
     pub problem: Option<String>,
 }
 
+/// What of it is always in sight.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Standing {
+    /// The revision in force; 0 while none could be kept.
+    pub revision: u64,
+    /// By when it must be confirmed, lest the one before comes back; the wall clock's.
+    pub confirm_by_unix_ms: Option<u64>,
+    /// Whether the box is watched, and the revision taken back if it is worse off.
+    pub on_trial: bool,
+    /// Why revisions or the audit log cannot be kept.
+    pub problem: Option<String>,
+}
+
 /// A commit that waits to be confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -260,6 +274,10 @@ pub enum ChangeKind {
 
 /// The way to whoever carries them out.
 pub trait CommitPort: Send + Sync {
+    /// How the configuration stands, without waiting for a verb under way.
+    fn standing(&self) -> Standing;
+
+    /// Carries out a verb.
     fn ask(&self, who: Who, verb: Verb) -> Pin<Box<dyn Future<Output = Result<Reply, Refusal>> + Send>>;
 }
 

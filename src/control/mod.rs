@@ -15,7 +15,7 @@ mod recent;
 pub mod revisions;
 pub mod trial;
 
-use commits::{CommitPort, Refusal, Reply, Verb};
+use commits::{CommitPort, Refusal, Reply, Standing, Verb};
 pub use gather::{Unanswered, WorkerGone, WorkerPort};
 pub use recent::{FlowPage, RecentFlows};
 
@@ -63,6 +63,9 @@ pub struct Status {
     /// `None` where no flow history is kept.
     #[serde(default)]
     pub flow_history: Option<FlowHistoryState>,
+    /// `None` where nobody puts configurations in force.
+    #[serde(default)]
+    pub commit: Option<Standing>,
     /// In the order of the configuration.
     #[serde(default)]
     pub exporters: Vec<ExporterReport>,
@@ -222,7 +225,16 @@ impl Control {
         let nat_ledger = self.ledger.as_ref().map(|ledger| ledger.state());
         let flow_history = self.history.as_ref().map(|history| history.state());
         let exporters = self.exporters();
-        Ok(Status { site: self.site.clone(), now_unix_ms, totals, nat_ledger, flow_history, exporters })
+        let commit = self.commits.as_ref().map(|commits| commits.standing());
+        Ok(Status {
+            site: self.site.clone(),
+            now_unix_ms,
+            totals,
+            nat_ledger,
+            flow_history,
+            commit,
+            exporters,
+        })
     }
 
     /// All paths, or one tenant's, by tenant, site and name. A path belongs to one worker, so none comes twice.

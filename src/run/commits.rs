@@ -12,7 +12,7 @@ use crate::control::Control;
 use crate::control::audit::{self, Action, Audit, Entry};
 use crate::control::candidates::{Candidates, Draft, Scope, tag_of};
 use crate::control::commits::{
-    CandidateState, CommitPort, Committed, ConfigState, ProblemRow, Refusal, Reply, Source, Terms,
+    CandidateState, CommitPort, Committed, ConfigState, ProblemRow, Refusal, Reply, Source, Standing, Terms,
     UnconfirmedState, Verb,
 };
 use crate::control::compare::compare;
@@ -23,6 +23,7 @@ use crate::pipeline::rehearse;
 use crate::pipeline::report::{FlowFilter, PathState};
 use crate::store::whole;
 use crate::tables::Compiler;
+use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
@@ -52,18 +53,34 @@ pub(super) struct Asked {
     reply: oneshot::Sender<Answer>,
 }
 
-/// The way in.
-struct Port(mpsc::Sender<Asked>);
+/// The way in, and what is in sight from there.
+struct Port {
+    sender: mpsc::Sender<Asked>,
+    standing: SharedStanding,
+}
+
+type SharedStanding = Arc<ArcSwap<Standing>>;
+
+/// What comes in.
+pub(super) struct Desk {
+    pub(super) verbs: mpsc::Receiver<Asked>,
+    standing: SharedStanding,
+}
 
 /// The two ends of that way.
-pub(super) fn port() -> (impl CommitPort + 'static, mpsc::Receiver<Asked>) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    (Port(sender), receiver)
+pub(super) fn port() -> (impl CommitPort + 'static, Desk) {
+    let (sender, verbs) = mpsc::channel(QUEUE);
+    let standing = SharedStanding::default();
+    (Port { sender, standing: Arc::clone(&standing) }, Desk { verbs, standing })
 }
 
 impl CommitPort for Port {
+    fn standing(&self) -> Standing {
+        self.standing.load().as_ref().clone()
+    }
+
     fn ask(&self, who: Who, verb: Verb) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
-        let sender = self.0.clone();
+        let sender = self.sender.clone();
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             let gone = || Refusal::Failed("the box is stopping".to_owned());
@@ -202,6 +219,8 @@ pub(super) struct Commits {
     /// How the box stood of late: counters alone.
     samples: VecDeque<Health>,
     problem: Option<String>,
+    /// How all of this stands, for whoever looks.
+    standing: SharedStanding,
     /// What is in force and could not be kept: who made it, why, and what is to be said of it.
     owed: Option<(Who, Cause, String)>,
 }
@@ -210,6 +229,7 @@ impl Commits {
     /// Takes over a box that has begun.
     pub(super) fn new(
         legacy: Legacy,
+        desk: &Desk,
         machine: Machine,
         dir: PathBuf,
         control: Arc<Control>,
@@ -217,8 +237,19 @@ impl Commits {
     ) -> Commits {
         let Legacy { texts, books, revision } = legacy;
         let (on_trial, samples, problem, owed) = (None, VecDeque::new(), None, None);
-        let mut commits =
-            Commits { machine, books, dir, control, clock, texts, on_trial, samples, problem, owed };
+        let mut commits = Commits {
+            machine,
+            books,
+            dir,
+            control,
+            clock,
+            texts,
+            on_trial,
+            samples,
+            problem,
+            owed,
+            standing: Arc::clone(&desk.standing),
+        };
         match revision {
             Some((cause, detail)) => {
                 let who = Who { user: "popgate".into(), from: "start".into() };
@@ -227,7 +258,19 @@ impl Commits {
             None => commits.go_on_with_trial(),
         }
         commits.write_out();
+        commits.show();
         commits
+    }
+
+    /// Puts in sight how things stand now.
+    fn show(&self) {
+        let in_force = self.books.revisions.in_force();
+        self.standing.store(Arc::new(Standing {
+            revision: in_force.map_or(0, |it| it.revision),
+            confirm_by_unix_ms: self.unconfirmed().map(|it| it.deadline_unix_ms),
+            on_trial: self.on_trial.is_some(),
+            problem: self.problem.clone(),
+        }));
     }
 
     fn go_on_with_trial(&mut self) {
@@ -246,8 +289,10 @@ impl Commits {
             self.dry_run(&source, reply).await;
             return;
         }
+        let answer = self.carry_out(who, verb).await;
+        self.show();
         // Whoever asked may have gone.
-        let _ = reply.send(self.carry_out(who, verb).await);
+        let _ = reply.send(answer);
     }
 
     /// SIGHUP: the files as they are now.
@@ -260,6 +305,7 @@ impl Commits {
                 describe(&refusal)
             ),
         }
+        self.show();
     }
 
     async fn carry_out(&mut self, who: Who, verb: Verb) -> Answer {
@@ -595,6 +641,7 @@ impl Commits {
             self.keep(who, cause, detail);
         }
         self.write_out();
+        self.show();
     }
 
     /// Whether a commit is on trial, so that [`Commits::watch`] is to be called every second.
@@ -620,6 +667,7 @@ impl Commits {
             Verdict::Unconfirmed => self.revert(Cause::Unconfirmed, "it was not confirmed in time").await,
             Verdict::Worse(why) => self.revert(Cause::Guard, &why).await,
         }
+        self.show();
     }
 
     async fn health(&self) -> Option<Health> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::commits::{
-    CommitPort, Committed, ConfigState, DryRun, ProblemRow, Refusal, Reply, Source, Terms, Verb,
+    CommitPort, Committed, ConfigState, DryRun, ProblemRow, Refusal, Reply, Source, Standing, Terms, Verb,
 };
 use crate::control::revisions::Who;
 use serde_json::{Value, json};
@@ -15,6 +15,10 @@ use std::sync::Mutex;
 pub(super) struct Commits(Arc<Mutex<Vec<(Who, Verb)>>>);
 
 impl CommitPort for Commits {
+    fn standing(&self) -> Standing {
+        Standing { revision: 7, ..Standing::default() }
+    }
+
     fn ask(&self, who: Who, verb: Verb) -> Pin<Box<dyn Future<Output = Result<Reply, Refusal>> + Send>> {
         let answer = answer(&verb);
         self.0.lock().expect("not poisoned").push((who, verb));
