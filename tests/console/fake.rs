@@ -1,6 +1,7 @@
 //! A PoP that is not there: two workers whose paths, sessions and drops are a function of time and a number, so that
 //! they look and move like real ones and are the same in every run.
 
+use crate::changes::Changes;
 use popgate::config::{AclAction, Outcome};
 use popgate::control::{Control, FlowsPort, LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
 use popgate::export::ExportStats;
@@ -72,7 +73,13 @@ pub(crate) fn control(mood: Mood) -> Arc<Control> {
     };
     let control = Control::new(site, (0..WORKERS).map(worker).collect(), flows, unix_ms);
     let control = control.exporting(move || exporters(mood, clock.secs()));
-    Arc::new(control.explained_by(explanation).with_ledger(Ledger).with_history(History))
+    Arc::new(
+        control
+            .with_commits(Changes::new(unix_ms))
+            .explained_by(explanation)
+            .with_ledger(Ledger)
+            .with_history(History),
+    )
 }
 
 /// Two collectors, one of which is away if there is trouble.

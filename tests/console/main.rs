@@ -3,6 +3,7 @@
 //!
 //! To look at it oneself: `cargo test --test console -- --ignored --nocapture serve`.
 
+mod changes;
 mod fake;
 mod prometheus;
 
@@ -26,6 +27,7 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
         .env("HAS_HISTORY", "1")
         .env("HAS_FLOW_HISTORY", "1")
         .env("FAILING_COLLECTOR", "siem")
+        .env("DRY_RUN_NAMES", "tcp 10.1.0.77:50123 -> 203.0.113.80:80")
         .env("BASE_URL", server.url())
         .env("TOKEN", TOKEN_TEXT)
         .env("SESSION_TEXT", fake::KNOWN_SESSION)

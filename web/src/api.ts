@@ -25,13 +25,24 @@ export class Unreachable extends Error {
 }
 
 /** The response to `GET /api/v1/…`; throws `Refused`, `Unreachable`, or the signal's AbortError. */
-export async function open(path: string, bearer: string, signal?: AbortSignal): Promise<Response> {
+export function open(path: string, bearer: string, signal?: AbortSignal): Promise<Response> {
+  return exchange(path, bearer, { signal });
+}
+
+/** Sends what changes something; `tag` is that of what it takes the place of. */
+export async function send<T>(method: 'POST' | 'PUT' | 'DELETE', path: string, bearer: string, body?: unknown, tag?: string): Promise<T> {
+  const headers: Record<string, string> = tag === undefined ? {} : { 'If-Match': `"${tag}"` };
+  const response = await exchange(path, bearer, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  return (response.status === 204 ? undefined : await response.json()) as T;
+}
+
+async function exchange(path: string, bearer: string, init: RequestInit): Promise<Response> {
   let response: Response;
   try {
-    const headers = { Authorization: `Bearer ${bearer}` };
-    response = await fetch(`/api/v1/${path}`, { headers, signal, cache: 'no-store', credentials: 'omit' });
+    const headers = { ...init.headers, Authorization: `Bearer ${bearer}` };
+    response = await fetch(`/api/v1/${path}`, { ...init, headers, cache: 'no-store', credentials: 'omit' });
   } catch (error) {
-    if (signal?.aborted) throw error;
+    if (init.signal?.aborted) throw error;
     throw new Unreachable();
   }
   if (response.ok) return response;

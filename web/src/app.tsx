@@ -2,6 +2,7 @@
 
 import { useEffect, useMemo, useReducer, useState } from 'preact/hooks';
 import { token } from './api';
+import { Changes, Unconfirmed } from './changes';
 import { Explain } from './explain';
 import { Flows } from './flows';
 import { timeOfDay } from './format';
@@ -54,6 +55,7 @@ const VIEWS: [View, string, string][] = [
   ['rules', 'Rules', 'g r'],
   ['explain', 'Explain', 'g e'],
   ['who-had', 'Who had', 'g w'],
+  ['changes', 'Changes', 'g c'],
 ];
 
 function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => void }) {
@@ -111,6 +113,7 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
         </div>
       </header>
       {lost && <Lost live={live} retry={() => feed.retry()} />}
+      <Unconfirmed live={live} bearer={bearer} onUnauthorized={() => leave(EXPIRED)} />
       {route.view === 'overview' && <Overview live={live} route={route} />}
       {route.view === 'path' && <PathView {...listing} />}
       {route.view === 'sessions' && <Sessions {...listing} />}
@@ -119,6 +122,7 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
       {route.view === 'rules' && <Rules {...listing} />}
       {route.view === 'explain' && <Explain {...listing} />}
       {route.view === 'who-had' && <WhoHadView {...listing} />}
+      {route.view === 'changes' && <Changes {...listing} live={live} />}
       {help && <Help onClose={() => setHelp(false)} />}
     </div>
   );

@@ -12,6 +12,7 @@ const KEYS: [string, [string, string][]][] = [
       ['g e', 'Explain'],
       ['g h', 'History'],
       ['g w', 'Who had'],
+      ['g c', 'Changes'],
       ['/', 'Filter'],
       ['t', 'Theme: automatic, light, dark'],
       ['?', 'This help'],

@@ -20,6 +20,16 @@ export interface Status {
   'dropped-packets': number;
   'records-lost': number;
   exporters: ExporterReport[];
+  /** Nobody puts configurations in force where there is none. */
+  commit: Standing | null;
+}
+
+/** What of the configuration is always in sight. */
+export interface Standing {
+  revision: number;
+  'confirm-by-unix-ms': number | null;
+  'on-trial': boolean;
+  problem: string | null;
 }
 
 /** The way to a collector of flow records, and what went by it. */
@@ -213,6 +223,8 @@ export interface Problem {
   status: number;
   detail: string;
   parameter?: string;
+  /** What is wrong with a configuration, all of it. */
+  problems?: ProblemRow[];
 }
 
 /** One path over the last half hour. */
@@ -278,4 +290,87 @@ export interface FlowSeries {
   'from-unix-ms': number;
   lines: number[][];
   before: number[][] | null;
+}
+
+/** Something wrong with a configuration, and where; nowhere: with all of it. */
+export interface ProblemRow {
+  file: string | null;
+  line: number | null;
+  message: string;
+}
+
+export interface FileDifference {
+  file: string;
+  'added-lines': number;
+  'removed-lines': number;
+  /** Unified, headed by two lines of names. */
+  diff: string;
+}
+
+export interface Revision {
+  number: number;
+  'unix-ms': number;
+  user: string;
+  from: string;
+  cause: 'files' | 'candidate' | 'rollback' | 'unconfirmed' | 'guard';
+  comment?: string;
+  texts: Record<string, string>;
+}
+
+export interface CandidateState {
+  scope: string;
+  user: string;
+  from: string;
+  'unix-ms': number;
+  tag: string;
+  outdated: boolean;
+}
+
+export interface ConfigState {
+  revision: Revision | null;
+  generation: number;
+  unconfirmed: { 'deadline-unix-ms': number; 'remaining-ms': number; 'back-to': number } | null;
+  'on-trial': boolean;
+  edited: string[];
+  candidates: CandidateState[];
+  problem: string | null;
+}
+
+export interface CandidateAnswer {
+  candidate: { scope: string; text: string | null } | null;
+  tag: string;
+}
+
+export interface Committed {
+  revision: number;
+  generation: number;
+  warnings: ProblemRow[];
+}
+
+/** What a configuration would do to the flows that there are. */
+export interface DryRun {
+  sessions: number;
+  records: number;
+  changes: FlowChange[];
+}
+
+export interface FlowChange {
+  tenant: string;
+  kind: 'dropped' | 'admitted' | 'class' | 'path' | 'nat';
+  now: string;
+  then: string;
+  rule: string | null;
+  flows: number;
+  sessions: number;
+  bytes: number;
+  examples: string[];
+}
+
+export interface AuditEntry {
+  'unix-ms': number;
+  user: string;
+  from: string;
+  action: 'commit' | 'commit-failed' | 'confirm' | 'revert' | 'edit' | 'discard';
+  revision?: number;
+  detail: string;
 }

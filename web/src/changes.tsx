@@ -1,0 +1,506 @@
+// Changes: what would be put in force, what it would do, and what was put in force before. A commit is looked at here before it
+// is made, and taken back or confirmed.
+
+import type { ComponentChildren } from 'preact';
+import { useEffect, useState } from 'preact/hooks';
+import { get, isUnauthorized, Refused, send } from './api';
+import { bytes, duration, integer } from './format';
+import type { Live } from './live';
+import { narrow, type Route } from './route';
+import { Time } from './time';
+import type {
+  AuditEntry,
+  CandidateAnswer,
+  Committed,
+  ConfigState,
+  DryRun,
+  FileDifference,
+  FlowChange,
+  Problem,
+  ProblemRow,
+  Revision,
+} from './types';
+
+interface Props {
+  route: Route;
+  bearer: string;
+  tenants: string[];
+  live: Live;
+  onUnauthorized: () => void;
+}
+
+/** What a change does, once it is looked at. */
+interface Outlook {
+  files: FileDifference[];
+  warnings: ProblemRow[];
+  /** Absent where there is something wrong with it. */
+  dryRun?: DryRun;
+  problem?: Problem;
+}
+
+const CAUSES: Record<Revision['cause'], string> = {
+  files: 'files',
+  candidate: 'candidate',
+  rollback: 'rollback',
+  unconfirmed: 'not confirmed in time',
+  guard: 'taken back: the box was worse off',
+};
+
+const KINDS: Record<FlowChange['kind'], string> = {
+  dropped: 'Dropped',
+  admitted: 'Let pass',
+  class: 'Other class',
+  path: 'Other paths',
+  nat: 'Other address',
+};
+
+const asProblem = (error: unknown): Problem =>
+  error instanceof Refused
+    ? error.problem
+    : { title: 'Unreachable', status: 0, detail: error instanceof Error ? error.message : String(error) };
+
+export function Changes({ route, bearer, tenants, live, onUnauthorized }: Props) {
+  const [state, setState] = useState<ConfigState>();
+  const [revisions, setRevisions] = useState<Revision[]>([]);
+  const [entries, setEntries] = useState<AuditEntry[]>([]);
+  const [outlook, setOutlook] = useState<Outlook>();
+  const [problem, setProblem] = useState<Problem>();
+  const [done, setDone] = useState<string>();
+  const [again, setAgain] = useState(0);
+  const refused = (error: unknown) => {
+    if (isUnauthorized(error)) return onUnauthorized();
+    setProblem(asProblem(error));
+  };
+
+  // Whoever commits elsewhere changes this view too.
+  const standing = live.status?.commit;
+  const turn = `${standing?.revision} ${standing?.['confirm-by-unix-ms']} ${again}`;
+  useEffect(() => {
+    const controller = new AbortController();
+    const ask = async () => {
+      const [state, listed, audit] = await Promise.all([
+        get<ConfigState>('config', bearer, controller.signal),
+        get<{ revisions: Revision[] }>('config/revisions', bearer, controller.signal),
+        get<{ entries: AuditEntry[] }>('audit?limit=50', bearer, controller.signal),
+      ]);
+      setState(state);
+      setRevisions(listed.revisions);
+      setEntries(audit.entries);
+    };
+    ask().catch((error: unknown) => controller.signal.aborted || refused(error));
+    return () => controller.abort();
+  }, [turn, bearer]);
+
+  const source = route.query.of ?? (state?.candidates.length ? 'candidates' : 'files');
+  useEffect(() => {
+    if (!state) return;
+    setOutlook(undefined);
+    const controller = new AbortController();
+    look(source, bearer, controller.signal)
+      .then(setOutlook)
+      .catch((error: unknown) => controller.signal.aborted || refused(error));
+    return () => controller.abort();
+  }, [state, source, bearer]);
+
+  const act = async (what: () => Promise<string>) => {
+    setProblem(undefined);
+    setDone(undefined);
+    try {
+      setDone(await what());
+    } catch (error) {
+      refused(error);
+    }
+    setAgain((again) => again + 1);
+  };
+  const commit = (of: string, confirmSecs: number | null, comment: string) =>
+    act(async () => {
+      const body = { source: of, 'confirm-secs': confirmSecs, comment: comment || null };
+      const { revision } = await send<Committed>('POST', 'config/commit', bearer, body);
+      narrow({ of: undefined });
+      return `Revision ${revision} is in force.`;
+    });
+
+  const open = state?.candidates ?? [];
+  const sources: [string, string][] = [
+    ['files', state?.edited.length ? `Edited files (${state.edited.join(', ')})` : 'Files on the box (not edited)'],
+    ...(open.length > 1 ? [['candidates', 'All open candidates'] as [string, string]] : []),
+    ...open.map((it): [string, string] => [it.scope, `Candidate of ${nameOf(it.scope)}`]),
+    ...revisions.slice(1).map((it, index): [string, string] => [String(index + 1), `Revision ${it.number}, ${index + 1} back`]),
+  ];
+  if (open.length === 1 && source === 'candidates') sources.push(['candidates', `Candidate of ${nameOf(open[0]!.scope)}`]);
+  return (
+    <main class="changes" id="main">
+      <h1 class="visually-hidden">Changes</h1>
+      {done && (
+        <p class="done" role="status">
+          {done}
+        </p>
+      )}
+      {problem && <Wrong problem={problem} />}
+      <section aria-labelledby="changes-what">
+        <h2 id="changes-what">What would change</h2>
+        <label class="field">
+          <span>Configuration</span>
+          <select data-filter value={source} onChange={(event) => narrow({ of: event.currentTarget.value })}>
+            {sources.map(([value, title]) => (
+              <option key={value} value={value}>
+                {title}
+              </option>
+            ))}
+          </select>
+        </label>
+        {outlook ? <OutlookView outlook={outlook} /> : !problem && <p class="hint">Looking at it…</p>}
+        {outlook && outlook.files.length > 0 && !outlook.problem && (
+          <CommitForm waits={Boolean(standing?.['confirm-by-unix-ms'])} commit={(secs, comment) => commit(source, secs, comment)} />
+        )}
+      </section>
+      <Editor key={turn} tenants={tenants} state={state} bearer={bearer} act={act} refused={refused} />
+      <section aria-labelledby="changes-revisions">
+        <h2 id="changes-revisions">Revisions</h2>
+        <Scroll name="Revisions, the one in force first">
+          <thead>
+            <tr>
+              <th>Back</th>
+              <th>Revision</th>
+              <th>When</th>
+              <th>Who</th>
+              <th>By</th>
+              <th>Comment</th>
+              <th>
+                <span class="visually-hidden">What can be done</span>
+              </th>
+            </tr>
+          </thead>
+          <tbody>
+            {revisions.map((it, back) => (
+              <tr key={it.number}>
+                <td class="number">{back}</td>
+                <td class="number">{it.number}</td>
+                <td>
+                  <Time unixMs={it['unix-ms']} full />
+                </td>
+                <td>{`${it.user} from ${it.from}`}</td>
+                <td>{CAUSES[it.cause]}</td>
+                <td class="text">{it.comment ?? '–'}</td>
+                <td>
+                  {back === 0 ? (
+                    'in force'
+                  ) : (
+                    <button type="button" class="link" onClick={() => narrow({ of: String(back) })}>
+                      Look at {it.number}
+                    </button>
+                  )}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </Scroll>
+      </section>
+      <section aria-labelledby="changes-audit">
+        <h2 id="changes-audit">Audit log</h2>
+        {entries.length === 0 && <p class="hint">Nothing has been changed yet.</p>}
+        <Scroll name="Audit log, the newest first">
+          <thead>
+            <tr>
+              <th>When</th>
+              <th>Who</th>
+              <th>What</th>
+              <th>Revision</th>
+              <th>Detail</th>
+            </tr>
+          </thead>
+          <tbody>
+            {entries.map((it, index) => (
+              <tr key={index}>
+                <td>
+                  <Time unixMs={it['unix-ms']} full />
+                </td>
+                <td>{`${it.user} from ${it.from}`}</td>
+                <td>{it.action}</td>
+                <td class="number">{it.revision ?? '–'}</td>
+                <td class="text">{it.detail || '–'}</td>
+              </tr>
+            ))}
+          </tbody>
+        </Scroll>
+      </section>
+    </main>
+  );
+}
+
+const nameOf = (scope: string): string => (scope === 'box' ? 'the box' : scope.replace('tenant:', ''));
+
+async function look(of: string, bearer: string, signal: AbortSignal): Promise<Outlook> {
+  const query = new URLSearchParams({ of });
+  const { files } = await get<{ files: FileDifference[] }>(`config/compare?${new URLSearchParams({ new: of })}`, bearer, signal);
+  if (files.length === 0) return { files, warnings: [] };
+  try {
+    const { warnings } = await get<{ warnings: ProblemRow[] }>(`config/check?${query}`, bearer, signal);
+    return { files, warnings, dryRun: await get<DryRun>(`config/dry-run?${query}`, bearer, signal) };
+  } catch (error) {
+    if (error instanceof Refused && error.problem.status === 422) return { files, warnings: [], problem: error.problem };
+    throw error;
+  }
+}
+
+function OutlookView({ outlook }: { outlook: Outlook }) {
+  const { files, warnings, dryRun, problem } = outlook;
+  if (files.length === 0) return <p class="hint">It is what is in force.</p>;
+  return (
+    <>
+      {problem && <Wrong problem={problem} />}
+      {warnings.length > 0 && (
+        <ul class="problems warn">
+          {warnings.map((row) => (
+            <li key={place(row) + row.message}>
+              <b>{place(row)}</b> {row.message}
+            </li>
+          ))}
+        </ul>
+      )}
+      {dryRun && <DryRunView run={dryRun} />}
+      {files.map((it) => (
+        <details key={it.file} open class="diff">
+          <summary>
+            {it.file} <span class="added">+{it['added-lines']}</span> <span class="removed">−{it['removed-lines']}</span>
+          </summary>
+          <pre tabIndex={0} aria-label={`What differs in ${it.file}`}>
+            {it.diff
+              .split('\n')
+              .slice(2, -1)
+              .map((line, index) => (
+                <span key={index} class={line.startsWith('+') ? 'added' : line.startsWith('-') ? 'removed' : line.startsWith('@') ? 'place' : ''}>
+                  {`${line}\n`}
+                </span>
+              ))}
+          </pre>
+        </details>
+      ))}
+    </>
+  );
+}
+
+function DryRunView({ run }: { run: DryRun }) {
+  const asked = `${integer(run.sessions)} live sessions and ${integer(run.records)} records of late`;
+  if (run.changes.length === 0) return <p class="hint">Nothing would happen to the flows that there are: {asked} were asked about.</p>;
+  return (
+    <>
+      <p class="hint">What it would do to {asked}:</p>
+      <Scroll name="What would happen to flows">
+        <thead>
+          <tr>
+            <th>What</th>
+            <th>Tenant</th>
+            <th>Flows</th>
+            <th>Live</th>
+            <th>Bytes</th>
+            <th>Now</th>
+            <th>Then</th>
+            <th>Such as</th>
+          </tr>
+        </thead>
+        <tbody>
+          {run.changes.map((it, index) => (
+            <tr key={index} class={it.kind === 'dropped' ? 'bad' : undefined}>
+              <td>{KINDS[it.kind]}</td>
+              <td>{it.tenant}</td>
+              <td class="number">{integer(it.flows)}</td>
+              <td class="number">{integer(it.sessions)}</td>
+              <td class="number">{bytes(it.bytes)}</td>
+              <td class="text">{it.now || '–'}</td>
+              <td class="text">{it.then || '–'}</td>
+              <td class="mono">{it.examples[0]}</td>
+            </tr>
+          ))}
+        </tbody>
+      </Scroll>
+    </>
+  );
+}
+
+/** Minutes within which a commit is to be confirmed, unless asked otherwise. */
+const CONFIRM_MINUTES = 2;
+
+function CommitForm({ waits, commit }: { waits: boolean; commit: (confirmSecs: number | null, comment: string) => void }) {
+  const [comment, setComment] = useState('');
+  const [minutes, setMinutes] = useState(String(CONFIRM_MINUTES));
+  const [asks, setAsks] = useState(true);
+  const secs = Math.round(Number(minutes) * 60);
+  const isWrong = asks && !(secs >= 1);
+  const submit = (event: Event) => {
+    event.preventDefault();
+    if (!isWrong) commit(asks ? secs : null, comment.trim());
+  };
+  return (
+    <form class="commit" aria-label="Commit" onSubmit={submit}>
+      <label class="field wide">
+        <span>Comment</span>
+        <input type="text" placeholder="why" value={comment} onInput={(event) => setComment(event.currentTarget.value)} />
+      </label>
+      <label class="check">
+        <input type="checkbox" checked={asks} onChange={(event) => setAsks(event.currentTarget.checked)} />
+        <span>Take it back unless confirmed within</span>
+      </label>
+      <label class={`field minutes${isWrong ? ' bad' : ''}`}>
+        <span>Minutes</span>
+        <input
+          type="text"
+          inputMode="decimal"
+          disabled={!asks}
+          aria-invalid={isWrong || undefined}
+          value={minutes}
+          onInput={(event) => setMinutes(event.currentTarget.value)}
+        />
+      </label>
+      <button type="submit" class="primary" disabled={waits} title={waits ? 'The one before is still to be confirmed' : undefined}>
+        Commit
+      </button>
+    </form>
+  );
+}
+
+interface EditorProps {
+  tenants: string[];
+  state?: ConfigState;
+  bearer: string;
+  act: (what: () => Promise<string>) => Promise<void>;
+  refused: (error: unknown) => void;
+}
+
+/** A candidate's text, or what is in force until there is one. */
+function Editor({ tenants, state, bearer, act, refused }: EditorProps) {
+  const [scope, setScope] = useState<string>();
+  const [text, setText] = useState('');
+  const [seen, setSeen] = useState<{ text: string; tag: string; open: boolean }>();
+  useEffect(() => {
+    setSeen(undefined);
+    if (!scope) return;
+    const controller = new AbortController();
+    const ask = async () => {
+      const query = new URLSearchParams({ scope });
+      const answer = await get<CandidateAnswer>(`config/candidate?${query}`, bearer, controller.signal);
+      const { texts } = await get<{ texts: Record<string, string> }>('config/texts', bearer, controller.signal);
+      const file = scope === 'box' ? 'popgate.toml' : `tenants/${scope.replace('tenant:', '')}.toml`;
+      const text = answer.candidate ? (answer.candidate.text ?? '') : (texts[file] ?? '');
+      setText(text);
+      setSeen({ text, tag: answer.tag, open: answer.candidate !== null });
+    };
+    ask().catch((error: unknown) => controller.signal.aborted || refused(error));
+    return () => controller.abort();
+  }, [scope, bearer]);
+  const put = () =>
+    act(async () => {
+      await send('PUT', `config/candidate?${new URLSearchParams({ scope: scope! })}`, bearer, { text }, seen!.tag);
+      narrow({ of: scope });
+      return `The candidate of ${nameOf(scope!)} is kept. Nothing is in force of it yet.`;
+    });
+  const discard = () =>
+    act(async () => {
+      await send('DELETE', `config/candidate?${new URLSearchParams({ scope: scope! })}`, bearer, undefined, seen!.tag);
+      narrow({ of: undefined });
+      return `The candidate of ${nameOf(scope!)} is given up.`;
+    });
+  const known = [...new Set([...tenants.map((name) => `tenant:${name}`), ...(state?.candidates.map((it) => it.scope) ?? [])])];
+  const scopes = ['box', ...known.filter((it) => it !== 'box').sort()];
+  return (
+    <section aria-labelledby="changes-edit">
+      <h2 id="changes-edit">Edit</h2>
+      <label class="field">
+        <span>File of</span>
+        <select value={scope ?? ''} onChange={(event) => setScope(event.currentTarget.value || undefined)}>
+          <option value="">–</option>
+          {scopes.map((it) => (
+            <option key={it} value={it}>
+              {nameOf(it)}
+            </option>
+          ))}
+        </select>
+      </label>
+      {seen && (
+        <>
+          <textarea
+            class="mono"
+            aria-label={`The text of ${nameOf(scope!)}`}
+            spellcheck={false}
+            autocapitalize="off"
+            rows={24}
+            value={text}
+            onInput={(event) => setText(event.currentTarget.value)}
+          />
+          <p class="buttons">
+            <button type="button" class="primary" disabled={text === seen.text} onClick={put}>
+              Keep as candidate
+            </button>
+            {seen.open && (
+              <button type="button" class="secondary" onClick={discard}>
+                Give it up
+              </button>
+            )}
+          </p>
+        </>
+      )}
+    </section>
+  );
+}
+
+/** Always in sight while a commit is still to be confirmed. */
+export function Unconfirmed({ live, bearer, onUnauthorized }: { live: Live; bearer: string; onUnauthorized: () => void }) {
+  const by = live.status?.commit?.['confirm-by-unix-ms'];
+  const [now, setNow] = useState(Date.now);
+  const [problem, setProblem] = useState<string>();
+  useEffect(() => {
+    if (!by) return;
+    const timer = setInterval(() => setNow(Date.now()), 250);
+    return () => clearInterval(timer);
+  }, [Boolean(by)]);
+  if (!by || !live.status) return null;
+  // By the box's clock: the browser's may be wrong.
+  const left = (by - live.status['now-unix-ms'] - (now - (live.sampledAt ?? now))) / 1000;
+  const ask = (path: string, body: unknown) => {
+    send('POST', path, bearer, body)
+      .then(() => setProblem(undefined))
+      .catch((error: unknown) => (isUnauthorized(error) ? onUnauthorized() : setProblem(asProblem(error).detail)));
+  };
+  return (
+    <div class="banner warn" role="alert">
+      <strong>Revision {live.status.commit!.revision} is to be confirmed.</strong>
+      <span aria-live="off" class="countdown">
+        It is taken back in {duration(Math.max(0, left))}.
+      </span>
+      {problem && <span>{problem}.</span>}
+      <button type="button" class="primary" onClick={() => ask('config/confirm', {})}>
+        Confirm
+      </button>
+      <button type="button" class="secondary" onClick={() => ask('config/commit', { source: '1' })}>
+        Take it back now
+      </button>
+    </div>
+  );
+}
+
+const place = (row: ProblemRow): string => (row.file ? `${row.file}:${row.line}` : 'All of it');
+
+function Wrong({ problem }: { problem: Problem }) {
+  return (
+    <div class="problem" role="alert">
+      <p>{problem.detail}</p>
+      {problem.problems && (
+        <ul class="problems">
+          {problem.problems.map((row) => (
+            <li key={place(row) + row.message}>
+              <b>{place(row)}</b> {row.message}
+            </li>
+          ))}
+        </ul>
+      )}
+    </div>
+  );
+}
+
+function Scroll({ name, children }: { name: string; children: ComponentChildren }) {
+  return (
+    <div class="scroll" tabIndex={0} role="region" aria-label={name}>
+      <table>{children}</table>
+    </div>
+  );
+}
