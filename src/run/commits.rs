@@ -456,9 +456,17 @@ impl Commits {
                 let then = then?;
                 let asked = control.sessions(FlowFilter::default(), DRY_RUN_FLOWS, patience()).await;
                 let sessions = asked.map_err(|error| failed(error.to_string()))?.sessions;
-                let records = control.flows(&FlowFilter::default(), DRY_RUN_FLOWS).flows;
-                let flows: Vec<Flow> =
-                    sessions.iter().map(Flow::from).chain(records.iter().map(Flow::from)).collect();
+                let mut flows: Vec<Flow> = sessions.iter().map(Flow::from).collect();
+                let (asked, recent) = (Arc::clone(&control), Arc::clone(&control));
+                let history = move || asked.history().map(|history| history.ask(&dry_run::question()));
+                // What is in memory does where no history is kept, or it takes too long to read.
+                match tokio::task::spawn_blocking(history).await {
+                    Ok(Some(Ok(answer))) => flows.extend(dry_run::recorded(&answer)),
+                    _ => {
+                        let records = recent.flows(&FlowFilter::default(), DRY_RUN_FLOWS).flows;
+                        flows.extend(records.iter().map(Flow::from));
+                    }
+                }
                 let run = tokio::task::spawn_blocking(move || dry_run::run(&now, &then, &flows));
                 run.await.map(Reply::DryRun).map_err(|error| failed(error.to_string()))
             };

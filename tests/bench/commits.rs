@@ -86,7 +86,7 @@ fn texts() -> BTreeMap<String, String> {
 }
 
 fn tenant(n: usize, rng: &mut StdRng) -> String {
-    let mut text = String::new();
+    let mut text = format!("tenant = \"t{n:04}\"\n\n");
     for branch in 0..BRANCHES {
         let key = STANDARD.encode(rng.random::<[u8; 32]>());
         // Writing into a String cannot fail.
