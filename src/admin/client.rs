@@ -8,8 +8,8 @@ use crate::config::AclAction;
 use crate::control::{FlowPage, Status};
 use crate::export::report::ExporterReport;
 use crate::pipeline::report::{
-    DecisionRow, DropRow, FlowReport, MeasurementRow, PathReport, PathState, QueueRow, RuleRow, SessionPage,
-    SessionReport,
+    DecisionRow, DirectionReport, DropRow, FlowReport, MeasurementRow, PathReport, PathState, QueueRow,
+    RuleRow, SessionPage, SessionReport,
 };
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -345,11 +345,9 @@ fn paths(paths: &[PathReport]) -> String {
         ">SENT",
     ]);
     for path in paths {
-        let millis = |value: Option<f64>| or_dash(value.map(|value| format!("{value:.1} ms")));
-        let [out, back] = [path.outbound, path.inbound].map(|direction| direction.unwrap_or_default());
-        let loss = |share: Option<f64>| or_dash(share.map(|share| format!("{:.1} %", share * 100.0)));
-        let mos = |score: Option<f64>| or_dash(score.map(|score| format!("{score:.1}")));
-        table.row([
+        let [out, back] = [path.outbound, path.inbound].map(direction);
+        let rtt = path.rtt_ms;
+        let row = [
             path.tenant.clone(),
             path.site.clone(),
             path.path.clone(),
@@ -360,23 +358,40 @@ fn paths(paths: &[PathReport]) -> String {
             },
             or_dash(path.transport.clone()),
             or_dash(path.endpoint.map(|endpoint| endpoint.to_string())),
-            millis(path.rtt_ms),
+            millis(rtt),
             millis(path.jitter_ms),
             or_dash(path.loss.map(|loss| format!("{:.0} %", loss * 100.0))),
-            millis(out.latency_p95_ms),
-            millis(out.jitter_ms),
-            loss(out.loss),
-            mos(out.mos),
-            millis(back.latency_p95_ms),
-            millis(back.jitter_ms),
-            loss(back.loss),
-            mos(back.mos),
+        ];
+        let rest = [
             or_dash(path.last_handshake_secs.map(|secs| format!("{} ago", duration(secs as f64)))),
             bytes(path.received_bytes),
             bytes(path.sent_bytes),
-        ]);
+        ];
+        table.row(row.into_iter().chain(out).chain(back).chain(rest));
+        for stream in &path.streams {
+            let nothing = std::iter::repeat_n(String::new(), 3);
+            let named = [path.tenant.clone(), path.site.clone(), format!("{} ({})", path.path, stream.dscp)];
+            let rtt = [millis(stream.rtt_ms), String::new(), String::new()];
+            let ways = [stream.outbound, stream.inbound].into_iter().flat_map(direction);
+            table.row(named.into_iter().chain(nothing).chain(rtt).chain(ways));
+        }
     }
     table.render()
+}
+
+fn millis(value: Option<f64>) -> String {
+    or_dash(value.map(|value| format!("{value:.1} ms")))
+}
+
+/// Latency, jitter, loss and score.
+fn direction(way: Option<DirectionReport>) -> [String; 4] {
+    let way = way.unwrap_or_default();
+    [
+        millis(way.latency_p95_ms),
+        millis(way.jitter_ms),
+        or_dash(way.loss.map(|share| format!("{:.1} %", share * 100.0))),
+        or_dash(way.mos.map(|score| format!("{score:.1}"))),
+    ]
 }
 
 fn sessions(page: &SessionPage) -> String {

@@ -220,7 +220,9 @@
 //! | `set-dscp` | as `dscp` below | as it came | what its packets carry from here on, both ways |
 //!
 //! What waits for a limited bandwidth is kept short, flow by flow within each class, by FQ-CoDel (RFC 8290): senders are told to
-//! slow down by a mark (ECN) or a loss. The datagram around a packet carries its DSCP.
+//! slow down by a mark (ECN) or a loss. The datagram around a packet carries its DSCP. For each DSCP that a class sets, paths are
+//! measured by probes of their own that carry it, and an `sla-class` that such a class asks for is judged by these; classes that
+//! set none are judged by probes that carry best effort. Not so where echo requests are the probes.
 //!
 //! `[[acl]]`, tried in order, default deny: `name`; the flow's keys; `action`: `"accept"`, `"drop"` or `"reject"`; and
 //!
@@ -311,7 +313,7 @@ pub use documents::{APPLIANCE_FILE, Documents, STATE_DIR, TENANTS_DIR};
 pub use export::{CollectorTls, Identity};
 pub use keys::{NotAKey, public_of};
 pub use problem::{Problem, Problems};
-pub use values::{dscp, duration};
+pub use values::{dscp, dscp_name, duration};
 
 use appliance::{RoleName, Surroundings};
 use ipnetwork::IpNetwork;

@@ -286,37 +286,44 @@ pub(super) fn protocol(text: &str) -> Parsed<Protocol> {
 
 /// A DSCP by name: RFC 2474's class selectors, RFC 2597's AF, RFC 3246's EF, RFC 5865's VA, RFC 8622's LE.
 pub fn dscp(text: &str) -> Parsed<u8> {
-    const NAMES: [(&str, u8); 24] = [
-        ("default", 0),
-        ("le", 1),
-        ("cs0", 0),
-        ("cs1", 8),
-        ("cs2", 16),
-        ("cs3", 24),
-        ("cs4", 32),
-        ("cs5", 40),
-        ("cs6", 48),
-        ("cs7", 56),
-        ("af11", 10),
-        ("af12", 12),
-        ("af13", 14),
-        ("af21", 18),
-        ("af22", 20),
-        ("af23", 22),
-        ("af31", 26),
-        ("af32", 28),
-        ("af33", 30),
-        ("af41", 34),
-        ("af42", 36),
-        ("af43", 38),
-        ("va", 44),
-        ("ef", 46),
-    ];
-    match NAMES.iter().find(|(name, _)| *name == text) {
+    match DSCPS.iter().find(|(name, _)| *name == text) {
         Some((_, dscp)) => Ok(*dscp),
         None => Err(format!("unknown DSCP {text:?}; ef, va, le, cs0 to cs7, af11 to af43, or 0 to 63")),
     }
 }
+
+/// What a DSCP is called: by name, or else by number.
+pub fn dscp_name(dscp: u8) -> String {
+    let name = DSCPS.iter().find(|(_, named)| *named == dscp);
+    name.map_or_else(|| dscp.to_string(), |(name, _)| (*name).to_owned())
+}
+
+const DSCPS: [(&str, u8); 24] = [
+    ("default", 0),
+    ("le", 1),
+    ("cs0", 0),
+    ("cs1", 8),
+    ("cs2", 16),
+    ("cs3", 24),
+    ("cs4", 32),
+    ("cs5", 40),
+    ("cs6", 48),
+    ("cs7", 56),
+    ("af11", 10),
+    ("af12", 12),
+    ("af13", 14),
+    ("af21", 18),
+    ("af22", 20),
+    ("af23", 22),
+    ("af31", 26),
+    ("af32", 28),
+    ("af33", 30),
+    ("af41", 34),
+    ("af42", 36),
+    ("af43", 38),
+    ("va", 44),
+    ("ef", 46),
+];
 
 #[cfg(test)]
 mod tests {

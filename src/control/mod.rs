@@ -663,6 +663,7 @@ mod tests {
             loss: None,
             outbound: None,
             inbound: None,
+            streams: Vec::new(),
             received_packets: 0,
             received_bytes: 0,
             sent_packets: 0,

@@ -1,7 +1,8 @@
 //! What arrived of what the far end sent: the live traffic is the probe.
 //!
 //! WireGuard numbers the data messages of a session one by one and authenticates the number (whitepaper section 5.4.6): what
-//! is missing between them was lost on the way here, of real packets as of probes, and also from a stock client.
+//! is missing between them was lost on the way here, of real packets as of probes, and also from a stock client. Where a path has
+//! streams for several DSCPs, [`super::Tally`] counts each.
 
 use crate::model::Instant;
 use serde::{Deserialize, Serialize};

@@ -87,7 +87,7 @@ pub enum Verdict {
     Kept(Duration),
 }
 
-/// Judges one direction of one path by one SLA.
+/// Judges one direction of one stream of a path by one SLA.
 #[derive(Clone, Debug)]
 pub struct Judge {
     limits: SlaLimits,
@@ -157,6 +157,12 @@ impl Judge {
         if self.is_broken { self.pardon(quality, now) } else { self.accuse(seen, quality, now) }
     }
 
+    /// Nothing gets through, and so nothing is said that it could be judged by: all is lost.
+    pub fn silenced(&mut self, now: Instant) -> Option<Verdict> {
+        let limit = self.limits.loss.unwrap_or(1.0);
+        (!self.is_broken).then(|| self.broken(Evidence { of: SlaLimit::Loss, measured: 1.0, limit }, now))
+    }
+
     /// How badly it breaks the SLA: the largest share of a limit that is used up, 1 being all of it; `None` if nothing is known.
     pub fn badness(&self, quality: &Quality, now: Instant) -> Option<f64> {
         let measured = quality.measured(Way::Outbound, LONG, now)?;
@@ -202,10 +208,14 @@ impl Judge {
         };
         let measured = quality.measured(Way::Outbound, SHORT, now)?;
         let evidence = self.evidence(of, &measured)?;
+        Some(self.broken(evidence, now))
+    }
+
+    fn broken(&mut self, evidence: Evidence, now: Instant) -> Verdict {
         let again = self.kept_since.is_some_and(|since| now.since(since) < self.hold * 2);
         let hold = if again { (self.hold * 2).min(MAX_HOLD) } else { HOLD };
         *self = Judge { is_broken: true, kept_since: None, hold, ..Judge::new(self.limits) };
-        Some(Verdict::Broken(evidence))
+        Verdict::Broken(evidence)
     }
 
     fn pardon(&mut self, quality: &Quality, now: Instant) -> Option<Verdict> {

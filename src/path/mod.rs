@@ -13,6 +13,8 @@ mod quality;
 mod select;
 mod shaper;
 mod stamp;
+mod stream;
+mod tally;
 mod turns;
 
 pub use arrivals::{Arrivals, Counts};
@@ -28,6 +30,9 @@ pub use quality::{LONG, Measured, Quality, Way};
 pub use select::{Bond, Candidate, Ranking, select, steer, takers};
 pub use shaper::{Budget, Counters, Offered, QueueState, Shaper, Way as ShapedWay};
 pub use stamp::{
-    Asks, Message, News, PROBE_ADDRESS, PathTag, Reply, news, reflect, request, request_of_size,
+    Asks, Message, News, OfStream, PROBE_ADDRESS, PathTag, Reply, Tells, ToldOfStream, news, reflect,
+    request, request_of_size,
 };
+pub use stream::{Stream, StreamAction};
+pub use tally::{ByDscp, Tally};
 pub use turns::Turns;

@@ -155,7 +155,7 @@ mod tests {
                             let stretch = if at == 1 { self.pace.stretch() } else { Stretch::default() };
                             ends[at].heard(now);
                             ends[at].answer(
-                                &Reply { sequence, stamps, arrivals: None, stretch },
+                                &Reply { sequence, stamps, arrivals: None, of_stream: None, stretch },
                                 Counts::default(),
                                 now,
                             );

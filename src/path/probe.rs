@@ -13,6 +13,9 @@
 //! Down comes up again after three answers in a row, but is *recovering* for a while, and used only where nothing better is:
 //! 10 seconds, and twice as long each time it goes down again soon. A path that was never down is up with its first answer.
 //!
+//! Where classes' packets carry DSCPs, best effort is what the prober asks by: it is the path as a whole that it finds dead or
+//! alive, and how good that is for the others, [`super::Stream`]s tell.
+//!
 //! An idle path is asked about by one of its ends: one that is asked, and told in the question that its answers arrive,
 //! knows what an answer would tell it. It goes on asking only where it does not hear from the far end when it should.
 //!
@@ -33,15 +36,15 @@ use std::time::Duration;
 const BUSY: Duration = Duration::from_millis(50);
 const CLOSE: Duration = Duration::from_millis(100);
 /// Then, while they are protected against a cut, or somebody judges whether the path is good enough.
-const CLOSELY: Duration = Duration::from_millis(20);
+pub(super) const CLOSELY: Duration = Duration::from_millis(20);
 /// A probe is sent so soon after the other, sooner than promised, where there is such doubt and the box has time for it: a
 /// call's packets alone would take too long to tell; and so soon where there is much: 40 KB of them until it is known.
 const DOUBTFUL: Duration = Duration::from_millis(5);
 const VERY_DOUBTFUL: Duration = Duration::from_micros(1_250);
 /// Between probes while there is traffic, or while coming back.
-const ACTIVE: Duration = Duration::from_millis(100);
+pub(super) const ACTIVE: Duration = Duration::from_millis(100);
 /// Between probes otherwise.
-const IDLE: Duration = Duration::from_secs(1);
+pub(super) const IDLE: Duration = Duration::from_secs(1);
 /// How much longer than it promised a far end that vouches for the path may keep us waiting for its next probe.
 const HICCUP: Duration = Duration::from_millis(200);
 /// Round-trip time and loss that are shown of a path are no older than this: then it is asked about however much is vouched.
@@ -58,7 +61,7 @@ const IN_A_ROW: u32 = 3;
 const QUICK: u32 = 3;
 const QUICKLY: Duration = Duration::from_millis(10);
 /// An answer is waited for no less than this before the path is suspect: a scheduler's hiccup is not a loss;
-const MIN_WAIT: Duration = Duration::from_millis(50);
+pub(super) const MIN_WAIT: Duration = Duration::from_millis(50);
 /// where one has to know soon, than this;
 const MIN_WAIT_CLOSELY: Duration = Duration::from_millis(30);
 /// where nobody is in a hurry, than this;
@@ -67,16 +70,18 @@ const IDLE_WAIT: Duration = Duration::from_millis(150);
 const CONFIRM: Duration = Duration::from_millis(30);
 /// or, of an echo request, than this: it must be more than a line is slower by on a bad day;
 const CONFIRM_ECHO: Duration = Duration::from_millis(300);
+/// or, counted from the first doubt, than this, where a probe that carries another DSCP gets through: best effort may only wait longer;
+const CONFIRM_BESIDE: Duration = Duration::from_millis(300);
 /// and no more than this, also before anything is known of the path.
-const MAX_WAIT: Duration = Duration::from_secs(1);
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Both ends' timers are as exact as this: a promise is kept so much later, and is not broken before.
 const SLACK: Duration = Duration::from_millis(5);
 /// Who is called so much later than it asked for has been kept from looking, and answers may be waiting behind it.
 const STALL: Duration = Duration::from_millis(20);
 /// Probes under way at once: what [`MAX_WAIT`] allows, and some.
-const MAX_UNDER_WAY: usize = 1_024;
+pub(super) const MAX_UNDER_WAY: usize = 1_024;
 /// One that was given up is not heard of any more after so long.
-const FORGET: Duration = Duration::from_secs(2);
+pub(super) const FORGET: Duration = Duration::from_secs(2);
 /// How long a path that came back is not preferred, at first and at most. Each time it goes down before it has been up for
 /// twice as long as it was held, it is held twice as long.
 const HOLD: Duration = Duration::from_secs(10);
@@ -141,9 +146,7 @@ pub struct Prober {
     suspicion: Option<Suspicion>,
     full_size: FullSize,
     answered: u32,
-    last_traffic: Option<Instant>,
-    /// When a packet last followed another closely.
-    last_close: Option<Instant>,
+    activity: Activity,
     /// When one that is protected was last on the path.
     last_protected: Option<Instant>,
     /// When anything last came.
@@ -194,13 +197,24 @@ struct FullSize {
     is_narrow: bool,
 }
 
+/// Packets that follow each other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Activity {
+    last: Option<Instant>,
+    /// When one last followed another closely.
+    last_close: Option<Instant>,
+}
+
 /// An answer is overdue.
 #[derive(Clone, Copy, Debug)]
 struct Suspicion {
     /// Quick probes still to be sent.
     quick: u32,
+    since: Instant,
     /// When there has been no answer for too long.
     decided: Instant,
+    /// A probe that was sent meanwhile and carries another DSCP has been answered.
+    vouched_beside: bool,
     /// Whoever works the path is still to hear of it.
     is_news: bool,
 }
@@ -216,8 +230,7 @@ impl Prober {
             suspicion: None,
             full_size: FullSize { next: now, under_way: None, unanswered: 0, is_narrow: false },
             answered: 0,
-            last_traffic: None,
-            last_close: None,
+            activity: Activity::default(),
             last_protected: None,
             last_heard: None,
             promised: None,
@@ -299,6 +312,41 @@ impl Prober {
         self.stretch[0] = stretch;
     }
 
+    /// Whether packets get through it, for all that is known.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up | State::Recovering)
+    }
+
+    /// When one of its probes was last answered.
+    pub(super) fn last_answer(&self) -> Option<Instant> {
+        self.last_answer
+    }
+
+    /// By how much intervals are stretched, whoever asks for it.
+    pub(super) fn stretch(&self) -> Stretch {
+        let [ours, theirs] = self.stretch;
+        ours.max(theirs)
+    }
+
+    /// A probe beside its own, which was sent then, has been answered: something gets through.
+    pub(super) fn answered_beside(&mut self, sent: Instant) {
+        if let Some(suspicion) = self.suspicion.as_mut().filter(|suspicion| sent >= suspicion.since) {
+            suspicion.vouched_beside = true;
+        }
+    }
+
+    /// Another probe's number: streams beside it share its numbers, so that no answer is taken for another's.
+    pub(super) fn take_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    /// What a probe says that is sent beside its own: nothing new.
+    pub fn asks(&self, now: Instant) -> Asks {
+        let answered = self.is_up() && self.suspicion.is_none();
+        Asks { answered, within: Some(self.interval), deaf: self.is_deaf(now), stream: None }
+    }
+
     /// Whether something is wrong with it, and it is not known yet what.
     pub fn is_suspect(&self) -> bool {
         self.suspicion.is_some()
@@ -312,9 +360,7 @@ impl Prober {
     /// Traffic of sessions runs over the path, such as is protected against a cut, or other. True if that brings the next
     /// probe forward.
     pub fn traffic(&mut self, is_protected: bool, now: Instant) -> bool {
-        if self.last_traffic.replace(now).is_some_and(|last| now.since(last) <= CLOSE) {
-            self.last_close = Some(now);
-        }
+        self.activity.packet(now);
         if is_protected {
             self.last_protected = Some(now);
         }
@@ -374,7 +420,7 @@ impl Prober {
     pub fn vouched(&mut self, now: Instant) {
         let lately = self.last_answer.is_some_and(|last| now.since(last) < ASK_ANYWAY);
         // What has been promised is kept.
-        let is_idle = self.interval >= IDLE && !self.has_traffic(now);
+        let is_idle = self.interval >= IDLE && !self.activity.is_running(now);
         if self.is_up() && self.suspicion.is_none() && lately && is_idle {
             let promised = self.promised.unwrap_or(IDLE).clamp(IDLE, ASK_ANYWAY);
             self.next = self.next.max(now + promised + HICCUP);
@@ -416,6 +462,11 @@ impl Prober {
         {
             return Some(Action::Suspected);
         }
+        if let Some(suspicion) = &mut self.suspicion
+            && suspicion.vouched_beside
+        {
+            suspicion.decided = suspicion.decided.max(suspicion.since + CONFIRM_BESIDE);
+        }
         if let Some(suspicion) = self.suspicion
             && suspicion.decided <= now
             && suspicion.quick == 0
@@ -440,12 +491,7 @@ impl Prober {
             // Hosts on the internet are not asked as often as a far end of ours.
             Doubt::Some | Doubt::Much if self.echoes.is_some() && self.interval == ACTIVE => now + CLOSELY,
             _ if self.echoes.is_some() => now + self.interval,
-            Doubt::Some if self.interval == CLOSELY => now + DOUBTFUL,
-            // Several at a time: timers are not as exact.
-            Doubt::Much if self.interval == CLOSELY => {
-                self.next + now.since(self.next).saturating_sub(DOUBTFUL) + VERY_DOUBTFUL
-            }
-            _ => now + self.interval,
+            doubt => next_after(doubt, self.interval, self.next, now),
         };
         if let Some(suspicion) = &mut self.suspicion
             && suspicion.quick > 0
@@ -456,20 +502,13 @@ impl Prober {
             }
             self.decide_after(now);
         }
-        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.take_sequence();
         let is_past = |sent: &mut Sent| sent.given_up && now.since(sent.at) > FORGET;
         if self.under_way.len() >= MAX_UNDER_WAY || self.under_way.front_mut().is_some_and(is_past) {
             self.under_way.pop_front();
         }
-        self.under_way.push_back(Sent {
-            sequence: self.sequence,
-            at: now,
-            awaited_from: now,
-            given_up: false,
-        });
-        let answered = self.is_up() && self.suspicion.is_none();
-        let asks = Asks { answered, within: Some(self.interval), deaf };
-        Some(Action::Send { sequence: self.sequence, asks })
+        self.under_way.push_back(Sent { sequence, at: now, awaited_from: now, given_up: false });
+        Some(Action::Send { sequence, asks: Asks { deaf, ..self.asks(now) } })
     }
 
     /// An answer came; so much has arrived here of what the far end sent. One that nobody waits for any more, or never did,
@@ -529,7 +568,8 @@ impl Prober {
         let there = returned.wrapping_sub(took / 2);
         let stamps =
             Stamps { sent: returned.wrapping_sub(took), received: there, reflected: there, returned };
-        let reply = Reply { sequence, stamps, arrivals: Some(counts), stretch: Stretch::default() };
+        let stretch = Stretch::default();
+        let reply = Reply { sequence, stamps, arrivals: Some(counts), of_stream: None, stretch };
         self.answer(&reply, counts, now.instant)
     }
 
@@ -540,10 +580,6 @@ impl Prober {
         self.suspicion = None;
         self.answered = 0;
         self.is_up().then(|| self.go_down(now))
-    }
-
-    fn is_up(&self) -> bool {
-        matches!(self.state, State::Up | State::Recovering)
     }
 
     fn go_down(&mut self, now: Instant) -> Action {
@@ -579,7 +615,8 @@ impl Prober {
 
     fn suspect(&mut self, is_news: bool, now: Instant) {
         if self.suspicion.is_none() && self.state != State::Down {
-            self.suspicion = Some(Suspicion { quick: QUICK, decided: now, is_news });
+            let (since, decided, vouched_beside) = (now, now, false);
+            self.suspicion = Some(Suspicion { quick: QUICK, since, decided, vouched_beside, is_news });
             self.next = now;
         }
     }
@@ -623,12 +660,11 @@ impl Prober {
                 return Action::Narrow;
             }
         }
-        self.sequence = self.sequence.wrapping_add(1);
-        self.full_size.under_way = Some((self.sequence, now));
-        self.full_size.next = now + FULL_SIZE;
+        full_size.next = now + FULL_SIZE;
+        let sequence = self.take_sequence();
+        self.full_size.under_way = Some((sequence, now));
         // The next small one keeps what was promised.
-        let asks = Asks { answered: true, within: Some(self.interval), deaf: self.is_deaf(now) };
-        Action::SendFullSize { sequence: self.sequence, asks }
+        Action::SendFullSize { sequence, asks: Asks { answered: true, ..self.asks(now) } }
     }
 
     /// The probe that is waited for and was sent first.
@@ -646,24 +682,19 @@ impl Prober {
 
     fn interval(&self, now: Instant) -> Duration {
         let within = |last: Option<Instant>, time| last.is_some_and(|last| now.since(last) < time);
-        let [ours, theirs] = self.stretch;
-        let stretch = ours.max(theirs);
+        let stretch = self.stretch();
         let wanted = match self.state {
             // A path that stays down is asked at leisure; one that is coming back is not.
             State::Down if self.answered == 0 => IDLE,
             State::Down => ACTIVE,
-            _ if within(self.last_close, CLOSE) && self.echoes.is_none() => {
+            _ if self.activity.is_close(now) && self.echoes.is_none() => {
                 if self.is_judged || within(self.last_protected, CLOSE) { CLOSELY } else { BUSY }
             }
-            _ if within(self.last_traffic, TRAFFIC) => ACTIVE,
+            _ if self.activity.is_running(now) => ACTIVE,
             _ => IDLE,
         };
         let at_most = stretch.of_idle(IDLE);
         if wanted == IDLE { at_most } else { stretch.of_active(wanted).min(at_most) }
-    }
-
-    fn has_traffic(&self, now: Instant) -> bool {
-        self.last_traffic.is_some_and(|last| now.since(last) < TRAFFIC)
     }
 
     /// RFC 6298's timeout, without its bounds.
@@ -677,7 +708,7 @@ impl Prober {
         let (Some(rtt), Some(deviation)) = (self.quality.rtt(), self.quality.rtt_deviation()) else {
             return MAX_WAIT;
         };
-        let is_idle = match (self.last_traffic, self.under_way.back()) {
+        let is_idle = match (self.activity.last, self.under_way.back()) {
             (Some(traffic), Some(newest)) => newest.at.since(traffic) >= TRAFFIC,
             (None, _) => true,
             (Some(_), None) => false,
@@ -689,6 +720,35 @@ impl Prober {
         };
         let half = (self.interval / 2).min(BUSY / 2);
         (rtt + half.max(deviation * 4)).clamp(least, MAX_WAIT)
+    }
+}
+
+/// When the next probe is due after one that was due then, where there is such doubt.
+pub(super) fn next_after(doubt: Doubt, interval: Duration, due: Instant, now: Instant) -> Instant {
+    match doubt {
+        Doubt::Some if interval == CLOSELY => now + DOUBTFUL,
+        // Several at a time: timers are not as exact.
+        Doubt::Much if interval == CLOSELY => due + now.since(due).saturating_sub(DOUBTFUL) + VERY_DOUBTFUL,
+        _ => now + interval,
+    }
+}
+
+impl Activity {
+    /// One more.
+    pub(super) fn packet(&mut self, now: Instant) {
+        if self.last.replace(now).is_some_and(|last| now.since(last) <= CLOSE) {
+            self.last_close = Some(now);
+        }
+    }
+
+    /// Whether they follow each other closely.
+    pub(super) fn is_close(&self, now: Instant) -> bool {
+        self.last_close.is_some_and(|last| now.since(last) < CLOSE)
+    }
+
+    /// Whether there are any.
+    pub(super) fn is_running(&self, now: Instant) -> bool {
+        self.last.is_some_and(|last| now.since(last) < TRAFFIC)
     }
 }
 
@@ -715,7 +775,7 @@ mod tests {
 
     fn reply(sequence: u32) -> Reply {
         let stamps = Stamps { sent: 0, received: 0, reflected: 0, returned: 0 };
-        Reply { sequence, stamps, arrivals: None, stretch: Stretch::default() }
+        Reply { sequence, stamps, arrivals: None, of_stream: None, stretch: Stretch::default() }
     }
 
     /// Runs a prober for `ms`, answering every probe that `alive` at its time says yes to, 5 ms later.
@@ -765,6 +825,35 @@ mod tests {
         let busy = run(&mut prober, 10_000, 10_000, true, |_| true);
         assert!((198..=201).contains(&busy.len()), "{}", busy.len());
         assert_eq!(prober.state(), State::Up);
+    }
+
+    /// How long after its probes are no longer answered a busy path is found down, where one that carries another DSCP is
+    /// answered so long after, having been sent at that time.
+    fn found_down(beside: Option<(u64, u64)>) -> u64 {
+        let mut prober = Prober::new(Instant(0));
+        run(&mut prober, 0, 3_000, true, |_| true);
+        for t in 3_000..4_000 {
+            if let Some((sent, answered)) = beside
+                && t == 3_000 + answered
+            {
+                prober.answered_beside(Instant(0) + MS * (3_000 + sent) as u32);
+            }
+            let log = run(&mut prober, t, 1, true, |_| false);
+            if log.iter().any(|(_, action)| matches!(action, Action::WentDown { .. })) {
+                return t - 3_000;
+            }
+        }
+        panic!("not found")
+    }
+
+    #[test]
+    fn a_path_on_which_another_dscp_is_answered_is_given_a_little_longer_and_no_more() {
+        let alone = found_down(None);
+        assert!(alone <= 180, "{alone}");
+        // It was sent while the path was suspect, and answered before it was decided; or it is an answer from before.
+        let beside = found_down(Some((alone - 25, alone - 5)));
+        assert!((300..=400).contains(&beside), "{beside}");
+        assert_eq!(found_down(Some((10, alone - 5))), alone);
     }
 
     #[test]

@@ -42,6 +42,11 @@ const NEWS: u8 = 2;
 const NEWS_BYTES: usize = 10;
 const SUSPECT: u8 = 1;
 const DOWN: u8 = 2;
+/// The fourth is sent where a path has several streams: a bit for each DSCP that this one stands for, in eight bytes, and what the
+/// sender had sent of these before. The reflector fills in what has arrived of them there, and what it has sent of them back
+/// (the counters of RFC 8972 section 4.5).
+const STREAM: u8 = 251;
+const STREAM_BYTES: usize = 20;
 const NOT_RECOGNISED: u8 = 0x80;
 /// Seconds between the NTP era's beginning and Unix's (RFC 5905 section 6).
 const NTP_OFFSET: u64 = 2_208_988_800;
@@ -67,6 +72,42 @@ pub struct Asks {
     pub within: Option<Duration>,
     /// The sender has not heard the other end for longer than it should have.
     pub deaf: bool,
+    /// Of which of several streams it is.
+    pub stream: Option<OfStream>,
+}
+
+/// Of which stream a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfStream {
+    /// What it carries, and its reflection will.
+    pub dscp: u8,
+    /// What the stream stands for, a bit for each DSCP.
+    pub dscps: u64,
+    /// How many packets that carry one of these had been sent before.
+    pub sent: u32,
+}
+
+/// What the reflector says of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToldOfStream {
+    /// As in [`OfStream`].
+    pub dscps: u64,
+    pub sent: u32,
+    /// How many have arrived there,
+    pub arrived: u32,
+    /// and how many the reflector had sent itself.
+    pub sent_back: u32,
+}
+
+/// What a reflection tells beside what it reflects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tells {
+    /// What has arrived of all that the sender has sent.
+    pub arrived: Counts,
+    /// Of the request's stream: what was sent by the reflector, and what has arrived.
+    pub of_stream: [u32; 2],
+    /// By how much the sender is to stretch its intervals.
+    pub stretch: Stretch,
 }
 
 /// What both ends of a path know it by: the first bytes of their public keys, added without carry.
@@ -97,6 +138,8 @@ pub struct Reply {
     pub stamps: Stamps,
     /// What has arrived at the far end, if it tells.
     pub arrivals: Option<Counts>,
+    /// That of one stream, if it was asked and tells.
+    pub of_stream: Option<ToldOfStream>,
     /// By how much the far end would have us stretch our intervals.
     pub stretch: Stretch,
 }
@@ -122,6 +165,10 @@ impl Message {
                             asks.within = Some(Duration::from_millis(u16::from_be_bytes([high, low]).into()));
                             asks.deaf = deaf == 1;
                         }
+                        [_, STREAM, _, _, ref value @ ..] if value.len() == STREAM_BYTES => {
+                            let (dscps, sent) = (be64(value, 0), be32(value, 8));
+                            asks.stream = Some(OfStream { dscp: ip.dscp, dscps, sent });
+                        }
                         [_, SAYS, _, _, NEWS, ref tag @ .., what @ (SUSPECT | DOWN)] => {
                             let tag = PathTag(*tag.first_chunk().filter(|_| tag.len() == 8)?);
                             let news = if what == DOWN { News::Down } else { News::Suspect };
@@ -139,16 +186,18 @@ impl Message {
                     reflected: unix_nanos(body, 4),
                     returned: now.unix_nanos,
                 };
-                let arrivals = tlvs(&udp[8 + MESSAGE_BYTES..]).find_map(told_arrivals);
-                let stretch = tlvs(&udp[8 + MESSAGE_BYTES..]).find_map(told_stretch).unwrap_or_default();
-                Some(Message::Reply(Reply { sequence: be32(body, 24), stamps, arrivals, stretch }))
+                let tlvs = || tlvs(&udp[8 + MESSAGE_BYTES..]);
+                let arrivals = tlvs().find_map(told_arrivals);
+                let of_stream = tlvs().find_map(told_of_stream);
+                let stretch = tlvs().find_map(told_stretch).unwrap_or_default();
+                Some(Message::Reply(Reply { sequence: be32(body, 24), stamps, arrivals, of_stream, stretch }))
             }
             _ => None,
         }
     }
 }
 
-/// A request (RFC 8762 section 4.2.1), which asks what has arrived.
+/// A request (RFC 8762 section 4.2.1), which asks what has arrived, and carries its stream's DSCP.
 pub fn request(sequence: u32, asks: Asks, now: Now) -> Vec<u8> {
     let mut body = request_body(sequence, now);
     if asks.answered {
@@ -162,7 +211,14 @@ pub fn request(sequence: u32, asks: Asks, now: Now) -> Vec<u8> {
     }
     body.extend_from_slice(&[NOT_RECOGNISED, ARRIVALS, 0, ARRIVALS_BYTES as u8]);
     body.resize(body.len() + ARRIVALS_BYTES, 0);
-    wire::udp_v6((PROBE_ADDRESS, SENDER_PORT), (PROBE_ADDRESS, REFLECTOR_PORT), 0, &body)
+    if let Some(OfStream { dscps, sent, .. }) = asks.stream {
+        body.extend_from_slice(&[NOT_RECOGNISED, STREAM, 0, STREAM_BYTES as u8]);
+        body.extend_from_slice(&dscps.to_be_bytes());
+        body.extend_from_slice(&sent.to_be_bytes());
+        body.resize(body.len() + 8, 0);
+    }
+    let dscp = asks.stream.map_or(0, |stream| stream.dscp);
+    wire::udp_v6((PROBE_ADDRESS, SENDER_PORT), (PROBE_ADDRESS, REFLECTOR_PORT), dscp, &body)
 }
 
 /// A request that makes a packet of `bytes` of itself, as far as it is not that long anyway, and so does its reflection (Extra
@@ -188,7 +244,8 @@ pub fn news(of: PathTag, news: News, now: Now) -> Vec<u8> {
 
 fn request_body(sequence: u32, now: Now) -> Vec<u8> {
     // With room for what [`request`] says.
-    let mut body = Vec::with_capacity(MESSAGE_BYTES + 4 + 4 + PROMISE_BYTES + 4 + ARRIVALS_BYTES);
+    let says = 4 + 4 + PROMISE_BYTES + 4 + ARRIVALS_BYTES + 4 + STREAM_BYTES;
+    let mut body = Vec::with_capacity(MESSAGE_BYTES + says);
     body.extend_from_slice(&sequence.to_be_bytes());
     body.extend_from_slice(&ntp(now));
     body.extend_from_slice(&ERROR_ESTIMATE);
@@ -196,9 +253,10 @@ fn request_body(sequence: u32, now: Now) -> Vec<u8> {
     body
 }
 
-/// The reflection of a request (RFC 8762 section 4.3.1, stateless: the sequence number is the sender's), which tells what has
-/// `arrived` if that is asked, and by how much the sender is to `stretch` its intervals. `None` if it is too short to be one.
-pub fn reflect(packet: &[u8], ip: &Parsed, arrived: Counts, stretch: Stretch, now: Now) -> Option<Vec<u8>> {
+/// The reflection of a request (RFC 8762 section 4.3.1, stateless: the sequence number is the sender's), which tells what it is
+/// asked, and carries the same DSCP. `None` if it is too short to be one.
+pub fn reflect(packet: &[u8], ip: &Parsed, tells: &Tells, now: Now) -> Option<Vec<u8>> {
+    let Tells { arrived, of_stream: [sent_back, arrived_of_stream], stretch } = tells;
     let sent = packet.get(ip.upper_at + 8..ip.len)?;
     let request: &[u8; MESSAGE_BYTES] = sent.first_chunk()?;
     let mut body = Vec::with_capacity(sent.len());
@@ -216,6 +274,11 @@ pub fn reflect(packet: &[u8], ip: &Parsed, arrived: Counts, stretch: Stretch, no
             for count in [arrived.received, arrived.lost, arrived.apart, arrived.reordered] {
                 body.extend_from_slice(&count.to_be_bytes());
             }
+        } else if tlv[1] == STREAM && tlv.len() == 4 + STREAM_BYTES {
+            body.extend_from_slice(&[0, STREAM, 0, STREAM_BYTES as u8]);
+            body.extend_from_slice(&tlv[4..16]);
+            body.extend_from_slice(&arrived_of_stream.to_be_bytes());
+            body.extend_from_slice(&sent_back.to_be_bytes());
         } else if let [_, SAYS, _, _, PROMISE, high, low, deaf, _] = *tlv {
             body.extend_from_slice(&[
                 0,
@@ -255,6 +318,17 @@ fn told_arrivals(tlv: &[u8]) -> Option<Counts> {
     })
 }
 
+/// What there is to tell of a stream, likewise.
+fn told_of_stream(tlv: &[u8]) -> Option<ToldOfStream> {
+    let tells = tlv.len() == 4 + STREAM_BYTES && tlv[0] & NOT_RECOGNISED == 0 && tlv[1] == STREAM;
+    tells.then(|| ToldOfStream {
+        dscps: be64(tlv, 4),
+        sent: be32(tlv, 12),
+        arrived: be32(tlv, 16),
+        sent_back: be32(tlv, 20),
+    })
+}
+
 /// By how much intervals are to be stretched, if that is what the TLV tells.
 fn told_stretch(tlv: &[u8]) -> Option<Stretch> {
     match *tlv {
@@ -283,6 +357,10 @@ fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
+fn be64(bytes: &[u8], at: usize) -> u64 {
+    u64::from(be32(bytes, at)) << 32 | u64::from(be32(bytes, at + 4))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,14 +371,19 @@ mod tests {
         let arrived = Counts { received: 70_000, lost: 3, apart: 2, reordered: 1 };
         let promises = [None, Some(Duration::from_millis(20)), Some(Duration::from_secs(1))];
         for (n, within) in promises.into_iter().cycle().take(6).enumerate() {
-            let asks = Asks { answered: n < 3, within, deaf: n == 1 };
+            // A DSCP, as those of other streams', and a count.
+            let stream =
+                (n % 2 == 1).then_some(OfStream { dscp: 46, dscps: 1 << 46 | 1, sent: u32::MAX - 5 });
+            let asks = Asks { answered: n < 3, within, deaf: n == 1, stream };
             let request = request(77, asks, at(1_500_000_000));
             let ip = wire::parse_ip(&request).expect("sound");
             assert_eq!(Message::read(&request, &ip, at(0)), Some(Message::Request(asks)));
             let stretch = Stretch::from_steps(n as u8);
-            let reply = reflect(&request, &ip, arrived, stretch, at(1_500_000_123)).expect("a request");
+            let tells = Tells { arrived, of_stream: [9, 70_000], stretch };
+            let reply = reflect(&request, &ip, &tells, at(1_500_000_123)).expect("a request");
             assert_eq!(reply.len(), request.len(), "what is sent out and back is as long");
             let ip = wire::parse_ip(&reply).expect("sound");
+            assert_eq!(ip.dscp, if stream.is_some() { 46 } else { 0 }, "it comes back as it went");
             let stamps = Stamps {
                 sent: 1_500_000_000,
                 received: 1_500_000_123,
@@ -309,7 +392,13 @@ mod tests {
             };
             // It is told who promises something: who does not would not know what it means.
             let stretch = if within.is_some() { stretch } else { Stretch::default() };
-            let expected = Reply { sequence: 77, stamps, arrivals: Some(arrived), stretch };
+            let of_stream = stream.map(|OfStream { dscps, sent, .. }| ToldOfStream {
+                dscps,
+                sent,
+                arrived: 70_000,
+                sent_back: 9,
+            });
+            let expected = Reply { sequence: 77, stamps, arrivals: Some(arrived), of_stream, stretch };
             assert_eq!(Message::read(&reply, &ip, at(1_600_000_000)), Some(Message::Reply(expected)));
         }
     }
@@ -317,28 +406,29 @@ mod tests {
     #[test]
     fn a_reflector_that_knows_no_tlvs_tells_no_arrivals() {
         let now = Now { unix_nanos: 1, ..Now::default() };
-        let sent = request(1, Asks::default(), now);
+        let stream = Some(OfStream { dscp: 46, dscps: 1 << 46, sent: 5 });
+        let sent = request(1, Asks { stream, ..Asks::default() }, now);
         let body = &sent[48..48 + MESSAGE_BYTES];
         for behind in [&sent[48 + MESSAGE_BYTES..], &[], &[0, ARRIVALS, 0, 200, 1], &[0, ARRIVALS, 0, 1, 1]] {
             let body: Vec<u8> = [body, behind].concat();
             let reply = wire::udp_v6((PROBE_ADDRESS, REFLECTOR_PORT), (PROBE_ADDRESS, SENDER_PORT), 0, &body);
             let ip = wire::parse_ip(&reply).expect("sound");
             let Some(Message::Reply(reply)) = Message::read(&reply, &ip, now) else { panic!("no reply") };
-            assert_eq!((reply.arrivals, reply.stretch), (None, Stretch::default()));
+            assert_eq!((reply.arrivals, reply.of_stream, reply.stretch), (None, None, Stretch::default()));
         }
     }
 
     #[test]
     fn a_request_of_full_size_is_that_large_and_so_is_its_reflection() {
         let now = Now { unix_nanos: 1, ..Now::default() };
-        let asks = Asks { answered: true, within: Some(Duration::from_millis(50)), deaf: false };
+        let within = Some(Duration::from_millis(50));
+        let asks = Asks { answered: true, within, ..Asks::default() };
         for bytes in [0, 100, 200, 1_280, 1_420, 9_000] {
             let request = request_of_size(9, asks, bytes, now);
             assert!(request.len() == bytes || bytes < 200, "{} of {bytes}", request.len());
             let ip = wire::parse_ip(&request).expect("sound");
             assert_eq!(Message::read(&request, &ip, now), Some(Message::Request(asks)));
-            let reply =
-                reflect(&request, &ip, Counts::default(), Stretch::default(), now).expect("a request");
+            let reply = reflect(&request, &ip, &Tells::default(), now).expect("a request");
             assert_eq!(reply.len(), request.len());
             let ip = wire::parse_ip(&reply).expect("sound");
             let Some(Message::Reply(reply)) = Message::read(&reply, &ip, now) else { panic!("no reply") };

@@ -4,12 +4,13 @@ use super::outlet::Outlet;
 use super::paths::Path;
 use super::report::{
     Answer, DirectionReport, FlowFilter, FlowReport, PathHistory, PathName, PathReport, PathSample,
-    PathState, Query, QueueRow, SessionPage, SessionReport, SlaRow, Totals,
+    PathState, Query, QueueRow, SessionPage, SessionReport, SlaRow, StreamReport, Totals,
 };
 use super::worker::Worker;
+use crate::config::dscp_name;
 use crate::flow::{EndReason, FlowRecord, Session, SessionRef, TcpState};
 use crate::model::{ClassId, Direction, End, FlowKey, Now, PathId, Queueing, TenantId};
-use crate::path::{Candidate, Judge, Measured, Sample, SampledWay, Way};
+use crate::path::{Candidate, Judge, LONG, Measured, Sample, SampledWay, Stream, Way};
 use crate::tables::{Generation, INTERNET, Sla, Subject};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -109,6 +110,7 @@ impl Worker {
             classes: (tenant.classes.iter().filter(|class| site.sla(**class) == Some(place)))
                 .map(|class| names.class(*class).to_owned())
                 .collect(),
+            stream: Some(gauge.judged_by(place.into())).filter(|dscp| *dscp != 0).map(dscp_name),
             max_loss: sla.limits.loss,
             max_latency_ms: sla.limits.latency.map(millis),
             max_jitter_ms: sla.limits.jitter.map(millis),
@@ -176,6 +178,7 @@ impl Worker {
             loss: quality.loss(),
             outbound: direction_report(path.measured(Way::Outbound, now.instant)),
             inbound: direction_report(path.measured(Way::Inbound, now.instant)),
+            streams: path.gauge.streams.iter().map(|stream| stream_report(stream, now)).collect(),
             received_packets: path.received.packets,
             received_bytes: path.received.bytes,
             sent_packets: path.sent.packets,
@@ -204,6 +207,7 @@ impl Worker {
             loss: quality.loss(),
             outbound: direction_report(gauge.measured(Way::Outbound, now.instant)),
             inbound: direction_report(gauge.measured(Way::Inbound, now.instant)),
+            streams: Vec::new(),
             received_packets: outlet.received.packets,
             received_bytes: outlet.received.bytes,
             sent_packets: outlet.sent.packets,
@@ -302,6 +306,19 @@ fn direction_report((measured, loss): (Option<Measured>, Option<f64>)) -> Option
         loss,
         mos: measured.map(|measured| measured.mos),
     })
+}
+
+fn stream_report(stream: &Stream, now: Now) -> StreamReport {
+    let way = |way| {
+        let measured = stream.quality().measured(way, LONG, now.instant);
+        direction_report((measured, measured.and_then(|measured| measured.loss)))
+    };
+    StreamReport {
+        dscp: dscp_name(stream.dscp()),
+        rtt_ms: stream.quality().rtt().map(millis),
+        outbound: way(Way::Outbound),
+        inbound: way(Way::Inbound),
+    }
 }
 
 fn sampled_report(way: SampledWay) -> DirectionReport {

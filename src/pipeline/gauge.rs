@@ -1,15 +1,25 @@
 //! What is known of how good a way is, and what follows from it for those who go by it.
 
 use crate::model::Instant;
-use crate::path::{self, History, Judge, Measured, Prober, Sample, SampledWay, State, Verdict, Way};
+use crate::path::{
+    self, Counts, History, Judge, Measured, Prober, Quality, Reply, Sample, SampledWay, State, Stream, Tally,
+    Verdict, Way,
+};
 use std::time::Duration;
 
 /// How good a way is.
 pub struct Gauge {
     pub prober: Prober,
+    /// One for each DSCP that classes' packets carry, other than best effort, which the prober's own probes do. Not for who is
+    /// asked by echo requests.
+    pub streams: Box<[Stream]>,
+    /// Of the prober's own stream, where it is not the only one: outbound and inbound.
+    tallies: [Tally; 2],
     pub history: History,
     /// One for each of the tenant's SLAs.
     pub judges: Box<[Judge]>,
+    /// The DSCP of what each is asked for.
+    judged_for: Box<[u8]>,
     /// One bit for each of these: whether the way is to be avoided by who asks for it.
     pub avoid: u16,
     /// It is better than the others know.
@@ -48,15 +58,88 @@ pub enum Why {
 
 impl Gauge {
     /// One of which nothing is known yet.
-    pub fn new(prober: Prober, judges: Box<[Judge]>) -> Gauge {
+    pub fn new(prober: Prober) -> Gauge {
         Gauge {
             prober,
+            streams: Box::default(),
+            tallies: Default::default(),
             history: History::default(),
-            judges,
+            judges: Box::default(),
+            judged_for: Box::default(),
             avoid: 0,
             is_held_back: false,
             why: Why::Configured,
         }
+    }
+
+    /// It is measured by these streams beside the prober's own from now on; those that it had go on.
+    pub fn measure_by(&mut self, dscps: &[u8], now: Instant) {
+        if self.streams.iter().map(Stream::dscp).eq(dscps.iter().copied()) {
+            return;
+        }
+        let mut had = std::mem::take(&mut self.streams).into_vec();
+        let mut stream = |dscp: &u8| {
+            let at = had.iter().position(|stream| stream.dscp() == *dscp);
+            at.map_or_else(|| Stream::new(*dscp, now), |at| had.swap_remove(at))
+        };
+        self.streams = dscps.iter().map(&mut stream).collect();
+        self.tallies = Default::default();
+    }
+
+    /// The stream whose probes carry this; `None`: the prober's own, or there is none.
+    pub fn stream(&self, dscp: u8) -> Option<&Stream> {
+        self.streams.iter().find(|stream| stream.dscp() == dscp)
+    }
+
+    /// That, to be worked.
+    pub fn stream_mut(&mut self, dscp: u8) -> Option<&mut Stream> {
+        self.streams.iter_mut().find(|stream| stream.dscp() == dscp)
+    }
+
+    /// What the stream whose probes carry this stands for, a bit for each DSCP: the prober's own for all that no other does.
+    pub fn stands_for(&self, dscp: u8) -> u64 {
+        let others = self.streams.iter().fold(0, |others, stream| others | 1 << stream.dscp());
+        if self.stream(dscp).is_some() { 1 << dscp } else { !others }
+    }
+
+    /// What the SLA at `place` is judged by: the stream whose probes carry this, or the prober's own.
+    pub fn judged_by(&self, place: usize) -> u8 {
+        let dscp = self.judged_for.get(place).copied();
+        dscp.filter(|dscp| self.stream(*dscp).is_some()).unwrap_or(0)
+    }
+
+    /// What the probes say that the SLA at `place` is judged by.
+    pub fn quality_for(&self, place: usize) -> &Quality {
+        self.stream(self.judged_by(place)).map_or_else(|| self.prober.quality(), Stream::quality)
+    }
+
+    /// Asks all who judge by the stream whose probes carry `dscp`; the places of those who have come to something, and to what.
+    pub fn judge(
+        &mut self,
+        dscp: u8,
+        mut ask: impl FnMut(&mut Judge, &Quality) -> Option<Verdict>,
+    ) -> Vec<(u8, Verdict)> {
+        let mut judges = std::mem::take(&mut self.judges);
+        let asked = judges.iter_mut().enumerate().filter(|(place, _)| self.judged_by(*place) == dscp);
+        let verdicts = asked.filter_map(|(place, judge)| {
+            let verdict = ask(judge, self.quality_for(place))?;
+            Some((place as u8, verdict))
+        });
+        let verdicts = verdicts.collect();
+        self.judges = judges;
+        verdicts
+    }
+
+    /// What has arrived there and here by the time of an answer: of its stream, if the far end counts by streams, and so many
+    /// packets of that have come; otherwise of all that the path has carried.
+    pub fn counted(&mut self, reply: &Reply, dscp: u8, come: u32, here: Counts) -> [Option<Counts>; 2] {
+        let Some(told) = reply.of_stream.filter(|told| told.dscps == self.stands_for(dscp)) else {
+            return [reply.arrivals, Some(here)];
+        };
+        let Gauge { streams, tallies, .. } = self;
+        let stream = streams.iter_mut().find(|stream| stream.dscp() == dscp);
+        let [out, back] = stream.map_or(tallies, |stream| &mut stream.tallies);
+        [Some(out.feed(told.sent, told.arrived)), Some(back.feed(told.sent_back, come))]
     }
 
     /// One direction over the last ten seconds, and the share of all packets lost.
@@ -81,11 +164,14 @@ impl Gauge {
     }
 
     /// From now on it is judged by these; where they judge by the same limits as before, those go on.
-    pub fn judge_by(&mut self, judges: Box<[Judge]>) {
-        let same = judges.len() == self.judges.len()
+    pub fn judge_by(&mut self, judges: Box<[Judge]>, judged_for: Box<[u8]>) {
+        let same = judged_for == self.judged_for
             && self.judges.iter().zip(&judges).all(|(old, new)| old.limits() == new.limits());
         if !same {
-            (self.judges, self.avoid) = (judges, 0);
+            (self.judges, self.judged_for, self.avoid) = (judges, judged_for, 0);
+        }
+        for stream in &mut self.streams {
+            stream.is_judged(self.judged_for.contains(&stream.dscp()));
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use super::gauge::Why;
 use super::report::DecisionRow;
+use crate::config::dscp_name;
 use crate::model::{ClassId, PathId, SlaLimit, TenantId};
 use crate::path::{Evidence, Verdict};
-use crate::tables::Generation;
+use crate::tables::{Generation, Sla};
 use std::collections::VecDeque;
 
 /// A link that flaps as much as its hold-down lets it makes two entries a class in ten minutes; this is a day of ten of them.
@@ -52,7 +53,8 @@ impl Journal {
             path: names.path(entry.path).to_owned(),
             why: entry.kind().to_owned(),
             detail: entry.reason(generation),
-            sla: entry.sla(generation).map(|(name, _)| name.to_owned()),
+            sla: entry.sla(generation).map(|sla| sla.name.clone()),
+            stream: entry.stream(generation),
             measured: entry.evidence().map(|evidence| evidence.measured),
             limit: entry.evidence().map(|evidence| evidence.limit),
         };
@@ -89,18 +91,28 @@ impl Move {
         }
     }
 
-    fn sla<'a>(&self, generation: &'a Generation) -> Option<(&'a str, u8)> {
+    fn sla<'a>(&self, generation: &'a Generation) -> Option<&'a Sla> {
         let (Why::Sla(place, _) | Why::BestOfWorst(place) | Why::NotBestOfWorst(place)) = self.why else {
             return None;
         };
-        let sla = generation.tenants.get(self.tenant)?.slas.get(usize::from(place))?;
-        Some((&sla.name, place))
+        generation.tenants.get(self.tenant)?.slas.get(usize::from(place))
+    }
+
+    /// What the probes carry that told, if it is not best effort; echo requests carry nothing else.
+    fn stream(&self, generation: &Generation) -> Option<String> {
+        let by_probes = generation.paths.get(self.path).is_some_and(|spec| spec.echo.is_none());
+        let dscp = self.sla(generation).map(|sla| sla.dscp).filter(|dscp| by_probes && *dscp != 0);
+        dscp.map(dscp_name)
     }
 
     /// The reason in words, with the numbers that decided.
     pub fn reason(&self, generation: &Generation) -> String {
         let path = generation.names.path(self.path);
-        let sla = self.sla(generation).map_or("", |(name, _)| name);
+        let path = match self.stream(generation) {
+            Some(stream) => &format!("{path} ({stream})"),
+            None => path,
+        };
+        let sla = self.sla(generation).map_or("", |sla| &sla.name);
         match self.why {
             Why::Configured => "a commit".to_owned(),
             Why::Heard => format!("{path} was heard of"),

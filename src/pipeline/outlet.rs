@@ -41,7 +41,7 @@ impl Outlet {
             device: breakout.device,
             tenant,
             site: breakout.site,
-            gauge: Gauge::new(Prober::by_echo(now), Box::default()),
+            gauge: Gauge::new(Prober::by_echo(now)),
             is_cut: false,
             asked: None,
             received: Traffic::default(),
@@ -57,9 +57,9 @@ impl Outlet {
         if self.asked.as_ref().map(|(spec, _)| spec) != breakout.echo.as_ref() {
             let spec = breakout.echo.clone();
             self.asked = spec.map(|spec| (spec.clone(), asking(&spec, rng.random())));
-            self.gauge = Gauge::new(Prober::by_echo(now), Box::default());
+            self.gauge = Gauge::new(Prober::by_echo(now));
         }
-        let mut judges = judges(self.tenant, generation);
+        let (mut judges, judged_for) = judges(self.tenant, generation);
         let tenant = generation.tenants.get(self.tenant);
         for (place, judge) in (0..).zip(&mut judges) {
             let asks = |tenant: &crate::tables::Tenant| {
@@ -71,7 +71,7 @@ impl Outlet {
                 *judge = Judge::new(SlaLimits::default());
             }
         }
-        self.gauge.judge_by(judges);
+        self.gauge.judge_by(judges, judged_for);
     }
 
     /// Whether anybody is asked about it.

@@ -6,7 +6,9 @@ use super::outlet::{Outlet, asking};
 use super::team::{Standing, Team};
 use crate::config::public_of;
 use crate::model::{IdMap, Instant, Now, PathId, SiteId, TenantId, TransportId, Wheel};
-use crate::path::{Arrivals, Candidate, Echo, Judge, Measured, PathTag, Prober, State, Way};
+use crate::path::{
+    Arrivals, ByDscp, Candidate, Echo, Judge, Measured, OfStream, PathTag, Prober, State, Way,
+};
 use crate::tables::{Generation, PathSpec};
 use crate::tunnel::{Endpoint, Keys, Tunnel, TunnelIndex};
 use rand::Rng;
@@ -46,6 +48,8 @@ pub struct Path {
     pub duplicates: u64,
     /// What arrived of what the far end sent.
     pub arrivals: Arrivals,
+    /// And of what was sent, by DSCP, where either end measures it by several streams.
+    pub by_dscp: Option<Box<ByDscp>>,
     next_tunnel_tick: Instant,
     next_call: Instant,
     calls: usize,
@@ -128,9 +132,41 @@ impl Path {
     pub fn measured(&self, way: Way, now: Instant) -> (Option<Measured>, Option<f64>) {
         let (measured, loss) = self.gauge.measured(way, now);
         match way {
-            Way::Outbound => (measured, loss),
-            Way::Inbound => (measured, self.arrivals.lately(now).loss()),
+            Way::Inbound if self.gauge.streams.is_empty() => (measured, self.arrivals.lately(now).loss()),
+            Way::Outbound | Way::Inbound => (measured, loss),
         }
+    }
+
+    /// What a probe says of its stream; nothing, where there is only one.
+    pub fn of_stream(&self, dscp: u8) -> Option<OfStream> {
+        let by_dscp = self.by_dscp.as_ref().filter(|_| !self.gauge.streams.is_empty())?;
+        let dscps = self.gauge.stands_for(dscp);
+        let [sent, _] = by_dscp.of(dscps);
+        Some(OfStream { dscp, dscps, sent })
+    }
+
+    /// A packet of a session's that carries `dscp` is on the path. True if that brings a probe forward.
+    pub fn carries(&mut self, dscp: u8, is_protected: bool, now: Instant) -> bool {
+        let Gauge { prober, streams, .. } = &mut self.gauge;
+        let sooner = prober.traffic(is_protected, now);
+        // As a rule there are none.
+        match streams.iter_mut().find(|stream| stream.dscp() == dscp) {
+            Some(stream) => stream.traffic(prober, now) | sooner,
+            None => sooner,
+        }
+    }
+
+    /// From now on it is measured and judged as `generation` says.
+    pub fn follow(&mut self, generation: &Generation, now: Instant) {
+        // Echo requests are answered by hosts, and all the same.
+        let tenant = generation.tenants.get(self.spec.tenant);
+        let streams = tenant.filter(|_| self.echo.is_none()).map_or(&[][..], |tenant| &tenant.streams);
+        self.gauge.measure_by(streams, now);
+        if !streams.is_empty() {
+            self.by_dscp.get_or_insert_default();
+        }
+        let (judges, judged_for) = judges(self.spec.tenant, generation);
+        self.gauge.judge_by(judges, judged_for);
     }
 
     /// Whether anything is asked about it.
@@ -189,7 +225,10 @@ impl Path {
     fn poll_timeout(&self) -> Instant {
         let probes = self.is_measured() && self.tunnel.has_session();
         let calls = self.spec.calls && !self.fitness().is_alive();
-        [probes.then(|| self.gauge.prober.poll_timeout()), calls.then_some(self.next_call)]
+        let prober = &self.gauge.prober;
+        let streams = self.gauge.streams.iter().filter_map(|stream| stream.poll_timeout(prober));
+        let probes = probes.then(|| streams.fold(prober.poll_timeout(), Instant::min));
+        [probes, calls.then_some(self.next_call)]
             .into_iter()
             .flatten()
             .fold(self.next_tunnel_tick, Instant::min)
@@ -236,11 +275,11 @@ impl Paths {
                     }
                     if path.spec.echo != spec.echo && !path.probed {
                         path.echo = echo(spec, rng);
-                        path.gauge = Gauge::new(prober(spec, now.instant), Box::default());
+                        path.gauge = Gauge::new(prober(spec, now.instant));
                     }
                     path.spec = spec.clone();
                     path.gauge.why = Why::Configured;
-                    path.gauge.judge_by(judges(spec.tenant, generation));
+                    path.follow(generation, now.instant);
                     self.schedule(id);
                 }
                 None => self.insert(id, spec, generation, rng, now),
@@ -393,11 +432,11 @@ impl Paths {
         let mut tunnel = Tunnel::new(&keys, spec.persistent_keepalive, index);
         point(&mut tunnel, spec, generation);
         self.by_index.insert(index, id);
-        let path = Path {
+        let mut path = Path {
             spec: spec.clone(),
             tunnel,
             tag: PathTag::between(&spec.public_key.0, &public_of(&spec.private_key).0),
-            gauge: Gauge::new(prober(spec, now.instant), judges(spec.tenant, generation)),
+            gauge: Gauge::new(prober(spec, now.instant)),
             probed: spec.probes,
             echo: echo(spec, rng),
             received: Traffic::default(),
@@ -405,6 +444,7 @@ impl Paths {
             duplicated: 0,
             duplicates: 0,
             arrivals: Arrivals::default(),
+            by_dscp: None,
             // Spread, or the tunnels of a generation would all be looked at in one go, every second.
             next_tunnel_tick: now.instant + TUNNEL_TICK.mul_f64(rng.random()),
             next_call: now.instant,
@@ -412,6 +452,7 @@ impl Paths {
             scheduled: NEVER,
             told: None,
         };
+        path.follow(generation, now.instant);
         self.paths.insert(id, path);
         self.schedule(id);
     }
@@ -424,10 +465,10 @@ impl Paths {
     }
 }
 
-/// One for each of a tenant's SLAs.
-pub(super) fn judges(tenant: TenantId, generation: &Generation) -> Box<[Judge]> {
+/// One for each of a tenant's SLAs, and the DSCP of what it is asked for.
+pub(super) fn judges(tenant: TenantId, generation: &Generation) -> (Box<[Judge]>, Box<[u8]>) {
     let slas = generation.tenants.get(tenant).map_or(&[][..], |tenant| &tenant.slas);
-    slas.iter().map(|sla| Judge::new(sla.limits)).collect()
+    (slas.iter().map(|sla| Judge::new(sla.limits)).collect(), slas.iter().map(|sla| sla.dscp).collect())
 }
 
 fn prober(spec: &PathSpec, now: Instant) -> Prober {

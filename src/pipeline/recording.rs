@@ -34,11 +34,18 @@ pub struct Measurement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "what")]
 pub enum Measured {
-    /// The four timestamps of a probe and its answer; and what had arrived at the far end by then, and here.
+    /// The four timestamps of a probe and its answer; what had arrived at the far end by then, and here; and which stream's it
+    /// was, by the DSCP that it carried.
     Answer {
         stamps: Stamps,
         there: Option<Counts>,
         here: Counts,
+        #[serde(default, skip_serializing_if = "is_best_effort")]
+        dscp: u8,
+    },
+    /// A stream's probes were not answered, and the path's own were.
+    FellSilent {
+        dscp: u8,
     },
     CameUp {
         held_ms: u64,
@@ -54,6 +61,11 @@ pub enum Measured {
     LinkDown,
     Narrow,
     Wide,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_best_effort(dscp: &u8) -> bool {
+    *dscp == 0
 }
 
 impl Measured {
@@ -76,7 +88,7 @@ impl Measured {
     /// The change that was recorded so; `None` of an answer.
     pub fn action(self) -> Option<Action> {
         Some(match self {
-            Measured::Answer { .. } => return None,
+            Measured::Answer { .. } | Measured::FellSilent { .. } => return None,
             Measured::CameUp { held_ms } => Action::CameUp { held: Duration::from_millis(held_ms) },
             Measured::Recovered => Action::Recovered,
             Measured::WentDown { silent_ms } => Action::WentDown { silent: Duration::from_millis(silent_ms) },

@@ -132,6 +132,9 @@ pub struct PathReport {
     pub outbound: Option<DirectionReport>,
     /// What it receives. Loss is known of stock clients too, for WireGuard numbers what they send.
     pub inbound: Option<DirectionReport>,
+    /// The same of packets that carry other DSCPs than best effort, where classes set them: `outbound` and `inbound` are of all others then.
+    #[serde(default)]
+    pub streams: Vec<StreamReport>,
     pub received_packets: u64,
     pub received_bytes: u64,
     pub sent_packets: u64,
@@ -142,6 +145,18 @@ pub struct PathReport {
     /// Packets received that had come already, by another path.
     #[serde(default)]
     pub duplicate_packets: u64,
+}
+
+/// How good a path is for packets that carry a DSCP, by probes that carry it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StreamReport {
+    /// By name, or by number if it has none.
+    pub dscp: String,
+    /// Smoothed round-trip time in milliseconds.
+    pub rtt_ms: Option<f64>,
+    pub outbound: Option<DirectionReport>,
+    pub inbound: Option<DirectionReport>,
 }
 
 /// One direction of a path, over the last ten seconds: of packets of all kinds, probes being few of them.
@@ -187,6 +202,9 @@ pub struct SlaRow {
     pub sla: String,
     /// Every class that has it.
     pub classes: Vec<String>,
+    /// What the probes carry that it is judged by, where not best effort: a DSCP by name, or by number if it has none.
+    #[serde(default)]
+    pub stream: Option<String>,
     /// Share, 0 to 1.
     pub max_loss: Option<f64>,
     pub max_latency_ms: Option<f64>,
@@ -288,6 +306,9 @@ pub struct DecisionRow {
     pub detail: String,
     /// The SLA class that it was about.
     pub sla: Option<String>,
+    /// What the probes carried that told, where not best effort: a DSCP by name, or by number if it has none.
+    #[serde(default)]
+    pub stream: Option<String>,
     /// What was measured where an SLA was broken, and its limit: a share, milliseconds, or a score.
     pub measured: Option<f64>,
     pub limit: Option<f64>,

@@ -23,7 +23,7 @@ use crate::model::{
     End, HandoffId, IdMap, PathId, PrefixMap, Queueing, Rate, Remediation, Share, SiteId, TenantId, Zone,
 };
 use ipnetwork::IpNetwork;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -455,14 +455,19 @@ impl Compiler {
         let mut compiled = Tenant::new(classifier, acl, config.timeouts, next_hops);
         compiled.owners = owners;
         compiled.max_sessions = config.max_sessions;
-        let slas = config.path_policies.iter().filter_map(|policy| policy.sla.as_ref());
+        let carries = |class: &str| config.classes.iter().find(|config| config.name == class)?.set_dscp;
+        let slas =
+            config.path_policies.iter().filter_map(|policy| Some((&policy.class, policy.sla.as_ref()?)));
         compiled.slas = slas
-            .map(|(class, on_violation)| Sla {
-                name: class.name.clone(),
-                limits: class.limits,
+            .map(|(class, (sla, on_violation))| Sla {
+                name: sla.name.clone(),
+                limits: sla.limits,
                 on_violation: *on_violation,
+                dscp: carries(class).unwrap_or(0),
             })
             .collect();
+        let streams: BTreeSet<u8> = config.classes.iter().filter_map(|class| class.set_dscp).collect();
+        compiled.streams = streams.into_iter().filter(|dscp| *dscp != 0).collect();
         compiled.dns_teachers = config.dns_teachers.clone().into();
         let named = config.classes.iter().map(|class| names.class_id(tenant, &class.name));
         compiled.classes = named.chain([default]).collect();

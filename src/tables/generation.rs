@@ -99,6 +99,8 @@ pub struct Tenant {
     pub sites: IdMap<SiteId, Site>,
     /// What its path policies ask of paths, in their order: the places of [`Order::sla`].
     pub slas: Box<[Sla]>,
+    /// What its classes' packets carry, other than best effort: each path is measured by a stream of probes for each.
+    pub streams: Box<[u8]>,
     pub timeouts: Timeouts,
     /// How many sessions it may have; as many as the box, if `None`.
     pub max_sessions: Option<usize>,
@@ -224,6 +226,8 @@ pub struct Sla {
     pub name: String,
     pub limits: SlaLimits,
     pub on_violation: OnViolation,
+    /// What the packets carry that it is asked for, 0 where their class does not say: probes that carry it say whether it is kept.
+    pub dscp: u8,
 }
 
 /// A path: one WireGuard peer.
@@ -276,6 +280,7 @@ impl Tenant {
             breakout: None,
             sites: IdMap::default(),
             slas: Box::default(),
+            streams: Box::default(),
             timeouts,
             max_sessions: None,
             written: Written::default(),

@@ -11,8 +11,7 @@ use crate::{BATCH, ROUNDS, Row, Wanted};
 use boringtun::noise::TunnResult;
 use popgate::model::{PathId, SlaLimits};
 use popgate::path::{
-    Action, Asks, Candidate, Counts, Judge, Message, Prober, Quality, Stamps, Stretch, reflect, request,
-    select,
+    Action, Asks, Candidate, Counts, Judge, Message, Prober, Quality, Stamps, Tells, reflect, request, select,
 };
 use popgate::wire::{self, Batch, Outbound};
 use std::hint::black_box;
@@ -56,7 +55,7 @@ const SEALED: &str = "probe that is answered, opened and sealed";
 fn sealed() -> Row {
     let mut pop = Pop::new(1, 100, 1);
     let mut out = Outbound::default();
-    let asks = Asks { answered: true, within: Some(Duration::from_millis(20)), deaf: false };
+    let asks = Asks { answered: true, within: Some(Duration::from_millis(20)), ..Asks::default() };
     let mut sequence = 0;
     let round = |pop: &mut Pop, sequence: &mut u32, out: &mut Outbound| {
         let mut watch = Stopwatch::new();
@@ -150,8 +149,7 @@ fn answer(pop: &mut Pop, far: &mut [Prober], out: &mut Outbound, coming: &mut Un
         match Message::read(packet, &ip, now) {
             Some(Message::Request(asks)) => {
                 far[n].asked(&asks, now.instant);
-                let reply =
-                    reflect(packet, &ip, Counts::default(), Stretch::default(), now).expect("a request");
+                let reply = reflect(packet, &ip, &Tells::default(), now).expect("a request");
                 coming.push((n, true, seal(client, &reply)));
             }
             Some(Message::Reply(reply)) => {

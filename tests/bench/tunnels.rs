@@ -9,7 +9,7 @@ use crate::measure::{Stopwatch, rss};
 use crate::pop::{Pop, client_at, clients, compiled, from_client, seal};
 use crate::{BATCH, Row, Wanted};
 use boringtun::noise::TunnResult;
-use popgate::path::{Asks, Counts, Message, Stretch, reflect, request};
+use popgate::path::{Asks, Message, Tells, reflect, request};
 use popgate::wire::{self, Batch, Outbound};
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,7 +125,7 @@ fn unasked(pop: &mut Pop, peers: Peers, step: u64) -> Vec<(usize, Vec<u8>)> {
     };
     let turn = |n: &usize| *n as u64 % every == step % every;
     let now = pop.now;
-    let asks = Asks { answered: true, within: Some(Duration::from_secs(1)), deaf: false };
+    let asks = Asks { answered: true, within: Some(Duration::from_secs(1)), ..Asks::default() };
     (0..TUNNELS)
         .filter(turn)
         .map(|n| {
@@ -150,8 +150,7 @@ fn take(pop: &mut Pop, out: &mut Outbound, peers: Peers, answers: &mut Vec<(usiz
         {
             let ip = wire::parse_ip(packet).expect("sound");
             if matches!(Message::read(packet, &ip, pop.now), Some(Message::Request { .. })) {
-                let reply =
-                    reflect(packet, &ip, Counts::default(), Stretch::default(), pop.now).expect("a request");
+                let reply = reflect(packet, &ip, &Tells::default(), pop.now).expect("a request");
                 answers.push((n, seal(client, &reply)));
             }
         }

@@ -10,7 +10,7 @@ use popgate::model::{AskedFlow, AskedPort};
 use popgate::pipeline::report::{
     Answer, DecisionRow, DirectionReport, DropRow, Explanation, FlowFilter, FlowReport, NatPoolRow,
     PathHistory, PathName, PathReport, PathSample, PathState, PathStep, Query, QueueRow, RuleRow,
-    SessionPage, SessionReport, SlaRow, Step, StepKind, TenantRow, Totals,
+    SessionPage, SessionReport, SlaRow, Step, StepKind, StreamReport, TenantRow, Totals,
 };
 use popgate::store::query::{self, Question, Show, Summing};
 use popgate::store::report::{
@@ -440,6 +440,11 @@ impl Worker {
             }),
             outbound: rtt.filter(|_| !down).map(|rtt| direction(rtt, if lossy { 0.06 } else { 0.0 })),
             inbound: rtt.filter(|_| !down).map(|rtt| direction(rtt, 0.0)),
+            // Its underlay lets calls go first.
+            streams: rtt.filter(|_| !down && *path == "dsl").map_or_else(Vec::new, |rtt| {
+                let way = Some(direction(rtt * 0.7, 0.0));
+                vec![StreamReport { dscp: "ef".into(), rtt_ms: Some(rtt * 0.7), outbound: way, inbound: way }]
+            }),
             received_packets: received / 410,
             received_bytes: received,
             sent_packets: sent / 900,
@@ -468,6 +473,7 @@ impl Worker {
         let sla = SlaRow {
             sla: "call".into(),
             classes: vec!["voice".into(), "meetings".into()],
+            stream: Some("ef".into()),
             max_loss: Some(0.01),
             max_latency_ms: Some(150.0),
             max_jitter_ms: Some(30.0),
@@ -535,6 +541,7 @@ impl Worker {
             why: why.into(),
             detail: detail.into(),
             sla: None,
+            stream: None,
             measured: None,
             limit: None,
         };

@@ -208,6 +208,11 @@ impl Chaos {
                     .random_bool(0.5)
                     .then(|| Duration::from_millis(self.rng.random_range(0..70_000))),
                 deaf: self.rng.random(),
+                stream: self.rng.random_bool(0.5).then(|| popgate::path::OfStream {
+                    dscp: self.rng.random_range(0..64),
+                    dscps: self.rng.random(),
+                    sent: self.rng.random(),
+                }),
             };
             let request = popgate::path::request(self.rng.random(), asks, self.sim.now);
             self.sim.forge(branch, &request);

@@ -221,7 +221,8 @@ impl Days {
                 let stamps =
                     Stamps { sent, received: now.unix_nanos, reflected: now.unix_nanos, returned: 0 };
                 let arrivals = Some(arrivals.counts());
-                let reply = Reply { sequence, stamps, arrivals, stretch: Stretch::default() };
+                let stretch = Stretch::default();
+                let reply = Reply { sequence, stamps, arrivals, of_stream: None, stretch };
                 self.send((line, end), Carried::Reply(reply), now, weather);
             }
             Carried::Reply(mut reply) => {
@@ -245,7 +246,7 @@ impl Days {
                 if let Some((stamps, [there, here])) = measured {
                     let here = here.unwrap_or_default();
                     let End { worker, paths, .. } = &mut self.ends[end];
-                    worker.recall(paths[line], Measured::Answer { stamps, there, here }, now);
+                    worker.recall(paths[line], Measured::Answer { stamps, there, here, dscp: 0 }, now);
                 }
             }
             Carried::News(news) => {

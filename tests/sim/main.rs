@@ -39,4 +39,5 @@ mod rubbish;
 mod services;
 mod shaping;
 mod steering;
+mod streams;
 mod why;

@@ -203,6 +203,10 @@ pub struct Sim {
     /// Links of branch transports that do not carry everything at once, by their address: from the branch, and to it; and when the
     /// last datagram on each arrives.
     links: BTreeMap<SocketAddr, [(Link, Instant); 2]>,
+    /// Likewise of datagrams that carry a DSCP: they have a queue of their own.
+    marked_links: BTreeMap<(SocketAddr, u8), [(Link, Instant); 2]>,
+    /// How many datagrams left an address with a DSCP.
+    marked: BTreeMap<(SocketAddr, u8), u64>,
     /// What branch transports with such a link can send in bits a second, with a queue of 100 ms before it; by their address.
     rates: BTreeMap<SocketAddr, u64>,
     /// What is under way on these, by when it arrives, and in the order it was sent: where to, from where.
@@ -248,6 +252,8 @@ impl Sim {
             cut: BTreeMap::new(),
             narrow: BTreeMap::new(),
             links: BTreeMap::new(),
+            marked_links: BTreeMap::new(),
+            marked: BTreeMap::new(),
             rates: BTreeMap::new(),
             under_way: BTreeMap::new(),
             launched: 0,
@@ -479,6 +485,19 @@ impl Sim {
     pub fn impair(&mut self, address: &str, links: [Link; 2]) {
         let now = self.now.instant;
         self.links.insert(address.parse().expect("an address"), links.map(|link| (link, now)));
+    }
+
+    /// What of that carries `dscp` outside meets this instead.
+    pub fn impair_marked(&mut self, address: &str, dscp: u8, links: [Link; 2]) {
+        let now = self.now.instant;
+        let address = address.parse().expect("an address");
+        self.marked_links.insert((address, dscp), links.map(|link| (link, now)));
+    }
+
+    /// How many datagrams have left `address` that carry `dscp` outside.
+    pub fn marked(&self, address: &str, dscp: u8) -> u64 {
+        let address = address.parse().expect("an address");
+        self.marked.get(&(address, dscp)).copied().unwrap_or_default()
     }
 
     /// What a branch's transport sends meets a line of `rate` bits a second from now on.
@@ -815,9 +834,10 @@ impl Sim {
     /// Delivers what a worker sent, and what is sent in answer to that, until nobody has anything more to say.
     fn settle(&mut self, from: &str, out: &Outbound) {
         self.deliver(from, out);
-        for (transport, to, datagram) in out.datagrams() {
+        for ((transport, to, datagram), dscp) in out.datagrams().zip(out.dscps()) {
             let listen = self.node(from).generation.transports.get(transport).expect("a transport").listen;
             let source = self.moved.get(&listen).copied().unwrap_or(listen);
+            *self.marked.entry((source, dscp)).or_default() += 1;
             if let Some(recording) = &mut self.recording {
                 recording.push(datagram.to_vec());
             }
@@ -825,16 +845,22 @@ impl Sim {
             if self.is_cut(source, to) || [source, to].iter().any(is_too_long) {
                 continue;
             }
-            self.launch(source, to, datagram);
+            self.launch((source, to), dscp, datagram);
         }
     }
 
     /// A datagram begins its way, and is at its end at once unless its link delays it.
-    fn launch(&mut self, source: SocketAddr, to: SocketAddr, datagram: &[u8]) {
-        let Self { links, rates, chance, now, .. } = self;
-        let link = match links.get_mut(&source) {
-            Some([from_branch, _]) => Some(from_branch),
-            None => links.get_mut(&to).map(|[_, to_branch]| to_branch),
+    fn launch(&mut self, (source, to): (SocketAddr, SocketAddr), dscp: u8, datagram: &[u8]) {
+        let Self { links, marked_links, rates, chance, now, .. } = self;
+        let marked = [source, to].map(|end| marked_links.contains_key(&(end, dscp)));
+        let link = if marked[0] {
+            marked_links.get_mut(&(source, dscp)).map(|[from_branch, _]| from_branch)
+        } else if marked[1] {
+            marked_links.get_mut(&(to, dscp)).map(|[_, to_branch]| to_branch)
+        } else if let Some([from_branch, _]) = links.get_mut(&source) {
+            Some(from_branch)
+        } else {
+            links.get_mut(&to).map(|[_, to_branch]| to_branch)
         };
         let Some((link, last)) = link else { return self.arrive(source, to, datagram) };
         if chance.random_bool(link.loss) {

@@ -151,8 +151,11 @@ impl Plane {
         let mut steps = 0;
         while let Some(sent) = next.take() {
             waiting.extend(sent.handovers().map(|(worker, what, packet)| (worker, what, packet.to_vec())));
-            for (transport, to, datagram) in sent.datagrams() {
-                out.push_datagram(transport, to, datagram);
+            for ((transport, to, datagram), dscp) in sent.datagrams().zip(sent.dscps()) {
+                out.write_marked(transport, to, dscp, datagram.len(), |room| {
+                    room[..datagram.len()].copy_from_slice(datagram);
+                    (Some(datagram.len()), ())
+                });
             }
             for packet in sent.packets() {
                 let (device, bytes) = (packet.device(), packet.to_vec());

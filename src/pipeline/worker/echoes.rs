@@ -60,7 +60,7 @@ impl Worker {
             path.echo.as_ref().zip(parsed).and_then(|(echo, parsed)| echo.answered(packet, &parsed));
         let Some(sequence) = answers else { return false };
         let action = path.gauge.prober.echoed(sequence, now);
-        self.answered(id, action, now);
+        self.answered(id, 0, action, now);
         self.paths.schedule(id);
         true
     }
@@ -86,7 +86,7 @@ impl Worker {
             let Some(sequence) = answers.filter(|_| outlet.device == device) else { return false };
             let path = outlet.path;
             let action = outlet.gauge.prober.echoed(sequence, now);
-            self.answered(path, action, now);
+            self.answered(path, 0, action, now);
             return true;
         }
         let breakout = self.generation.breakout().map(|(_, breakout)| breakout);

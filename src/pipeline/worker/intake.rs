@@ -5,8 +5,10 @@ use super::{Arrival, Arrived, Copies, Exit, Worker};
 use crate::model::{
     ClassId, DeviceId, DropReason, NextHop, Now, PathId, SiteId, TenantId, TransportId, Zone,
 };
-use crate::path::{self, Action, Firsts, Message, News, Numbering, PROBE_ADDRESS, PathTag, SHIM_BYTES};
-use crate::pipeline::gauge::Why;
+use crate::path::{
+    self, Action, Firsts, Message, News, Numbering, PROBE_ADDRESS, PathTag, Reply, SHIM_BYTES, Tells,
+};
+use crate::pipeline::gauge::{Gauge, Why};
 use crate::pipeline::recording::Measured;
 use crate::pipeline::steering::{Steered, steer};
 use crate::tunnel::{Endpoint, Opened, buffer_for, receiver, sequence};
@@ -235,6 +237,9 @@ impl Worker {
     ) -> Option<(Arrival, usize)> {
         let path = self.paths.get_mut(id)?;
         path.received.count(packet.len());
+        if let Some(by_dscp) = &mut path.by_dscp {
+            by_dscp.received(path::dscp_of(packet));
+        }
         if is_probe(packet) {
             self.probe(id, packet, now, out);
             return None;
@@ -252,7 +257,7 @@ impl Worker {
             handed_over: false,
         };
         let copied = path::copied(packet);
-        if path.gauge.prober.traffic(copied.is_some(), now.instant) {
+        if path.carries(path::dscp_of(packet), copied.is_some(), now.instant) {
             self.paths.schedule(id);
         }
         let Some(copied) = copied else { return Some((arrival, 0)) };
@@ -275,6 +280,7 @@ impl Worker {
                 path.gauge.prober.asked(&asks, now.instant);
                 if !path.probed {
                     path.is_popgates(now.instant);
+                    path.follow(&self.generation, now.instant);
                 } else if asks.answered && !path.spec.calls {
                     // The end that calls is the one that asks.
                     path.gauge.prober.vouched(now.instant);
@@ -283,15 +289,17 @@ impl Worker {
                 if packet.len() <= SMALL_PROBE_BYTES {
                     self.pace.count(now.instant);
                 }
-                if let Some(reply) = path::reflect(packet, &ip, arrived, self.pace.stretch(), now) {
+                let stretch = self.pace.stretch();
+                let of_stream = match (asks.stream, self.paths.get_mut(id)) {
+                    (Some(stream), Some(path)) => path.by_dscp.get_or_insert_default().of(stream.dscps),
+                    _ => [0; 2],
+                };
+                if let Some(reply) = path::reflect(packet, &ip, &Tells { arrived, of_stream, stretch }, now) {
                     self.seal_own(id, &reply, now, out)
                         .unwrap_or_else(|reason| self.drops.count(None, reason, 1));
                 }
             }
-            Some((Message::Reply(reply), _)) => {
-                let action = path.gauge.prober.answer(&reply, arrived, now.instant);
-                self.answered(id, action, now);
-            }
+            Some((Message::Reply(reply), ip)) => self.take_reply(id, ip.dscp, reply, now),
             Some((Message::News(tag, news), _)) => {
                 let at = (path.spec.tenant, path.spec.site);
                 self.take_news(at, tag, news, now);
@@ -303,18 +311,42 @@ impl Worker {
         }
     }
 
-    /// An answer came, and this is what the prober makes of it.
-    pub(super) fn answered(&mut self, id: PathId, action: Option<Action>, now: Now) {
+    /// An answer to a probe of the stream that carries `dscp`.
+    fn take_reply(&mut self, id: PathId, dscp: u8, reply: Reply, now: Now) {
+        let Some(path) = self.paths.get_mut(id) else { return };
+        let arrived = path.arrivals.counts();
+        let told = reply.of_stream.zip(path.by_dscp.as_ref());
+        let come = told.map_or(0, |(told, by_dscp)| by_dscp.of(told.dscps)[1]);
+        let counts = path.gauge.counted(&reply, dscp, come, arrived);
+        let Gauge { prober, streams, .. } = &mut path.gauge;
+        if let Some(stream) = streams.iter_mut().find(|stream| stream.dscp() == dscp) {
+            if stream.answer(prober, (reply.sequence, &reply.stamps), counts, now.instant) {
+                self.answered(id, dscp, None, now);
+            }
+            return;
+        }
+        let [there, here] = counts;
+        let reply = Reply { arrivals: there, ..reply };
+        let action = path.gauge.prober.answer(&reply, here.unwrap_or(arrived), now.instant);
+        self.answered(id, 0, action, now);
+    }
+
+    /// An answer came to a probe of this stream, and this is what the prober makes of it.
+    pub(super) fn answered(&mut self, id: PathId, dscp: u8, action: Option<Action>, now: Now) {
         let Some(gauge) = self.paths.gauge_mut(id) else { return };
-        if let Some((stamps, [there, here])) = gauge.prober.take_measured() {
+        let measured = match gauge.stream_mut(dscp) {
+            Some(stream) => stream.take_measured(),
+            None => gauge.prober.take_measured(),
+        };
+        if let Some((stamps, [there, here])) = measured {
             let here = here.unwrap_or_default();
-            self.recording.write(id, Measured::Answer { stamps, there, here }, now);
+            self.recording.write(id, Measured::Answer { stamps, there, here, dscp }, now);
         }
         if let Some(action) = action {
             self.changed(id, action, now);
             self.stands_anew(id, now);
         }
-        self.judge(id, now);
+        self.judge(id, dscp, now);
     }
 
     /// The site says what has become of one of its paths.

@@ -42,11 +42,11 @@ impl Worker {
             let Some(path) = self.paths.get_mut(id) else {
                 return self.leave_elsewhere((id, class), packet, parsed.segment, mtu, out);
             };
-            if path.gauge.prober.traffic(is_protected, now.instant) {
+            if path.carries(path::dscp_of(packet), is_protected, now.instant) {
                 self.paths.schedule(id);
             }
             if is_protected {
-                copy = self.copies_onto(id, class, remediation, now);
+                copy = self.copies_onto(id, (class, path::dscp_of(packet)), remediation, now);
             }
         }
         match exit {
@@ -112,7 +112,7 @@ impl Worker {
     fn copies_onto(
         &mut self,
         first: PathId,
-        class: ClassId,
+        (class, dscp): (ClassId, u8),
         remediation: Remediation,
         now: Now,
     ) -> Option<PathId> {
@@ -128,7 +128,7 @@ impl Worker {
         let second = [Candidate::Up, Candidate::Recovering]
             .into_iter()
             .find_map(|wanted| order.iter().copied().find(|id| is(*id, wanted)))?;
-        if self.paths.get_mut(second).is_some_and(|path| path.gauge.prober.traffic(true, now.instant)) {
+        if self.paths.get_mut(second).is_some_and(|path| path.carries(dscp, true, now.instant)) {
             self.paths.schedule(second);
         }
         Some(second)
@@ -190,6 +190,9 @@ impl Worker {
             match path.tunnel.seal(packet, room) {
                 Sealed::Datagram(len) => {
                     path.sent.count(packet.len());
+                    if let Some(by_dscp) = &mut path.by_dscp {
+                        by_dscp.sent(dscp);
+                    }
                     (Some(len), Ok(()))
                 }
                 Sealed::Waiting(handshake) => (handshake, Ok(())),

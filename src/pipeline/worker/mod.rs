@@ -23,7 +23,7 @@ mod nat64;
 mod shaping;
 
 use super::drops::Drops;
-use super::gauge::Why;
+use super::gauge::{Gauge, Why};
 use super::inspections::{Inspections, SessionNames};
 use super::journal::Journal;
 use super::learned::LearnedNames;
@@ -38,7 +38,7 @@ use crate::model::{
     ClassId, DeviceId, DropReason, FlowKey, IdMap, Instant, NextHop, Now, PathId, RuleId, SiteId, TenantId,
     Zone,
 };
-use crate::path::{self, Action, Firsts, News, Numbering, Pace, Shaper, Turns};
+use crate::path::{self, Action, Asks, Firsts, News, Numbering, Pace, Shaper, StreamAction, Turns};
 use crate::tables::Generation;
 use crate::tunnel::{Endpoint, buffer_for};
 use crate::wire::{Batch, Outbound, Parsed, SLOT_BYTES};
@@ -438,16 +438,11 @@ impl Worker {
                 path.gauge.prober.lost_session(now.instant)
             };
             match action {
-                None => return,
+                None => break,
                 Some(Action::Send { sequence, .. }) if path.echo.is_some() => {
                     self.ask_by_echo(id, sequence, now, out);
                 }
-                Some(Action::Send { sequence, asks }) => {
-                    self.pace.count(now.instant);
-                    if let Err(reason) = self.seal_own(id, &path::request(sequence, asks, now), now, out) {
-                        self.drops.count(None, reason, 1);
-                    }
-                }
+                Some(Action::Send { sequence, asks }) => self.ask(id, (sequence, 0), asks, now, out),
                 Some(Action::SendFullSize { sequence, asks }) => {
                     let bytes = self.mtu(Exit::Path(id, ClassId::NONE), true);
                     let message = path::request_of_size(sequence, asks, bytes.into(), now);
@@ -463,6 +458,38 @@ impl Worker {
                     }
                 }
             }
+        }
+        self.work_streams(id, now, out);
+    }
+
+    fn work_streams(&mut self, id: PathId, now: Now, out: &mut Outbound) {
+        for at in 0.. {
+            let Some(dscp) = self.paths.get(id).and_then(|path| Some(path.gauge.streams.get(at)?.dscp()))
+            else {
+                return;
+            };
+            while let Some(path) = self.paths.get_mut(id) {
+                let Gauge { prober, streams, .. } = &mut path.gauge;
+                let Some(stream) = streams.get_mut(at) else { break };
+                match stream.poll(prober, now.instant) {
+                    None => break,
+                    Some(StreamAction::Send { sequence }) => {
+                        let asks = prober.asks(now.instant);
+                        self.ask(id, (sequence, dscp), asks, now, out);
+                    }
+                    Some(StreamAction::FellSilent) => self.fell_silent(id, dscp, now),
+                }
+            }
+        }
+    }
+
+    /// Sends a probe of the stream that carries `dscp`.
+    fn ask(&mut self, id: PathId, (sequence, dscp): (u32, u8), asks: Asks, now: Now, out: &mut Outbound) {
+        self.pace.count(now.instant);
+        let stream = self.paths.get(id).and_then(|path| path.of_stream(dscp));
+        let request = path::request(sequence, Asks { stream, ..asks }, now);
+        if let Err(reason) = self.seal_own(id, &request, now, out) {
+            self.drops.count(None, reason, 1);
         }
     }
 

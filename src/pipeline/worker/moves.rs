@@ -7,8 +7,8 @@
 use super::Worker;
 use crate::flow::SessionRef;
 use crate::model::{ClassId, Direction, Instant, NextHop, Now, OnViolation, PathId, SiteId, TenantId};
-use crate::path::{self, Action, Candidate, Counts, Ranking, Seen, State, Verdict};
-use crate::pipeline::gauge::{Gauge, Why};
+use crate::path::{self, Action, Candidate, Counts, Quality, Ranking, Seen, State, Verdict};
+use crate::pipeline::gauge::Why;
 use crate::pipeline::journal::Move;
 use crate::pipeline::recording::Measured;
 use crate::tables::{Site, Tenant};
@@ -62,14 +62,18 @@ impl Bad {
 impl Worker {
     // 1 What an answer says.
 
-    pub(super) fn judge(&mut self, id: PathId, now: Now) {
+    /// By the stream whose probes carry `dscp`: SLAs that are judged by another have heard nothing new.
+    pub(super) fn judge(&mut self, id: PathId, dscp: u8, now: Now) {
         let Some(gauge) = self.paths.gauge_mut(id) else { return };
         if std::mem::take(&mut gauge.is_held_back) {
             self.stands_anew(id, now);
         }
-        let Some(at) = self.paths.whose(id) else { return };
         let Some(gauge) = self.paths.gauge_mut(id) else { return };
-        let Some(seen) = gauge.prober.take_seen() else { return };
+        let seen = match gauge.stream_mut(dscp) {
+            Some(stream) => stream.take_seen(),
+            None => gauge.prober.take_seen(),
+        };
+        let Some(seen) = seen else { return };
         gauge.prober.is_judged(!gauge.judges.is_empty());
         let seen = match gauge.prober.state() {
             _ if gauge.judges.is_empty() => return,
@@ -78,17 +82,33 @@ impl Worker {
             State::Recovering => Seen { counts: Counts::default(), ..seen },
             State::Unproven | State::Down => return,
         };
-        let mut verdicts = Vec::new();
-        for (place, judge) in (0..).zip(&mut gauge.judges) {
-            if let Some(verdict) = judge.observe(&seen, gauge.prober.quality(), now.instant) {
-                verdicts.push((place, verdict));
-            }
-        }
-        let doubt = gauge.judges.iter().map(path::Judge::doubt).max();
-        gauge.prober.doubt(doubt.unwrap_or_default());
+        let verdicts = gauge.judge(dscp, |judge, quality| judge.observe(&seen, quality, now.instant));
+        let judges = || (0..).zip(&gauge.judges).filter(|(place, _)| gauge.judged_by(*place) == dscp);
+        let doubt = judges().map(|(_, judge)| judge.doubt()).max();
         let broken: Vec<u8> =
-            (0..).zip(&gauge.judges).filter(|(_, judge)| judge.is_broken()).map(|(place, _)| place).collect();
-        for (place, verdict) in verdicts {
+            judges().filter(|(_, judge)| judge.is_broken()).map(|(place, _)| place as u8).collect();
+        match gauge.stream_mut(dscp) {
+            Some(stream) => stream.doubt(doubt.unwrap_or_default()),
+            None => gauge.prober.doubt(doubt.unwrap_or_default()),
+        }
+        self.take_verdicts(id, &verdicts, now);
+        let Some(at) = self.paths.whose(id) else { return };
+        for place in broken {
+            self.find_least(at, place, now);
+        }
+    }
+
+    /// Nothing that carries `dscp` gets through a path that is alive.
+    pub(super) fn fell_silent(&mut self, id: PathId, dscp: u8, now: Now) {
+        self.recording.write(id, Measured::FellSilent { dscp }, now);
+        let Some(gauge) = self.paths.gauge_mut(id) else { return };
+        let verdicts = gauge.judge(dscp, |judge, _| judge.silenced(now.instant));
+        self.take_verdicts(id, &verdicts, now);
+    }
+
+    fn take_verdicts(&mut self, id: PathId, verdicts: &[(u8, Verdict)], now: Now) {
+        let Some(at) = self.paths.whose(id) else { return };
+        for &(place, verdict) in verdicts {
             if let Some(gauge) = self.paths.gauge_mut(id) {
                 gauge.why = Why::Sla(place, verdict);
                 match verdict {
@@ -102,9 +122,6 @@ impl Worker {
             }
             self.find_least(at, place, now);
             self.stands_anew(id, now);
-        }
-        for place in broken {
-            self.find_least(at, place, now);
         }
     }
 
@@ -126,7 +143,7 @@ impl Worker {
             .filter_map(|id| Some((id, self.paths.gauge(id)?)))
             .map(|(id, gauge)| {
                 let judge = gauge.judges.get(usize::from(place)).filter(|judge| judge.is_broken())?;
-                Some(how_bad(id, gauge, judge, now.instant))
+                Some(how_bad(id, gauge.quality_for(place.into()), judge, now.instant))
             })
             .collect();
         let before = self.least.get(&(site, place)).copied();
@@ -175,6 +192,13 @@ impl Worker {
                 .roam(Endpoint { transport, address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0) });
         }
         let Some(gauge) = self.paths.gauge_mut(id) else { return };
+        // What of which nothing is asked by this policy says nothing.
+        if let Measured::Answer { dscp, .. } | Measured::FellSilent { dscp } = measured
+            && dscp != 0
+            && gauge.stream(dscp).is_none()
+        {
+            return;
+        }
         let is_first = gauge.prober.state() == State::Unproven && measured.action().is_none();
         // The recording begins with a path that was up before.
         let change = if is_first { Some(Action::CameUp { held: Duration::ZERO }) } else { measured.action() };
@@ -183,11 +207,18 @@ impl Worker {
             self.changed(id, change, now);
             self.stands_anew(id, now);
         }
-        if let Measured::Answer { stamps, there, here } = measured
-            && let Some(gauge) = self.paths.gauge_mut(id)
-        {
-            gauge.prober.recall(&stamps, [there, Some(here)], now.instant);
-            self.judge(id, now);
+        match measured {
+            Measured::Answer { stamps, there, here, dscp } => {
+                let Some(gauge) = self.paths.gauge_mut(id) else { return };
+                let counts = [there, Some(here)];
+                match gauge.stream_mut(dscp) {
+                    Some(stream) => stream.recall(&stamps, counts, now.instant),
+                    None => gauge.prober.recall(&stamps, counts, now.instant),
+                }
+                self.judge(id, dscp, now);
+            }
+            Measured::FellSilent { dscp } => self.fell_silent(id, dscp, now),
+            _ => {}
         }
     }
 
@@ -384,8 +415,7 @@ fn is_recent(chose: Option<Instant>, now: Now) -> bool {
     chose.is_some_and(|at| now.instant.since(at) < DWELL)
 }
 
-fn how_bad(id: PathId, gauge: &Gauge, judge: &path::Judge, now: Instant) -> Bad {
-    let quality = gauge.prober.quality();
+fn how_bad(id: PathId, quality: &Quality, judge: &path::Judge, now: Instant) -> Bad {
     let badness = judge.badness(quality, now).unwrap_or(f64::INFINITY);
     let p95 = quality.measured(path::Way::Outbound, path::LONG, now).map_or(Duration::ZERO, |seen| seen.p95);
     let limit = judge.limits().latency;

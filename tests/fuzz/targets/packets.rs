@@ -1,7 +1,7 @@
 //! IP packets: parsed, and then changed, into those of the other family too, and answered as a worker may.
 
 use popgate::model::{DeviceId, Now, Zone};
-use popgate::path::{self, Counts, Message, Stretch};
+use popgate::path::{self, Message, Tells};
 use popgate::wire::{self, Change, Ends, IcmpError, Outbound, Parsed, Side};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -131,8 +131,7 @@ pub fn probe(data: &[u8]) {
     let Ok(ip) = wire::parse_ip(data) else { return };
     let now = Now::default();
     if matches!(Message::read(data, &ip, now), Some(Message::Request { .. })) {
-        let reflection =
-            path::reflect(data, &ip, Counts::default(), Stretch::default(), now).expect("a request");
+        let reflection = path::reflect(data, &ip, &Tells::default(), now).expect("a request");
         let ip = wire::parse_ip(&reflection).expect("sound");
         assert!(matches!(Message::read(&reflection, &ip, now), Some(Message::Reply(_))));
     }
