@@ -28,7 +28,7 @@ pub use pace::{EXCHANGES, Pace, Stretch};
 pub use probe::{Action, Prober, State};
 pub use quality::{LONG, Measured, Quality, Way};
 pub use select::{Bond, Candidate, Ranking, select, steer, takers};
-pub use shaper::{Budget, Counters, Offered, QueueState, Shaper, Way as ShapedWay};
+pub use shaper::{Budget, Counters, FullClasses, Offered, QueueState, Shaper, Way as ShapedWay};
 pub use stamp::{
     Asks, Message, News, OfStream, PROBE_ADDRESS, PathTag, Reply, Tells, ToldOfStream, news, reflect,
     request, request_of_size,

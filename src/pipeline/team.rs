@@ -5,7 +5,7 @@
 
 use super::leases::Leases;
 use crate::model::{FlowKey, Instant, NextHop, PathId, Protocol, SiteId, TenantId, TransportId};
-use crate::path::{Budget, Candidate};
+use crate::path::{Budget, Candidate, FullClasses};
 use crate::tables::{Called, Generation};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,6 +18,8 @@ pub struct Team {
     board: Board,
     /// When each path last stood otherwise.
     changes: Board,
+    /// Of which classes there is more on each path than goes soon.
+    full: Board,
     /// How many sessions workers have been allowed to have; and of those that may not have as many as there are.
     granted: AtomicU32,
     granted_of_tenants: Board,
@@ -56,6 +58,7 @@ impl Team {
             size: size.max(1),
             board: Board::default(),
             changes: Board::default(),
+            full: Board::default(),
             granted: AtomicU32::new(0),
             granted_of_tenants: Board::default(),
             granted_of_branches: Board::default(),
@@ -153,6 +156,16 @@ impl Team {
         // Whoever has seen how it stands now sees this too.
         fence(Ordering::Acquire);
         Change::unpack(self.changes.of(path).load(Ordering::Relaxed), now)
+    }
+
+    /// Of which classes there is no room for more on a path, as whoever works it says.
+    pub(super) fn full(&self, path: PathId) -> FullClasses {
+        FullClasses(self.full.of(path).load(Ordering::Relaxed))
+    }
+
+    /// Tells the others that of a path of one's own.
+    pub(super) fn tell_full(&self, path: PathId, full: FullClasses) {
+        self.full.of(path).store(full.0, Ordering::Relaxed);
     }
 
     /// Tells the others how a path of one's own stands. Whether that is new.

@@ -258,6 +258,52 @@ fn who_waits_for_a_full_target_goes_on_when_it_has_room_again() {
 }
 
 #[test]
+fn a_target_is_full_for_sessions_of_other_workers_too() {
+    // Sites are dealt out to workers one after the other: a session between these is Lyon's worker's, Berlin's paths are another's.
+    let lyon = policy();
+    let begins = |name: &str| lyon.find(&format!("[[branch]]\nname = \"{name}\"")).expect("a branch");
+    let (berlin, lyon_at, rest) = (begins("berlin"), begins("lyon"), lyon.find("[[handoff]]").expect("one"));
+    let [head, of_berlin, of_lyon, rest] =
+        [&lyon[..berlin], &lyon[berlin..lyon_at], &lyon[lyon_at..rest], &lyon[rest..]];
+    let of_berlin = of_berlin.replace("name = \"lte\"\n", "name = \"lte\"\nbandwidth = \"3mbit\"\n");
+    let mut sim = Sim::with_policies(&format!("{head}{of_lyon}{of_berlin}{rest}"), GLOBEX);
+    sim.restart_with("fra1", 2);
+    sim.impair(DSL, [STEADY; 2]);
+    sim.impair(LTE, [STEADY; 2]);
+    sim.advance(8_000);
+    let run = |sim: &mut Sim, ms: u64| {
+        for n in 0..ms {
+            for port in (0..MANY as u64).filter(|port| port % SPACING == n % SPACING) {
+                let packet = udp(&format!("10.2.0.5:{}", 2_000 + port), "10.1.0.5:53", &[7; 100]);
+                sim.inject_from_lan("lyon", &packet.bytes());
+            }
+            sim.advance(1);
+            sim.take_delivered();
+        }
+    };
+    let on = |sim: &mut Sim, path: &str| {
+        let sessions = sim.sessions("berlin");
+        sessions.iter().filter(|session| session.forward_path.as_deref() == Some(path)).count()
+    };
+    run(&mut sim, 2_000);
+    assert_eq!(on(&mut sim, "dsl"), MANY);
+    sim.impair(DSL, [STEADY, BAD]);
+    let moved = |sim: &mut Sim| {
+        let is_move =
+            |row: &DecisionRow| (&*row.class, &*row.to, &*row.why) == ("default", "lte", "sla-broken");
+        sim.decisions("fra1").iter().any(is_move)
+    };
+    while !moved(&mut sim) {
+        run(&mut sim, 10);
+    }
+    run(&mut sim, 1_550);
+    let gone = on(&mut sim, "lte");
+    assert!((EIGHTH..=4 * EIGHTH).contains(&gone), "{gone}");
+    run(&mut sim, 5_250);
+    assert_eq!(on(&mut sim, "lte"), MANY);
+}
+
+#[test]
 fn who_has_moved_to_what_is_less_bad_stays_ten_seconds_before_it_moves_so_again() {
     let mut sim = with_sla("max-latency = \"50ms\"", "best-of-worst");
     let latency = |delay_ms| [Link { delay_ms, jitter_ms: 5, loss: 0.0 }, STEADY];

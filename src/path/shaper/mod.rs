@@ -49,8 +49,15 @@ pub struct Shaper {
     due: Vec<PathId>,
     spare: Vec<Vec<u8>>,
     waiting_bytes: usize,
+    /// Paths of which other classes are full than were.
+    changed: Vec<PathId>,
     seed: u64,
 }
+
+/// Classes of which there is more on a path already than goes soon: a bit for each, which those 32 apart share, so that the other
+/// workers find all of a path's in one word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FullClasses(pub u32);
 
 /// Which way a packet is to leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +122,19 @@ struct Shaped {
     deficit: i64,
     /// It stands in its line.
     is_ready: bool,
+    full: FullClasses,
+}
+
+impl FullClasses {
+    /// Whether there is no room for more of `class`.
+    pub fn has(self, class: ClassId) -> bool {
+        self.0 >> (class.0 % 32) & 1 == 1
+    }
+
+    fn with(self, class: ClassId, is_full: bool) -> FullClasses {
+        let bit = 1 << (class.0 % 32);
+        FullClasses(if is_full { self.0 | bit } else { self.0 & !bit })
+    }
 }
 
 impl Shaper {
@@ -128,6 +148,7 @@ impl Shaper {
             due: Vec::new(),
             spare: Vec::new(),
             waiting_bytes: 0,
+            changed: Vec::new(),
         }
     }
 
@@ -175,12 +196,14 @@ impl Shaper {
         self.waiting_bytes == 0
     }
 
-    /// Whether more of `class` waits for a path than it will have sent soon: there is no room for more of the class.
-    pub fn is_full(&self, path: PathId, class: ClassId) -> bool {
-        let Some(path) = self.paths.get(path) else { return false };
-        let line = self.lines.get(path.way.transport).and_then(|line| line.rate);
-        let queue = path.queues.iter().find(|queue| queue.class == class);
-        slower(path.rate, line).zip(queue).is_some_and(|(rate, queue)| rate.time_of(queue.bytes()) >= FULL)
+    /// Tells of which classes more waits for a path than it will have sent soon, of each path of which that has changed since the
+    /// last call.
+    pub fn take_full(&mut self, mut tell: impl FnMut(PathId, FullClasses)) {
+        for id in self.changed.drain(..) {
+            if let Some(path) = self.paths.get(id) {
+                tell(id, path.full);
+            }
+        }
     }
 
     /// The paths there are.
@@ -242,6 +265,9 @@ impl Shaper {
             self.waiting_bytes -= buffer.len();
             put_back(&mut self.spare, buffer);
         });
+        if path.looks_at(at, rate) {
+            self.changed.push(way.path);
+        }
         if !was_waiting {
             self.stand_in_line(way.path, now);
         }
@@ -307,7 +333,7 @@ impl Shaper {
             }
         }
         self.due = due;
-        let Self { lines, paths, spare, waiting_bytes, wheel, .. } = self;
+        let Self { lines, paths, spare, waiting_bytes, wheel, changed, .. } = self;
         let mut moved = None;
         let mut departed = None;
         'lines: for (transport, line) in lines.iter_mut() {
@@ -348,6 +374,9 @@ impl Shaper {
                 path.backlog -= bytes;
                 line.backlog -= bytes;
                 *waiting_bytes -= bytes;
+                if path.looks_at(at, rate) {
+                    changed.push(id);
+                }
                 if let Some(packet) = &packet {
                     let bytes = packet.len() + path.way.overhead;
                     match first {
@@ -463,7 +492,16 @@ impl Shaped {
             backlog: 0,
             deficit: 0,
             is_ready: false,
+            full: FullClasses::default(),
         }
+    }
+
+    /// Looks whether more waits in a queue than goes soon. Whether that is new.
+    fn looks_at(&mut self, queue: usize, rate: Option<Rate>) -> bool {
+        let (queue, before) = (&self.queues[queue], self.full);
+        let is_full = rate.is_some_and(|rate| rate.time_of(queue.bytes()) >= FULL);
+        self.full = before.with(queue.class, is_full);
+        self.full != before
     }
 
     /// The place of a class's queue.

@@ -377,7 +377,8 @@ impl Worker {
             return to;
         }
         let began = changes[0].at.max(changes[1].at);
-        let is_full = || self.shaper.as_ref().is_some_and(|shaper| shaper.is_full(to, class));
+        // Its packets wait with the worker that has the path, which need not be the session's.
+        let is_full = || self.team.full(to).has(class);
         if self.turns.is_due((from, to), began, id, is_full, now.instant) { to } else { from }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Worker;
 use crate::model::{ClassId, DropReason, Now, PathId};
-use crate::path::{Offered, ShapedWay, Shaper};
+use crate::path::{FullClasses, Offered, ShapedWay, Shaper};
 use crate::tunnel::{Endpoint, OVERHEAD};
 use crate::wire::Outbound;
 use rand::Rng;
@@ -30,6 +30,7 @@ impl Worker {
         let gone: Vec<PathId> = shaper.paths().filter(|id| self.paths.get(*id).is_none()).collect();
         for id in gone {
             self.drops.count(None, DropReason::NoPath, shaper.remove(id) as u64);
+            self.team.tell_full(id, FullClasses::default());
         }
         self.shaper = Some(shaper);
     }
@@ -47,7 +48,11 @@ impl Worker {
             let endpoint = self.paths.get(id).and_then(|path| path.tunnel.endpoint());
             let way = way(id, endpoint.ok_or(DropReason::NoPath)?);
             let queueing = self.generation.queueing.get(class).copied().unwrap_or_default();
-            match shaper.offer(way, (class, queueing), packet, now.instant) {
+            let offered = shaper.offer(way, (class, queueing), packet, now.instant);
+            if offered != Offered::Goes {
+                shaper.take_full(|path, full| self.team.tell_full(path, full));
+            }
+            match offered {
                 Offered::Goes => {}
                 Offered::Waits => return Ok(()),
                 Offered::Full(lost) => {
@@ -92,6 +97,7 @@ impl Worker {
             }
             shaper.give_back(packet);
         }
+        shaper.take_full(|path, full| self.team.tell_full(path, full));
         self.shaper = Some(shaper);
     }
 }
