@@ -115,9 +115,16 @@ pub(super) async fn measurements(
     Ok(Json(Measurements { measurements }))
 }
 
-pub(super) async fn queues(State(app): State<App>, query: Parameters) -> Result<Json<Queues>, Problem> {
-    let asked = Asked::read(query, &["tenant"])?;
-    let queues = app.control.queues(asked.filter.tenant.as_deref(), worker_patience()).await?;
+/// Of all paths, or a tenant's, a far site's, or one's.
+pub(super) async fn queues(
+    State(app): State<App>,
+    Query(parameters): Parameters,
+) -> Result<Json<Queues>, Problem> {
+    check_names(&parameters, &["tenant", "site", "path"])?;
+    let wanted = |name: &str| value_of(&parameters, name).filter(|value| !value.is_empty());
+    let mut queues = app.control.queues(wanted("tenant"), worker_patience()).await?;
+    let fits = |name: &str, has: &str| wanted(name).is_none_or(|wanted| wanted == has);
+    queues.retain(|row| fits("site", &row.site) && fits("path", &row.path));
     Ok(Json(Queues { queues }))
 }
 

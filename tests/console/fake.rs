@@ -441,9 +441,10 @@ impl Worker {
             outbound: rtt.filter(|_| !down).map(|rtt| direction(rtt, if lossy { 0.06 } else { 0.0 })),
             inbound: rtt.filter(|_| !down).map(|rtt| direction(rtt, 0.0)),
             // Its underlay lets calls go first.
-            streams: rtt.filter(|_| !down && *path == "dsl").map_or_else(Vec::new, |rtt| {
-                let way = Some(direction(rtt * 0.7, 0.0));
-                vec![StreamReport { dscp: "ef".into(), rtt_ms: Some(rtt * 0.7), outbound: way, inbound: way }]
+            streams: rtt.filter(|_| *path == "dsl").map_or_else(Vec::new, |rtt| {
+                let way = (!down).then(|| direction(rtt * 0.7, 0.0));
+                let rtt_ms = quality(rtt * 0.7);
+                vec![StreamReport { dscp: "ef".into(), rtt_ms, outbound: way, inbound: way }]
             }),
             received_packets: received / 410,
             received_bytes: received,
@@ -470,17 +471,23 @@ impl Worker {
                 inbound: way(rtt, 0.0),
             }
         };
-        let sla = SlaRow {
+        let call = SlaRow {
             sla: "call".into(),
-            classes: vec!["voice".into(), "meetings".into()],
-            stream: Some("ef".into()),
+            classes: vec!["meetings".into()],
+            stream: None,
             max_loss: Some(0.01),
             max_latency_ms: Some(150.0),
             max_jitter_ms: Some(30.0),
             min_mos: Some(3.6),
             is_broken: self.mood == Mood::Troubled,
         };
-        Some(PathHistory { samples: (0..120).map(sample).collect(), slas: vec![sla] })
+        let voice = SlaRow {
+            classes: vec!["voice".into()],
+            stream: Some("ef".into()),
+            is_broken: false,
+            ..call.clone()
+        };
+        Some(PathHistory { samples: (0..120).map(sample).collect(), slas: vec![call, voice] })
     }
 
     /// Of one path whose bandwidth is limited.

@@ -115,7 +115,7 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
       {lost && <Lost live={live} retry={() => feed.retry()} />}
       <Unconfirmed live={live} bearer={bearer} onUnauthorized={() => leave(EXPIRED)} />
       {route.view === 'overview' && <Overview live={live} route={route} />}
-      {route.view === 'path' && <PathView {...listing} />}
+      {route.view === 'path' && <PathView {...listing} paths={live.paths} />}
       {route.view === 'sessions' && <Sessions {...listing} />}
       {route.view === 'flows' && <Flows {...listing} />}
       {route.view === 'history' && <HistoryView {...listing} />}

@@ -1,17 +1,20 @@
 // How good a path has been: four measures over the last half hour, either way, each with the limits that classes set it; what
-// moved because of it, marked in time and told below. Which path, the address says.
+// moved because of it, marked in time and told below. Where classes' packets carry DSCPs, how good it is now for each; where its
+// bandwidth is limited, how classes fare in its queues. Which path, the address says.
 
 import type { ComponentChildren } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import { get, isUnauthorized } from './api';
-import { millis, percent, timeOfDay } from './format';
+import { bytes, integer, millis, percent, timeOfDay } from './format';
 import { href, type Route } from './route';
 import { Time } from './time';
-import type { Decision, DirectionReport, PathHistory, PathSample, SlaRow } from './types';
+import type { Decision, DirectionReport, PathHistory, PathReport, PathSample, QueueRow, SlaRow } from './types';
 
 interface Props {
   route: Route;
   bearer: string;
+  /** As they are now. */
+  paths: PathReport[];
   onUnauthorized: () => void;
 }
 
@@ -68,28 +71,32 @@ const MEASURES: Measure[] = [
   },
 ];
 
-export function PathView({ route, bearer, onUnauthorized }: Props) {
+export function PathView({ route, bearer, paths, onUnauthorized }: Props) {
   const { tenant = '', site = '', path = '' } = route.query;
   const [history, setHistory] = useState<PathHistory>();
   const [moves, setMoves] = useState<Decision[]>([]);
+  const [queues, setQueues] = useState<QueueRow[]>([]);
   const [problem, setProblem] = useState<string>();
   const [chosen, setChosen] = useState<Decision>();
   useEffect(() => {
     setHistory(undefined);
+    setQueues([]);
     setChosen(undefined);
     const controller = new AbortController();
     const query = new URLSearchParams({ tenant, site, path }).toString();
     const ask = async () => {
       try {
-        const [found, { decisions }] = await Promise.all([
+        const [found, { decisions }, waiting] = await Promise.all([
           get<PathHistory>(`paths/history?${query}`, bearer, controller.signal),
           get<{ decisions: Decision[] }>(
             `decisions?${new URLSearchParams({ tenant, limit: String(MOVES) })}`,
             bearer,
             controller.signal,
           ),
+          get<{ queues: QueueRow[] }>(`queues?${query}`, bearer, controller.signal),
         ]);
         setHistory(found);
+        setQueues(waiting.queues);
         setMoves(decisions.filter((move) => move.site === site && [move.from, move.to, move.path].includes(path)));
         setProblem(undefined);
       } catch (error) {
@@ -108,6 +115,7 @@ export function PathView({ route, bearer, onUnauthorized }: Props) {
 
   const until = history?.samples.at(-1)?.['unix-ms'] ?? 0;
   const from = history?.samples[0]?.['unix-ms'] ?? 0;
+  const now = paths.find((known) => known.tenant === tenant && known.site === site && known.path === path);
   const within = moves.filter((move) => move['unix-ms'] >= from);
   return (
     <main class="listing path-view" id="main">
@@ -150,6 +158,8 @@ export function PathView({ route, bearer, onUnauthorized }: Props) {
           <Limits slas={history.slas} />
         </>
       )}
+      {now && now.streams.length > 0 && <Streams path={now} />}
+      {queues.length > 0 && <Queues rows={queues} />}
       {history && <Moves moves={moves} chosen={chosen} choose={setChosen} />}
     </main>
   );
@@ -174,7 +184,8 @@ function Chart({ measure, history, moves, chosen, choose, span: [from, until] }:
   const [out, back] = [values('outbound'), values('inbound')];
   const limits = slas.flatMap((sla) => {
     const limit = measure.limit(sla);
-    return limit === null ? [] : [{ sla, limit }];
+    // The lines are best effort's.
+    return limit === null || sla.stream !== null ? [] : [{ sla, limit }];
   });
   const known = [...out, ...back].filter((value) => value !== null);
   const top = Math.max(measure.least, ...known, ...limits.map(({ limit }) => limit)) * (measure.isBetterHigh ? 1 : 1.1);
@@ -283,10 +294,114 @@ function Limits({ slas }: { slas: SlaRow[] }) {
       {slas.map((sla) => (
         <li key={sla.sla} class={sla['is-broken'] ? 'bad-text' : undefined}>
           <b>{sla.sla}</b> ({sla.classes.join(', ')}): {asked(sla)}
+          {sla.stream ? `, by probes that carry ${sla.stream}` : ''}
           {sla['is-broken'] ? '; this path breaks it' : ''}
         </li>
       ))}
     </ul>
+  );
+}
+
+const WAYS = [
+  ['sent', 'outbound'],
+  ['received', 'inbound'],
+] as const;
+
+/** How good it is for what carries which DSCP: the prober's own stream, and those beside it. */
+function Streams({ path }: { path: PathReport }) {
+  const rows = [{ dscp: 'best effort', outbound: path.outbound, inbound: path.inbound }, ...path.streams];
+  return (
+    <section class="panel figures" aria-labelledby="streams-title">
+      <header>
+        <h2 id="streams-title" title="Of the last ten seconds, by probes that carry each DSCP">
+          By DSCP
+        </h2>
+      </header>
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">DSCP</th>
+            <th scope="col">Way</th>
+            {MEASURES.map((measure) => (
+              <th key={measure.title} scope="col" class="right" title={measure.hint}>
+                {measure.title}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {rows.flatMap((row) =>
+            WAYS.map(([name, way]) => (
+              <tr key={`${row.dscp} ${way}`}>
+                <td>{way === 'outbound' ? row.dscp : ''}</td>
+                <td>{name}</td>
+                {MEASURES.map((measure) => {
+                  const value = row[way] ? measure.of(row[way]) : null;
+                  return (
+                    <td key={measure.title} class="right">
+                      {value === null ? '–' : measure.say(value)}
+                    </td>
+                  );
+                })}
+              </tr>
+            )),
+          )}
+        </tbody>
+      </table>
+    </section>
+  );
+}
+
+interface QueueColumn {
+  title: string;
+  hint?: string;
+  of: (row: QueueRow) => string;
+}
+
+const QUEUE_COLUMNS: QueueColumn[] = [
+  { title: 'Turn', hint: 'Goes first, or has this share beside others that wait', of: (row) => (row.weight === null ? 'first' : `weight ${row.weight}`) },
+  { title: 'Sent', of: (row) => bytes(row['sent-bytes']) },
+  { title: 'Waiting', of: (row) => `${integer(row['queued-packets'])} (${bytes(row['queued-bytes'])})` },
+  { title: 'Delay p50', hint: 'What half of the last 128 packets waited at most', of: (row) => millis(row['delay-p50-ms']) },
+  { title: 'Delay p95', hint: 'What 95 of a hundred of them did', of: (row) => millis(row['delay-p95-ms']) },
+  { title: 'Marked', hint: 'Packets that told their senders to slow down (ECN)', of: (row) => integer(row['marked-packets']) },
+  { title: 'Dropped', hint: 'Packets lost because the queue stood', of: (row) => integer(row['dropped-packets']) },
+  { title: 'Overflowed', hint: 'Packets lost because it was full', of: (row) => integer(row['overflowed-packets']) },
+];
+
+/** How classes fare where its bandwidth is limited. */
+function Queues({ rows }: { rows: QueueRow[] }) {
+  return (
+    <section class="panel figures" aria-labelledby="queues-title">
+      <header>
+        <h2 id="queues-title">Queues</h2>
+        <span class="count">{rows.length}</span>
+      </header>
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">Class</th>
+            {QUEUE_COLUMNS.map(({ title, hint }) => (
+              <th key={title} scope="col" class="right" title={hint}>
+                {title}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {rows.map((row) => (
+            <tr key={row.class}>
+              <td>{row.class}</td>
+              {QUEUE_COLUMNS.map(({ title, of }) => (
+                <td key={title} class="right">
+                  {of(row)}
+                </td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </section>
   );
 }
 

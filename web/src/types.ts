@@ -66,12 +66,21 @@ export interface PathReport {
   loss: number | null;
   outbound: DirectionReport | null;
   inbound: DirectionReport | null;
+  streams: StreamReport[];
   'received-packets': number;
   'received-bytes': number;
   'sent-packets': number;
   'sent-bytes': number;
   'duplicated-packets': number;
   'duplicate-packets': number;
+}
+
+/** A path for packets that carry a DSCP other than best effort. */
+export interface StreamReport {
+  dscp: string;
+  'rtt-ms': number | null;
+  outbound: DirectionReport | null;
+  inbound: DirectionReport | null;
 }
 
 /** One direction of a path over the last ten seconds. */
@@ -243,6 +252,8 @@ export interface PathSample {
 export interface SlaRow {
   sla: string;
   classes: string[];
+  /** The DSCP of the probes that it is judged by, if not best effort. */
+  stream: string | null;
   'max-loss': number | null;
   'max-latency-ms': number | null;
   'max-jitter-ms': number | null;
@@ -261,6 +272,25 @@ export interface Decision {
   path: string;
   why: string;
   detail: string;
+}
+
+/** How a class fares on a path whose bandwidth is limited. */
+export interface QueueRow {
+  tenant: string;
+  site: string;
+  path: string;
+  class: string;
+  /** Null: it goes first. */
+  weight: number | null;
+  'sent-packets': number;
+  'sent-bytes': number;
+  'queued-packets': number;
+  'queued-bytes': number;
+  'dropped-packets': number;
+  'marked-packets': number;
+  'overflowed-packets': number;
+  'delay-p50-ms': number | null;
+  'delay-p95-ms': number | null;
 }
 
 /** What the flow history answers: a table, and what belongs to it. */

@@ -109,6 +109,8 @@ const steps = {
       for (const measure of ['Latency', 'Jitter', 'Loss', 'MOS']) {
         await page.getByRole('region', { name: measure, exact: true }).locator('.line.out').waitFor();
       }
+      await page.getByRole('region', { name: 'By DSCP' }).getByRole('cell', { name: 'ef', exact: true }).waitFor();
+      await page.getByRole('region', { name: 'Queues' }).getByRole('cell', { name: 'weight 10' }).waitFor();
     }
     await page.getByRole('heading', { name: 'Moves' }).waitFor();
     if (process.env.SCREENSHOT_PATH) await page.screenshot({ path: process.env.SCREENSHOT_PATH, fullPage: true });
