@@ -207,7 +207,7 @@ function Chart({ measure, history, moves, chosen, choose, span: [from, until] }:
             <rect key={begin} class="off" x={x(begin)} width={Math.max(x(end) - x(begin), 2)} y={0} height={HEIGHT} />
           ))}
           {limits.map(({ sla, limit }) => (
-            <g key={sla.sla}>
+            <g key={`${sla.sla} ${sla.classes.join()}`}>
               <rect
                 class="beyond"
                 x={0}
@@ -292,7 +292,7 @@ function Limits({ slas }: { slas: SlaRow[] }) {
   return (
     <ul class="limits" aria-label="SLA classes">
       {slas.map((sla) => (
-        <li key={sla.sla} class={sla['is-broken'] ? 'bad-text' : undefined}>
+        <li key={`${sla.sla} ${sla.classes.join()}`} class={sla['is-broken'] ? 'bad-text' : undefined}>
           <b>{sla.sla}</b> ({sla.classes.join(', ')}): {asked(sla)}
           {sla.stream ? `, by probes that carry ${sla.stream}` : ''}
           {sla['is-broken'] ? '; this path breaks it' : ''}
