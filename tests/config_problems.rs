@@ -421,6 +421,14 @@ fn a_commit_is_guarded_for_some_seconds_to_an_hour_and_by_shares() {
 }
 
 #[test]
+fn the_audit_log_is_sent_to_an_address_with_a_port() {
+    let with = |lines: &str| Config::pop().edit(BOX, "[export]", &format!("[audit]\n{lines}[export]"));
+    with("").has(&["popgate.toml:10: [audit] lacks syslog"]);
+    with("syslog = \"192.0.2.9\"\n")
+        .has(&[r#"popgate.toml:11: syslog: "192.0.2.9" lacks its port; write "192.0.2.9:51820""#]);
+}
+
+#[test]
 fn a_size_without_a_unit_is_told_how_to_write_it() {
     let with = |line: &str| Config::pop().edit(BOX, "[export]", &format!("[nat-ledger]\n{line}\n[export]"));
     let told = r#"is not a size; write a whole number of MB, GB or TB, as in "10GB""#;

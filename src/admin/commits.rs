@@ -5,7 +5,7 @@ use super::client::{Connection, ShowError, ask, post, read, tell};
 use super::config::{AuditPage, CommitBody, Comparison, Confirmed, Revisions};
 use super::table::{Table, bytes, duration, or_dash, utc};
 use crate::config;
-use crate::control::audit::{self, Action, Entry};
+use crate::control::audit::{self, Entry};
 use crate::control::commits::{ChangeKind, Committed, ConfigState, DryRun, Source, UnconfirmedState};
 use crate::control::revisions::{Cause, Revision};
 use clap::{Args, Subcommand};
@@ -315,19 +315,11 @@ fn verify(state_dir: &Path) -> Result<String, ShowError> {
 fn entries(entries: &[Entry]) -> String {
     let mut table = Table::new(&["WHEN", "USER", "FROM", "WHAT", ">REVISION", "DETAIL"]);
     for entry in entries {
-        let action = match entry.action {
-            Action::Commit => "commit",
-            Action::CommitFailed => "commit failed",
-            Action::Confirm => "confirm",
-            Action::Revert => "revert",
-            Action::Edit => "edit",
-            Action::Discard => "discard",
-        };
         table.row([
             utc(entry.unix_ms),
             entry.who.user.clone(),
             entry.who.from.clone(),
-            action.to_owned(),
+            entry.action.name().to_owned(),
             entry.revision.map_or_else(|| "-".to_owned(), |revision| revision.to_string()),
             entry.detail.clone(),
         ]);

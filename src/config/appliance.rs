@@ -88,6 +88,7 @@ pub(super) fn read(
     let nat_ledger = read_nat_ledger(&mut root);
     let flow_history = read_flow_history(&mut root);
     let commit_guard = read_commit_guard(&mut root);
+    let audit_syslog = read_audit(&mut root);
 
     let role = match role_name {
         Ok(RoleName::Pop) => {
@@ -127,6 +128,7 @@ pub(super) fn read(
         nat_ledger: nat_ledger?,
         flow_history: flow_history?,
         commit_guard: commit_guard?,
+        audit_syslog: audit_syslog?,
     })
 }
 
@@ -470,6 +472,13 @@ fn read_commit_guard(root: &mut Table<'_>) -> Result<CommitGuard, Noted> {
     let drops = table.optional("drops", |value| value.parse(values::percent));
     table.finish();
     Ok(CommitGuard { watch: watch?, tunnels_lost: tunnels_lost?, drops: drops? })
+}
+
+fn read_audit(root: &mut Table<'_>) -> Result<Option<SocketAddr>, Noted> {
+    let Some(mut table) = root.table("audit", "[audit]")? else { return Ok(None) };
+    let syslog = table.required("syslog", |value| value.parse(values::socket_address));
+    table.finish();
+    syslog.map(Some)
 }
 
 fn icmp_source(value: Value<'_>) -> Result<IcmpSource, Noted> {

@@ -65,6 +65,8 @@ pub struct Appliance {
     /// `None` unless it is to be kept.
     pub flow_history: Option<FlowHistory>,
     pub commit_guard: CommitGuard,
+    /// Where entries of the audit log are sent by syslog (RFC 5424), over UDP.
+    pub audit_syslog: Option<SocketAddr>,
 }
 
 /// When a commit is taken back because the box is worse off with it.

@@ -102,6 +102,8 @@
 //! | `tunnels-lost` | share | `"10%"` | of the tunnels that were up this many may be down for longer than 3 s |
 //! | `drops` | share | however many | of all packets this many more may be dropped than before |
 //!
+//! `[audit]`: `syslog`, the address and port that each entry of the audit log is sent to as well, as RFC 5424 has it, over UDP.
+//!
 //! Role `branch` only:
 //!
 //! `[lan]`: `device`, the TUN device the LAN's traffic is led through, `pg-lan` by default; `interfaces`, a list of those

@@ -6,6 +6,7 @@
 //! elsewhere.
 
 use super::revisions::{Who, hash_of};
+use crate::model::Civil;
 use crate::store::whole;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -103,11 +104,11 @@ impl Audit {
         Ok(Audit { file, last: last.to_owned() })
     }
 
-    /// Adds an entry, which is on the disk when this returns.
+    /// Adds an entry, which is on the disk when this returns, and gives its hash.
     ///
     /// # Errors
     /// The disk's; then nothing was added.
-    pub fn add(&mut self, entry: &Entry) -> io::Result<()> {
+    pub fn add(&mut self, entry: &Entry) -> io::Result<&str> {
         let json = serde_json::to_string(entry)?;
         let hash = link(&self.last, &json);
         let before = self.file.seek(SeekFrom::End(0))?;
@@ -119,8 +120,47 @@ impl Audit {
             return Err(error);
         }
         self.last = hash;
-        Ok(())
+        Ok(&self.last)
     }
+}
+
+impl Action {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Commit => "commit",
+            Action::CommitFailed => "commit-failed",
+            Action::Confirm => "confirm",
+            Action::Revert => "revert",
+            Action::Edit => "edit",
+            Action::Discard => "discard",
+        }
+    }
+}
+
+/// An entry as a syslog message (RFC 5424 section 6), with its hash: who keeps these messages finds out about a log that was cut
+/// short. Facility 13, log audit, and severity 5, notice.
+pub fn syslog(entry: &Entry, hash: &str, site: &str) -> String {
+    const PRIORITY: u8 = 13 * 8 + 5;
+    let Civil { year, month, day, hour, minute, second } = Civil::at(entry.unix_ms / 1_000);
+    let millis = entry.unix_ms % 1_000;
+    let time = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
+    let revision = entry.revision.map_or_else(String::new, |revision| format!(" revision=\"{revision}\""));
+    // 32473 stands for an enterprise that has no number of its own (RFC 5612).
+    format!(
+        "<{PRIORITY}>1 {time} {site} popgate - {} [audit@32473 user=\"{}\" from=\"{}\"{revision} hash=\"{hash}\"] {}",
+        entry.action.name(),
+        quoted(&entry.who.user),
+        quoted(&entry.who.from),
+        entry.detail.replace(|it: char| it.is_control(), " "),
+    )
+}
+
+/// A parameter's value (RFC 5424 section 6.3.3).
+fn quoted(text: &str) -> String {
+    text.chars()
+        .flat_map(|it| matches!(it, '"' | '\\' | ']').then_some('\\').into_iter().chain([it]))
+        .collect()
 }
 
 /// The entries of the log in `state_dir`, none if there is none.
@@ -211,6 +251,16 @@ mod tests {
             // What is no text any more cannot even be read.
             assert!(String::from_utf8(text).map_or(true, |text| verify_text(&text).is_err()), "bit {at}");
         }
+    }
+
+    #[test]
+    fn an_entry_is_a_syslog_message_whatever_is_in_it() {
+        let mut entry = entry(1_700_000_000_042);
+        entry.revision = Some(7);
+        entry.who.from = "a]\"\\".to_owned();
+        let expected = "<109>1 2023-11-14T22:13:20.042Z fra1 popgate - commit [audit@32473 user=\"admin\" \
+                        from=\"a\\]\\\"\\\\\" revision=\"7\" hash=\"ab\"] tenants/acme.toml +1 -0";
+        assert_eq!(syslog(&entry, "ab", "fra1"), expected);
     }
 
     #[test]

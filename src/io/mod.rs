@@ -22,6 +22,7 @@ mod polling;
 mod portion;
 mod standing;
 mod steering;
+pub mod syslog;
 pub mod tap;
 pub mod tun;
 pub mod tuntap;

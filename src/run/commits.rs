@@ -19,6 +19,7 @@ use crate::control::compare::compare;
 use crate::control::revisions::{Cause, InForce, Revisions, Stamp, Unconfirmed, Who};
 use crate::control::trial::{Health, Trial, Verdict};
 use crate::io::clock::Clock;
+use crate::io::syslog;
 use crate::pipeline::rehearse;
 use crate::pipeline::report::{FlowFilter, PathState};
 use crate::store::whole;
@@ -747,8 +748,14 @@ impl Commits {
         let unix_ms = unix_millis(self.clock);
         let entry = Entry { unix_ms, who, action, revision, detail: detail.to_owned() };
         let added = self.books.audit.add(&entry).map_err(|error| format!("the audit log: {error}"));
+        let appliance = &self.machine.candidate.appliance;
+        if let (Ok(hash), Some(collector)) = (&added, appliance.audit_syslog)
+            && let Err(error) = syslog::send(collector, &audit::syslog(&entry, hash, &appliance.site))
+        {
+            tracing::warn!(%error, %collector, "an entry of the audit log could not be sent");
+        }
         self.problem = added.as_ref().err().cloned();
-        added
+        added.map(drop)
     }
 
     /// Makes the files in the configuration directory those in force, as far as these differ from the revision before.

@@ -353,6 +353,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         nat_ledger: None,
         flow_history: None,
         commit_guard: CommitGuard { watch: Duration::from_secs(30), tunnels_lost: 1.0, drops: None },
+        audit_syslog: None,
     };
     Candidate { appliance, tenants: [("acme".to_owned(), tenant)].into() }
 }

@@ -2,7 +2,7 @@
 //! worse off, across kills and reboots. All by the command line, as an engineer would.
 
 use crate::reload::edit;
-use crate::world::{POPGATE, World, eventually, need_program, stderr, stdout};
+use crate::world::{POPGATE, World, eventually, need_program, node, stderr, stdout, template};
 use popgate::control::commits::ConfigState;
 use popgate::control::revisions::Revision;
 use popgate::lab::Signal;
@@ -73,7 +73,17 @@ fn audit(world: &World, node: &str) -> String {
 
 #[test]
 fn a_change_is_compared_tried_confirmed_or_taken_back_and_written_down() {
-    let world = World::up("ecommit", &["berlin", "berlin-host"]);
+    let world = World::changed("ecommit", &["berlin", "berlin-host"], |topology| {
+        let fra1 = node(topology, "fra1");
+        let text = fra1.files.remove("popgate.toml").unwrap_or_else(|| template("fra1/popgate.toml"));
+        let text = format!("{text}\n[audit]\nsyslog = \"127.0.0.1:5514\"\n");
+        fra1.files.insert("popgate.toml".to_owned(), text);
+    });
+    let heard = world.node("fra1").directory().join("syslog");
+    let to_file = format!("OPEN:{},creat,append", heard.display());
+    let collector = world.spawn("fra1", ["socat", "-u", "UDP-RECV:5514,bind=127.0.0.1", &to_file]);
+    let _collector = collector.expect("socat runs");
+    eventually("the collector listens", || world.must("fra1", &["ss", "-Hunl"]).contains("127.0.0.1:5514"));
     world.await_ping("berlin-host", "203.0.113.80");
     let before = text(&world, "fra1", ACME);
     assert_eq!(verb(&world, "fra1", &["compare"]), "");
@@ -119,6 +129,13 @@ fn a_change_is_compared_tried_confirmed_or_taken_back_and_written_down() {
     for part in ["commit", "revert", "confirm", "back to revision 1: it was not confirmed in time", "+6 -0"] {
         assert!(audit.contains(part), "{part}: {audit}");
     }
+    // And elsewhere, where nobody who has the box can change it: the last entry's hash is the log's.
+    let log = fs::read_to_string(world.node("fra1").state_dir().join("audit.log")).expect("readable");
+    let (last, _) = log.lines().last().and_then(|line| line.split_once(' ')).expect("an entry");
+    eventually("the collector has the last entry", || {
+        fs::read_to_string(&heard)
+            .is_ok_and(|heard| heard.contains(&format!("revision=\"4\" hash=\"{last}\"]")))
+    });
 }
 
 #[test]
