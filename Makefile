@@ -35,6 +35,10 @@ FLOW_READERS := target/tools/flow-readers/duckdb-$(DUCKDB_VERSION)-pyarrow-$(PYA
 OPENMETRICS_VERSION := 0.26.0
 OPENMETRICS := target/tools/openmetrics/prometheus_client-$(OPENMETRICS_VERSION).dist-info
 
+# What the flow history's files are copied to: it speaks S3, and looks at signatures.
+S3RVER_VERSION := 4.0.4
+S3RVER := target/tools/s3rver/s3rver-$(S3RVER_VERSION)
+
 # What `make bench-net` compares with, besides Debian's wireguard-go.
 BORINGTUN_VERSION := 0.7.1
 
@@ -64,7 +68,7 @@ demo: setup build
 # The simulator comes first: its feature freezes boringtun's clock, and building its test also leaves such binaries in
 # target/debug. What follows puts the real ones back in their place.
 .PHONY: test
-test: setup web fmt clippy deny types $(FLOW_READERS) $(OPENMETRICS)
+test: setup web fmt clippy deny types $(FLOW_READERS) $(OPENMETRICS) $(S3RVER)
 	@cargo test --locked $(AS_ROOT) --features sim --test sim
 	cargo test --locked $(AS_ROOT)
 	for workers in 2 4; do
@@ -154,6 +158,13 @@ $(OPENMETRICS):
 	rm --recursive --force $(@D)
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
 		--target $(@D) prometheus-client==$(OPENMETRICS_VERSION)
+
+$(S3RVER):
+	@echo 's3rver: installing @20minutes/s3rver $(S3RVER_VERSION) from npm into target/tools'
+	rm --recursive --force $(@D)
+	mkdir --parents $(@D)
+	npm install --silent --no-audit --no-fund --no-save --prefix $(@D) @20minutes/s3rver@$(S3RVER_VERSION)
+	touch $@
 
 # --- the console
 

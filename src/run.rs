@@ -169,7 +169,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
         crew,
         orders: orders.clone(),
         ledger: ledger.as_ref().map(|ledger| ledger.entries.clone()),
-        history: history.as_ref().map(|history| history.way.clone()),
+        history: history.as_ref().map(FlowsThread::settings),
         kernel,
         candidate,
     };

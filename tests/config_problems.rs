@@ -412,6 +412,53 @@ fn a_flow_history_is_kept_for_an_hour_to_ten_years_and_in_no_less_than_it_needs(
 }
 
 #[test]
+fn an_object_store_is_told_of_with_who_the_box_is_to_it_and_no_secret_is_repeated() {
+    let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+    let whole = format!("aws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = {secret}\n");
+    let with = |lines: &str, credentials: &str, mode: u32| {
+        let table = format!("[flow-history]\n[flow-history.object-store]\n{lines}\n[export]");
+        let config = Config::pop().edit(BOX, "[export]", &table).key("s3.credentials", credentials, mode);
+        let problems = config.problems();
+        assert!(problems.iter().all(|problem| !problem.contains(secret)), "{problems:?}");
+        problems
+    };
+    let needed =
+        "endpoint = \"http://192.0.2.9:9000/\"\nbucket = \"flows\"\ncredentials-file = \"s3.credentials\"";
+    assert_eq!(with(needed, &whole, 0o600), [""; 0]);
+    let one = |lines: &str, credentials: &str, mode: u32, expected: &str| {
+        let problems = with(lines, credentials, mode);
+        assert!(problems.len() == 1 && problems[0].starts_with(expected), "{expected}: {problems:?}");
+    };
+    for (line, expected) in [
+        (
+            "prefix = \"/fra1\"",
+            "popgate.toml:15: prefix: bad prefix \"/fra1\": folders as in \"flows/fra1/\"",
+        ),
+        (
+            "region = \"Frankfurt\"",
+            "popgate.toml:15: region: bad region \"Frankfurt\": as in \"eu-central-1\"",
+        ),
+        ("ca-file = \"nowhere.pem\"", "popgate.toml:15: ca-file: there is no file"),
+    ] {
+        one(&format!("{needed}\n{line}"), &whole, 0o600, expected);
+    }
+    let no_endpoint =
+        "popgate.toml:12: endpoint: \"s3://192.0.2.9:9000/\" is no endpoint; write \"https://HOST\"";
+    one(&needed.replace("http://", "s3://"), &whole, 0o600, no_endpoint);
+    let bad_bucket = "popgate.toml:13: bucket: bad bucket \"Flows\": 3 to 63 of a-z";
+    one(&needed.replace("flows", "Flows"), &whole, 0o600, bad_bucket);
+    let file = "popgate.toml:14: credentials-file: \"s3.credentials\": ";
+    one(
+        needed,
+        &whole.replace("secret", "other"),
+        0o600,
+        &format!("{file}it has no aws_secret_access_key = …"),
+    );
+    one(needed, &whole.repeat(2), 0o600, &format!("{file}it has aws_access_key_id twice"));
+    one(needed, &whole, 0o640, &format!("{file}DIR/s3.credentials is open to others (mode 0640); chmod 600"));
+}
+
+#[test]
 fn a_commit_is_guarded_for_some_seconds_to_an_hour_and_by_shares() {
     let with = |line: &str| Config::pop().edit(BOX, "[export]", &format!("[commit-guard]\n{line}\n[export]"));
     with("watch = \"4s\"").has(&[r#"popgate.toml:11: watch: "4s" is out of range; 5s to 1h"#]);

@@ -19,6 +19,7 @@ const LIMITS: Limits = Limits {
     keep: Duration::from_secs(10_000 * 86_400),
     keep_rollups: Duration::from_secs(10_000 * 86_400),
     tenant_bytes: 1 << 40,
+    is_copied: false,
 };
 
 fn open(dir: &Path) -> Flows {

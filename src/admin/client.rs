@@ -268,6 +268,7 @@ fn status(status: &Status) -> String {
         ("returns overridden", totals.returns_overridden.to_string()),
         ("NAT ledger", nat_ledger(status)),
         ("flow history", flow_history(status)),
+        ("object store", object_store(status)),
         ("revision", revision(status)),
         ("collectors", collectors(status)),
     ];
@@ -303,6 +304,20 @@ fn flow_history(status: &Status) -> String {
     let failing = failing.unwrap_or_default();
     let (size, files) = (bytes(history.bytes), history.files);
     format!("since {since}, {size} in {files} files, {} in the log{more}{failing}", history.in_memory)
+}
+
+fn object_store(status: &Status) -> String {
+    let Some(copies) = status.flow_history.as_ref().and_then(|history| history.object_store.as_ref()) else {
+        return "-".to_owned();
+    };
+    let lost = copies.lost_files;
+    let lost = if lost > 0 { format!(", {lost} HAD TO GO BEFORE") } else { String::new() };
+    let retry = copies.retry_unix_ms.map(|at| format!(" (tried again at {})", utc(at))).unwrap_or_default();
+    let failing = copies.problem.as_ref().map(|problem| format!(", CANNOT BE COPIED: {problem}{retry}"));
+    let (sent, waiting) = (copies.sent_files, copies.waiting_files);
+    let sizes = [copies.sent_bytes, copies.waiting_bytes].map(bytes);
+    let failing = failing.unwrap_or_default();
+    format!("{sent} files copied ({}), {waiting} wait ({}){lost}{failing}", sizes[0], sizes[1])
 }
 
 fn collectors(status: &Status) -> String {

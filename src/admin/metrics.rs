@@ -310,6 +310,20 @@ fn write_stores(out: &mut Exposition, status: &Status) {
     let help = "Files that could not be read, and were set aside.";
     out.counter("popgate_flow_history_damaged_files_total", help, &history, |state| state.damaged);
 
+    let copies = status.flow_history.iter().filter_map(|history| history.object_store.as_ref());
+    let copies = Series::new(copies, |_| Vec::new());
+    out.gauge("popgate_object_store_failing", "Whether files do not arrive at it.", &copies, |state| {
+        state.failing_since_unix_ms.is_some()
+    });
+    let help = "Files of the flow history that are not there yet.";
+    out.gauge("popgate_object_store_waiting_files", help, &copies, |state| state.waiting_files);
+    out.gauge("popgate_object_store_waiting_bytes", "Their bytes.", &copies, |state| state.waiting_bytes);
+    let help = "Files that have arrived at it.";
+    out.counter("popgate_object_store_sent_files_total", help, &copies, |state| state.sent_files);
+    out.counter("popgate_object_store_sent_bytes_total", "Their bytes.", &copies, |state| state.sent_bytes);
+    let help = "Files that had to go before they had arrived.";
+    out.counter("popgate_object_store_lost_files_total", help, &copies, |state| state.lost_files);
+
     let ledger = Series::new(&status.nat_ledger, |_| Vec::new());
     out.gauge("popgate_nat_ledger_failing", "Whether it cannot be written.", &ledger, |state| {
         state.failing_since_unix_ms.is_some()

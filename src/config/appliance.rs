@@ -2,6 +2,7 @@
 
 use super::documents::STATE_DIR;
 use super::keys::{public_of, read_key_file};
+use super::object_store;
 use super::problem::{Noted, seen_from};
 use super::reader::{Table, Value, all};
 use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
@@ -13,6 +14,7 @@ use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a tenant's file must fit to. Whatever could not be read is `None` and is then not held against a tenant.
@@ -86,7 +88,7 @@ pub(super) fn read(
     }
     let export = export::read(&mut root, dir, around);
     let nat_ledger = read_nat_ledger(&mut root);
-    let flow_history = read_flow_history(&mut root);
+    let flow_history = read_flow_history(&mut root, dir, site.as_deref().ok());
     let commit_guard = read_commit_guard(&mut root);
     let audit_syslog = read_audit(&mut root);
 
@@ -433,19 +435,23 @@ fn read_nat_ledger(root: &mut Table<'_>) -> Result<Option<NatLedger>, Noted> {
     Ok(Some(NatLedger { keep: keep?, max_bytes: max_bytes? }))
 }
 
-fn read_flow_history(root: &mut Table<'_>) -> Result<Option<FlowHistory>, Noted> {
+fn read_flow_history(
+    root: &mut Table<'_>,
+    dir: &Path,
+    site: Option<&str>,
+) -> Result<Option<FlowHistory>, Noted> {
     const HOUR: Duration = Duration::from_secs(3_600);
     const DAY: Duration = Duration::from_secs(24 * 3_600);
     // A month of records, a year of sums to compare with; 5 GB are some 200 million records.
-    let default = FlowHistory { keep: 30 * DAY, keep_rollups: 400 * DAY, tenant_quota: 5_000_000_000 };
+    const QUOTA: u64 = 5_000_000_000;
     let Some(mut table) = root.table("flow-history", "[flow-history]")? else { return Ok(None) };
     let mut age = |key, default| {
         table.with_default(key, default, |value| {
             value.duration(|text| values::duration_within(text, HOUR..=3_650 * DAY, "1h to 3650d"))
         })
     };
-    let (keep, keep_rollups) = (age("keep", default.keep), age("keep-rollups", default.keep_rollups));
-    let tenant_quota = table.with_default("tenant-quota", default.tenant_quota, |value| {
+    let (keep, keep_rollups) = (age("keep", 30 * DAY), age("keep-rollups", 400 * DAY));
+    let tenant_quota = table.with_default("tenant-quota", QUOTA, |value| {
         // Some files of half a million records, which go one by one.
         let size = value.parse(values::size)?;
         if size < 50_000_000 {
@@ -454,8 +460,14 @@ fn read_flow_history(root: &mut Table<'_>) -> Result<Option<FlowHistory>, Noted>
         }
         Ok(size)
     });
+    let store = match table.table("object-store", "[flow-history.object-store]") {
+        Ok(store) => store.map(|store| object_store::read(store, dir, site)).transpose(),
+        Err(noted) => Err(noted),
+    };
     table.finish();
-    Ok(Some(FlowHistory { keep: keep?, keep_rollups: keep_rollups?, tenant_quota: tenant_quota? }))
+    let object_store = store?.map(Arc::new);
+    let (keep, keep_rollups, tenant_quota) = (keep?, keep_rollups?, tenant_quota?);
+    Ok(Some(FlowHistory { keep, keep_rollups, tenant_quota, object_store }))
 }
 
 fn read_commit_guard(root: &mut Table<'_>) -> Result<CommitGuard, Noted> {

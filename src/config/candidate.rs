@@ -3,6 +3,7 @@
 
 use super::App;
 use super::export::CollectorTls;
+use super::object_store::ObjectStore;
 use crate::model::{
     AskedFlow, ExportProtocol, HostName, Nat64Prefix, OnViolation, PrefixMap, Protocol, Queueing, Rate,
     RecordKind, Remediation, Resilience, SlaLimits, Timeouts,
@@ -81,7 +82,7 @@ pub struct CommitGuard {
 }
 
 /// The history of flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowHistory {
     /// Records that are older are deleted.
     pub keep: Duration,
@@ -89,6 +90,8 @@ pub struct FlowHistory {
     pub keep_rollups: Duration,
     /// Of each tenant the oldest is deleted before its files are larger together; bytes.
     pub tenant_quota: u64,
+    /// Where its files are copied to.
+    pub object_store: Option<Arc<ObjectStore>>,
 }
 
 /// The ledger of who had which outside address and port.

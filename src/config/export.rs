@@ -207,16 +207,26 @@ fn read_tls(mut table: Table<'_>, dir: &Path, address: Option<SocketAddr>) -> Re
     Ok(tls)
 }
 
-fn certificates(value: Value<'_>, dir: &Path) -> Result<Vec<CertificateDer<'static>>, Noted> {
+pub(super) fn certificates(value: Value<'_>, dir: &Path) -> Result<Vec<CertificateDer<'static>>, Noted> {
     value.parse(|name| {
         let pem = read_file(&dir.join(name), Access::Anybody, MAX_PEM_BYTES)?;
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        match certificates {
-            Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-            Ok(_) => Err(format!("{name:?} holds no certificate in PEM")),
-            Err(error) => Err(format!("{name:?}: {error}")),
-        }
+        in_pem(&pem).map_err(|why| format!("{name:?} {why}"))
     })
+}
+
+/// The certificates in the file at `path`.
+pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = read_file(path, Access::Anybody, MAX_PEM_BYTES)?;
+    in_pem(&pem).map_err(|why| format!("{} {why}", path.display()))
+}
+
+fn in_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) => Err("holds no certificate in PEM".to_owned()),
+        Err(error) => Err(format!("is not whole: {error}")),
+    }
 }
 
 fn key(value: Value<'_>, dir: &Path) -> Result<PrivateKeyDer<'static>, Noted> {

@@ -86,6 +86,18 @@
 //! | `keep-rollups` | default `"400d"` | and so are sums by minute, five minutes and hour |
 //! | `tenant-quota` | default `"5GB"` | of each tenant the oldest is deleted before its files are larger together; at least `"50MB"` |
 //!
+//! `[flow-history.object-store]`: copies files of records, once nothing is added to them any more, to a store that speaks S3.
+//! Files' names are relative to the directory.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `endpoint` | `"https://HOST"`, `"https://HOST:PORT"`, or with `http` | | |
+//! | `bucket` | a bucket's name | | it is there already |
+//! | `prefix` | `"FOLDER/"` | the site's name | what objects' names begin with; each box needs its own |
+//! | `region` | a region's name | `"us-east-1"` | |
+//! | `credentials-file` | file of secrets | | its lines `aws_access_key_id = …` and `aws_secret_access_key = …` |
+//! | `ca-file` | file of certificates (PEM) | Debian's | who may have signed the store's certificate |
+//!
 //! `[nat-ledger]`: keeps on disk who had which outside address and port, for `popgate who-had`; without it nothing is kept.
 //! Whether there is one changes only with a restart.
 //!
@@ -302,6 +314,7 @@ mod documents;
 mod export;
 mod groups;
 mod keys;
+mod object_store;
 mod problem;
 mod reader;
 mod scope;
@@ -314,6 +327,7 @@ pub use candidate::*;
 pub use documents::{APPLIANCE_FILE, Documents, STATE_DIR, TENANTS_DIR};
 pub use export::{CollectorTls, Identity};
 pub use keys::{NotAKey, public_of};
+pub use object_store::{Credentials, ObjectStore};
 pub use problem::{Problem, Problems};
 pub use values::{dscp, dscp_name, duration};
 

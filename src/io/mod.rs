@@ -18,6 +18,7 @@ mod masquerade;
 pub mod namespace;
 mod netlink;
 pub mod network;
+pub mod object_sending;
 mod polling;
 mod portion;
 mod standing;

@@ -4,6 +4,7 @@ use crate::config::FlowHistory;
 use crate::control::FlowsPort;
 use crate::io::clock::Clock;
 use crate::io::flow_keeping::{self, FlowKeeping, SharedFlows};
+use crate::io::object_sending::{self, Destination};
 use crate::model::Instant;
 use crate::store::flows::{Flows, Limits, LocalDisk, Part, Want};
 use crate::store::query::{self, History, Question};
@@ -21,9 +22,17 @@ const THREADS: usize = 2;
 /// The thread that keeps it.
 pub(super) struct FlowsThread {
     pub(super) way: FlowKeeping,
+    destination: Destination,
     shared: SharedFlows,
     clock: Clock,
     thread: JoinHandle<()>,
+}
+
+/// The way to change what the configuration says of it.
+#[derive(Clone)]
+pub(super) struct FlowsSettings {
+    way: FlowKeeping,
+    destination: Destination,
 }
 
 /// Whoever asks.
@@ -39,7 +48,15 @@ impl FlowsThread {
         let now = clock.now().unix_nanos / 1_000_000;
         let flows = Flows::open(state_dir.to_owned(), limits_of(config), Box::new(LocalDisk), now);
         let (way, shared, thread) = flow_keeping::start(flows, clock)?;
-        Ok(FlowsThread { way, shared, clock, thread })
+        let destination = object_sending::start(shared.clone(), clock)?;
+        let flows = FlowsThread { way, destination, shared, clock, thread };
+        // It has just been started.
+        let _ = flows.destination.send(config.object_store.clone());
+        Ok(flows)
+    }
+
+    pub(super) fn settings(&self) -> FlowsSettings {
+        FlowsSettings { way: self.way.clone(), destination: self.destination.clone() }
     }
 
     pub(super) fn reader(&self) -> impl FlowsPort + 'static {
@@ -50,6 +67,13 @@ impl FlowsThread {
     pub(super) fn finish(self) -> Result<(), &'static str> {
         drop(self.way);
         self.thread.join().map_err(|_| "the flow history's thread panicked")
+    }
+}
+
+impl FlowsSettings {
+    /// Takes over what the configuration says. False if a thread is gone.
+    pub(super) fn take_over(&self, config: &FlowHistory) -> bool {
+        self.way.set_limits(limits_of(config)) && self.destination.send(config.object_store.clone()).is_ok()
     }
 }
 
@@ -86,7 +110,8 @@ impl History for Reader {
     }
 }
 
-pub(super) fn limits_of(config: &FlowHistory) -> Limits {
-    let FlowHistory { keep, keep_rollups, tenant_quota } = *config;
-    Limits { keep, keep_rollups, tenant_bytes: tenant_quota }
+fn limits_of(config: &FlowHistory) -> Limits {
+    let FlowHistory { keep, keep_rollups, tenant_quota, object_store } = config;
+    let (keep, keep_rollups, tenant_bytes) = (*keep, *keep_rollups, *tenant_quota);
+    Limits { keep, keep_rollups, tenant_bytes, is_copied: object_store.is_some() }
 }

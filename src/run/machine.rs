@@ -2,7 +2,7 @@
 //! halfway.
 
 use super::crew::Crew;
-use super::flows;
+use super::flows::FlowsSettings;
 use super::is_pop;
 use super::kernel::Kernel;
 use super::ledger::limits_of;
@@ -10,7 +10,6 @@ use crate::config::Candidate;
 use crate::control::commits::{ProblemRow, Refusal};
 use crate::export::Directory;
 use crate::io::exporting::Order;
-use crate::io::flow_keeping::FlowKeeping;
 use crate::io::ledgering::Entry;
 use crate::io::network;
 use crate::pipeline::rehearse;
@@ -30,7 +29,7 @@ pub(super) struct Machine {
     pub(super) crew: Crew,
     pub(super) orders: SyncSender<Order>,
     pub(super) ledger: Option<SyncSender<Entry>>,
-    pub(super) history: Option<FlowKeeping>,
+    pub(super) history: Option<FlowsSettings>,
     pub(super) kernel: Kernel,
     /// The configuration in force.
     pub(super) candidate: Candidate,
@@ -134,7 +133,7 @@ impl Machine {
             tracing::error!("the exporter is gone");
         }
         if let (Some(history), Some(config)) = (&self.history, &candidate.appliance.flow_history)
-            && !history.set_limits(flows::limits_of(config))
+            && !history.take_over(config)
         {
             tracing::error!("the flow history's thread is gone");
         }

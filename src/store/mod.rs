@@ -6,4 +6,5 @@ pub mod flows;
 pub mod ledger;
 pub mod query;
 pub mod report;
+pub mod s3;
 pub(crate) mod whole;

@@ -126,4 +126,27 @@ pub struct FlowHistoryState {
     pub lost: u64,
     /// Files that could not be read, and were set aside.
     pub damaged: u64,
+    /// `None` where nothing is copied to an object store.
+    #[serde(default)]
+    pub object_store: Option<ObjectStoreState>,
+}
+
+/// How the copying of the flow history's files to an object store stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ObjectStoreState {
+    /// Since when nothing arrives there, and why.
+    pub failing_since_unix_ms: Option<u64>,
+    pub problem: Option<String>,
+    /// When it is tried again.
+    pub retry_unix_ms: Option<u64>,
+    /// Files that are not there yet. A small one waits until its day is over, so that it is merged with others first.
+    pub waiting_files: u64,
+    pub waiting_bytes: u64,
+    /// Since the process began: files that have arrived;
+    pub sent_files: u64,
+    pub sent_bytes: u64,
+    /// and files that had to go, for their age or for want of room, before they had.
+    pub lost_files: u64,
+    pub lost_bytes: u64,
 }

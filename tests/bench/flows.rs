@@ -104,7 +104,7 @@ pub fn rows(wanted: &Wanted) -> Vec<Value> {
 /// how many bytes it has on disk, roll-ups included.
 fn keep(dir: &Path, count: u64, millis: u64) -> (Kept, f64, f64) {
     let ever = Duration::from_secs(1 << 32);
-    let limits = Limits { keep: ever, keep_rollups: ever, tenant_bytes: u64::MAX };
+    let limits = Limits { keep: ever, keep_rollups: ever, tenant_bytes: u64::MAX, is_copied: false };
     let mut flows = Flows::open(dir.to_owned(), limits, Box::new(LocalDisk), BEGIN);
     let mut rng = StdRng::seed_from_u64(1);
     let names: Vec<String> = (0..5_000).map(|n| format!("host{n}.example{}.com", n % 300)).collect();
@@ -148,7 +148,7 @@ fn start_after_a_crash() -> f64 {
     const ROWS: u64 = 500_000;
     let dir = TempDir::new().expect("a directory");
     let ever = Duration::from_secs(1 << 32);
-    let limits = Limits { keep: ever, keep_rollups: ever, tenant_bytes: u64::MAX };
+    let limits = Limits { keep: ever, keep_rollups: ever, tenant_bytes: u64::MAX, is_copied: false };
     let open = || Flows::open(dir.path().to_owned(), limits, Box::new(LocalDisk), BEGIN);
     let mut flows = open();
     let mut rng = StdRng::seed_from_u64(2);

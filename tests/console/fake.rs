@@ -15,7 +15,7 @@ use popgate::pipeline::report::{
 use popgate::store::query::{self, Question, Show, Summing};
 use popgate::store::report::{
     self, Cell, FlowAnswer, FlowColumn, FlowHistoryState, FlowProblem, FlowQuestion, FlowSeries, FlowsBefore,
-    Held, Holding, LedgerState, WhoHad,
+    Held, Holding, LedgerState, ObjectStoreState, WhoHad,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Weak};
@@ -163,6 +163,16 @@ impl FlowsPort for History {
             known_from_unix_ms: Some(unix_ms() - 86_400_000),
             bytes: 1_234_567,
             files: 9,
+            object_store: Some(ObjectStoreState {
+                failing_since_unix_ms: Some(unix_ms() - 4_000_000),
+                problem: Some("s3.example.net: status 403, AccessDenied, Access Denied".into()),
+                waiting_files: 3,
+                waiting_bytes: 345_678,
+                sent_files: 6,
+                sent_bytes: 888_889,
+                lost_files: 2,
+                ..ObjectStoreState::default()
+            }),
             ..FlowHistoryState::default()
         }
     }

@@ -128,7 +128,7 @@ fn a_million_sessions_are_the_same_to_the_worker_the_collector_and_the_history()
     assert_eq!(records.len(), 2 * EACH as usize);
     let dir = TempDir::new().expect("a directory");
     let day = Duration::from_secs(86_400);
-    let limits = Limits { keep: day, keep_rollups: day, tenant_bytes: u64::MAX };
+    let limits = Limits { keep: day, keep_rollups: day, tenant_bytes: u64::MAX, is_copied: false };
     let millis = now.unix_nanos / 1_000_000;
     let mut kept = Kept(Flows::open(dir.path().to_owned(), limits, Box::new(LocalDisk), millis));
     let new = || (Exporter::new(Settings::default(), Directory::default(), now), NetflowParser::default());

@@ -22,6 +22,7 @@ export interface Status {
   exporters: ExporterReport[];
   /** Nobody puts configurations in force where there is none. */
   commit: Standing | null;
+  'flow-history': FlowHistoryState | null;
 }
 
 /** What of the configuration is always in sight. */
@@ -30,6 +31,20 @@ export interface Standing {
   'confirm-by-unix-ms': number | null;
   'on-trial': boolean;
   problem: string | null;
+}
+
+export interface FlowHistoryState {
+  'failing-since-unix-ms': number | null;
+  problem: string | null;
+  'object-store': ObjectStoreState | null;
+}
+
+/** The copying of the flow history's files elsewhere. */
+export interface ObjectStoreState {
+  'failing-since-unix-ms': number | null;
+  problem: string | null;
+  'waiting-files': number;
+  'lost-files': number;
 }
 
 /** The way to a collector of flow records, and what went by it. */

@@ -47,6 +47,21 @@ export function whatIsWrong(live: Live): Wrong[] {
     const hint = `${exporter.protocol} over ${exporter.transport} to ${exporter.address}; ${integer(exporter['lost-records'])} records are lost.`;
     wrong.push({ level: 'warn', what, hint, since });
   }
+  const history = status?.['flow-history'];
+  if (history?.problem) {
+    const since = history['failing-since-unix-ms'] ?? undefined;
+    wrong.push({ level: 'bad', what: `The flow history cannot be written: ${history.problem}`, since });
+  }
+  const copies = history?.['object-store'];
+  if (copies?.problem) {
+    const what = `Files of the flow history are not copied to the object store: ${copies.problem}`;
+    const hint = `${integer(copies['waiting-files'])} files wait.`;
+    wrong.push({ level: 'warn', what, hint, since: copies['failing-since-unix-ms'] ?? undefined });
+  }
+  if (copies && copies['lost-files'] > 0) {
+    const what = `${integer(copies['lost-files'])} files of the flow history had to go before they were copied`;
+    wrong.push({ level: 'bad', what, hint: 'A larger tenant-quota leaves more time.' });
+  }
   for (const row of live.drops) {
     const perSecond = live.dropRates.get(dropKey(row)) ?? 0;
     const hint = ALARMING[row.reason];

@@ -3,10 +3,11 @@
 //! 1 a record in names, a *row* ([`Row`]), is taken in: it is added to the active log ([`log`]) and lies in memory beside it
 //! ([`active`]). 2 A log that has grown long, or old, is closed: its rows become Parquet files, one for each tenant and day,
 //! and roll-ups of these ([`job`]). 3 Small files are merged, old ones go, and so do the oldest of a tenant that has more
-//! than it may. 4 Whoever asks is told which files and rows in memory cover the time ([`Part`]).
+//! than it may. Those that nothing is added to any more may be copied elsewhere ([`outbox`]). 4 Whoever asks is told which files and rows in memory cover the time ([`Part`]).
 //!
 //! ```text
 //! flow-log/NUMBER.log                                                                        logs
+//! flow-log/sent                                                                              which files are copied elsewhere
 //! flow-log/begins.json                                                                       from when on all is there
 //! flows/tenant=NAME/date=YYYY-MM-DD/*.parquet                                                rows
 //! flow-rollups/step=1m|5m|1h/by=class|source|destination/tenant=NAME/date=YYYY-MM-DD/*.parquet     roll-ups
@@ -25,6 +26,7 @@ mod file;
 mod files;
 mod job;
 mod log;
+mod outbox;
 mod row;
 mod schema;
 mod table;
@@ -33,10 +35,11 @@ mod tests;
 
 pub use job::{Job, Outcome};
 pub use log::{Append, Disk, LocalDisk};
+pub use outbox::ToSend;
 pub use row::{Counted, Row};
 pub use schema::{Column, FLOWS, Kind, Rollup, Step, schema};
 
-use super::report::FlowHistoryState;
+use super::report::{FlowHistoryState, ObjectStoreState};
 use super::whole;
 use active::Active;
 use arrow_array::RecordBatch;
@@ -45,6 +48,7 @@ use begins::Begins;
 use files::Info;
 use job::Work;
 use log::Log;
+use outbox::Outbox;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,6 +75,8 @@ const SMALL: u64 = 8 << 20;
 /// So many small files of a day are merged, of one that is over from two on; and so many at once at most.
 const MERGED: usize = 8;
 const MERGED_AT_ONCE: usize = 64;
+/// So long after a day's end its last records are in files: a small file of that day stays as it is.
+const DAY_IS_OVER_AFTER: Duration = Duration::from_secs(3_600);
 /// Roll-ups are kept longer than rows, and take a fraction of the room: rows have this part of a quota in any case.
 const ROWS_SHARE: u64 = 2;
 
@@ -83,6 +89,8 @@ pub struct Limits {
     pub keep_rollups: Duration,
     /// Of each tenant the oldest files go before they are larger together.
     pub tenant_bytes: u64,
+    /// Files are copied elsewhere: that one goes before it has been is told.
+    pub is_copied: bool,
 }
 
 /// What is to be read for a question: rows, or a roll-up of them.
@@ -117,6 +125,10 @@ pub struct Flows {
     /// Files that nobody is told of any more, and when they go.
     doomed: VecDeque<(u64, PathBuf)>,
     begins: Begins,
+    outbox: Outbox,
+    /// What a job makes one file of must not be copied meanwhile.
+    is_merging: bool,
+    copying: ObjectStoreState,
     /// Whether what was there before is known: until then no log has a number.
     has_looked: bool,
     is_busy: bool,
@@ -143,6 +155,9 @@ impl Flows {
             files: BTreeMap::new(),
             doomed: VecDeque::new(),
             begins: Begins::default(),
+            outbox: Outbox::default(),
+            is_merging: false,
+            copying: ObjectStoreState::default(),
             has_looked: false,
             is_busy: false,
             has_failed: false,
@@ -172,6 +187,7 @@ impl Flows {
             known_from_unix_ms: rows.map(|file| file.from).min(),
             in_memory: (self.active.len() + self.closed.iter().map(|closed| closed.len()).sum::<usize>())
                 as u64,
+            object_store: self.limits.is_copied.then(|| self.copying_state()),
             ..self.state.clone()
         }
     }
@@ -234,6 +250,7 @@ impl Flows {
             None => None,
         };
         self.is_busy = work.is_some();
+        self.is_merging = matches!(work, Some(Work::Merge(_)));
         work.map(|work| Job { dir: self.dir.clone(), work })
     }
 
@@ -263,12 +280,14 @@ impl Flows {
     /// Nothing came of a [`Job`]: whoever ran it could not, or is no more. It is handed out again.
     pub fn give_up(&mut self, now: u64) {
         self.is_busy = false;
+        self.is_merging = false;
         self.next_job = now + millis(RETRY);
     }
 
     /// What came of a [`Job`].
     pub fn done(&mut self, outcome: Outcome, now: u64) {
         self.is_busy = false;
+        self.is_merging = false;
         let made = match outcome.made {
             Ok(made) => made,
             Err(error) => {
@@ -368,6 +387,7 @@ impl Flows {
         }
         // It is written before they are gone: they go a minute later.
         self.write_begins();
+        self.miss_copies(&going);
         going.iter().for_each(|file| self.doom(file, now));
     }
 
@@ -376,7 +396,8 @@ impl Flows {
         for files in self.files.values() {
             for day in files.chunk_by(|a, b| a.date == b.date) {
                 let enough = if day[0].date < today { 2 } else { MERGED };
-                for run in day.chunk_by(|a, b| a.bytes < SMALL && b.bytes < SMALL) {
+                let may_grow = |file: &Info| file.bytes < SMALL && !self.outbox.is_taken(&self.name_of(file));
+                for run in day.chunk_by(|a, b| may_grow(a) && may_grow(b)) {
                     if run.len() >= enough {
                         return Some(Work::Merge(run[..run.len().min(MERGED_AT_ONCE)].to_vec()));
                     }
@@ -384,6 +405,93 @@ impl Flows {
             }
         }
         None
+    }
+
+    /// The next file to be copied elsewhere, which nothing is added to from now on: until it is [`Flows::sent`], it is handed out
+    /// again.
+    ///
+    /// # Errors
+    /// It cannot be written down that it is.
+    pub fn next_to_send(&mut self, now: u64) -> io::Result<Option<ToSend>> {
+        if !self.has_looked {
+            return Ok(None);
+        }
+        let over = files::date(now.saturating_sub(millis(DAY_IS_OVER_AFTER)) / 86_400_000);
+        let is_tidy = now < self.next_tidy && !self.is_merging && self.closed.is_empty();
+        let next = self.rows().find_map(|file| {
+            let name = self.name_of(file);
+            let is_whole = file.bytes >= SMALL || is_tidy && file.date < over || self.outbox.is_taken(&name);
+            (is_whole && !self.outbox.is_sent(&name)).then(|| ToSend {
+                path: file.path.clone(),
+                name,
+                bytes: file.bytes,
+            })
+        });
+        if let Some(next) = &next {
+            self.outbox.take(&self.dir, &next.name)?;
+        }
+        Ok(next)
+    }
+
+    /// A file has arrived.
+    pub fn sent(&mut self, file: &ToSend) {
+        self.copying.sent_files += 1;
+        self.copying.sent_bytes += file.bytes;
+        if self.copying.failing_since_unix_ms.take().is_some() {
+            tracing::info!("flow history: files arrive at the object store again");
+        }
+        (self.copying.problem, self.copying.retry_unix_ms) = (None, None);
+        // It is copied once more after a restart, then.
+        if let Err(error) = self.outbox.sent(&self.dir, &file.name) {
+            tracing::warn!("flow history: which files are copied cannot be written: {error}");
+        }
+    }
+
+    /// A file could not be copied; it is tried again.
+    pub fn not_sent(&mut self, why: &str, now: u64, retry_at: u64) {
+        if self.copying.failing_since_unix_ms.is_none() {
+            tracing::error!("flow history: files cannot be copied to the object store: {why}");
+            self.copying.failing_since_unix_ms = Some(now);
+        }
+        self.copying.problem = Some(why.to_owned());
+        self.copying.retry_unix_ms = Some(retry_at);
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &Info> {
+        self.files.iter().filter(|((_, shape), _)| *shape == 0).flat_map(|(_, files)| files)
+    }
+
+    fn name_of(&self, file: &Info) -> String {
+        file.path.strip_prefix(&self.dir).unwrap_or(&file.path).to_string_lossy().into_owned()
+    }
+
+    fn copying_state(&self) -> ObjectStoreState {
+        let waiting = || self.rows().filter(|file| !self.outbox.is_sent(&self.name_of(file)));
+        ObjectStoreState {
+            waiting_files: waiting().count() as u64,
+            waiting_bytes: waiting().map(|file| file.bytes).sum(),
+            ..self.copying.clone()
+        }
+    }
+
+    /// These go.
+    fn miss_copies(&mut self, going: &[Info]) {
+        let (mut files, mut bytes) = (0, 0);
+        for file in going.iter().filter(|file| file.shape == Shape::Rows) {
+            let name = self.name_of(file);
+            if self.limits.is_copied && !self.outbox.is_sent(&name) {
+                files += 1;
+                bytes += file.bytes;
+            }
+            self.outbox.forget(&name);
+        }
+        if files > 0 {
+            tracing::error!(
+                "flow history: {files} files had to go before they were copied to the object store"
+            );
+            self.copying.lost_files += files;
+            self.copying.lost_bytes += bytes;
+        }
     }
 
     // 4 Whoever asks.
@@ -467,6 +575,8 @@ impl Flows {
             }
             self.closed.push_back(Arc::new(active));
         }
+        let names: std::collections::BTreeSet<String> = files.iter().map(|file| self.name_of(file)).collect();
+        self.outbox = Outbox::read(&self.dir, |name| names.contains(name))?;
         for file in files {
             // Its log is still there: perhaps not all files of that were made.
             if self.closed.iter().any(|closed| closed.number == file.last) {

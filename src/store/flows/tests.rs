@@ -12,6 +12,7 @@ const LIMITS: Limits = Limits {
     keep: Duration::from_secs(30 * 86_400),
     keep_rollups: Duration::from_secs(400 * 86_400),
     tenant_bytes: 1 << 30,
+    is_copied: false,
 };
 
 fn row(tenant: &str, n: u64, end: u64) -> Row<'_> {
