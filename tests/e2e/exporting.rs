@@ -118,6 +118,20 @@ fn every_collector_adds_up_what_the_sessions_of_each_tenant_counted_to_the_byte(
             "{name}"
         );
     }
+    let shown = world.show_text("fra1", &["exporters"]);
+    let lines: Vec<&str> = shown.lines().skip(1).collect();
+    assert_eq!(lines.len(), standing.len(), "{shown}");
+    assert!(lines.iter().all(|line| line.contains("connected")), "{shown}");
+    // The same, as Prometheus reads it.
+    let token =
+        std::fs::read_to_string(world.node("fra1").state_dir().join("admin-token")).expect("the token");
+    let bearer = format!("Authorization: Bearer {}", token.trim());
+    let metrics = world.must("fra1", &["curl", "-sS", "-f", "-H", &bearer, "http://127.0.0.1:8443/metrics"]);
+    for name in ["tcp", "nfcapd-v9", "cgn-log"] {
+        let records = standing[name].stats.records;
+        let line = format!("popgate_exporter_records_total{{collector=\"{name}\"}} {records}");
+        assert!(metrics.lines().any(|told| told == line), "{line}: {metrics}");
+    }
     world.kill("fra1", Signal::TERM).expect("stopped");
 
     let (by_tenant, all) = told.sums();

@@ -425,6 +425,58 @@ fn the_oldest_files_of_a_tenant_go_for_their_age_and_beyond_its_quota_and_others
 }
 
 #[test]
+fn a_file_is_copied_once_its_day_is_over_and_is_merged_with_no_other_from_then_on() {
+    let dir = TempDir::new().expect("a directory");
+    let limits = Limits { is_copied: true, ..LIMITS };
+    let open = |now| Flows::open(dir.path().to_owned(), limits, Box::new(LocalDisk), now);
+    let mut flows = open(NOON);
+    for n in 0..3 {
+        flows.take(&row("acme", n, NOON + n), NOON);
+        seal(&mut flows, NOON);
+    }
+    let next = |flows: &mut Flows, now| flows.next_to_send(now).expect("it is written down");
+    assert_eq!(next(&mut flows, NOON + 1), None, "more of today may be added");
+    let midnight = NOON + 43_200_000;
+    settle(&mut flows, midnight + 1_800_000);
+    assert_eq!(next(&mut flows, midnight + 1_800_001), None, "the last of today are not in files yet");
+
+    let over = midnight + 7_200_000;
+    settle(&mut flows, over);
+    let whole = next(&mut flows, over + 1).expect("the day is over");
+    assert!(whole.name.starts_with("flows/tenant=acme/date=2025-11-28/0000000001-0000000003_"), "{whole:?}");
+    assert_eq!(flows.state().object_store.map(|copies| copies.waiting_files), Some(1));
+    // Killed while it is on its way: it is sent again, under the same name.
+    drop(flows);
+    let mut flows = open(over);
+    assert_eq!(next(&mut flows, over), Some(whole.clone()));
+    flows.sent(&whole);
+
+    // A straggler of that day stays by itself, and what has gone there is remembered.
+    flows.take(&row("acme", 9, NOON + 9), over);
+    seal(&mut flows, over);
+    settle(&mut flows, over + 60_000);
+    let straggler = next(&mut flows, over + 60_001).expect("another file");
+    assert_ne!(straggler.name, whole.name);
+    assert_eq!(flows.parts(Some("acme"), 0, u64::MAX, Want::Rows).expect("read").len(), 2);
+    flows.sent(&straggler);
+    let copies = flows.state().object_store.expect("files are copied");
+    assert_eq!((copies.sent_files, copies.waiting_files, copies.lost_files), (2, 0, 0));
+    drop(flows);
+    let mut flows = open(over + 60_000);
+    settle(&mut flows, over + 60_000);
+    assert_eq!(next(&mut flows, over + 60_001), None);
+
+    // One that has arrived may go; one that has not is missed.
+    flows.take(&row("acme", 10, NOON + 10), over);
+    seal(&mut flows, over + 60_000);
+    flows.set_limits(Limits { keep: Duration::from_secs(3_600), ..limits });
+    settle(&mut flows, over + 120_000);
+    let copies = flows.state().object_store.expect("files are copied");
+    assert_eq!((copies.waiting_files, copies.lost_files), (0, 1));
+    assert!(copies.lost_bytes > 0);
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_set_aside_and_the_others_are_merged() {
     let dir = TempDir::new().expect("a directory");
     let mut flows = open(dir.path(), NOON);
