@@ -94,9 +94,14 @@ impl Bench {
 
     /// With so much bandwidth.
     pub fn limited(case: Case, bandwidth: Option<Rate>) -> Bench {
+        Bench::of(case, Pop::limited(case.tunnels, case.rules, bandwidth))
+    }
+
+    /// Of this PoP, whose clients may be more than the tunnels by which sessions come.
+    pub fn of(case: Case, pop: Pop) -> Bench {
         let mut bench = Bench {
             case,
-            pop: Pop::limited(case.tunnels, case.rules, bandwidth),
+            pop,
             bare: (0..case.tunnels).map(|_| bare_pair()).collect(),
             key: LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[3; 32]).expect("a key")),
             outward: Vec::new(),
@@ -113,8 +118,8 @@ impl Bench {
     fn open_sessions(&mut self) {
         let mut out = Outbound::default();
         for n in 0..self.case.sessions {
-            let tunnel = n % self.pop.clients.len();
-            let in_tunnel = n / self.pop.clients.len();
+            let tunnel = n % self.case.tunnels;
+            let in_tunnel = n / self.case.tunnels;
             let host = host_of(tunnel, in_tunnel / 50_000);
             let packet = udp((host, 1_024 + (in_tunnel % 50_000) as u16), (SERVER, 4_500), self.bytes_of(n));
             let sealed = seal(&mut self.pop.clients[tunnel], &packet);

@@ -8,7 +8,7 @@
 //! `cases`: a packet by size, sessions, rules and tunnels. `supers`: super-packets. `stages`: where a packet's time goes.
 //! `handshakes`: at the entrance and in the worker. `tunnels`: ten thousand of them, their memory, and what they cost
 //! while idle. `workers`: what a second one adds. `tables`: rules and sessions by themselves. `bindings`: those of NAT.
-//! `shaping`: a packet where a bandwidth is limited. `classify`: names in the first bytes of flows. `ledger`: the NAT ledger, on
+//! `steering`: a packet where there are two paths. `shaping`: one where a bandwidth is limited. `classify`: names in the first bytes of flows. `ledger`: the NAT ledger, on
 //! disk. `probes`: five thousand paths, probed, and what is decided by it. `export`: flow records into messages, whose figure
 //! goes into `target/bench/flows.json`. `flows`: the flow history, on disk, whose figures go there too.
 
@@ -25,6 +25,7 @@ mod pop;
 mod probes;
 mod shaping;
 mod stages;
+mod steering;
 mod supers;
 mod tables;
 mod tunnels;
@@ -123,6 +124,7 @@ fn all(wanted: &Wanted) -> Vec<Value> {
     rows.extend(values(cases::rows(wanted)));
     rows.extend(values(supers::rows(wanted)));
     rows.extend(values(stages::rows(wanted)));
+    rows.extend(values(steering::rows(wanted)));
     rows.extend(values(shaping::rows(wanted)));
     rows.extend(values(handshakes::rows(wanted)));
     rows.extend(values(workers::rows(wanted)));

@@ -43,8 +43,13 @@ impl Pop {
     pub fn limited(tunnels: usize, rules: usize, bandwidth: Option<Rate>) -> Pop {
         let mut candidate = candidate(tunnels, rules);
         candidate.appliance.transports.iter_mut().for_each(|transport| transport.bandwidth = bandwidth);
-        let generation = Compiler::new("bench-").compile(&candidate).expect("few names");
-        let mut pop = Pop::unconnected(&Arc::new(generation), clients(tunnels), 1);
+        Pop::by(&candidate, tunnels)
+    }
+
+    /// One of one worker and by this policy, with so many clients.
+    pub fn by(candidate: &Candidate, clients: usize) -> Pop {
+        let generation = Compiler::new("bench-").compile(candidate).expect("few names");
+        let mut pop = Pop::unconnected(&Arc::new(generation), self::clients(clients), 1);
         pop.connect();
         pop
     }
@@ -109,6 +114,24 @@ impl Pop {
 /// What `candidate(tunnels, rules)` is compiled to.
 pub fn compiled(tunnels: usize, rules: usize) -> Arc<Generation> {
     Arc::new(Compiler::new("bench-").compile(&candidate(tunnels, rules)).expect("few names"))
+}
+
+/// The same, of whose classes two set a DSCP.
+pub fn compiled_with_streams(tunnels: usize, rules: usize) -> Arc<Generation> {
+    let mut candidate = candidate(tunnels, rules);
+    set_dscps(&mut candidate);
+    Arc::new(Compiler::new("bench-").compile(&candidate).expect("few names"))
+}
+
+/// What the two carry; with best effort's, each path has three streams of probes then.
+pub const DSCPS: [u8; 2] = [46, 34];
+
+pub fn set_dscps(candidate: &mut Candidate) {
+    for tenant in candidate.tenants.values_mut() {
+        for (class, dscp) in tenant.classes.iter_mut().zip(DSCPS) {
+            class.set_dscp = Some(dscp);
+        }
+    }
 }
 
 /// So many clients of the PoP's.

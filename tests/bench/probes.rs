@@ -6,12 +6,13 @@
 
 use crate::cases::{BASE, Case};
 use crate::measure::{Stopwatch, cpu_time, median, since};
-use crate::pop::{Pop, client_at, clients, compiled, from_client, seal};
+use crate::pop::{DSCPS, Pop, client_at, clients, compiled, compiled_with_streams, from_client, seal};
 use crate::{BATCH, ROUNDS, Row, Wanted};
 use boringtun::noise::TunnResult;
 use popgate::model::{PathId, SlaLimits};
 use popgate::path::{
-    Action, Asks, Candidate, Counts, Judge, Message, Prober, Quality, Stamps, Tells, reflect, request, select,
+    Action, Asks, Candidate, Counts, Judge, Message, OfStream, Prober, Quality, Stamps, Tells, reflect,
+    request, select,
 };
 use popgate::wire::{self, Batch, Outbound};
 use std::hint::black_box;
@@ -32,14 +33,15 @@ const PIECES: usize = 20_000;
 
 pub fn rows(wanted: &Wanted) -> Vec<Row> {
     let shares = [
-        (0, "probing of 5,000 paths, all idle"),
-        (10, "probing of 5,000 paths, one in ten with a call"),
-        (100, "probing of 5,000 paths, all with a call"),
+        (0, false, "probing of 5,000 paths, all idle"),
+        (0, true, "probing of 5,000 paths with three streams, all idle"),
+        (10, false, "probing of 5,000 paths, one in ten with a call"),
+        (100, false, "probing of 5,000 paths, all with a call"),
     ];
     let mut rows = Vec::new();
-    for (percent, name) in shares {
+    for (percent, streams, name) in shares {
         if wanted.has(name) {
-            rows.push(box_of_paths(percent, name));
+            rows.push(box_of_paths(percent, streams, name));
         }
     }
     if wanted.has(SEALED) {
@@ -85,8 +87,9 @@ fn sealed() -> Row {
 /// What is under way to the box: from whom, and whether it is a probe.
 type UnderWay = Vec<(usize, bool, Vec<u8>)>;
 
-fn box_of_paths(percent: usize, name: &str) -> Row {
-    let mut pop = Pop::unconnected(&compiled(PATHS, 100), clients(PATHS), 1);
+fn box_of_paths(percent: usize, streams: bool, name: &str) -> Row {
+    let generation = if streams { compiled_with_streams(PATHS, 100) } else { compiled(PATHS, 100) };
+    let mut pop = Pop::unconnected(&generation, clients(PATHS), 1);
     pop.connect();
     let mut far: Vec<Prober> = (0..PATHS).map(|_| Prober::new(pop.now.instant)).collect();
     let mut out = Outbound::default();
@@ -102,6 +105,9 @@ fn box_of_paths(percent: usize, name: &str) -> Row {
         let mut coming = UnderWay::new();
         sent += answer(&mut pop, &mut far, &mut out, &mut coming);
         ask(&mut pop, &mut far, percent, step, &mut coming);
+        if streams {
+            ask_of_streams(&mut pop, step, &mut coming);
+        }
         for probes in [false, true] {
             let mut some = coming.iter().filter(|(_, is_probe, _)| *is_probe == probes).peekable();
             while some.peek().is_some() {
@@ -175,6 +181,19 @@ fn ask(pop: &mut Pop, far: &mut [Prober], percent: usize, step: usize, coming: &
             if let Action::Send { sequence, asks } | Action::SendFullSize { sequence, asks } = action {
                 coming.push((n, true, seal(client, &request(sequence, asks, now))));
             }
+        }
+    }
+}
+
+/// What the far ends ask of streams that carry nothing: as often as the box does.
+fn ask_of_streams(pop: &mut Pop, step: usize, coming: &mut UnderWay) {
+    let now = pop.now;
+    let every = 5 * STEPS_A_SECOND;
+    for (n, client) in pop.clients.iter_mut().enumerate().filter(|(n, _)| n % every == step % every) {
+        for dscp in DSCPS {
+            let stream = Some(OfStream { dscp, dscps: 1 << dscp, sent: step as u32 });
+            let asks = Asks { answered: true, within: Some(Duration::from_secs(1)), deaf: false, stream };
+            coming.push((n, true, seal(client, &request(step as u32, asks, now))));
         }
     }
 }
