@@ -264,6 +264,11 @@ impl Prober {
         &self.quality
     }
 
+    /// From now on what its answers count is other packets.
+    pub fn counts_others(&mut self) {
+        self.quality.counts_others();
+    }
+
     /// What the last answer has brought, once.
     pub fn take_seen(&mut self) -> Option<Seen> {
         self.quality.take_seen()

@@ -106,6 +106,11 @@ impl Quality {
         self.judge(false);
     }
 
+    /// What the next answer counts is other packets than the last one did: they say nothing together.
+    pub fn counts_others(&mut self) {
+        self.told = None;
+    }
+
     /// What the last answer has brought, once.
     pub fn take_seen(&mut self) -> Option<Seen> {
         self.seen.take()

@@ -84,6 +84,7 @@ impl Gauge {
         };
         self.streams = dscps.iter().map(&mut stream).collect();
         self.tallies = Default::default();
+        self.prober.counts_others();
     }
 
     /// The stream whose probes carry this; `None`: the prober's own, or there is none.

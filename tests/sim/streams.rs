@@ -263,3 +263,22 @@ fn moves_by_a_stream_are_replayed_from_what_was_recorded() {
     // Were voice judged by best effort, it would have stayed.
     assert_eq!(again(&mut sim, &with_streams.replace("set-dscp = \"ef\"\n", "")), []);
 }
+
+#[test]
+fn a_commit_that_takes_a_stream_away_or_adds_one_moves_nobody_by_what_was_lost_long_ago() {
+    let limits = "max-loss = \"1%\"";
+    let with = policy(limits);
+    let without = with.replace("set-dscp = \"ef\"\n", "");
+    let mut sim = sim(limits);
+    // More than an SLA's test would bear at once; of what nobody asks about.
+    sim.commit(&[("acme", ACME), ("globex", GLOBEX)]);
+    sim.impair(DSL, [STEADY, Link { loss: 0.2, ..STEADY }]);
+    calls(&mut sim, 20);
+    sim.impair(DSL, [STEADY; 2]);
+    calls(&mut sim, 20);
+    for policy in [&with, &without, &with, &without] {
+        sim.commit(&[("acme", policy), ("globex", GLOBEX)]);
+        calls(&mut sim, 5);
+        assert_eq!(moves(&mut sim, "fra1", 0), []);
+    }
+}
