@@ -46,6 +46,7 @@ enum Command {
     Audit(admin::AuditArgs),
     Explain(Box<admin::ExplainArgs>),
     Flows(Box<admin::FlowsArgs>),
+    Trace(Box<admin::TraceArgs>),
     WhoHad(admin::WhoHadArgs),
     /// Compute whose a public address and port is, where nat-blocks are deterministic: prints TENANT/BRANCH
     WhoHas {
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         Command::Audit(args) => Ok(admin::audit(&args)),
         Command::Explain(args) => Ok(admin::explain(&args, popgate::run::explain_candidate)),
         Command::Flows(args) => Ok(admin::flows(&args)),
+        Command::Trace(args) => Ok(admin::trace_flow(&args)),
         Command::WhoHad(args) => Ok(admin::who_had(&args, popgate::run::who_had_offline)),
         Command::WhoHas { outside, dir } => who_has(&dir, outside),
         Command::Replay { journal, policy } => replay(&journal, &policy),

@@ -3,7 +3,7 @@
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use popgate::store::flows::{Column, Counted, Flows, Limits, LocalDisk, Part, Row, Want};
+use popgate::store::flows::{Column, Counted, Flows, Limits, LocalDisk, Part, Row, Told, Want};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::fs::File;
@@ -52,6 +52,7 @@ fn row(n: u64) -> Row<'static> {
         tcp_flags: 0,
         generation: 1,
         end_reason: "idle-timeout",
+        told: Told::default(),
     }
 }
 

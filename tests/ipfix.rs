@@ -203,6 +203,7 @@ fn session(number: u32, tenant: TenantId, key: FlowKey, reply_key: FlowKey) -> F
             },
         ],
         end_reason: EndReason::EndOfFlow,
+        story: None,
     }
 }
 

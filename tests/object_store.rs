@@ -5,7 +5,7 @@ use popgate::config::{Credentials, ObjectStore};
 use popgate::io::clock::Clock;
 use popgate::io::flow_keeping::{self, FlowKeeping, SharedFlows};
 use popgate::io::object_sending::{self, Destination};
-use popgate::store::flows::{Counted, Flows, Limits, LocalDisk, Row};
+use popgate::store::flows::{Counted, Flows, Limits, LocalDisk, Row, Told};
 use popgate::store::report::ObjectStoreState;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -58,6 +58,7 @@ fn row(n: u64, end: u64) -> Row<'static> {
         tcp_flags: 0,
         generation: 1,
         end_reason: "idle-timeout",
+        told: Told::default(),
     }
 }
 

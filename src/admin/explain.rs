@@ -94,7 +94,7 @@ pub(super) fn dscp(text: &str) -> Result<u8, String> {
     }
 }
 
-fn render(explanation: &Explanation) -> String {
+pub(super) fn render(explanation: &Explanation) -> String {
     let mut table = Table::new(&["STEP", "WRITTEN", "WHAT"]);
     for step in &explanation.steps {
         let kind = match step.kind {

@@ -11,6 +11,7 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::borrow::Cow;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// 10,000 rows of JSON: 5 MB, more than a page of a console has use for. Downloads may have more.
 const MOST_JSON_ROWS: usize = 10_000;
@@ -25,12 +26,7 @@ pub(super) async fn query(
     Query(parameters): Parameters,
 ) -> Result<Response, Problem> {
     let (question, format) = asked(&parameters)?;
-    let permit = app.questions.clone().try_acquire_owned().map_err(|_| {
-        let detail = format!(
-            "{MAX_QUESTIONS} questions to the flow history are being answered; ask again in a moment"
-        );
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-    })?;
+    let permit = permit(&app)?;
     let answer = tokio::task::spawn_blocking(move || {
         // Until it is answered, whoever is still there to hear it.
         let _permit = permit;
@@ -51,6 +47,16 @@ pub(super) async fn query(
     });
     let failed = |why: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, why);
     answer.await.map_err(|error| failed(error.to_string()))?
+}
+
+/// To ask the flow history; or that there is no room for more questions.
+pub(super) fn permit(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
+    app.questions.clone().try_acquire_owned().map_err(|_| {
+        let detail = format!(
+            "{MAX_QUESTIONS} questions to the flow history are being answered; ask again in a moment"
+        );
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -22,6 +22,7 @@ mod openmetrics;
 mod problem;
 mod table;
 pub mod token;
+mod trace;
 mod who_had;
 
 pub use apps::{describe_app, list_apps};
@@ -31,6 +32,7 @@ pub use commits::{audit, commit, compare, confirm, dry_run, revisions, rollback}
 pub use explain::{AskCandidate, ExplainArgs, explain};
 pub use flows::{FlowsArgs, flows};
 pub use token::Token;
+pub use trace::{TraceArgs, trace_flow};
 pub use who_had::{AskLedger, WhoHadArgs, who_had};
 
 use crate::control::Control;
@@ -103,6 +105,7 @@ const ROUTES: &[Route] = &[
     ("/api/v1/sessions", || get(api::sessions)),
     ("/api/v1/flows", || get(api::flows)),
     ("/api/v1/flows/query", || get(history::query)),
+    ("/api/v1/flows/trace", || get(trace::trace)),
     ("/api/v1/drops", || get(api::drops)),
     ("/api/v1/rules", || get(api::rules)),
     ("/api/v1/paths/history", || get(api::path_history)),

@@ -5,7 +5,7 @@ use crate::config::AclAction;
 use crate::control::{FlowsPort, LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
 use crate::model::AskedPort;
 use crate::pipeline::report::{
-    Answer, DropRow, Explanation, PathHistory, Query, RuleRow, SessionPage, Step, StepKind, Totals,
+    Answer, DropRow, Explanation, PathHistory, Query, RuleRow, SessionPage, Step, StepKind, Totals, Traced,
 };
 use crate::store::report::{
     self, Cell, FlowAnswer, FlowColumn, FlowHistoryState, FlowProblem, FlowQuestion, FlowRange, Holding,
@@ -62,6 +62,7 @@ fn every_route_answers_with_the_token_and_is_not_stored() {
         let query = match *path {
             "/api/v1/paths/history" => "?tenant=acme&site=berlin&path=dsl",
             "/api/v1/explain" => "?tenant=acme&from=10.1.0.5&to=192.0.2.1:443",
+            "/api/v1/flows/trace" => "?tenant=acme&from=10.1.0.5:51000&to=192.0.2.1:443",
             "/api/v1/config/candidate" => "?scope=tenant:acme",
             "/api/v1/who-had" => "?address=198.51.100.7&port=40112&at=2026-11-22T10:00Z",
             _ => "",
@@ -245,6 +246,37 @@ fn a_flow_is_explained_with_its_parameters_read_strictly() {
     let (status, body) = (answer.status, answer.body);
     assert_eq!(status, 200, "{body}");
     assert!(body.contains("10.1.0.5 to 192.0.2.1:443, udp, 46"), "{body}");
+}
+
+#[test]
+fn a_flow_is_traced_with_its_parameters_read_strictly() {
+    let server = Server::start();
+    let ask = |query: &str| server.get(&format!("/api/v1/flows/trace?{query}"));
+    for (query, parameter) in [
+        ("", "from"),
+        ("tenant=acme&from=10.1.0.5:1&to=10.0.0.0/8", "to"),
+        ("tenant=acme&from=10.1.0.5&to=192.0.2.1:443", "from"),
+        ("tenant=acme&from=10.1.0.5:1&to=[2001:db8::1]:443", "to"),
+        ("from=10.1.0.5:1&to=192.0.2.1:443", "tenant"),
+        ("tenant=nobody&from=10.1.0.5:1&to=192.0.2.1:443", "tenant"),
+        ("tenant=acme&from=10.1.0.5:1&to=192.0.2.1:443&protocol=sctp", "protocol"),
+        ("tenant=acme&from=10.1.0.5:1&to=192.0.2.1:443&at=yesterday", "at"),
+        ("tenant=acme&from=10.1.0.5:1&to=192.0.2.1:443&port=1", "port"),
+    ] {
+        let answer = ask(query);
+        let (status, body) = (answer.status, answer.body);
+        assert_eq!(status, 400, "{query}: {body}");
+        assert!(body.contains(&format!("\"parameter\":\"{parameter}\"")), "{query}: {body}");
+    }
+    let answer = ask("tenant=acme&from=10.1.0.5:1&to=192.0.2.1:443&at=-5m");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let told: crate::control::Trace = serde_json::from_str(&answer.body).expect("a trace");
+    assert!(!told.was_there && told.sessions.is_empty(), "{told:?}");
+    assert_eq!(told.until_unix_ms - told.from_unix_ms, 1_000);
+    let now = told.now.expect("what would become of it");
+    assert!(now.explanation.steps.iter().any(|step| step.text.contains("10.1.0.5")), "{now:?}");
+    // A protocol without ports.
+    assert_eq!(ask("tenant=acme&from=10.1.0.5&to=192.0.2.1&protocol=47").status, 200);
 }
 
 #[test]
@@ -464,6 +496,7 @@ impl WorkerPort for Worker {
             Query::Totals => Answer::Totals(Totals::default()),
             Query::Paths => Answer::Paths(Vec::new()),
             Query::Sessions { .. } => Answer::Sessions(SessionPage::default()),
+            Query::Trace(_) => Answer::Trace(Traced::default()),
             Query::Drops => Answer::Drops(vec![row]),
             Query::Rules { .. } => Answer::Rules(vec![rule]),
             Query::Decisions { .. } => Answer::Decisions(Vec::new()),

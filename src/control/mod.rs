@@ -13,11 +13,15 @@ pub mod compare;
 mod gather;
 mod recent;
 pub mod revisions;
+mod trace;
 pub mod trial;
 
 use commits::{CommitPort, Refusal, Reply, Standing, Verb};
 pub use gather::{Unanswered, WorkerGone, WorkerPort};
 pub use recent::{FlowPage, RecentFlows};
+pub use trace::{
+    Trace, TraceEvent, TraceEventKind, TraceMove, TraceNow, TraceQuestion, TraceSources, TracedSession,
+};
 
 use crate::export::report::ExporterReport;
 use crate::model::{AskedFlow, AskedPort};
@@ -635,6 +639,8 @@ mod tests {
             app: None,
             name: None,
             rule: "web-out".into(),
+            dscp: 0,
+            generation: 1,
             forward_path: None,
             reverse_path: None,
             tcp_state: None,
@@ -644,6 +650,7 @@ mod tests {
             forward_bytes: 60,
             reverse_packets: 0,
             reverse_bytes: 0,
+            story: None,
         }
     }
 

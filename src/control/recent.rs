@@ -46,6 +46,13 @@ impl RecentFlows {
         page
     }
 
+    /// All records held that `is_asked` means, and when the oldest that is held ended, in milliseconds since the Unix epoch.
+    pub fn between(&self, is_asked: impl Fn(&FlowReport) -> bool) -> (Vec<FlowReport>, Option<u64>) {
+        let ring = self.ring();
+        let since = ring.front().map(|flow| flow.end_unix_ms);
+        (ring.iter().filter(|flow| is_asked(flow)).cloned().collect(), since)
+    }
+
     /// A ring is whole between any two of its operations, so a poisoned lock is as good as any.
     fn ring(&self) -> MutexGuard<'_, VecDeque<FlowReport>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -141,6 +148,7 @@ mod tests {
             generation: 1,
             tcp_flags: 0,
             end_reason: "end-of-flow".into(),
+            story: None,
         }
     }
 }

@@ -70,6 +70,7 @@ fn translated() -> FlowRecord {
         generation: 1,
         directions: [FORWARD, ANSWERS],
         end_reason: EndReason::EndOfFlow,
+        story: None,
     }
 }
 
@@ -642,6 +643,7 @@ prop_compose! {
             generation: 1,
             directions,
             end_reason,
+            story: None,
         }
     }
 }

@@ -6,6 +6,7 @@ mod nat;
 mod record;
 mod sample;
 mod session;
+mod story;
 mod table;
 mod tcp;
 #[cfg(test)]
@@ -17,5 +18,6 @@ pub use nat::{Binding, PortChange, PortEvent, Ports, UNIT, Wish};
 pub use record::{DirectionRecord, EndReason, FlowRecord};
 pub use sample::{SAMPLE_BYTES, Sample, Sampler};
 pub use session::{Counters, Plan, Session, Translation};
+pub use story::{Cause, Denied, Moved, MovedBy, Moves, Stories, Story};
 pub use table::{InsertError, SessionRef, SessionTable};
 pub use tcp::TcpState;

@@ -1,5 +1,6 @@
 //! What is written down of a session: at its end, and at every active timeout while it lasts.
 
+use super::story::Story;
 use crate::model::{ClassBy, ClassId, Direction, End, FlowKey, Named, PathId, RuleId, TenantId};
 
 /// Why a record was written (IPFIX flowEndReason, RFC 5102 section 5.11.3).
@@ -54,11 +55,13 @@ pub struct FlowRecord {
     pub rule: RuleId,
     /// DSCP of the first packet, 0-63.
     pub dscp: u8,
-    /// The table's generation that decided.
+    /// The table's generation that decided; of a session that policy has ended, the one that did.
     pub generation: u64,
     /// Indexed by [`Direction`].
     pub directions: [DirectionRecord; 2],
     pub end_reason: EndReason,
+    /// What happened to it since its last record.
+    pub story: Option<Box<Story>>,
 }
 
 impl FlowRecord {

@@ -381,6 +381,7 @@ impl Session {
             generation: plan.generation,
             directions,
             end_reason,
+            story: None,
         }
     }
 

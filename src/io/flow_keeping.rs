@@ -5,8 +5,8 @@
 //! for.
 
 use super::clock::Clock;
-use crate::pipeline::report::FlowReport;
-use crate::store::flows::{Counted, Flows, Limits, Outcome, Row};
+use crate::pipeline::report::{FlowReport, MoveRow};
+use crate::store::flows::{Counted, Flows, Limits, Outcome, Row, Told};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
@@ -149,15 +149,46 @@ impl Keeper {
 fn take(flows: &mut Flows, entry: Entry, now: u64) {
     match entry {
         Entry::Flow(flow) => {
-            flows.take(&row(&flow), now);
+            flows.take(&row(&flow, &Texts::of(&flow)), now);
         }
         Entry::Limits(limits) => flows.set_limits(limits),
         Entry::Done(outcome) => flows.done(*outcome, now),
     }
 }
 
-/// A record in names, as the history takes it.
-pub fn row(flow: &FlowReport) -> Row<'_> {
+/// What happened to a session, as the history keeps it: in texts.
+#[derive(Default)]
+pub struct Texts {
+    moves: [Option<String>; 2],
+    dropped_packets: u64,
+    drop_reasons: Option<String>,
+    denied_by: Option<String>,
+    denied_after: u64,
+}
+
+impl Texts {
+    /// Those of a record.
+    pub fn of(flow: &FlowReport) -> Texts {
+        let Some(story) = flow.story.as_deref() else { return Texts::default() };
+        // Rows are plain structs with string keys, which always serialise.
+        let json = |moves: &Vec<MoveRow>| {
+            Some(moves).filter(|moves| !moves.is_empty()).and_then(|moves| serde_json::to_string(moves).ok())
+        };
+        let drops: Vec<String> =
+            story.drops.iter().map(|drop| format!("{} {}", drop.reason, drop.packets)).collect();
+        let denied = story.denied.as_ref();
+        Texts {
+            moves: [json(&story.forward_moves), json(&story.reverse_moves)],
+            dropped_packets: story.dropped_packets(),
+            drop_reasons: (!drops.is_empty()).then(|| drops.join(", ")),
+            denied_by: denied.map(|denied| denied.reason.to_string()),
+            denied_after: denied.map_or(0, |denied| denied.unix_ms.saturating_sub(flow.end_unix_ms)),
+        }
+    }
+}
+
+/// A record in names, as the history takes it, with its [`Texts`].
+pub fn row<'a>(flow: &'a FlowReport, texts: &'a Texts) -> Row<'a> {
     let translated =
         |address: Option<_>, port: Option<_>| address.map(|address| (address, port.unwrap_or(0)));
     Row {
@@ -185,6 +216,14 @@ pub fn row(flow: &FlowReport) -> Row<'_> {
         tcp_flags: flow.tcp_flags,
         generation: flow.generation,
         end_reason: &flow.end_reason,
+        told: Told {
+            forward_moves: texts.moves[0].as_deref(),
+            reverse_moves: texts.moves[1].as_deref(),
+            dropped_packets: texts.dropped_packets,
+            drop_reasons: texts.drop_reasons.as_deref(),
+            denied_by: texts.denied_by.as_deref(),
+            denied_after: texts.denied_after,
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Civil, HostName, NameSource, Named, Protocol};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::str::FromStr;
 
 /// An end of it.
@@ -66,6 +67,61 @@ pub struct AskedTime {
     pub from_unix_ms: u64,
     /// The first that is not meant any more.
     pub until_unix_ms: u64,
+}
+
+/// A time, or how long ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedWhen {
+    At(AskedTime),
+    /// Milliseconds.
+    Ago(u64),
+}
+
+impl AskedWhen {
+    /// The time meant, at `now`; milliseconds since the Unix epoch, without the end. Who says "5m ago" means a second of then.
+    pub fn range(self, now: u64) -> Range<u64> {
+        match self {
+            AskedWhen::At(time) => time.from_unix_ms..time.until_unix_ms,
+            AskedWhen::Ago(millis) => {
+                let from = now.saturating_sub(millis);
+                from..from + 1_000
+            }
+        }
+    }
+}
+
+/// Neither a time nor how long ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a time with its zone, as in \"2026-11-22T10:00Z\", nor how long ago, as in \"5m ago\" or \"-5m\""
+)]
+pub struct NotWhen;
+
+impl FromStr for AskedWhen {
+    type Err = NotWhen;
+
+    fn from_str(text: &str) -> Result<AskedWhen, NotWhen> {
+        let ago = text.strip_prefix('-').or_else(|| text.strip_suffix("ago").map(str::trim_end));
+        let Some(span) = ago else { return text.parse().map(AskedWhen::At).map_err(|_| NotWhen) };
+        let (digits, unit) = span.split_at_checked(span.len().wrapping_sub(1)).ok_or(NotWhen)?;
+        let millis = match unit {
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(NotWhen),
+        };
+        number(digits, 1, 9).map(|number| AskedWhen::Ago(number * millis)).map_err(|_| NotWhen)
+    }
+}
+
+impl fmt::Display for AskedWhen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AskedWhen::At(time) => time.fmt(f),
+            AskedWhen::Ago(millis) => write!(f, "-{}s", millis / 1_000),
+        }
+    }
 }
 
 /// Neither an address nor an address with a port.
@@ -212,6 +268,26 @@ mod tests {
             "2026-11-00T10:00Z",
         ] {
             assert_eq!(time(wrong), Err(NotATime), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn how_long_ago_is_a_second_of_then() {
+        let range = |text: &str| text.parse::<AskedWhen>().map(|when| when.range(100_000_000_000));
+        for (text, ago_ms) in [
+            ("-5m", 300_000),
+            ("5m ago", 300_000),
+            ("90s ago", 90_000),
+            ("-2h", 7_200_000),
+            ("1dago", 86_400_000),
+        ] {
+            let from = 100_000_000_000 - ago_ms;
+            assert_eq!(range(text), Ok(from..from + 1_000), "{text}");
+        }
+        let ten = 1_795_341_600_000;
+        assert_eq!(range("2026-11-22T10:00Z"), Ok(ten..ten + 60_000));
+        for wrong in ["", "-", "ago", "5m", "-5", "-m", "-5w", "--5m", "5 minutes ago", "-5µ", "µ ago"] {
+            assert_eq!(range(wrong), Err(NotWhen), "{wrong}");
         }
     }
 

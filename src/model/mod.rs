@@ -16,7 +16,7 @@ mod time;
 mod timeouts;
 mod wheel;
 
-pub use asked::{AskedEnd, AskedFlow, AskedPort, AskedTime, NotATime, NotAnEnd};
+pub use asked::{AskedEnd, AskedFlow, AskedPort, AskedTime, AskedWhen, NotATime, NotAnEnd, NotWhen};
 pub use class::{ClassBy, NameSource, Named};
 pub use drop::DropReason;
 pub use exporting::{ExportProtocol, RecordKind};

@@ -30,7 +30,7 @@ pub use quality::{LONG, Measured, Quality, Way};
 pub use select::{Bond, Candidate, Ranking, select, steer, takers};
 pub use shaper::{Budget, Counters, FullClasses, Offered, QueueState, Shaper, Way as ShapedWay};
 pub use stamp::{
-    Asks, Message, News, OfStream, PROBE_ADDRESS, PathTag, Reply, Tells, ToldOfStream, news, reflect,
+    Asks, Message, News, OfStream, PROBE_ADDRESS, PathTag, Reply, Tells, ToldOfStream, news, reason, reflect,
     request, request_of_size,
 };
 pub use stream::{Stream, StreamAction};

@@ -47,6 +47,9 @@ const DOWN: u8 = 2;
 /// (the counters of RFC 8972 section 4.5).
 const STREAM: u8 = 251;
 const STREAM_BYTES: usize = 20;
+/// Or why another path stands as it does for those who send by it: its [`PathTag`], and a word that both ends read alike.
+const REASON: u8 = 3;
+const REASON_BYTES: usize = 13;
 const NOT_RECOGNISED: u8 = 0x80;
 /// Seconds between the NTP era's beginning and Unix's (RFC 5905 section 6).
 const NTP_OFFSET: u64 = 2_208_988_800;
@@ -61,6 +64,8 @@ pub enum Message {
     Reply(Reply),
     /// Of another path; not to be reflected.
     News(PathTag, News),
+    /// What made the far end send by another path than this one, or by this one; not to be reflected.
+    Reason(PathTag, u32),
 }
 
 /// What a request says besides being one.
@@ -174,6 +179,10 @@ impl Message {
                             let news = if what == DOWN { News::Down } else { News::Suspect };
                             return Some(Message::News(tag, news));
                         }
+                        [_, SAYS, _, _, REASON, ref tag @ .., a, b, c, d] => {
+                            let tag = PathTag(*tag.first_chunk().filter(|_| tag.len() == 8)?);
+                            return Some(Message::Reason(tag, u32::from_be_bytes([a, b, c, d])));
+                        }
                         _ => {}
                     }
                 }
@@ -239,6 +248,15 @@ pub fn news(of: PathTag, news: News, now: Now) -> Vec<u8> {
     body.extend_from_slice(&[NOT_RECOGNISED, SAYS, 0, NEWS_BYTES as u8, NEWS]);
     body.extend_from_slice(&of.0);
     body.push(if news == News::Down { DOWN } else { SUSPECT });
+    wire::udp_v6((PROBE_ADDRESS, SENDER_PORT), (PROBE_ADDRESS, REFLECTOR_PORT), 0, &body)
+}
+
+/// Why another path stands as it does here; in form as [`news`].
+pub fn reason(of: PathTag, why: u32, now: Now) -> Vec<u8> {
+    let mut body = request_body(0, now);
+    body.extend_from_slice(&[NOT_RECOGNISED, SAYS, 0, REASON_BYTES as u8, REASON]);
+    body.extend_from_slice(&of.0);
+    body.extend_from_slice(&why.to_be_bytes());
     wire::udp_v6((PROBE_ADDRESS, SENDER_PORT), (PROBE_ADDRESS, REFLECTOR_PORT), 0, &body)
 }
 
@@ -448,5 +466,8 @@ mod tests {
             let ip = wire::parse_ip(&packet).expect("sound");
             assert_eq!(Message::read(&packet, &ip, now), Some(Message::News(tag, what)));
         }
+        let packet = reason(tag, 0x1234_5678, now);
+        let ip = wire::parse_ip(&packet).expect("sound");
+        assert_eq!(Message::read(&packet, &ip, now), Some(Message::Reason(tag, 0x1234_5678)));
     }
 }

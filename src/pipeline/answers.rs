@@ -6,6 +6,7 @@ use super::report::{
     Answer, DirectionReport, FlowFilter, FlowReport, PathHistory, PathName, PathReport, PathSample,
     PathState, Query, QueueRow, SessionPage, SessionReport, SlaRow, StreamReport, Totals,
 };
+use super::trace::describe_story;
 use super::worker::Worker;
 use crate::config::dscp_name;
 use crate::flow::{EndReason, FlowRecord, Session, SessionRef, TcpState};
@@ -49,6 +50,7 @@ impl Worker {
                 while !self.scan(&mut scan, usize::MAX) {}
                 Answer::Sessions(self.page(scan, now))
             }
+            Query::Trace(asked) => Answer::Trace(self.trace(asked, now)),
             Query::Drops => Answer::Drops(self.drops.rows(&self.generation)),
             Query::Decisions { tenant } => {
                 Answer::Decisions(self.journal.rows(tenant.as_deref(), &self.generation))
@@ -246,7 +248,7 @@ impl Worker {
         SessionPage { matching: scan.matching, sessions: sessions.collect() }
     }
 
-    fn session_report(&self, session: &Session, now: Now) -> SessionReport {
+    pub(super) fn session_report(&self, session: &Session, now: Now) -> SessionReport {
         let names = &self.generation.names;
         let key = session.key(Direction::Forward);
         let plan = session.plan();
@@ -276,6 +278,8 @@ impl Worker {
             app: app(&self.generation, session.tenant, key, plan.ends, session.dscp, name),
             name: name.map(str::to_owned),
             rule: names.rule(plan.rule).to_owned(),
+            dscp: session.dscp,
+            generation: plan.generation,
             forward_path: path(session.arrived_on(Direction::Forward), session.left_on(Direction::Forward)),
             reverse_path: path(session.left_on(Direction::Reverse), session.arrived_on(Direction::Reverse)),
             tcp_state: session.tcp.map(|state: TcpState| state.name().to_owned()),
@@ -285,6 +289,9 @@ impl Worker {
             forward_bytes: forward.bytes,
             reverse_packets: reverse.packets,
             reverse_bytes: reverse.bytes,
+            story: self
+                .story(session.id, now)
+                .map(|story| Box::new(describe_story(&story, session.tenant, &self.generation))),
         }
     }
 }
@@ -390,6 +397,7 @@ pub fn describe_record(record: &FlowRecord, generation: &Generation) -> FlowRepo
             EndReason::LackOfResources => "lack-of-resources",
         }
         .to_owned(),
+        story: record.story.as_ref().map(|story| Box::new(describe_story(story, record.tenant, generation))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Dropped packets, counted by tenant and reason.
 
 use super::report::DropRow;
+use super::trace::dropped_for;
 use crate::model::{DropReason, TenantId};
 use crate::tables::Generation;
 use std::collections::BTreeMap;
@@ -48,18 +49,7 @@ impl Drops {
         let row = |((tenant, reason), packets): (&(Option<TenantId>, DropReason), &u64)| DropRow {
             tenant: tenant.map(|id| names.tenant(id).to_owned()),
             reason: reason.name().to_owned(),
-            detail: match reason {
-                DropReason::AclDropped(rule) | DropReason::AclRejected(rule) => {
-                    Some(names.rule(*rule).to_owned())
-                }
-                DropReason::NatRequired(handoff) | DropReason::NatPoolExhausted(handoff) => {
-                    Some(names.handoff(*handoff).to_owned())
-                }
-                DropReason::BranchSessionLimit(site)
-                | DropReason::BranchSessionRate(site)
-                | DropReason::BranchPortLimit(site) => Some(names.site(*site).to_owned()),
-                _ => None,
-            },
+            detail: dropped_for(*reason, generation).detail,
             packets: *packets,
         };
         self.counts.iter().map(row).collect()

@@ -5,7 +5,7 @@
 //! which answers. Whatever else no worker's number is on ends here, counted.
 
 use super::drops::Drops;
-use super::report::{Answer, Query, SessionPage, Totals};
+use super::report::{Answer, Query, SessionPage, Totals, Traced};
 use super::steering::{Steered, steer};
 use super::team::Team;
 use crate::config::public_of;
@@ -85,6 +85,7 @@ impl Entrance {
             }),
             Query::Paths => Answer::Paths(Vec::new()),
             Query::Sessions { .. } => Answer::Sessions(SessionPage::default()),
+            Query::Trace(_) => Answer::Trace(Traced::default()),
             Query::Drops => Answer::Drops(self.drops.rows(&self.generation)),
             Query::Rules { .. } => Answer::Rules(Vec::new()),
             Query::Decisions { .. } => Answer::Decisions(Vec::new()),

@@ -1,9 +1,9 @@
 //! What is known of how good a way is, and what follows from it for those who go by it.
 
-use crate::model::Instant;
+use crate::model::{Instant, SlaLimit, SlaLimits};
 use crate::path::{
-    self, Counts, History, Judge, Measured, Prober, Quality, Reply, Sample, SampledWay, State, Stream, Tally,
-    Verdict, Way,
+    self, Counts, Evidence, History, Judge, Measured, Prober, Quality, Reply, Sample, SampledWay, State,
+    Stream, Tally, Verdict, Way,
 };
 use std::time::Duration;
 
@@ -55,6 +55,77 @@ pub enum Why {
     BestOfWorst(u8),
     NotBestOfWorst(u8),
 }
+
+impl Why {
+    /// In a word that is not 0, with what was measured to three digits and more: for other workers, and for the far end. A
+    /// limit is not part of it; whoever reads it knows the policy.
+    pub fn pack(self) -> u32 {
+        let (kind, place, of, value) = match self {
+            Why::Configured => (1, 0, 0, 0),
+            Why::Heard => (2, 0, 0, 0),
+            Why::Down(silent) => (3, 0, 0, silent.as_millis() as u64),
+            Why::ToldDown => (4, 0, 0, 0),
+            Why::CannotSend => (5, 0, 0, 0),
+            Why::LinkDown => (6, 0, 0, 0),
+            Why::LinkUp => (7, 0, 0, 0),
+            Why::Narrow => (8, 0, 0, 0),
+            Why::Wide => (9, 0, 0, 0),
+            Why::CameUp => (10, 0, 0, 0),
+            Why::Recovered => (11, 0, 0, 0),
+            Why::Sla(place, Verdict::Broken(Evidence { of, measured, .. })) => {
+                let (number, unit) = OF_SLAS[of as usize];
+                (12, place, number, (measured * unit).round() as u64)
+            }
+            Why::Sla(place, Verdict::Kept(good)) => (13, place, 0, good.as_secs()),
+            Why::BestOfWorst(place) => (14, place, 0, 0),
+            Why::NotBestOfWorst(place) => (15, place, 0, 0),
+        };
+        kind << 28 | u32::from(place & 15) << 24 | of << 22 | value.min(MOST) as u32
+    }
+
+    /// What was packed, where the tenant's SLA at each place has these limits. `None` of 0, and of what asks for an SLA that is not
+    /// there.
+    pub fn unpack(packed: u32, limits: impl Fn(u8) -> Option<SlaLimits>) -> Option<Why> {
+        let (place, value) = ((packed >> 24 & 15) as u8, packed & MOST as u32);
+        Some(match packed >> 28 {
+            1 => Why::Configured,
+            2 => Why::Heard,
+            3 => Why::Down(Duration::from_millis(value.into())),
+            4 => Why::ToldDown,
+            5 => Why::CannotSend,
+            6 => Why::LinkDown,
+            7 => Why::LinkUp,
+            8 => Why::Narrow,
+            9 => Why::Wide,
+            10 => Why::CameUp,
+            11 => Why::Recovered,
+            12 => {
+                let of = [SlaLimit::Loss, SlaLimit::Latency, SlaLimit::Jitter, SlaLimit::Mos]
+                    [(packed >> 22 & 3) as usize];
+                let limits = limits(place)?;
+                let millis = |limit: Option<Duration>| limit.map(|limit| limit.as_secs_f64() * 1e3);
+                let limit = match of {
+                    SlaLimit::Loss => limits.loss,
+                    SlaLimit::Latency => millis(limits.latency),
+                    SlaLimit::Jitter => millis(limits.jitter),
+                    SlaLimit::Mos => limits.mos,
+                };
+                let measured = f64::from(value) / OF_SLAS[of as usize].1;
+                Why::Sla(place, Verdict::Broken(Evidence { of, measured, limit: limit? }))
+            }
+            13 => Why::Sla(place, Verdict::Kept(Duration::from_secs(value.into()))),
+            14 => Why::BestOfWorst(place),
+            15 => Why::NotBestOfWorst(place),
+            _ => return None,
+        })
+    }
+}
+
+/// The largest number that is packed.
+const MOST: u64 = (1 << 22) - 1;
+/// By [`SlaLimit`]: its number, and by how much what is measured is multiplied to be a whole number: a share, milliseconds,
+/// milliseconds, a score.
+const OF_SLAS: [(u32, f64); 4] = [(0, 1e6), (1, 10.0), (2, 100.0), (3, 1e5)];
 
 impl Gauge {
     /// One of which nothing is known yet.
@@ -174,5 +245,47 @@ impl Gauge {
         for stream in &mut self.streams {
             stream.is_judged(self.judged_for.contains(&stream.dscp()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_comes_back_from_its_word_with_its_numbers_and_the_limit_of_whoever_reads_it() {
+        let second = Duration::from_secs(1);
+        let limits = SlaLimits {
+            loss: Some(0.01),
+            latency: Some(second / 10),
+            jitter: Some(second / 50),
+            mos: Some(3.6),
+        };
+        let broken = |of, measured, limit| Why::Sla(9, Verdict::Broken(Evidence { of, measured, limit }));
+        let all = [
+            Why::Configured,
+            Why::Heard,
+            Why::Down(second * 2),
+            Why::ToldDown,
+            Why::CannotSend,
+            Why::LinkDown,
+            Why::LinkUp,
+            Why::Narrow,
+            Why::Wide,
+            Why::CameUp,
+            Why::Recovered,
+            broken(SlaLimit::Loss, 0.0375, 0.01),
+            broken(SlaLimit::Latency, 250.5, 100.0),
+            broken(SlaLimit::Jitter, 31.25, 20.0),
+            broken(SlaLimit::Mos, 2.5, 3.6),
+            Why::Sla(13, Verdict::Kept(second * 30)),
+            Why::BestOfWorst(0),
+            Why::NotBestOfWorst(13),
+        ];
+        for why in all {
+            assert_eq!(Why::unpack(why.pack(), |_| Some(limits)), Some(why));
+        }
+        assert_eq!(Why::unpack(all[11].pack(), |_| None), None, "of another policy");
+        assert_eq!(Why::unpack(0, |_| Some(limits)), None);
     }
 }

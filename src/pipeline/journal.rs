@@ -65,7 +65,7 @@ impl Journal {
 
 impl Move {
     /// The reason's name in the API.
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self.why {
             Why::Configured => "commit",
             Why::Heard => "heard",

@@ -22,6 +22,7 @@ mod rules;
 mod steering;
 mod team;
 mod tenants;
+mod trace;
 mod worker;
 
 pub use answers::{SessionScan, describe_record};

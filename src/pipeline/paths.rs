@@ -384,7 +384,8 @@ impl Paths {
 
     /// Tells the team how `id` stands now. Whether that is new.
     pub fn publish(&self, id: PathId, now: Instant) -> bool {
-        self.team.publish(id, self.standing(id), now)
+        let why = self.gauge(id).map_or(0, |gauge| gauge.why.pack());
+        self.team.publish(id, self.standing(id), why, now)
     }
 
     /// The paths that have something to do; each is to be scheduled again.

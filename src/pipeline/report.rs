@@ -2,6 +2,10 @@
 //!
 //! Names, not ids: whoever reads a report has no generation to look ids up in.
 
+mod story;
+
+pub use story::{Denial, Dropped, DroppedFor, MoveBy, MoveRow, StoryReport, TraceAsked, Traced};
+
 use super::recording::Measured;
 use crate::config::{AclAction, Outcome};
 use serde::{Deserialize, Serialize};
@@ -16,6 +20,8 @@ pub enum Query {
         filter: FlowFilter,
         limit: usize,
     },
+    /// Of the sessions between two ends.
+    Trace(TraceAsked),
     Drops,
     /// Of one tenant, or of all.
     Rules {
@@ -44,6 +50,7 @@ pub enum Answer {
     Totals(Totals),
     Paths(Vec<PathReport>),
     Sessions(SessionPage),
+    Trace(Traced),
     Drops(Vec<DropRow>),
     /// By tenant, in the order they are tried.
     Rules(Vec<RuleRow>),
@@ -260,6 +267,12 @@ pub struct SessionReport {
     /// What its far end is called, where that could make a difference.
     pub name: Option<String>,
     pub rule: String,
+    /// DSCP of the first packet, 0-63.
+    #[serde(default)]
+    pub dscp: u8,
+    /// Of the configuration that decided.
+    #[serde(default)]
+    pub generation: u64,
     /// Path the forward direction's last packet came or went by; the tunnel side nearest the initiator first.
     pub forward_path: Option<String>,
     pub reverse_path: Option<String>,
@@ -271,6 +284,9 @@ pub struct SessionReport {
     pub forward_bytes: u64,
     pub reverse_packets: u64,
     pub reverse_bytes: u64,
+    /// What happened to it since its last record, if anything did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub story: Option<Box<StoryReport>>,
 }
 
 /// One counter of dropped packets.
@@ -527,9 +543,12 @@ pub struct FlowReport {
     pub reverse_packets: u64,
     pub reverse_bytes: u64,
     pub tcp_flags: u8,
-    /// Of the configuration that decided.
+    /// Of the configuration that decided; of a session that policy has ended, the one that did.
     #[serde(default)]
     pub generation: u64,
     /// `idle-timeout`, `active-timeout`, `end-of-flow`, `forced-end`, `lack-of-resources`.
     pub end_reason: String,
+    /// What happened to it since its last record, if anything did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub story: Option<Box<StoryReport>>,
 }

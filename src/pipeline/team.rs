@@ -16,10 +16,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub struct Team {
     size: u16,
     board: Board,
-    /// When each path last stood otherwise.
+    /// When each path last stood otherwise, and why it stands as it does: [`super::gauge::Why::pack`].
     changes: Board,
     /// Of which classes there is more on each path than goes soon.
     full: Board,
+    causes: Board,
+    /// When the far end last told why it sends by a path or not, and what it told.
+    heard: Board,
+    told: Board,
     /// How many sessions workers have been allowed to have; and of those that may not have as many as there are.
     granted: AtomicU32,
     granted_of_tenants: Board,
@@ -59,6 +63,9 @@ impl Team {
             board: Board::default(),
             changes: Board::default(),
             full: Board::default(),
+            causes: Board::default(),
+            heard: Board::default(),
+            told: Board::default(),
             granted: AtomicU32::new(0),
             granted_of_tenants: Board::default(),
             granted_of_branches: Board::default(),
@@ -168,8 +175,25 @@ impl Team {
         self.full.of(path).store(full.0, Ordering::Relaxed);
     }
 
-    /// Tells the others how a path of one's own stands. Whether that is new.
-    pub(super) fn publish(&self, path: PathId, standing: Standing, now: Instant) -> bool {
+    /// Why it stands so; 0 if it never stood otherwise.
+    pub(super) fn cause(&self, path: PathId) -> u32 {
+        self.causes.of(path).load(Ordering::Relaxed)
+    }
+
+    /// The far end tells why it sends by a path, or does not.
+    pub(super) fn hear(&self, path: PathId, why: u32, now: Instant) {
+        self.told.of(path).store(why, Ordering::Relaxed);
+        self.heard.of(path).store(Change { at: now, by_sla: false }.pack(), Ordering::Release);
+    }
+
+    /// When the far end last told of a path, and what; 0 if it never did.
+    pub(super) fn heard(&self, path: PathId, now: Instant) -> (Instant, u32) {
+        let at = Change::unpack(self.heard.of(path).load(Ordering::Acquire), now).at;
+        (at, self.told.of(path).load(Ordering::Relaxed))
+    }
+
+    /// Tells the others how a path of one's own stands, and why. Whether that is new.
+    pub(super) fn publish(&self, path: PathId, standing: Standing, why: u32, now: Instant) -> bool {
         let cell = self.board.of(path);
         let packed = standing.pack();
         let before = cell.load(Ordering::Relaxed);
@@ -180,6 +204,7 @@ impl Team {
             if (before.fitness, before.avoid) != (standing.fitness, standing.avoid) {
                 let change = Change { at: now, by_sla: before.fitness == standing.fitness };
                 self.changes.of(path).store(change.pack(), Ordering::Relaxed);
+                self.causes.of(path).store(why, Ordering::Relaxed);
             }
             cell.store(packed, Ordering::Release);
         }
@@ -322,12 +347,12 @@ mod tests {
         };
         for (n, path) in paths.into_iter().enumerate() {
             assert_eq!(team.standing(PathId(path)), Standing::UNREACHABLE);
-            team.publish(PathId(path), standing(n), Instant(0));
+            team.publish(PathId(path), standing(n), 1, Instant(0));
         }
         for (n, path) in paths.into_iter().enumerate() {
             assert_eq!(team.standing(PathId(path)), standing(n));
         }
-        team.publish(PathId(1_024), Standing::UNREACHABLE, Instant(0));
+        team.publish(PathId(1_024), Standing::UNREACHABLE, 1, Instant(0));
         assert_eq!(team.standing(PathId(1_024)), Standing::UNREACHABLE);
     }
 
@@ -340,14 +365,14 @@ mod tests {
         for day in [0, 24, 25, 49, 50, 500] {
             let at = |ms: u64| Instant(day * 86_400_000_000_000 + ms * 1_000_000);
             let known = |change: Change| ((change.at.0 - at(0).0) / 1_000_000, change.by_sla);
-            team.publish(path, Standing::UNREACHABLE, at(1));
-            team.publish(path, up, at(2));
+            team.publish(path, Standing::UNREACHABLE, 1, at(1));
+            team.publish(path, up, 1, at(2));
             assert_eq!(known(team.change(path, at(900_000))), (2, false), "day {day}");
-            team.publish(path, Standing { avoid: 4, ..up }, at(3));
+            team.publish(path, Standing { avoid: 4, ..up }, 1, at(3));
             assert_eq!(known(team.change(path, at(4))), (3, true));
-            team.publish(path, Standing { avoid: 4, transport: TransportId(2), ..up }, at(5));
+            team.publish(path, Standing { avoid: 4, transport: TransportId(2), ..up }, 1, at(5));
             assert_eq!(known(team.change(path, at(6))), (3, true), "it has only moved");
-            team.publish(path, Standing { fitness: Candidate::Recovering, avoid: 4, ..up }, at(7));
+            team.publish(path, Standing { fitness: Candidate::Recovering, avoid: 4, ..up }, 1, at(7));
             assert_eq!(known(team.change(path, at(8))), (7, false));
         }
     }

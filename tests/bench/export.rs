@@ -119,6 +119,7 @@ fn sessions() -> Vec<FlowRecord> {
             generation: 1,
             directions: [direction(Some(PathId(1)), None), direction(None, Some(PathId(1)))],
             end_reason: EndReason::EndOfFlow,
+            story: None,
         }
     };
     (0..SESSIONS as u64).map(session).collect()

@@ -8,7 +8,7 @@
 use crate::Wanted;
 use crate::export::write_figure;
 use crate::measure::{cpu_time, since};
-use popgate::store::flows::{Counted, Flows, Limits, LocalDisk, Part, Row, Want};
+use popgate::store::flows::{Counted, Flows, Limits, LocalDisk, Part, Row, Told, Want};
 use popgate::store::query::{self, History, Question};
 use popgate::store::report::{FlowAnswer, FlowQuestion, FlowRange};
 use rand::rngs::StdRng;
@@ -208,6 +208,7 @@ fn record<'a>(n: u64, now: u64, names: &'a [String], rng: &mut StdRng) -> Row<'a
         tcp_flags: if is_udp { 0 } else { 0x1b },
         generation: 3,
         end_reason: ["end-of-flow", "idle-timeout", "active-timeout"][other as usize % 3],
+        told: Told::default(),
     }
 }
 

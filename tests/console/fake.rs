@@ -8,9 +8,10 @@ use popgate::export::ExportStats;
 use popgate::export::report::ExporterReport;
 use popgate::model::{AskedFlow, AskedPort};
 use popgate::pipeline::report::{
-    Answer, DecisionRow, DirectionReport, DropRow, Explanation, FlowFilter, FlowReport, NatPoolRow,
-    PathHistory, PathName, PathReport, PathSample, PathState, PathStep, Query, QueueRow, RuleRow,
-    SessionPage, SessionReport, SlaRow, Step, StepKind, StreamReport, TenantRow, Totals,
+    Answer, DecisionRow, DirectionReport, DropRow, Dropped, DroppedFor, Explanation, FlowFilter, FlowReport,
+    MoveBy, MoveRow, NatPoolRow, PathHistory, PathName, PathReport, PathSample, PathState, PathStep, Query,
+    QueueRow, RuleRow, SessionPage, SessionReport, SlaRow, Step, StepKind, StoryReport, StreamReport,
+    TenantRow, Totals, TraceAsked, Traced,
 };
 use popgate::store::query::{self, Question, Show, Summing};
 use popgate::store::report::{
@@ -321,6 +322,7 @@ impl WorkerPort for Worker {
             Query::Totals => Answer::Totals(self.totals(at)),
             Query::Paths => Answer::Paths(self.paths(at)),
             Query::Sessions { filter, limit } => Answer::Sessions(self.sessions(at, &filter, limit)),
+            Query::Trace(asked) => Answer::Trace(self.traced(at, &asked)),
             Query::Drops => Answer::Drops(self.drops(at)),
             Query::Measurements { .. } => Answer::Measurements(Vec::new()),
             Query::Decisions { .. } => Answer::Decisions(self.decisions()),
@@ -597,6 +599,16 @@ impl Worker {
         rows
     }
 
+    fn traced(&self, at: f64, asked: &TraceAsked) -> Traced {
+        let is_asked = |session: &SessionReport| {
+            let ends =
+                [(session.source, session.source_port), (session.destination, session.destination_port)];
+            session.tenant == asked.tenant && ends == asked.ends
+        };
+        let all = self.sessions(at, &FlowFilter::default(), usize::MAX).sessions;
+        Traced { sessions: all.into_iter().filter(is_asked).collect(), denied: Vec::new() }
+    }
+
     fn sessions(&self, at: f64, filter: &FlowFilter, limit: usize) -> SessionPage {
         let mine = alive(at).rev().filter(|k| k % WORKERS == self.number).map(|k| session(k, at));
         let known = (self.number == 1).then(|| known_session(at));
@@ -705,6 +717,8 @@ fn session(k: u64, at: f64) -> SessionReport {
         app: (port == 443).then(|| "web".into()),
         name: None,
         rule: rule.into(),
+        dscp: 0,
+        generation: 7,
         forward_path: Some(path.into()),
         reverse_path: Some(if site == "berlin" && class == "bulk" { "mpls".into() } else { path.into() }),
         tcp_state: (protocol == "tcp")
@@ -715,6 +729,35 @@ fn session(k: u64, at: f64) -> SessionReport {
         forward_bytes: forward,
         reverse_packets: reverse / 1_100 + 1,
         reverse_bytes: reverse,
+        story: None,
+    }
+}
+
+/// It has moved twice, and one of its packets was too large.
+fn story() -> StoryReport {
+    let moved = |secs_ago: u64, from: &str, to: &str, by, why: &str, detail: &str| MoveRow {
+        unix_ms: unix_ms() - 1_000 * secs_ago,
+        from: from.into(),
+        to: to.into(),
+        by,
+        why: (!why.is_empty()).then(|| why.into()),
+        detail: detail.into(),
+        unkept: 0,
+    };
+    let broken = "the far end says: dsl breaks gold: loss 3.8 %, limit 1.00 %";
+    let follows = "answers go where the session comes from";
+    let down = "the far end says: mpls has not answered for 212 ms";
+    StoryReport {
+        forward_moves: vec![
+            moved(240, "dsl", "mpls", MoveBy::FarEnd, "sla-broken", broken),
+            moved(60, "mpls", "dsl", MoveBy::FarEnd, "down", down),
+        ],
+        reverse_moves: vec![
+            moved(240, "dsl", "mpls", MoveBy::Answers, "", follows),
+            moved(60, "mpls", "dsl", MoveBy::Answers, "", follows),
+        ],
+        drops: vec![Dropped { reason: DroppedFor { reason: "too-big".into(), detail: None }, packets: 1 }],
+        denied: None,
     }
 }
 
@@ -732,6 +775,7 @@ fn known_session(at: f64) -> SessionReport {
         nat_destination: None,
         nat_destination_port: None,
         age_secs: at - HEAD_START + 300.0,
+        story: Some(Box::new(story())),
         ..session(4, at)
     }
 }
@@ -793,6 +837,7 @@ fn flow(s: SessionReport, start_unix_ms: u64, end_unix_ms: u64) -> FlowReport {
         tcp_flags: if tcp { 0x1b } else { 0 },
         generation: 7,
         end_reason: if tcp { "end-of-flow".into() } else { "idle-timeout".into() },
+        story: None,
     }
 }
 

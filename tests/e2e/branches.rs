@@ -66,6 +66,11 @@ pub fn policies(classes: &[Class]) -> String {
 /// The e2e topology's internet and PoP, and so many branches `b1`, `b2`, … of tenant acme, a host
 /// `h1`, `h2`, … in each. `lines` is TOML that all of their lines have; a branch's are links `dsl1` and `lte1`.
 pub fn branches(name: &str, count: usize, policies: &str, lines: &str) -> World {
+    World::alone_with(topology(name, count, policies, lines))
+}
+
+/// Their topology.
+pub fn topology(name: &str, count: usize, policies: &str, lines: &str) -> Topology {
     let routes = "\"100.64.4.0/30\" = \"192.0.2.6\"\n";
     let mut text = template("topology.toml").replace(routes, "\"100.65.0.0/16\" = \"192.0.2.6\"\n");
     let mut tenant = String::from("tenant = \"acme\"\n");
@@ -129,7 +134,7 @@ delay = "{lte}ms"
             node.files.insert("popgate.toml".to_owned(), berlin);
         }
     }
-    World::alone_with(topology)
+    topology
 }
 
 /// Whether this is a run of the tests with the workers that boxes choose themselves.

@@ -5,7 +5,7 @@ use crate::hosts::{Server, curl};
 use crate::ledger::now_unix_ms;
 use crate::world::{World, eventually, node, template};
 use popgate::lab::Signal;
-use popgate::store::flows::{Counted, Flows, Limits, LocalDisk, Row};
+use popgate::store::flows::{Counted, Flows, Limits, LocalDisk, Row, Told};
 use popgate::store::report::FlowHistoryState;
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Write};
@@ -181,5 +181,6 @@ fn row(end: u64) -> Row<'static> {
         tcp_flags: 0,
         generation: 1,
         end_reason: "end-of-flow",
+        told: Told::default(),
     }
 }

@@ -37,5 +37,6 @@ mod rubbish;
 mod shaping;
 mod stock;
 mod stun;
+mod traces;
 mod transfers;
 mod world;

@@ -135,6 +135,7 @@ fn session(number: u64, tenant: TenantId) -> FlowRecord {
         generation: 1,
         directions: [went(Some(PathId(3)), None), went(None, Some(PathId(3)))],
         end_reason: EndReason::EndOfFlow,
+        story: None,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::packets::udp;
 use netflow_parser::variable_versions::ipfix::FlowSetBody;
 use netflow_parser::{FieldValue, NetflowPacket, NetflowParser};
 use popgate::export::{Directory, Exporter, Settings};
-use popgate::io::flow_keeping::row;
+use popgate::io::flow_keeping::{Texts, row};
 use popgate::model::DeviceId;
 use popgate::pipeline::describe_record;
 use popgate::store::flows::{Flows, Limits, LocalDisk};
@@ -139,7 +139,7 @@ fn a_million_sessions_are_the_same_to_the_worker_the_collector_and_the_history()
         for direction in &record.directions {
             add(recorded.entry(flow.tenant.clone()).or_default(), direction.packets, direction.bytes);
         }
-        assert!(kept.0.take(&row(&flow), millis));
+        assert!(kept.0.take(&row(&flow, &Texts::of(&flow)), millis));
         if let Some(job) = kept.0.work(millis) {
             kept.0.done(job.run(), millis);
         }

@@ -40,4 +40,5 @@ mod services;
 mod shaping;
 mod steering;
 mod streams;
+mod traces;
 mod why;

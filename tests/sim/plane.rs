@@ -191,6 +191,7 @@ impl Plane {
             Query::Sessions { filter, limit } => {
                 Answer::Sessions(at_once(control.sessions(filter.clone(), *limit, pending())))
             }
+            Query::Trace(asked) => Answer::Trace(at_once(control.traced(asked.clone(), pending()))),
             Query::Drops => Answer::Drops(at_once(control.drops(None, pending()))),
             Query::Queues { tenant } => Answer::Queues(at_once(control.queues(tenant.as_deref(), pending()))),
             Query::Decisions { tenant } => {

@@ -128,7 +128,7 @@ impl Worker {
             }
             Err(reason) => {
                 let tenant = session.tenant;
-                self.end_session(at, EndReason::ForcedEnd, now);
+                self.deny(at, reason, now);
                 Err(Refusal::new(Some(tenant), reason))
             }
         }

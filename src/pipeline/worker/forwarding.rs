@@ -89,7 +89,12 @@ impl Worker {
             Err(refusal) if self.is_for_the_box(&refusal, arrival, packet, parsed) => {
                 self.give_back(refusal, arrival, packet, parsed, now, out);
             }
-            Err(refusal) => self.settle(refusal, arrival, packet, parsed, now, out),
+            Err(refusal) => {
+                if let Some(key) = key {
+                    self.tell_drop(&key, refusal.reason, parsed.on_the_wire(packet).0, now);
+                }
+                self.settle(refusal, arrival, packet, parsed, now, out);
+            }
         }
     }
 
@@ -148,6 +153,7 @@ impl Worker {
             && let Some(session) = self.sessions.get(at)
         {
             self.rules.began(session.plan().rule);
+            self.is_let_in(&key);
         }
         match (&outcome, datagram) {
             // Where the first fragment did not pass, nothing is to follow it.
@@ -328,6 +334,7 @@ impl Worker {
         let was = session.tcp;
         let segment = parsed.tcp_segment(packet);
         let counts = parsed.on_the_wire(packet);
+        let came_by = session.arrived_on(direction);
         session.count(direction, counts, segment, arrival.path, now);
         if let Some(outlet) = self.paths.outlet_mut() {
             if let NextHop::Device(device) = arrival.hop {
@@ -355,6 +362,16 @@ impl Worker {
         }
         if hasten {
             self.sessions.hasten(at);
+        }
+        if let (Some(from), Some(to)) = (came_by, arrival.path)
+            && from != to
+        {
+            self.comes_by_another(at, direction, (from, to), now);
+        }
+        if let (Some(from), Exit::Path(to, _)) = (has, exit)
+            && from != to
+        {
+            self.leaves_by_another(at, direction, (from, to), now);
         }
         if let Some(dscp) = self.generation.dscp.get(class) {
             wire::set_dscp(packet, *dscp);

@@ -304,6 +304,12 @@ impl Worker {
                 let at = (path.spec.tenant, path.spec.site);
                 self.take_news(at, tag, news, now);
             }
+            Some((Message::Reason(tag, why), _)) => {
+                let at = (path.spec.tenant, path.spec.site);
+                if let Some(of) = self.tagged(at, tag) {
+                    self.team.hear(of, why, now.instant);
+                }
+            }
             None => {
                 let tenant = path.spec.tenant;
                 self.drops.count(Some(tenant), DropReason::AddressNotForwarded, 1);
@@ -351,15 +357,20 @@ impl Worker {
 
     /// The site says what has become of one of its paths.
     fn take_news(&mut self, (tenant, site): (TenantId, SiteId), tag: PathTag, news: News, now: Now) {
-        let paths = self.generation.tenants.get(tenant).and_then(|tenant| tenant.sites.get(site));
-        let has_tag = |id: &PathId| self.paths.get(*id).is_some_and(|path| path.tag == tag);
-        let Some(id) = paths.and_then(|site| site.paths.iter().copied().find(has_tag)) else { return };
+        let Some(id) = self.tagged((tenant, site), tag) else { return };
         let Some(path) = self.paths.get_mut(id) else { return };
         if let Some(action) = path.gauge.prober.told(news, now.instant) {
             self.changed(id, action, now);
             self.stands_anew(id, now);
         }
         self.paths.schedule(id);
+    }
+
+    /// Which of a site's paths both ends know by this tag.
+    fn tagged(&self, (tenant, site): (TenantId, SiteId), tag: PathTag) -> Option<PathId> {
+        let paths = self.generation.tenants.get(tenant)?.sites.get(site)?;
+        let has_tag = |id: &PathId| self.paths.get(*id).is_some_and(|path| path.tag == tag);
+        paths.paths.iter().copied().find(has_tag)
     }
 
     /// What a site's copies are numbered and known by.

@@ -21,6 +21,7 @@ mod moves;
 mod naming;
 mod nat64;
 mod shaping;
+mod stories;
 
 use super::drops::Drops;
 use super::gauge::{Gauge, Why};
@@ -33,7 +34,9 @@ use super::quotas::Quotas;
 use super::recording::{Measured, Recording};
 use super::rules::{Logged, Rules};
 use super::team::Team;
-use crate::flow::{EndReason, FlowRecord, Fragments, PortEvent, Sample, Sampler, SessionRef, SessionTable};
+use crate::flow::{
+    Denied, EndReason, FlowRecord, Fragments, PortEvent, Sample, Sampler, SessionRef, SessionTable, Stories,
+};
 use crate::model::{
     ClassId, DeviceId, DropReason, FlowKey, IdMap, Instant, NextHop, Now, PathId, RuleId, SiteId, TenantId,
     Zone,
@@ -50,6 +53,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use stories::take_story;
 
 /// Packets whose sessions are looked up together: what the table overlaps, and few enough to stay in the nearest cache
 /// until they are forwarded.
@@ -75,6 +79,10 @@ pub struct Worker {
     learners: Learners,
     pub(super) inspections: Inspections,
     pub(super) names: SessionNames,
+    pub(super) stories: Stories,
+    pub(super) denied: Denied,
+    /// Paths that stand otherwise than their far ends have been told the reason of.
+    unexplained: BTreeSet<PathId>,
     pub(super) drops: Drops,
     pub(super) rules: Rules,
     pub(super) journal: Journal,
@@ -194,6 +202,9 @@ impl Worker {
             learners: Learners::new(),
             inspections: Inspections::default(),
             names: SessionNames::default(),
+            stories: Stories::default(),
+            denied: Denied::default(),
+            unexplained: BTreeSet::new(),
             drops: Drops::default(),
             rules: Rules::default(),
             journal: Journal::default(),
@@ -277,6 +288,9 @@ impl Worker {
             self.forward_all(&mut group[..filled], now, out);
             out.give_back(landing);
         }
+        if !self.unexplained.is_empty() {
+            self.explain_moves(now, out);
+        }
         self.release(now, out);
         out.finish();
     }
@@ -287,6 +301,7 @@ impl Worker {
             self.sessions.poll_timeout(),
             self.paths.poll_timeout(),
             self.holdings.poll_timeout(),
+            self.denied.poll_timeout(),
             self.shaper.as_ref().and_then(|shaper| shaper.poll_timeout()),
         ];
         let at_once = (!self.unreachable.is_empty()).then_some(Instant(0));
@@ -298,9 +313,10 @@ impl Worker {
         if !self.unreachable.is_empty() {
             self.work_unreachable(now, out);
         }
-        let Self { sessions, records, rules, names, inspections, .. } = self;
+        let Self { sessions, records, rules, names, inspections, stories, team, .. } = self;
         sessions.expire(now, |mut record| {
             rules.recorded(&record);
+            record.story = take_story(stories, record.session, team, now);
             record.name = if record.end_reason == EndReason::ActiveTimeout {
                 names.get(record.session).cloned()
             } else {
@@ -309,6 +325,7 @@ impl Worker {
             };
             records.push(record);
         });
+        self.report_denied(now);
         self.return_sessions();
         self.holdings.look(&mut self.sessions, &self.team, now.instant);
         let mut due = std::mem::take(&mut self.due);
@@ -319,6 +336,9 @@ impl Worker {
         }
         self.due = due;
         self.work_outlet(now, out);
+        if !self.unexplained.is_empty() {
+            self.explain_moves(now, out);
+        }
         self.release(now, out);
     }
 
@@ -396,6 +416,7 @@ impl Worker {
         for at in all {
             self.end_session(at, EndReason::ForcedEnd, now);
         }
+        self.end_denied();
         self.holdings.end_all(&mut self.sessions, &self.team);
     }
 
@@ -558,8 +579,9 @@ impl Worker {
         let session = self.sessions.get(at)?.id;
         self.inspections.end(session);
         let name = self.names.remove(session);
+        let story = take_story(&mut self.stories, session, &self.team, now);
         let mut record = self.sessions.remove(at, reason, now)?;
-        record.name = name;
+        (record.name, record.story) = (name, story);
         Some(record)
     }
 }

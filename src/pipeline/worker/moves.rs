@@ -237,6 +237,7 @@ impl Worker {
         if !self.paths.publish(id, now.instant) {
             return;
         }
+        self.unexplained.insert(id);
         let Some(at) = self.paths.whose(id) else { return };
         let Some(gauge) = self.paths.gauge_mut(id) else { return };
         gauge.is_held_back = false;
@@ -250,8 +251,8 @@ impl Worker {
             if let Some(gauge) = self.paths.gauge_mut(other) {
                 gauge.is_held_back = is_premature;
             }
-            if !is_premature {
-                self.paths.publish(other, now.instant);
+            if !is_premature && self.paths.publish(other, now.instant) {
+                self.unexplained.insert(other);
             }
         }
         self.write_moves(at, Some((id, why)), now);

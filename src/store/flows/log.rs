@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-const MAGIC: &[u8; 8] = b"PGFLOW1\n";
+const MAGIC: &[u8; 8] = b"PGFLOW2\n";
 /// Rows that are written together; in bytes.
 const FRAME: usize = 256 << 10;
 /// No frame is larger: one more row may be in it than fits, and the texts of all.

@@ -36,7 +36,7 @@ mod tests;
 pub use job::{Job, Outcome};
 pub use log::{Append, Disk, LocalDisk};
 pub use outbox::ToSend;
-pub use row::{Counted, Row};
+pub use row::{Counted, Row, Told};
 pub use schema::{Column, FLOWS, Kind, Rollup, Step, schema};
 
 use super::report::{FlowHistoryState, ObjectStoreState};

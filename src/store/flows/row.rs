@@ -34,6 +34,19 @@ pub struct Row<'a> {
     pub tcp_flags: u8,
     pub generation: u64,
     pub end_reason: &'a str,
+    pub told: Told<'a>,
+}
+
+/// What happened to it, in texts; most rows have none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told<'a> {
+    pub forward_moves: Option<&'a str>,
+    pub reverse_moves: Option<&'a str>,
+    pub dropped_packets: u64,
+    pub drop_reasons: Option<&'a str>,
+    pub denied_by: Option<&'a str>,
+    /// Milliseconds.
+    pub denied_after: u64,
 }
 
 /// Packets and IP bytes of one direction.
@@ -63,6 +76,11 @@ impl Row<'_> {
                 .map(&mut text);
         let [app, name, forward_path, reverse_path] =
             [self.app, self.name, self.forward_path, self.reverse_path]
+                .map(|wanted| wanted.map_or(NOTHING, &mut text));
+        let Told { forward_moves, reverse_moves, dropped_packets, drop_reasons, denied_by, denied_after } =
+            self.told;
+        let [forward_moves, reverse_moves, drop_reasons, denied_by] =
+            [forward_moves, reverse_moves, drop_reasons, denied_by]
                 .map(|wanted| wanted.map_or(NOTHING, &mut text));
         let mut end = |(address, port): (IpAddr, u16)| (names.address(address).into(), port.into());
         let (source, source_port) = end(self.source);
@@ -100,6 +118,12 @@ impl Row<'_> {
             self.tcp_flags.into(),
             long(self.generation),
             end_reason,
+            forward_moves,
+            reverse_moves,
+            long(dropped_packets),
+            drop_reasons,
+            denied_by,
+            long(denied_after),
         ]
     }
 }

@@ -50,6 +50,15 @@ pub enum Column {
     /// Of the configuration that decided.
     Generation,
     EndReason,
+    /// Moves between paths since the session's last record: a JSON array, the oldest first.
+    ForwardMoves,
+    ReverseMoves,
+    /// Packets of it that were dropped, and why: `acl-dropped no-telnet 12, ttl-expired 1`.
+    DroppedPackets,
+    DropReasons,
+    /// What did not let it go on: `acl-dropped no-telnet`; and how long after its last packet, in milliseconds.
+    DeniedBy,
+    DeniedAfter,
 }
 
 /// What a column holds.
@@ -69,7 +78,7 @@ pub enum Kind {
 
 impl Column {
     /// All of them.
-    pub const ALL: [Column; 29] = {
+    pub const ALL: [Column; 35] = {
         use Column::*;
         [
             Start,
@@ -101,6 +110,12 @@ impl Column {
             TcpFlags,
             Generation,
             EndReason,
+            ForwardMoves,
+            ReverseMoves,
+            DroppedPackets,
+            DropReasons,
+            DeniedBy,
+            DeniedAfter,
         ]
     };
 
@@ -136,6 +151,12 @@ impl Column {
             Column::TcpFlags => "tcp_flags",
             Column::Generation => "generation",
             Column::EndReason => "end_reason",
+            Column::ForwardMoves => "forward_moves",
+            Column::ReverseMoves => "reverse_moves",
+            Column::DroppedPackets => "dropped_packets",
+            Column::DropReasons => "drop_reasons",
+            Column::DeniedBy => "denied_by",
+            Column::DeniedAfter => "denied_after_ms",
         }
     }
 
@@ -144,13 +165,12 @@ impl Column {
         use Column::*;
         match self {
             Start | End => Kind::Time,
-            Session | ForwardPackets | ForwardBytes | ReversePackets | ReverseBytes | Generation => {
-                Kind::Long
-            }
+            Session | ForwardPackets | ForwardBytes | ReversePackets | ReverseBytes | Generation
+            | DroppedPackets | DeniedAfter => Kind::Long,
             SourcePort | DestinationPort | NatSourcePort | NatDestinationPort | Dscp | TcpFlags => Kind::Int,
             Source | Destination | NatSource | NatDestination => Kind::Address,
             Protocol | From | To | Class | ClassBy | App | Name | Rule | ForwardPath | ReversePath
-            | EndReason => Kind::Text,
+            | EndReason | ForwardMoves | ReverseMoves | DropReasons | DeniedBy => Kind::Text,
         }
     }
 
@@ -167,6 +187,10 @@ impl Column {
                 | Name
                 | ForwardPath
                 | ReversePath
+                | ForwardMoves
+                | ReverseMoves
+                | DropReasons
+                | DeniedBy
         )
     }
 

@@ -43,6 +43,7 @@ fn row(tenant: &str, n: u64, end: u64) -> Row<'_> {
         tcp_flags: 0x1b,
         generation: 3,
         end_reason: "end-of-flow",
+        told: Told::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The engine beside a twin that keeps rows in a list and does everything the plain way.
 
 use super::*;
-use crate::store::flows::{Column, Counted, FLOWS, Kind, Part, Rollup, Row, Step, schema};
+use crate::store::flows::{Column, Counted, FLOWS, Kind, Part, Rollup, Row, Step, Told, schema};
 use crate::store::report::{Cell, FlowProblem, FlowQuestion, FlowRange};
 use arrow_array::builder::{Int32Builder, StringDictionaryBuilder};
 use arrow_array::types::Int32Type;
@@ -64,6 +64,12 @@ fn plain(row: &Row<'static>, column: Column) -> Plain {
         Column::TcpFlags => Plain::Number(row.tcp_flags.into()),
         Column::Generation => Plain::Number(row.generation),
         Column::EndReason => text(row.end_reason),
+        Column::ForwardMoves => some(row.told.forward_moves),
+        Column::ReverseMoves => some(row.told.reverse_moves),
+        Column::DroppedPackets => Plain::Number(row.told.dropped_packets),
+        Column::DropReasons => some(row.told.drop_reasons),
+        Column::DeniedBy => some(row.told.denied_by),
+        Column::DeniedAfter => Plain::Number(row.told.denied_after),
     }
 }
 
@@ -241,6 +247,7 @@ fn row(number: u64, bytes: [u8; 16]) -> Row<'static> {
         tcp_flags: bytes[13] % 64,
         generation: 7,
         end_reason: pick(2, &["idle-timeout", "end-of-flow"]),
+        told: Told::default(),
     }
 }
 
