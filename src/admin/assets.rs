@@ -14,8 +14,8 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 struct Dist;
 
 /// The console's views; each is the same page, which looks at its own address.
-const VIEWS: [&str; 9] =
-    ["/", "/path", "/sessions", "/flows", "/history", "/rules", "/explain", "/who-had", "/changes"];
+const VIEWS: [&str; 10] =
+    ["/", "/path", "/sessions", "/flows", "/history", "/rules", "/explain", "/trace", "/who-had", "/changes"];
 
 const PAGE: &str = "index.html";
 

@@ -4,6 +4,7 @@ import { useEffect, useMemo, useReducer, useState } from 'preact/hooks';
 import { token } from './api';
 import { Changes, Unconfirmed } from './changes';
 import { Explain } from './explain';
+import { TraceView } from './trace';
 import { Flows } from './flows';
 import { timeOfDay } from './format';
 import { Help } from './help';
@@ -54,6 +55,7 @@ const VIEWS: [View, string, string][] = [
   ['history', 'History', 'g h'],
   ['rules', 'Rules', 'g r'],
   ['explain', 'Explain', 'g e'],
+  ['trace', 'Trace', 'g t'],
   ['who-had', 'Who had', 'g w'],
   ['changes', 'Changes', 'g c'],
 ];
@@ -121,6 +123,7 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
       {route.view === 'history' && <HistoryView {...listing} />}
       {route.view === 'rules' && <Rules {...listing} />}
       {route.view === 'explain' && <Explain {...listing} />}
+      {route.view === 'trace' && <TraceView {...listing} />}
       {route.view === 'who-had' && <WhoHadView {...listing} />}
       {route.view === 'changes' && <Changes {...listing} live={live} />}
       {help && <Help onClose={() => setHelp(false)} />}

@@ -110,7 +110,7 @@ export function Explain({ route, bearer, tenants, onUnauthorized }: Props) {
       )}
       <section class="panel answer" aria-live="polite" aria-label="Explanation">
         {answer ? (
-          <Answer answer={answer} />
+          <Explained answer={answer} />
         ) : (
           <p class="empty">Say whose flow it is, from which host and where to: what would become of it, and why.</p>
         )}
@@ -121,7 +121,8 @@ export function Explain({ route, bearer, tenants, onUnauthorized }: Props) {
 
 const VERDICTS = { accept: 'Accepted', drop: 'Dropped', reject: 'Rejected' } as const;
 
-function Answer({ answer }: { answer: Explanation }) {
+/** What would become of a flow, step by step. */
+export function Explained({ answer }: { answer: Explanation }) {
   const verdict = VERDICTS[answer.outcome] + (answer.reason ? `: ${answer.reason}` : '');
   return (
     <>

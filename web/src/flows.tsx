@@ -1,3 +1,4 @@
+import { traceOf } from './trace';
 import type { ComponentChildren } from 'preact';
 import { bytes, duration, integer } from './format';
 import { commonColumns, End, Listing, Narrow, pathsOf, TwoLines, type ListingProps, type Page } from './listing';
@@ -175,6 +176,7 @@ function detail(row: FlowReport): [string, ComponentChildren][] {
     ['Start', <Time unixMs={row['start-unix-ms']} full />],
     ['End', <Time unixMs={row['end-unix-ms']} full />],
     ['Lasted', duration(lasted(row))],
+    ['What became of it', <a href={traceOf({ ...row, at: row['end-unix-ms'] })}>trace</a>],
     ['End reason', `${row['end-reason']}: ${END_REASONS[row['end-reason']] ?? ''}`],
     ['Forward', `${bytes(row['forward-bytes'])}, ${integer(row['forward-packets'])} packets`],
     ['Reverse', `${bytes(row['reverse-bytes'])}, ${integer(row['reverse-packets'])} packets`],

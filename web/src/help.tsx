@@ -10,6 +10,7 @@ const KEYS: [string, [string, string][]][] = [
       ['g f', 'Flows'],
       ['g r', 'Rules'],
       ['g e', 'Explain'],
+      ['g t', 'Trace'],
       ['g h', 'History'],
       ['g w', 'Who had'],
       ['g c', 'Changes'],

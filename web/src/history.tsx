@@ -6,6 +6,7 @@ import { get, isUnauthorized, open, Refused } from './api';
 import { bytes, integer, percent, utc } from './format';
 import { href, narrow, type Route } from './route';
 import { Time } from './time';
+import { traceOf } from './trace';
 import type { Cell, FlowAnswer, FlowSeries, Problem } from './types';
 
 interface Props {
@@ -267,6 +268,7 @@ function Answer({ answer, route, download }: AnswerProps) {
                   </th>
                 ))}
                 {before && <th scope="col" class="right">before</th>}
+                {!isSums && <th scope="col">what became of it</th>}
               </tr>
             </thead>
             <tbody>
@@ -281,6 +283,11 @@ function Answer({ answer, route, download }: AnswerProps) {
                       </td>
                     ))}
                     {before && <td class="right">{change(Number(row[order]), before.rows[index]?.[sum] ?? 0)}</td>}
+                    {!isSums && (
+                      <td>
+                        <a href={traceOfRow(columns, row)}>trace</a>
+                      </td>
+                    )}
                   </tr>
                 );
               })}
@@ -308,4 +315,17 @@ function change(now: number, before: number): string {
   if (before === 0) return now === 0 ? '–' : 'new';
   const share = now / before - 1;
   return `${share >= 0 ? '+' : '−'}${percent(Math.abs(share))}`;
+}
+
+function traceOfRow(columns: FlowAnswer['columns'], row: Cell[]): string {
+  const cell = (name: string) => row[columns.findIndex((column) => column.name === name)];
+  return traceOf({
+    tenant: String(cell('tenant')),
+    protocol: String(cell('protocol')),
+    source: String(cell('source')),
+    'source-port': Number(cell('source_port')),
+    destination: String(cell('destination')),
+    'destination-port': Number(cell('destination_port')),
+    at: Number(cell('end')),
+  });
 }

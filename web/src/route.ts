@@ -3,7 +3,7 @@
 
 import { useEffect, useState } from 'preact/hooks';
 
-export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'who-had' | 'changes';
+export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'trace' | 'who-had' | 'changes';
 
 export interface Route {
   view: View;
@@ -18,6 +18,7 @@ const PATHS: Record<View, string> = {
   rules: '/rules',
   history: '/history',
   explain: '/explain',
+  trace: '/trace',
   'who-had': '/who-had',
   changes: '/changes',
 };
@@ -43,7 +44,7 @@ export function linkTo(view: View, from: Route): string {
   const alone: View[] = ['overview', 'path', 'history', 'who-had', 'changes'];
   if (alone.includes(view) || alone.includes(from.view)) return href(view);
   // The others know tenants alone.
-  const shared = [view, from.view].some((either) => either === 'rules' || either === 'explain') ? (['tenant'] as const) : FILTERS;
+  const shared = [view, from.view].some((either) => either === 'rules' || either === 'explain' || either === 'trace') ? (['tenant'] as const) : FILTERS;
   return href(view, Object.fromEntries(shared.map((name) => [name, from.query[name]])));
 }
 

@@ -1,3 +1,4 @@
+import { traceOf } from './trace';
 import type { ComponentChildren } from 'preact';
 import { bytes, duration, integer } from './format';
 import { commonColumns, End, Listing, Narrow, pathsOf, TwoLines, type ListingProps, type Page } from './listing';
@@ -158,6 +159,7 @@ function detail(row: SessionReport): [string, ComponentChildren][] {
     ['Idle', duration(row['idle-secs'])],
     ['Forward', `${bytes(row['forward-bytes'])}, ${integer(row['forward-packets'])} packets`],
     ['Reverse', `${bytes(row['reverse-bytes'])}, ${integer(row['reverse-packets'])} packets`],
+    ['What became of it', <a href={traceOf(row)}>trace</a>],
     [
       'Flow records',
       <a href={href('flows', { tenant: row.tenant, address: row.source, port: String(row['source-port']) })}>

@@ -207,6 +207,40 @@ export interface Explanation {
   steps: Step[];
 }
 
+/** What became of a flow, as popgate's `control::trace` writes it. */
+export interface Trace {
+  site: string;
+  metro: string | null;
+  facility: string | null;
+  tenant: string;
+  'from-unix-ms': number;
+  'until-unix-ms': number;
+  'was-there': boolean;
+  sessions: TracedSession[];
+  known: { 'has-history': boolean; 'since-unix-ms': number | null; problem: string | null };
+  now: { generation: number; explanation: Explanation } | null;
+}
+
+export interface TracedSession extends FlowLike {
+  session: number;
+  dscp: number;
+  generation: number;
+  'tcp-state': string | null;
+  'began-unix-ms': number;
+  'ended-unix-ms': number | null;
+  'end-reason': string | null;
+  denied: { reason: string; detail: string | null; 'unix-ms': number } | null;
+  drops: { reason: string; detail: string | null; packets: number }[];
+  events: TraceEvent[];
+}
+
+export interface TraceEvent {
+  'unix-ms': number;
+  what: 'began' | 'decided' | 'moved' | 'denied' | 'dropped' | 'ended';
+  text: string;
+  move: { direction: 'forward' | 'reverse'; from: string; to: string; by: 'here' | 'far-end' | 'answers' | 'policy'; why: string | null } | null;
+}
+
 /** What the NAT ledger says, as popgate's `store::report` writes it. */
 export interface WhoHad {
   address: string;

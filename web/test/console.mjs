@@ -227,6 +227,25 @@ const steps = {
     await page.getByRole('grid', { name: 'Flow records' }).waitFor();
   },
 
+  async 'tells what became of a session, reached from its row'() {
+    const back = page.url();
+    await page.goto(`${base}/sessions?${new URLSearchParams(sessionFilter)}`);
+    await page.locator('.rows tbody tr.opens').filter({ hasText: sessionText }).first().click();
+    await page.getByRole('complementary').getByRole('link', { name: 'trace' }).click();
+    await page.getByRole('form', { name: 'Flow to trace' }).waitFor();
+    assert.equal(new URL(page.url()).searchParams.get('from'), sessionText);
+    const events = page.getByRole('list', { name: 'What happened, in order' }).first();
+    await events.locator('li').filter({ hasText: 'began: class' }).waitFor();
+    await page.getByRole('region', { name: 'What would become of it now' }).waitFor();
+    await page.reload();
+    await events.locator('li').filter({ hasText: 'began: class' }).waitFor();
+    await page.locator('.traced-to input').fill('203.0.113.80');
+    await page.keyboard.press('Enter');
+    await page.getByRole('alert').filter({ hasText: 'has no port' }).waitFor();
+    await page.goto(back);
+    await page.getByRole('grid', { name: 'Flow records' }).waitFor();
+  },
+
   async 'says who had an address by keyboard, and that a time lacks its zone'() {
     await page.keyboard.press('g');
     await page.keyboard.press('w');
