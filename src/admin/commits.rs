@@ -147,11 +147,7 @@ fn put_in_force(connection: &Connection, source: &Source, terms: &TermsArgs) -> 
         return Ok(answer + "\n");
     }
     let Committed { revision, unconfirmed, warnings, .. } = read(&answer)?;
-    let place = |it: &crate::control::commits::ProblemRow| match (&it.file, it.line) {
-        (Some(file), Some(line)) => format!("{file}:{line}: "),
-        _ => String::new(),
-    };
-    let warnings = warnings.iter().map(|it| format!("warning: {}{}\n", place(it), it.message));
+    let warnings = warnings.iter().map(|it| format!("warning: {it}\n"));
     let mut out: String = warnings.collect();
     out += &format!("revision {revision} is in force\n");
     if let Some(unconfirmed) = unconfirmed {

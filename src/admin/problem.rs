@@ -47,10 +47,7 @@ impl Problem {
 
     /// For the operator: what is wrong, and with a configuration all of that, a line each.
     pub(super) fn told(&self) -> String {
-        let lines = self.problems.iter().map(|it| match (&it.file, it.line) {
-            (Some(file), Some(line)) => format!("\n{file}:{line}: {}", it.message),
-            _ => format!("\n{}", it.message),
-        });
+        let lines = self.problems.iter().map(|it| format!("\n{it}"));
         std::iter::once(self.detail.clone()).chain(lines).collect()
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 pub type Parsed<T> = Result<T, String>;
 
 /// A name of anything: 1-31 characters, so that it fits into netns names, IPFIX strings and a column of the console.
-pub(super) fn name(text: &str) -> Parsed<String> {
+pub fn name(text: &str) -> Parsed<String> {
     let fits = (1..=31).contains(&text.len())
         && !text.starts_with('-')
         && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));

@@ -4,7 +4,7 @@
 //! Who writes one says which text it was that they changed, by its tag: so nobody overwrites what they have not seen.
 
 use super::revisions::{Who, hash_of};
-use crate::config::{APPLIANCE_FILE, TENANTS_DIR};
+use crate::config::{self, APPLIANCE_FILE, TENANTS_DIR};
 use crate::store::whole;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -48,13 +48,9 @@ impl fmt::Display for Scope {
 impl FromStr for Scope {
     type Err = String;
     fn from_str(text: &str) -> Result<Scope, String> {
-        let name = |text: &str| {
-            let fits = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
-            (1..=31).contains(&text.len()) && !text.starts_with('-') && text.bytes().all(fits)
-        };
         match text.split_once(':') {
             None if text == "box" => Ok(Scope::Appliance),
-            Some(("tenant", tenant)) if name(tenant) => Ok(Scope::Tenant(tenant.to_owned())),
+            Some(("tenant", tenant)) if config::name(tenant).is_ok() => Ok(Scope::Tenant(tenant.to_owned())),
             _ => Err(format!("{text:?} is not \"box\" or \"tenant:NAME\"")),
         }
     }

@@ -159,6 +159,15 @@ impl From<&Problem> for ProblemRow {
     }
 }
 
+impl fmt::Display for ProblemRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (Some(file), Some(line)) = (&self.file, self.line) {
+            write!(f, "{file}:{line}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
 impl ProblemRow {
     /// One of no place.
     pub fn of_all(message: impl Into<String>) -> ProblemRow {

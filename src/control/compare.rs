@@ -20,9 +20,16 @@ pub struct FileDifference {
 
 /// The files that differ, by name.
 pub fn compare(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<FileDifference> {
+    differing(old, new).map(|name| of_file(name, old.get(name), new.get(name))).collect()
+}
+
+/// Their names alone.
+pub fn differing<'a>(
+    old: &'a BTreeMap<String, String>,
+    new: &'a BTreeMap<String, String>,
+) -> impl Iterator<Item = &'a String> {
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let differing = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
-    differing.map(|name| of_file(name, old.get(name), new.get(name))).collect()
+    names.into_iter().filter(|name| old.get(*name) != new.get(*name))
 }
 
 fn of_file(name: &str, old: Option<&String>, new: Option<&String>) -> FileDifference {

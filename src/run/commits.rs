@@ -15,7 +15,7 @@ use crate::control::commits::{
     CandidateState, CommitPort, Committed, ConfigState, ProblemRow, Refusal, Reply, Source, Standing, Terms,
     UnconfirmedState, Verb,
 };
-use crate::control::compare::compare;
+use crate::control::compare::{compare, differing};
 use crate::control::revisions::{Cause, InForce, Revisions, Stamp, Unconfirmed, Who};
 use crate::control::trial::{Health, Trial, Verdict};
 use crate::io::clock::Clock;
@@ -360,7 +360,7 @@ impl Commits {
             generation: self.machine.current.load().number,
             unconfirmed: self.unconfirmed(),
             on_trial: self.on_trial.is_some(),
-            edited: compare(&self.texts, &files).into_iter().map(|it| it.file).collect(),
+            edited: differing(&self.texts, &files).cloned().collect(),
             candidates: self.books.candidates.all().map(candidate).collect(),
             problem: self.problem.clone(),
         }
@@ -764,9 +764,8 @@ impl Commits {
             return;
         }
         let before = self.texts_of(&Source::Back(1)).unwrap_or_default();
-        let differing = compare(&before, &self.texts).into_iter().map(|it| it.file);
-        let written = differing
-            .map(|name| write_file(&self.dir, &name, self.texts.get(&name)))
+        let written = differing(&before, &self.texts)
+            .map(|name| write_file(&self.dir, name, self.texts.get(name)))
             .collect::<io::Result<Vec<()>>>()
             .and_then(|_| self.books.revisions.set_written_out());
         if let Err(error) = written {
@@ -811,13 +810,7 @@ fn failed(error: impl ToString) -> Refusal {
 /// For a log.
 fn describe(refusal: &Refusal) -> String {
     match refusal {
-        Refusal::Wrong(problems) => {
-            let line = |it: &ProblemRow| match (&it.file, it.line) {
-                (Some(file), Some(line)) => format!("{file}:{line}: {}\n", it.message),
-                _ => format!("{}\n", it.message),
-            };
-            problems.iter().map(line).collect()
-        }
+        Refusal::Wrong(problems) => problems.iter().map(|it| format!("{it}\n")).collect(),
         Refusal::Unknown(why) | Refusal::Conflict(why) | Refusal::Failed(why) => format!("{why}\n"),
         Refusal::Changed(tag) => format!("it is {tag} meanwhile\n"),
     }
