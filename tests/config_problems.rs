@@ -1196,6 +1196,25 @@ fn a_dns_teacher_is_an_address_or_a_prefix() {
 }
 
 #[test]
+fn where_a_pop_answers_is_nobody_elses_and_one_address_of_each_family() {
+    let named = |list: &str| format!("tenant = \"acme\"\nwhereabouts = {list}");
+    Config::pop().edit(TENANT, "tenant = \"acme\"", &named("[\"192.0.2.80\", \"fd00::80\"]")).has(&[]);
+    Config::pop().edit(TENANT, "tenant = \"acme\"", &named("\"none\"")).has(&[]);
+    Config::pop()
+        .edit(
+            TENANT,
+            "tenant = \"acme\"",
+            &named("[\"10.21.0.80\", \"192.0.2.80\", \"192.0.2.81\", \"224.0.0.80\", \"popgate.internal\"]"),
+        )
+        .has(&[
+            r#"tenants/acme.toml:2: whereabouts: 10.21.0.80 belongs to branch "lyon""#,
+            "tenants/acme.toml:2: whereabouts: one address of each family is enough",
+            "tenants/acme.toml:2: whereabouts: 224.0.0.80 is an address that is never forwarded",
+            r#"tenants/acme.toml:2: whereabouts: "popgate.internal" is not an IP address"#,
+        ]);
+}
+
+#[test]
 fn an_unknown_class_comes_with_the_nearest() {
     Config::pop()
         .edit(TENANT, "[\"voice\", \"default\"]", "[\"vioce\"]")

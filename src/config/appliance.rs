@@ -38,10 +38,10 @@ pub(super) enum RoleName {
     Branch,
 }
 
-/// RFC 7600 section 4.7's dummy address and a ULA (RFC 4193) of our own.
 /// What a probe may cost; and who does not answer is asked each time.
 const MAX_PROBE_TARGETS: usize = 4;
 
+/// RFC 7600 section 4.7's dummy address and a ULA (RFC 4193) of our own.
 const ICMP_SOURCE: IcmpSource = IcmpSource {
     v4: Ipv4Addr::new(192, 0, 0, 8),
     v6: Ipv6Addr::new(0xfd70, 0x6f70, 0x6761, 0x7465, 0, 0, 0, 1),

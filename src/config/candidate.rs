@@ -253,6 +253,10 @@ pub struct Tenant {
     pub apps: Vec<App>,
     /// Whose DNS answers may teach which name an address has; empty: anybody's.
     pub dns_teachers: Vec<IpNetwork>,
+    /// Where a PoP itself answers its hosts, by the name of [`WHEREABOUTS`]: at most one of each family, and nobody else's.
+    ///
+    /// [`WHEREABOUTS`]: crate::model::WHEREABOUTS
+    pub whereabouts: Vec<IpAddr>,
     /// In the order they are tried; the first match wins, what matches none is of class `default`.
     pub classes: Vec<AppClass>,
     /// In the order they are tried; the first match wins, what matches none is dropped.

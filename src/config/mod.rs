@@ -220,6 +220,12 @@
 //! `dns-teachers`, a list of prefixes: whose DNS answers may teach which name an address has. Without it, any resolver's
 //! that a host of the tenant's asks; a host that asks one of its own can then give any address any name.
 //!
+//! `whereabouts`, a list of at most one address of each family: where a PoP itself answers the hosts behind its tunnels at TCP
+//! port 80, and is called `popgate.internal`, a name that it gives to whoever asks any resolver beyond it over UDP. It says at
+//! which site they are, by which path, and by which public address they are known. `"none"`: nowhere. Without it, `198.18.0.80` and
+//! `fd70:6f70:6761:7465::80`, as far as no branch and no private handoff has them. To policy it is an address behind the first
+//! `internet` handoff: a branch's ACL must let its hosts go there; at the PoP no ACL is asked.
+//!
 //! `[[address-group]]`, any number: `name`; `addresses`, a list of what `from` and `to` take, other groups included.
 //! `[[service-group]]`, any number: `name`; `services`, a list of other groups' names and of tables with `protocol`, which
 //! must be there, `src-port` and `dst-port`. No group is in itself.

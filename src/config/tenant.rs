@@ -14,10 +14,10 @@ use super::values::{self, covers};
 use super::*;
 use crate::model::{
     AskedEnd, AskedFlow, MAX_SLA_POLICIES, Nat64Prefix, NotAHostName, NotAnEnd, OnViolation, PrefixMap,
-    Protocol, Queueing, Remediation, Resilience, SlaLimits, Timeouts,
+    Protocol, Queueing, Remediation, Resilience, SlaLimits, Timeouts, may_be_forwarded,
 };
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
@@ -71,6 +71,7 @@ pub(super) fn read(
         .and_then(|tables| all(tables.into_iter().map(|table| tenant_app(table, &mut reader.apps))));
     let dns_teachers = root
         .with_default("dns-teachers", Vec::new(), |value| value.list(|value| value.parse(values::prefix)));
+    let whereabouts = whereabouts(&mut root, branches.as_deref().ok(), handoffs.as_deref().ok());
     let service_groups = root
         .tables("service-group", "[[service-group]]")
         .and_then(|tables| reader.services.read(tables, "services", service_or_group));
@@ -139,6 +140,7 @@ pub(super) fn read(
         subscriptions: subscriptions?,
         apps: apps?,
         dns_teachers: dns_teachers?,
+        whereabouts: whereabouts?,
         classes: classes?,
         acl: acl?,
         nat: nat?,
@@ -148,6 +150,51 @@ pub(super) fn read(
         max_sessions: max_sessions?,
         file,
     })
+}
+
+/// Of the range for benchmarks (RFC 2544 appendix C.2.2), which is forwarded inside a network and belongs to nobody on the
+/// internet; and of the ULA (RFC 4193) of our own.
+const WHEREABOUTS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 18, 0, 80)),
+    IpAddr::V6(Ipv6Addr::new(0xfd70, 0x6f70, 0x6761, 0x7465, 0, 0, 0, 0x80)),
+];
+
+/// Where a PoP answers. One that the file names must be nobody else's; the usual one is left out where it is somebody's.
+fn whereabouts(
+    root: &mut Table<'_>,
+    branches: Option<&[TenantBranch]>,
+    handoffs: Option<&[Handoff]>,
+) -> Result<Vec<IpAddr>, Noted> {
+    let branches = branches.unwrap_or_default().iter();
+    let branches = branches.map(|branch| ("branch", &branch.name, &branch.prefixes));
+    let private = handoffs.unwrap_or_default().iter().filter(|handoff| !handoff.is_internet());
+    let private = private.map(|handoff| ("handoff", &handoff.name, &handoff.prefixes));
+    let owners: Vec<_> = branches.chain(private).collect();
+    let owner = |address: IpAddr| {
+        let has = |prefixes: &[IpNetwork]| prefixes.iter().any(|prefix| prefix.contains(address));
+        owners.iter().find(|(.., prefixes)| has(prefixes)).map(|(kind, name, _)| format!("{kind} {name:?}"))
+    };
+    let usual = || WHEREABOUTS.into_iter().filter(|address| owner(*address).is_none()).collect();
+    let mut has = [false; 2];
+    let named = root.optional("whereabouts", |value| {
+        value.one_or_many(|value| {
+            if value.string()? == "none" {
+                return Ok(None);
+            }
+            let address = value.parse(values::address)?;
+            if !may_be_forwarded(address) {
+                return Err(value.note(format!("{address} is an address that is never forwarded")));
+            }
+            if let Some(owner) = owner(address) {
+                return Err(value.note(format!("{address} belongs to {owner}")));
+            }
+            if std::mem::replace(&mut has[usize::from(address.is_ipv6())], true) {
+                return Err(value.note("one address of each family is enough"));
+            }
+            Ok(Some(address))
+        })
+    });
+    Ok(named?.map_or_else(usual, |named| named.into_iter().flatten().collect()))
 }
 
 fn sla_class(mut table: Table<'_>, slas: &mut Scope<SlaLimits>) -> Result<(), Noted> {

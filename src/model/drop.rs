@@ -63,6 +63,8 @@ pub enum DropReason {
     ServiceNotPublished,
     /// The service's publisher has no address for this source.
     SubscriberUnmapped,
+    /// Sent to where the PoP answers hosts itself, and nothing that it answers; itself answered with TCP RST or ICMP.
+    NotAnswered,
     // Translation and state.
     /// NAT64 does not lead there: the address within the prefix is not global and the prefix the well-known one (RFC 6052
     /// section 3.1), or it is not beyond the handoff. Answered with ICMP.
@@ -141,6 +143,7 @@ impl DropReason {
             NoSession => "no-session",
             ServiceNotPublished => "service-not-published",
             SubscriberUnmapped => "subscriber-unmapped",
+            NotAnswered => "not-answered",
             Nat64Refused => "nat64-refused",
             Untranslatable => "untranslatable",
             NatRequired(_) => "nat-required",

@@ -25,7 +25,7 @@ pub use id::{
     TransportId, WORKER_BITS,
 };
 pub use key::{Direction, End, FlowKey, NextHop, Protocol, Zone};
-pub use name::{HostName, NotAHostName};
+pub use name::{HostName, NotAHostName, WHEREABOUTS};
 pub use prefix::{Nat64Prefix, PrefixMap, may_be_forwarded};
 pub use queueing::{Queueing, Rate};
 pub use sla::{MAX_SLA_POLICIES, OnViolation, Remediation, Resilience, Share, SlaLimit, SlaLimits};

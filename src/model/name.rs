@@ -6,6 +6,10 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
+/// What hosts behind tunnels call their PoP: in a domain that is kept for private use (ICANN Board resolution 2024.07.29.06), so
+/// that no server on the internet has it.
+pub const WHEREABOUTS: &str = "popgate.internal";
+
 /// As text, without the root's dot: 255 octets on the wire (RFC 1035 section 2.3.4) less the first length and the root's.
 const MAX_BYTES: usize = 253;
 const MAX_LABEL_BYTES: usize = 63;

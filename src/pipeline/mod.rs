@@ -23,6 +23,7 @@ mod steering;
 mod team;
 mod tenants;
 mod trace;
+mod whereabouts;
 mod worker;
 
 pub use answers::{SessionScan, describe_record};

@@ -105,6 +105,18 @@ impl Holdings {
         }
     }
 
+    /// The address of `pool` that the applicant's next binding will have, as long as its ports last.
+    pub(super) fn foreseen(&self, pool: &Pool, applicant: &Applicant<'_>) -> Option<Ipv4Addr> {
+        let Applicant { tenant, branch, key } = *applicant;
+        if pool.blocks().is_none() {
+            return addresses(pool, (tenant, key.source())).next();
+        }
+        let held = self.blocks.get(&(pool.handoff, branch)).into_iter().flatten();
+        let held = held.filter(|block| pool.permits(branch, block.address.into(), block.first));
+        let next = candidates(pool, applicant, None, 0);
+        held.copied().chain(next).next().map(|block| block.address)
+    }
+
     // 1 Ports that all share.
 
     /// The host's address decides which of the pool's addresses it gets ("paired", RFC 4787 REQ-2) until that one is full.

@@ -8,7 +8,7 @@ use super::apps::{Apps, Domains, TenantApps};
 use super::classify::{Asks, ClassRule, Classifier};
 use super::device::{DeviceKind, DeviceSpec, Masquerade};
 use super::generation::{
-    Breakout, EchoSpec, Generation, InternetKind, InternetPrefix, NextHops, Order, PathSpec, Site, Sla,
+    Breakout, EchoSpec, Generation, Here, InternetKind, InternetPrefix, NextHops, Order, PathSpec, Site, Sla,
     Tenant, TransportSpec, Written,
 };
 use super::names::Names;
@@ -84,6 +84,11 @@ impl Compiler {
         let appliance = &candidate.appliance;
         let mut generation = Generation {
             number: self.number,
+            here: Here {
+                site: appliance.site.clone(),
+                metro: appliance.metro.clone(),
+                facility: appliance.facility.clone(),
+            },
             names: Arc::default(),
             tenants: IdMap::default(),
             paths: IdMap::default(),
@@ -388,7 +393,8 @@ impl Compiler {
         };
         let pool = Pool::new(handoff, &[address.into()], ports);
         let interface = breakout.interface.clone();
-        Some(Breakout { path, site: uplink, device, interface, pool, echo, handoffs, orders })
+        let whereabouts = config.whereabouts.iter().copied().collect();
+        Some(Breakout { path, site: uplink, device, interface, pool, whereabouts, echo, handoffs, orders })
     }
 
     /// A namespace of the tenant's for each private handoff: were two in one, its kernel would forward between them past
@@ -433,6 +439,15 @@ impl Compiler {
                 owners.insert(service.address.into(), owner);
             }
         }
+        // Nobody's but the PoP's: branches take it there as they take what is out there.
+        let internet = config.handoffs.iter().find(|handoff| handoff.is_internet());
+        for address in &config.whereabouts {
+            if let Some(internet) = internet
+                && owners.lookup(*address).is_none()
+            {
+                owners.insert((*address).into(), end(names, &Place::Handoff(internet.name.clone())));
+            }
+        }
         let apps = TenantApps { catalog: Arc::clone(&self.apps), own: Apps::compile(&config.apps, names) };
         let mut domains = Domains::default();
         let mut classes = Vec::new();
@@ -455,6 +470,7 @@ impl Compiler {
         let mut compiled = Tenant::new(classifier, acl, config.timeouts, next_hops);
         compiled.owners = owners;
         compiled.max_sessions = config.max_sessions;
+        compiled.whereabouts = config.whereabouts.iter().copied().collect();
         let carries = |class: &str| config.classes.iter().find(|config| config.name == class)?.set_dscp;
         let slas =
             config.path_policies.iter().filter_map(|policy| Some((&policy.class, policy.sla.as_ref()?)));

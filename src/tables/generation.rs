@@ -24,11 +24,20 @@ use std::time::Duration;
 /// What is at the far end of the way straight out of a branch.
 pub const INTERNET: &str = "internet";
 
+/// Which box it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Here {
+    pub site: String,
+    pub metro: Option<String>,
+    pub facility: Option<String>,
+}
+
 /// A candidate's compiled tables.
 #[derive(Clone)]
 pub struct Generation {
     /// Counts up with every commit.
     pub number: u64,
+    pub here: Here,
     pub names: Arc<Names>,
     pub tenants: IdMap<TenantId, Tenant>,
     pub paths: IdMap<PathId, PathSpec>,
@@ -89,6 +98,8 @@ pub struct Tenant {
     pub classifier: Classifier,
     /// Whose DNS answers teach names; empty: anybody's.
     pub dns_teachers: Box<[IpNetwork]>,
+    /// Where a PoP answers its hosts itself.
+    pub whereabouts: Box<[IpAddr]>,
     pub acl: Acl,
     /// All that its flows can be of.
     pub classes: Box<[ClassId]>,
@@ -136,6 +147,8 @@ pub struct Breakout {
     /// What goes out by the device leaves by this one, and with its address.
     pub interface: String,
     pub pool: Pool,
+    /// Where hosts ask the PoP: never straight out.
+    pub whereabouts: Box<[IpAddr]>,
     /// Whom to ask whether it is any good; `None`: it is taken to be.
     pub echo: Option<EchoSpec>,
     /// The handoffs whose sessions may take it.
@@ -158,6 +171,7 @@ impl Breakout {
         let is_handoff = |end| matches!(end, End::Handoff(handoff) if self.handoffs.contains(&handoff));
         // As with any pool that is an address of the box's own.
         is_handoff(subject.destination_end)
+            && !self.whereabouts.contains(&subject.destination)
             && subject.source.is_ipv4()
             && subject.destination.is_ipv4()
             && subject.protocol.has_ports()
@@ -273,6 +287,7 @@ impl Tenant {
             owners: Routes::default(),
             classifier,
             dns_teachers: [].into(),
+            whereabouts: [].into(),
             acl,
             classes: Box::default(),
             nat: IdMap::default(),
@@ -286,6 +301,11 @@ impl Tenant {
             written: Written::default(),
             next_hops,
         }
+    }
+
+    /// Whether a PoP itself answers hosts at `address`.
+    pub fn answers_at(&self, address: IpAddr) -> bool {
+        matches!(self.next_hops, NextHops::Pop(_)) && self.whereabouts.contains(&address)
     }
 
     /// Whether who asks for the SLA at place `sla` would rather have nothing sent than by a path that breaks it.

@@ -16,7 +16,7 @@ pub use classify::{Classified, Classifier};
 pub use compile::{Compiler, OutOfIds};
 pub use device::{DeviceKind, DeviceSpec, Masquerade};
 pub use generation::{
-    Breakout, Called, EchoSpec, Generation, INTERNET, InternetKind, Order, PathSpec, Site, Sla, Tenant,
+    Breakout, Called, EchoSpec, Generation, Here, INTERNET, InternetKind, Order, PathSpec, Site, Sla, Tenant,
     TransportSpec, Written,
 };
 pub use names::Names;

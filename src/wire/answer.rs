@@ -70,7 +70,7 @@ pub fn icmp_error(
 /// A TCP reset in answer to `packet`, as if from its destination (RFC 9293 section 3.5.2); `None` for what is not TCP
 /// or is itself a reset.
 pub fn tcp_reset(packet: &[u8], parsed: &Parsed) -> Option<Vec<u8>> {
-    let Upper::Tcp { source_port, destination_port, flags } = parsed.upper else { return None };
+    let Upper::Tcp { flags, .. } = parsed.upper else { return None };
     if flags & tcp_flags::RST != 0 {
         return None;
     }
@@ -86,15 +86,62 @@ pub fn tcp_reset(packet: &[u8], parsed: &Parsed) -> Option<Vec<u8>> {
     } else {
         (0, sequence.wrapping_add(length), tcp_flags::RST | tcp_flags::ACK)
     };
+    tcp_back(packet, parsed, (seq, ack), reset_flags, &[], &[])
+}
+
+/// A TCP segment to where `packet` came from, as if from its destination; `None` if that is no TCP. `options` are whole
+/// words. Nothing is taken in while no ACK is sent, so the window is one that any request fits into.
+pub(super) fn tcp_back(
+    packet: &[u8],
+    parsed: &Parsed,
+    (sequence, acknowledgment): (u32, u32),
+    flags: u8,
+    options: &[u8],
+    payload: &[u8],
+) -> Option<Vec<u8>> {
+    const WINDOW: u16 = 0x4000;
+    let Upper::Tcp { source_port, destination_port, .. } = parsed.upper else { return None };
+    let window = if flags & tcp_flags::RST != 0 { 0 } else { WINDOW };
     let (from, to) = (parsed.destination(packet), parsed.source(packet));
-    let mut out = ip_header(from, to, Protocol::TCP, 20)?;
+    let header_len = 20 + options.len();
+    let mut out = ip_header(from, to, Protocol::TCP, header_len + payload.len())?;
     let tcp_at = out.len();
     out.extend_from_slice(&destination_port.to_be_bytes());
     out.extend_from_slice(&source_port.to_be_bytes());
-    out.extend_from_slice(&seq.to_be_bytes());
-    out.extend_from_slice(&ack.to_be_bytes());
-    out.extend_from_slice(&[0x50, reset_flags, 0, 0, 0, 0, 0, 0]);
+    out.extend_from_slice(&sequence.to_be_bytes());
+    out.extend_from_slice(&acknowledgment.to_be_bytes());
+    out.extend_from_slice(&[(header_len as u8 / 4) << 4, flags]);
+    out.extend_from_slice(&window.to_be_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(options);
+    out.extend_from_slice(payload);
     finish_upper(&mut out, tcp_at, tcp_at + 16, Protocol::TCP, from, to);
+    Some(out)
+}
+
+/// The reply to `packet`, an echo request (RFC 792, RFC 4443 section 4.2), as if from its destination.
+pub fn echo_reply(packet: &[u8], parsed: &Parsed) -> Option<Vec<u8>> {
+    if !matches!(parsed.upper, Upper::EchoRequest { .. }) || parsed.fragment.is_some() {
+        return None;
+    }
+    let (from, to) = (parsed.destination(packet), parsed.source(packet));
+    let message = &packet[parsed.upper_at..parsed.len];
+    let mut out = ip_header(from, to, parsed.protocol, message.len())?;
+    let at = out.len();
+    push_icmp(&mut out, if parsed.ipv4 { 0 } else { 129 }, 0, be32(message, 4), &message[8..]);
+    finish_icmp(&mut out, at, from, to);
+    Some(out)
+}
+
+/// A UDP datagram back to where `packet` came from, as if from its destination; `None` if that is no UDP.
+pub fn udp_back(packet: &[u8], parsed: &Parsed, payload: &[u8]) -> Option<Vec<u8>> {
+    let Upper::Udp { source_port, destination_port } = parsed.upper else { return None };
+    let (from, to) = (parsed.destination(packet), parsed.source(packet));
+    let len = 8 + payload.len();
+    let mut out = ip_header(from, to, Protocol::UDP, len)?;
+    let at = out.len();
+    push_udp(&mut out, destination_port, source_port, payload);
+    finish_upper(&mut out, at, at + 6, Protocol::UDP, from, to);
     Some(out)
 }
 
@@ -110,12 +157,7 @@ pub fn echo_request(
     let mut out = ip_header(source, destination, protocol, 8 + payload.len())?;
     let at = out.len();
     push_icmp(&mut out, kind, 0, u32::from(id) << 16 | u32::from(sequence), payload);
-    if source.is_ipv4() {
-        let sum = !checksum::sum(&out[at..]);
-        out[at + 2..at + 4].copy_from_slice(&sum.to_be_bytes());
-    } else {
-        finish_upper(&mut out, at, at + 2, protocol, source, destination);
-    }
+    finish_icmp(&mut out, at, source, destination);
     Some(out)
 }
 
@@ -125,11 +167,7 @@ pub fn udp_v6(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16), dscp: u8, p
     let mut out = ipv6_header(source.0, destination.0, Protocol::UDP, len);
     out[0] = 0x60 | dscp >> 2;
     out[1] = dscp << 6;
-    out.extend_from_slice(&source.1.to_be_bytes());
-    out.extend_from_slice(&destination.1.to_be_bytes());
-    out.extend_from_slice(&(len as u16).to_be_bytes());
-    out.extend_from_slice(&[0, 0]);
-    out.extend_from_slice(payload);
+    push_udp(&mut out, source.1, destination.1, payload);
     finish_upper(&mut out, 40, 46, Protocol::UDP, IpAddr::V6(source.0), IpAddr::V6(destination.0));
     out
 }
@@ -197,6 +235,25 @@ fn push_icmp(out: &mut Vec<u8>, kind: u8, code: u8, word: u32, quote: &[u8]) {
     out.extend_from_slice(&[kind, code, 0, 0]);
     out.extend_from_slice(&word.to_be_bytes());
     out.extend_from_slice(quote);
+}
+
+/// Its checksum is that of zeros, as yet.
+fn push_udp(out: &mut Vec<u8>, source_port: u16, destination_port: u16, payload: &[u8]) {
+    out.extend_from_slice(&source_port.to_be_bytes());
+    out.extend_from_slice(&destination_port.to_be_bytes());
+    out.extend_from_slice(&(8 + payload.len() as u16).to_be_bytes());
+    out.extend_from_slice(&[0, 0]);
+    out.extend_from_slice(payload);
+}
+
+/// Of IPv6 alone the checksum covers the addresses (RFC 4443 section 2.3).
+fn finish_icmp(out: &mut [u8], at: usize, source: IpAddr, destination: IpAddr) {
+    if source.is_ipv4() {
+        let sum = !checksum::sum(&out[at..]);
+        out[at + 2..at + 4].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        finish_upper(out, at, at + 2, Protocol::ICMPV6, source, destination);
+    }
 }
 
 fn ip_header(source: IpAddr, destination: IpAddr, protocol: Protocol, upper_len: usize) -> Option<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! DNS responses: which addresses a name stands for (RFC 1035).
+//! DNS (RFC 1035). Responses: which addresses a name stands for. And queries for a name of our own, with their answer.
 //!
 //! Only what was asked is learned: the addresses that the answer section gives for the question's name, directly or by a
 //! chain of aliases. A response that is an error, cut short or broken teaches nothing at all. Names are compared where
@@ -129,6 +129,60 @@ impl<'a> DnsResponse<'a> {
 
     fn name_at(&self, at: usize) -> Option<HostName> {
         HostName::from_labels(Labels::at(self.message, at))
+    }
+}
+
+/// A query for one name, and what answers it from here.
+#[derive(Clone, Copy, Debug)]
+pub struct DnsQuestion<'a> {
+    message: &'a [u8],
+    /// Where the question ends.
+    end: usize,
+    pub name: HostName,
+    kind: u16,
+}
+
+impl<'a> DnsQuestion<'a> {
+    /// Reads the payload of a UDP datagram. `None` for what is no query of class IN for one host name.
+    pub fn read(message: &'a [u8]) -> Option<DnsQuestion<'a>> {
+        let header: &[u8; HEADER_BYTES] = message.first_chunk()?;
+        // RFC 1035 section 4.1.1: neither QR nor an OPCODE; one question.
+        if be16(header, 2) & 0xf800 != 0 || be16(header, 4) != 1 {
+            return None;
+        }
+        let fields_at = skip_name(message, HEADER_BYTES)?;
+        let fields: &[u8; 4] = message.get(fields_at..)?.first_chunk()?;
+        if be16(fields, 2) != CLASS_IN {
+            return None;
+        }
+        let name = HostName::from_labels(Labels::at(message, HEADER_BYTES))?;
+        Some(DnsQuestion { message, end: fields_at + 4, name, kind: be16(fields, 0) })
+    }
+
+    /// The authoritative answer that the name stands for these of `addresses` that were asked for. The question is repeated to
+    /// the letter: resolvers tell by its capitals whom they have asked.
+    pub fn answer(&self, addresses: &[IpAddr], ttl_secs: u32) -> Vec<u8> {
+        // QR and AA, and RD as it was asked.
+        const RESPONSE: u8 = 0x84;
+        // A pointer to the question's name (RFC 1035 section 4.1.4).
+        const NAME: [u8; 2] = [0xc0, HEADER_BYTES as u8];
+        let kind_of = |address: &IpAddr| if address.is_ipv4() { TYPE_A } else { TYPE_AAAA };
+        let asked: Vec<&IpAddr> = addresses.iter().filter(|address| kind_of(address) == self.kind).collect();
+        let mut out = Vec::with_capacity(self.end + 28 * asked.len());
+        out.extend_from_slice(&self.message[..2]);
+        out.extend_from_slice(&[RESPONSE | self.message[2] & 1, 0, 0, 1, 0, asked.len() as u8, 0, 0, 0, 0]);
+        out.extend_from_slice(&self.message[HEADER_BYTES..self.end]);
+        for address in asked {
+            out.extend_from_slice(&NAME);
+            out.extend_from_slice(&kind_of(address).to_be_bytes());
+            out.extend_from_slice(&CLASS_IN.to_be_bytes());
+            out.extend_from_slice(&ttl_secs.to_be_bytes());
+            match address {
+                IpAddr::V4(v4) => out.extend_from_slice(&[&[0, 4][..], &v4.octets()].concat()),
+                IpAddr::V6(v6) => out.extend_from_slice(&[&[0, 16][..], &v6.octets()].concat()),
+            }
+        }
+        out
     }
 }
 
@@ -452,6 +506,14 @@ mod tests {
         assert_eq!(learned(&chain(16)), None);
     }
 
+    /// A question, if it is one, is answered by what is a response to it.
+    fn asked(message: &[u8]) {
+        let Some(question) = DnsQuestion::read(message) else { return };
+        let answer = question.answer(&[[192, 0, 2, 80].into()], 60);
+        let response = DnsResponse::read(&answer).expect("a response");
+        assert_eq!(response.names().next(), Some(question.name));
+    }
+
     proptest! {
         #[test]
         fn rubbish_is_read_without_panic(mut bytes: Vec<u8>, flips in proptest::collection::vec(any::<(prop::sample::Index, u8)>(), 0..6)) {
@@ -463,6 +525,10 @@ mod tests {
                 message[at] = value;
             }
             learned(&message);
+            asked(&message);
+            message[2] &= 0x07;
+            asked(&message);
+            asked(&bytes);
             message.append(&mut bytes);
             learned(&message);
         }

@@ -85,6 +85,57 @@ fn authority_host(authority: &[u8]) -> Result<HostName, Unnamed> {
     HostName::new(host).ok_or(Unnamed::Never)
 }
 
+/// A request, as far as its beginning tells: what a server of one page has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpRequest<'a> {
+    pub method: &'a [u8],
+    /// Without the query.
+    pub path: &'a [u8],
+    /// In the Host field, as it is written there; a port is left out.
+    pub host: Option<&'a [u8]>,
+    /// It asks for JSON, and takes it rather than text.
+    pub wants_json: bool,
+}
+
+impl<'a> HttpRequest<'a> {
+    /// Reads the beginning of a connection; of a head that goes on, what is there. `None` if that is no request.
+    pub fn read(stream: &'a [u8]) -> Option<HttpRequest<'a>> {
+        if !may_be_request(stream) {
+            return None;
+        }
+        let mut lines = Lines(stream);
+        let mut words = lines.next_line().ok()?.split(|byte| *byte == b' ');
+        let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+        if !version.starts_with(b"HTTP/1.") || words.next().is_some() {
+            return None;
+        }
+        let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let mut request = HttpRequest { method, path, host: None, wants_json: false };
+        while let Ok(line) = lines.next_line()
+            && let Some(colon) = line.iter().position(|byte| *byte == b':')
+        {
+            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+            if name.eq_ignore_ascii_case(b"host") {
+                request.host = Some(without_port(value));
+            } else if name.eq_ignore_ascii_case(b"accept") {
+                // The first of what it names is what it wants most; quality values are for those with much to choose from.
+                let first = value.split(|byte| matches!(byte, b',' | b';')).next().unwrap_or_default();
+                request.wants_json = first.trim_ascii().eq_ignore_ascii_case(b"application/json");
+            }
+        }
+        Some(request)
+    }
+}
+
+/// `host`, `host:port`, `[v6]`, `[v6]:port` without the port and the brackets (RFC 3986 section 3.2.2).
+fn without_port(host: &[u8]) -> &[u8] {
+    match host.strip_prefix(b"[") {
+        Some(rest) => rest.split(|byte| *byte == b']').next(),
+        None => host.split(|byte| *byte == b':').next(),
+    }
+    .unwrap_or_default()
+}
+
 struct Lines<'a>(&'a [u8]);
 
 impl<'a> Lines<'a> {

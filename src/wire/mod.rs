@@ -13,6 +13,7 @@ mod coalesce;
 mod dns;
 mod http;
 mod inspect;
+mod listener;
 mod offload;
 mod outbound;
 mod parse;
@@ -23,11 +24,15 @@ mod siit;
 mod tests;
 mod tls;
 
-pub use answer::{IcmpError, echo_request, fragment, icmp_error, may_answer, tcp_reset, udp_v6};
+pub use answer::{
+    IcmpError, echo_reply, echo_request, fragment, icmp_error, may_answer, tcp_reset, udp_back, udp_v6,
+};
 pub use batch::{Batch, Handover, Ingress, SLOT_BYTES};
 pub use checksum::{add as add_sums, pseudo_header, sum as checksum};
-pub use dns::{DnsAddress, DnsResponse, dns_messages};
+pub use dns::{DnsAddress, DnsQuestion, DnsResponse, dns_messages};
+pub use http::HttpRequest;
 pub use inspect::{Inspection, NamedBy, Progress};
+pub use listener::{Heard, Listener, reply};
 pub use offload::{complete, lose_last, prepare, split};
 pub use outbound::{Landing, MAX_PIECES, Offload, Outbound, ToDevice};
 pub use parse::{Embedded, Fragment, Parsed, Segment, Upper, parse, parse_ip, parse_super, tcp_flags};

@@ -316,6 +316,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
     let tenant = Tenant {
         apps: vec![],
         dns_teachers: vec![],
+        whereabouts: Vec::new(),
         name: "acme".into(),
         branches: branches.collect(),
         published: Vec::new(),

@@ -39,4 +39,5 @@ mod stock;
 mod stun;
 mod traces;
 mod transfers;
+mod whereabouts;
 mod world;

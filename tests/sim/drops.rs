@@ -358,6 +358,14 @@ fn subscriber_unmapped_whose_address_is_somebody_elses_at_the_publishers() {
 }
 
 #[test]
+fn not_answered_where_the_pop_answers_hosts_itself() {
+    let mut sim = Sim::up();
+    let told = sim.from_lan("berlin", &tcp("10.1.0.5:4000", "198.18.0.80:22", SYN, b"").bytes());
+    assert_eq!(read(&told[0]).tcp_flags() & RST, RST);
+    assert_dropped(&mut sim, Some("acme"), "not-answered", 1);
+}
+
+#[test]
 fn session_conflict_when_another_sessions_answers_would_be_the_same() {
     // A host with an address of its own on the internet, whose calls to port 53 are nevertheless translated.
     let policy = ACME

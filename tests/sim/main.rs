@@ -41,4 +41,5 @@ mod shaping;
 mod steering;
 mod streams;
 mod traces;
+mod whereabouts;
 mod why;

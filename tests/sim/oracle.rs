@@ -167,6 +167,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                 name: "acme".into(),
                 branches: (0..3).map(branch).collect(),
                 apps: vec![],
+                whereabouts: vec![],
                 dns_teachers: vec![],
                 published: Vec::new(),
                 subscribers: Vec::new(),

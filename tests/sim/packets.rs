@@ -93,6 +93,12 @@ impl Build {
         self
     }
 
+    /// TCP's.
+    pub fn acknowledgment(mut self, acknowledgment: u32) -> Build {
+        self.upper[8..12].copy_from_slice(&acknowledgment.to_be_bytes());
+        self
+    }
+
     pub fn may_fragment(mut self) -> Build {
         self.dont_fragment = false;
         self

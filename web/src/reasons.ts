@@ -28,6 +28,7 @@ export const REASONS: Record<string, string> = {
   'no-session': 'Belongs to no session and cannot begin one',
   'service-not-published': 'The service’s publisher offers nothing at that protocol and port',
   'subscriber-unmapped': 'The service’s publisher has no address for this source',
+  'not-answered': 'Sent to popgate.internal, which answers HTTP on port 80 alone',
   'nat64-refused': 'NAT64 does not lead to that IPv4 address',
   untranslatable: 'Has no counterpart in the other address family (NAT64)',
   'nat-required': 'Handoff has no NAT pool',

@@ -135,6 +135,9 @@ impl Worker {
             parsed.fragment.map(|fragment| datagram_key(arrival.zone, packet, parsed, fragment.id));
         let (at, direction, is_new) = match self.find(&key, found, parsed, now)? {
             Some((at, direction)) => (at, direction, false),
+            None if self.answers_itself(arrival, &key, packet, parsed, now, out)? => {
+                return Ok(Fate::Forwarded);
+            }
             None => {
                 if let Some(owner) = self.elsewhere(arrival, &key) {
                     if let Some(datagram) = datagram {

@@ -94,7 +94,13 @@ impl Worker {
         Ok(())
     }
 
-    fn put(&mut self, exit: Exit, packet: &[u8], now: Now, out: &mut Outbound) -> Result<(), DropReason> {
+    pub(super) fn put(
+        &mut self,
+        exit: Exit,
+        packet: &[u8],
+        now: Now,
+        out: &mut Outbound,
+    ) -> Result<(), DropReason> {
         match exit {
             Exit::Device(device) => {
                 out.push_packet(device, packet);
@@ -215,7 +221,7 @@ impl Worker {
         let error = match refusal.reason {
             DropReason::TtlExpired => IcmpError::TimeExceeded,
             DropReason::TooBig => IcmpError::TooBig { mtu: refusal.mtu },
-            DropReason::AclRejected(_) => IcmpError::Prohibited,
+            DropReason::AclRejected(_) | DropReason::NotAnswered => IcmpError::Prohibited,
             // RFC 7915 sections 4.4 and 5.4.
             DropReason::Untranslatable if !parsed.protocol.is_icmp() => IcmpError::Prohibited,
             DropReason::NoRoute | DropReason::Nat64Refused if arrival.tenant.is_some() => IcmpError::NoRoute,
@@ -266,7 +272,7 @@ impl TokenBucket {
         TokenBucket { tokens: ANSWER_BURST, filled: now }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    pub(super) fn take(&mut self, now: Instant) -> bool {
         const EACH: Duration = Duration::from_nanos(1_000_000_000 / ANSWERS_PER_SECOND);
         let earned = now.since(self.filled).as_nanos() / EACH.as_nanos();
         if earned >= u128::from(ANSWER_BURST) {

@@ -6,7 +6,7 @@
 //! changes over (`nat64`); 5 leave: into a tunnel, or to a device (`leaving`), after its turn where a bandwidth is limited
 //! (`shaping`). What goes no further is a [`Refusal`], settled in one place.
 //!
-//! Replies to echo requests of our own (`echoes`) end here.
+//! Replies to echo requests of our own (`echoes`) end here, and so does what hosts ask the PoP itself (`whereabouts`).
 //!
 //! On that way a packet may change workers twice: before the look-up, to the one that has its session, and at the end, to
 //! the one that has its tunnel. A handover goes on exactly where it left off.
@@ -22,6 +22,7 @@ mod naming;
 mod nat64;
 mod shaping;
 mod stories;
+mod whereabouts;
 
 use super::drops::Drops;
 use super::gauge::{Gauge, Why};
@@ -44,7 +45,7 @@ use crate::model::{
 use crate::path::{self, Action, Asks, Firsts, News, Numbering, Pace, Shaper, StreamAction, Turns};
 use crate::tables::Generation;
 use crate::tunnel::{Endpoint, buffer_for};
-use crate::wire::{Batch, Outbound, Parsed, SLOT_BYTES};
+use crate::wire::{Batch, Listener, Outbound, Parsed, SLOT_BYTES};
 use leaving::TokenBucket;
 pub use links::DeadLinks;
 use moves::{Least, Taken};
@@ -104,6 +105,9 @@ pub struct Worker {
     /// How often a session has been answered by another path than it came by, though that one is there.
     pub(super) returns_overridden: u64,
     answers: TokenBucket,
+    /// What hosts ask the PoP itself: answers to them, of which it gives no more than of others.
+    asked: TokenBucket,
+    listener: Listener,
     rng: StdRng,
     /// One segment of a super-packet.
     segment: Vec<u8>,
@@ -220,6 +224,8 @@ impl Worker {
             ledger_lost: 0,
             returns_overridden: 0,
             answers: TokenBucket::full(now.instant),
+            asked: TokenBucket::full(now.instant),
+            listener: Listener::new(rng.random()),
             next_id: rng.random(),
             rng,
             segment: Vec::new(),
