@@ -2015,6 +2015,65 @@ fn a_policy_test_has_a_service_with_its_ports_or_a_protocol() {
         .has(&["tenants/acme.toml:59: protocol: a policy test has either a service or a protocol"]);
 }
 
+// ---- Canaries --------------------------------------------------------------------------------------------------------
+
+const CANARY: &str = r#"[[canary]]
+name = "erp"
+from = "paris"
+target = "203.0.113.80"
+kind = "tcp"
+port = 443
+"#;
+
+fn watched() -> Config {
+    Config::pop().append(TENANT, CANARY)
+}
+
+#[test]
+fn a_canary_is_asked_from_a_branch_by_a_ping_or_at_a_port() {
+    watched().has(&[]);
+    watched()
+        .edit(TENANT, "from = \"paris\"\ntarget", "from = \"parsi\"\ntarget")
+        .edit(TENANT, "port = 443\n", "")
+        .has(&[
+            r#"tenants/acme.toml:54: [[canary]] lacks port"#,
+            r#"tenants/acme.toml:56: from: unknown branch "parsi"; did you mean "paris"?"#,
+        ]);
+    watched().edit(TENANT, "kind = \"tcp\"\n", "").has(&["tenants/acme.toml:58: port: a ping has no port"]);
+    watched()
+        .edit(TENANT, "kind = \"tcp\"", "kind = \"udp\"")
+        .has(&[r#"tenants/acme.toml:58: kind: unknown kind "udp"; known are ping, tcp"#]);
+    watched()
+        .append(TENANT, CANARY)
+        .has(&[r#"tenants/acme.toml:61: name: canary "erp" already exists (line 55)"#]);
+}
+
+#[test]
+fn a_canarys_target_is_elsewhere_and_its_source_is_the_branchs() {
+    watched()
+        .edit(TENANT, "target = \"203.0.113.80\"", "target = \"10.20.0.5\"")
+        .has(&[r#"tenants/acme.toml:57: target: 10.20.0.5 is in the prefixes of branch "paris" itself"#]);
+    watched()
+        .edit(TENANT, "kind = \"tcp\"", "source = \"10.21.0.1\"\nkind = \"tcp\"")
+        .has(&[r#"tenants/acme.toml:58: source: 10.21.0.1 is not in the prefixes of branch "paris""#]);
+    watched()
+        .edit(TENANT, "kind = \"tcp\"", "source = \"2001:db8:20::1\"\nkind = \"tcp\"")
+        .has(&["tenants/acme.toml:58: source: 2001:db8:20::1 and 203.0.113.80 are of two families"]);
+    watched()
+        .edit(
+            TENANT,
+            "from = \"paris\"\ntarget = \"203.0.113.80\"",
+            "from = \"lyon\"\ntarget = \"2001:db8::80\"",
+        )
+        .has(&[r#"tenants/acme.toml:56: from: branch "lyon" has no prefix of the family of 2001:db8::80"#]);
+}
+
+#[test]
+fn a_tenant_has_no_more_canaries_than_are_probed() {
+    let many = (0..17).map(|n| CANARY.replace("erp", &format!("c{n}"))).collect::<String>();
+    Config::pop().append(TENANT, &many).has(&["tenants/acme.toml:150: a tenant has at most 16 canaries"]);
+}
+
 // ---- Handoffs --------------------------------------------------------------------------------------------------------
 
 #[test]

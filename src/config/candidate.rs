@@ -265,6 +265,7 @@ pub struct Tenant {
     pub nat: Vec<NatRule>,
     pub path_policies: Vec<PathPolicy>,
     pub policy_tests: Vec<PolicyTest>,
+    pub canaries: Vec<Canary>,
     pub timeouts: Timeouts,
     /// How many sessions the tenant has at most; as many as the box, if `None`.
     pub max_sessions: Option<usize>,
@@ -569,6 +570,27 @@ pub struct PathPolicy {
 pub struct SlaClass {
     pub name: String,
     pub limits: SlaLimits,
+}
+
+/// What must stay reachable from a branch's side while a commit is on trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Canary {
+    pub name: String,
+    pub branch: String,
+    /// Of the branch's prefixes, and of the target's family.
+    pub source: IpAddr,
+    pub target: IpAddr,
+    pub kind: CanaryKind,
+    pub at: SourceRef,
+}
+
+/// What counts as its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CanaryKind {
+    /// An echo reply.
+    Ping,
+    /// That a connection to this port is accepted.
+    Tcp(u16),
 }
 
 /// A question to the policy, and what should come out.

@@ -298,6 +298,25 @@
 //! | `path` | list of path names | any | those it takes first, in their order |
 //! | `nat` | prefix | any | what its source is translated to lies in it |
 //!
+//! `[[canary]]`, at most 16 for each tenant: what must stay reachable from a branch's side. It is probed once a second while a
+//! commit is on trial (`[commit-guard]`). The commit is taken back when one that answered right before does not for longer than
+//! 3 s; one that is new with the commit is no reason.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `name` | name | | |
+//! | `from` | a branch's name | | |
+//! | `source` | an address of the branch's | the first host of its first prefix of the target's family | whose packet the probe is |
+//! | `target` | address | | not of the branch itself |
+//! | `kind` | `"ping"`, `"tcp"` | `"ping"` | what counts as an answer, within 0.9 s: an echo reply; that a connection is accepted, which is reset at once |
+//! | `port` | number | | kind `tcp` |
+//!
+//! A probe is made by the box that the commit is on, as a packet that has come from the branch: at a PoP as if out of its
+//! tunnel, at the branch itself as if from its LAN, and other branches' are left alone there. So rules, classes, NAT and routes
+//! decide on it as on any host's, and its answer is taken where it would have gone back to the branch. Nothing depends on a host
+//! there that has time for it, nor on what is at the other end of the tunnel. It leaves no flow record, and what it holds (a
+//! session, a port of a pool) ends with its answer.
+//!
 //! The flow's keys. Each takes one value or a list of them; one that is left out matches everything.
 //!
 //! | key | value |

@@ -120,6 +120,14 @@ pub(super) fn read(
     let policy_tests = root.tables("policy-test", "[[policy-test]]").and_then(|tables| {
         all(tables.into_iter().map(|table| reader.policy_test(table, &mut test_names, &acl_names)))
     });
+    let mut canary_names = Scope::new("canary");
+    let canaries = root.tables("canary", "[[canary]]").and_then(|tables| {
+        if let Some(table) = tables.get(MAX_CANARIES) {
+            return Err(table.note(format!("a tenant has at most {MAX_CANARIES} canaries")));
+        }
+        let branches = branches.as_deref().ok();
+        all(tables.into_iter().map(|table| reader.canary(table, &mut canary_names, branches)))
+    });
 
     if let (Some((RoleName::Branch, _)), Some((site, at))) = (&around.role, &around.site)
         && reader.branches.get(site).is_none()
@@ -146,6 +154,7 @@ pub(super) fn read(
         nat: nat?,
         path_policies: path_policies?,
         policy_tests: policy_tests?,
+        canaries: canaries?.into_iter().flatten().collect(),
         timeouts: timeouts?,
         max_sessions: max_sessions?,
         file,
@@ -244,6 +253,9 @@ fn session_timeouts(mut table: Table<'_>) -> Result<Timeouts, Noted> {
         other: other?,
     })
 }
+
+/// Each is a probe a second while a commit is on trial.
+const MAX_CANARIES: usize = 16;
 
 /// A box has no more.
 const MAX_SESSIONS: usize = 100_000_000;
@@ -903,6 +915,61 @@ impl TenantReader<'_> {
         })
     }
 
+    /// `None` where its branch could not be read, of which enough has been said.
+    fn canary(
+        &self,
+        mut table: Table<'_>,
+        names: &mut Scope<()>,
+        branches: Option<&[TenantBranch]>,
+    ) -> Result<Option<Canary>, Noted> {
+        let name = table.required("name", |value| names.claim(value, ()));
+        let branch = table.required("from", |value| {
+            let branch = value.string()?;
+            Ok((value, self.branches.find(value, branch)?))
+        });
+        let source = table.optional("source", |value| Ok((value, value.parse(values::address)?)));
+        let target = table.required("target", |value| Ok((value, value.parse(values::address)?)));
+        let is_ping =
+            table.with_default("kind", true, |value| value.one_of(&[("ping", true), ("tcp", false)]));
+        let kind = match is_ping {
+            Ok(true) => {
+                table.refuse(&["port"], "a ping has no port");
+                Ok(CanaryKind::Ping)
+            }
+            Ok(false) => table.required("port", |value| value.number(1..=u16::MAX)).map(CanaryKind::Tcp),
+            Err(noted) => {
+                // Whether it is one too many, nobody can say.
+                let _ = table.value("port");
+                Err(noted)
+            }
+        };
+        let at = table.at().clone();
+        table.finish();
+        let ((branch_value, branch), (target_value, target)) = (branch?, target?);
+        let Some(found) = branches.into_iter().flatten().find(|known| known.name == branch) else {
+            return Ok(None);
+        };
+        if found.prefixes.iter().any(|prefix| prefix.contains(target)) {
+            return Err(target_value.note(format!("{target} is in the prefixes of branch {branch:?} itself")));
+        }
+        let source = match source? {
+            Some((value, source)) if source.is_ipv4() != target.is_ipv4() => {
+                return Err(value.note(format!("{source} and {target} are of two families")));
+            }
+            Some((value, source)) if !found.prefixes.iter().any(|prefix| prefix.contains(source)) => {
+                return Err(value.note(format!("{source} is not in the prefixes of branch {branch:?}")));
+            }
+            Some((_, source)) => source,
+            None => {
+                let prefix = found.prefixes.iter().find(|prefix| prefix.is_ipv4() == target.is_ipv4());
+                prefix.map(first_host).ok_or_else(|| {
+                    branch_value.note(format!("branch {branch:?} has no prefix of the family of {target}"))
+                })?
+            }
+        };
+        Ok(Some(Canary { name: name?, branch, source, target, kind: kind?, at }))
+    }
+
     /// [`TenantReader::flow_match`] and the class: for all that comes after classification.
     fn classified_match(&self, table: &mut Table<'_>) -> Result<FlowMatch, Noted> {
         let classes = table
@@ -1012,6 +1079,15 @@ impl TenantReader<'_> {
             return Ok(class.to_owned());
         }
         Err(value.note(unknown("class", class, self.classes.names().chain([DEFAULT_CLASS]))))
+    }
+}
+
+/// The first address of a prefix that a host can have.
+fn first_host(prefix: &IpNetwork) -> IpAddr {
+    match prefix.network() {
+        IpAddr::V4(v4) if prefix.prefix() < 31 => IpAddr::V4((v4.to_bits() + 1).into()),
+        IpAddr::V6(v6) if prefix.prefix() < 127 => IpAddr::V6((v6.to_bits() + 1).into()),
+        network => network,
     }
 }
 

@@ -26,8 +26,8 @@ pub use trace::{
 use crate::export::report::ExporterReport;
 use crate::model::{AskedFlow, AskedPort};
 use crate::pipeline::report::{
-    Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
-    Query, QueueRow, RuleRow, SessionPage, TenantRow, Totals,
+    Answer, CanaryRow, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName,
+    PathReport, Query, QueueRow, RuleRow, SessionPage, TenantRow, Totals,
 };
 use crate::store::report::{FlowAnswer, FlowHistoryState, FlowProblem, FlowQuestion, LedgerState, WhoHad};
 use revisions::Who;
@@ -355,6 +355,21 @@ impl Control {
         });
         let mut rows: Vec<MeasurementRow> = answers.await?.into_iter().flatten().collect();
         rows.sort_by_key(|row| row.monotonic_nanos);
+        Ok(rows)
+    }
+
+    /// How canaries stand, by tenant and name; each is sent a probe first, if that is to be.
+    pub async fn canaries(
+        &self,
+        probe: bool,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<Vec<CanaryRow>, Unanswered> {
+        let answers = self.ask_all(Query::Canaries { probe }, deadline, |answer| match answer {
+            Answer::Canaries(rows) => Some(rows),
+            _ => None,
+        });
+        let mut rows: Vec<CanaryRow> = answers.await?.into_iter().flatten().collect();
+        rows.sort_by(|a, b| (&a.tenant, &a.canary).cmp(&(&b.tenant, &b.canary)));
         Ok(rows)
     }
 

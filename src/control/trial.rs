@@ -1,11 +1,11 @@
 //! A configuration on trial: whether it stays, or the one before comes back.
 //!
 //! Two things may end it: nobody confirms it in time, or the box is worse off with it than policy allows. What "worse" is
-//! compares with how the box stood right before. Time and measurements are arguments.
+//! compares with how the box stood right before: tunnels, canaries, drops. Time and measurements are arguments.
 
 use crate::config::CommitGuard;
 use crate::model::Instant;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// 3 s: longer than a path needs to come up again over another socket, and what it was probed by to tell.
@@ -33,6 +33,16 @@ pub struct Health {
     /// Since the box started.
     pub forwarded_packets: u64,
     pub dropped_packets: u64,
+    /// By their names, `erp of acme`.
+    pub canaries: BTreeMap<String, Canary>,
+}
+
+/// How a canary stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Canary {
+    /// Its address, and port if it has one.
+    pub target: String,
+    pub answers: bool,
 }
 
 /// What becomes of it.
@@ -63,6 +73,8 @@ pub struct Trial {
     samples: VecDeque<(u64, u64)>,
     /// Since when too many tunnels are missing.
     missing_since: Option<Instant>,
+    /// Since when which canaries are silent that answered before.
+    silent_since: BTreeMap<String, Instant>,
 }
 
 impl Trial {
@@ -82,6 +94,7 @@ impl Trial {
             before: last,
             dropped_before: dropped_before.unwrap_or_default(),
             missing_since: None,
+            silent_since: BTreeMap::new(),
         }
     }
 
@@ -100,7 +113,8 @@ impl Trial {
     pub fn judge(&mut self, health: &Health, now: Instant) -> Verdict {
         // One that nobody has confirmed may be looked after by nobody: it is watched for all that time.
         if now < self.watch_until || self.confirm_by.is_some() {
-            if let Some(why) = self.tunnels_missing(health, now).or_else(|| self.more_drops(health)) {
+            let why = self.tunnels_missing(health, now).or_else(|| self.canary_silent(health, now));
+            if let Some(why) = why.or_else(|| self.more_drops(health)) {
                 return Verdict::Worse(why);
             }
             if self.confirm_by.is_none_or(|by| now < by) {
@@ -125,6 +139,18 @@ impl Trial {
             let more = if missing.len() > NAMED { ", …" } else { "" };
             let (missing, expected) = (missing.len(), expected.len());
             format!("{missing} of {expected} tunnels that were up are down: {}{more}", named.join(", "))
+        })
+    }
+
+    fn canary_silent(&mut self, health: &Health, now: Instant) -> Option<String> {
+        // One that has never answered, or that the configuration has no more, is not missed.
+        let answered = |name: &String| self.before.canaries.get(name).is_some_and(|it| it.answers);
+        let silent: Vec<(&String, &Canary)> =
+            health.canaries.iter().filter(|(name, it)| !it.answers && answered(name)).collect();
+        self.silent_since.retain(|name, _| silent.iter().any(|(it, _)| *it == name));
+        silent.into_iter().find_map(|(name, Canary { target, .. })| {
+            let since = *self.silent_since.entry(name.clone()).or_insert(now);
+            (now.since(since) >= GRACE).then(|| format!("canary {name} does not answer any more: {target}"))
         })
     }
 
@@ -168,7 +194,7 @@ mod tests {
     fn health(tunnels: usize, up: usize, forwarded_packets: u64, dropped_packets: u64) -> Health {
         let name = |number: usize| format!("acme/site{number:02}/dsl");
         let (tunnels, up) = ((0..tunnels).map(name).collect(), (0..up).map(name).collect());
-        Health { tunnels, up, forwarded_packets, dropped_packets }
+        Health { tunnels, up, forwarded_packets, dropped_packets, ..Health::default() }
     }
 
     fn trial(confirm: Option<u64>) -> Trial {
@@ -242,5 +268,37 @@ mod tests {
         let mut trial = trial(Some(600));
         assert_eq!(trial.judge(&health(20, 0, 1_000, 10), at(400)), Verdict::Wait);
         assert!(matches!(trial.judge(&health(20, 0, 1_000, 10), at(404)), Verdict::Worse(_)));
+    }
+
+    fn canaries(answering: &[(&str, bool)]) -> Health {
+        let canary = |(name, answers): &(&str, bool)| {
+            let target = "10.20.0.5".to_owned();
+            (format!("{name} of acme"), Canary { target, answers: *answers })
+        };
+        Health { canaries: answering.iter().map(canary).collect(), ..health(20, 20, 1_000, 10) }
+    }
+
+    #[test]
+    fn a_canary_that_answered_before_may_be_silent_for_a_moment_and_not_for_longer() {
+        let before = canaries(&[("erp", true), ("mail", true)]);
+        let mut trial = Trial::begin(GUARD, &[before], None, at(0));
+        for (secs, erp, mail) in [(1, false, true), (3, true, false), (4, false, false), (5, false, true)] {
+            let health = canaries(&[("erp", erp), ("mail", mail)]);
+            assert_eq!(trial.judge(&health, at(secs)), Verdict::Wait, "after {secs} s");
+        }
+        let why = "canary erp of acme does not answer any more: 10.20.0.5";
+        let silent = canaries(&[("erp", false), ("mail", true)]);
+        assert_eq!(trial.judge(&silent, at(6)), Verdict::Wait);
+        assert_eq!(trial.judge(&silent, at(7)), Verdict::Worse(why.to_owned()));
+    }
+
+    #[test]
+    fn a_canary_that_was_silent_before_or_is_new_or_gone_is_not_missed() {
+        let before = canaries(&[("silent", false), ("gone", true)]);
+        let mut trial = Trial::begin(GUARD, &[before], None, at(0));
+        for secs in 1..10 {
+            let health = canaries(&[("silent", false), ("new", false)]);
+            assert_eq!(trial.judge(&health, at(secs)), Verdict::Wait);
+        }
     }
 }

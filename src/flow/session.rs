@@ -148,7 +148,7 @@ impl Session {
             tcp: tcp.map(|(state, _)| state),
             translation,
             dscp,
-            told: PackedTold::new(plan.class_by, false),
+            told: PackedTold::new(plan.class_by, 0),
             next_sharing: 0,
             forward: counters,
             id: 0,
@@ -186,7 +186,7 @@ impl Session {
     pub(super) fn set_plan(&mut self, plan: &Plan) {
         self.generation = plan.generation as u32;
         self.class = plan.class;
-        self.told = PackedTold::new(plan.class_by, self.is_inspected());
+        self.told = PackedTold::new(plan.class_by, self.told.flags());
         self.rule = plan.rule;
         self.ends = plan.ends.map(PackedEnd::new);
         self.hops = plan.hops.map(PackedHop::new);
@@ -210,7 +210,18 @@ impl Session {
 
     /// Has its first bytes looked into, or no longer.
     pub fn set_inspected(&mut self, inspected: bool) {
-        self.told = PackedTold::new(self.told.class_by(), inspected);
+        self.told = self.told.with(PackedTold::INSPECTED, inspected);
+    }
+
+    /// Whether it is a probe of ours.
+    #[inline]
+    pub fn is_canary(&self) -> bool {
+        self.told.0 & PackedTold::CANARY != 0
+    }
+
+    /// It is a probe of ours.
+    pub fn set_canary(&mut self) {
+        self.told = self.told.with(PackedTold::CANARY, true);
     }
 
     /// Where a packet in `direction` must come from.
@@ -436,12 +447,13 @@ impl PackedPath {
     }
 }
 
-/// What told the class, and whether the session's first bytes are being looked into, in a byte.
+/// What told the class, whether the session's first bytes are being looked into, and whether it is a probe of ours, in a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PackedTold(u8);
 
 impl PackedTold {
     const INSPECTED: u8 = 1 << 7;
+    const CANARY: u8 = 1 << 6;
     /// By their numbers.
     const CLASS_BY: [ClassBy; 8] = [
         ClassBy::Default,
@@ -454,9 +466,17 @@ impl PackedTold {
         ClassBy::Name(NameSource::HttpHost),
     ];
 
-    fn new(class_by: ClassBy, inspected: bool) -> PackedTold {
+    fn new(class_by: ClassBy, flags: u8) -> PackedTold {
         let number = PackedTold::CLASS_BY.iter().position(|known| *known == class_by).unwrap_or(0);
-        PackedTold(number as u8 | if inspected { PackedTold::INSPECTED } else { 0 })
+        PackedTold(number as u8 | flags)
+    }
+
+    fn flags(self) -> u8 {
+        self.0 & (PackedTold::INSPECTED | PackedTold::CANARY)
+    }
+
+    fn with(self, flag: u8, set: bool) -> PackedTold {
+        PackedTold(if set { self.0 | flag } else { self.0 & !flag })
     }
 
     fn class_by(self) -> ClassBy {
@@ -541,7 +561,9 @@ mod tests {
         }
         assert_eq!(PackedEnd::new(End::Lan).get(), End::Lan);
         for class_by in PackedTold::CLASS_BY {
-            assert_eq!(PackedTold::new(class_by, true).class_by(), class_by);
+            let told = PackedTold::new(class_by, 0).with(PackedTold::CANARY, true);
+            assert_eq!((told.class_by(), told.flags()), (class_by, PackedTold::CANARY));
+            assert_eq!(told.with(PackedTold::INSPECTED, true).class_by(), class_by);
         }
         for path in [None, Some(PathId(0)), Some(PathId(u32::MAX - 1))] {
             assert_eq!(PackedPath::new(path).get(), path);

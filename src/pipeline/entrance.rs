@@ -92,6 +92,7 @@ impl Entrance {
             Query::Measurements { .. } => Answer::Measurements(Vec::new()),
             Query::Queues { .. } => Answer::Queues(Vec::new()),
             Query::History(_) => Answer::History(None),
+            Query::Canaries { .. } => Answer::Canaries(Vec::new()),
             Query::Tenants => Answer::Tenants(Vec::new()),
         }
     }

@@ -39,6 +39,10 @@ pub enum Query {
     Queues {
         tenant: Option<String>,
     },
+    /// Of canaries, which are sent a probe first, if the worker is to.
+    Canaries {
+        probe: bool,
+    },
     /// Of one path.
     History(PathName),
     Tenants,
@@ -60,10 +64,25 @@ pub enum Answer {
     Measurements(Vec<MeasurementRow>),
     /// Of paths whose bandwidth is limited, and of classes that have sent something.
     Queues(Vec<QueueRow>),
+    /// Of those whose probes the worker sends.
+    Canaries(Vec<CanaryRow>),
     /// `None` from those that do not have the path.
     History(Option<PathHistory>),
     /// What is limited is the box's, what is used the worker's own.
     Tenants(Vec<TenantRow>),
+}
+
+/// How a canary stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanaryRow {
+    pub tenant: String,
+    pub canary: String,
+    /// Its address, and port if it has one.
+    pub target: String,
+    /// The last probe was answered, of those that are not under way.
+    pub answers: bool,
+    /// A probe is under way.
+    pub under_way: bool,
 }
 
 /// Which path.

@@ -17,11 +17,11 @@ use crate::control::commits::{
 };
 use crate::control::compare::{compare, differing};
 use crate::control::revisions::{Cause, InForce, Revisions, Stamp, Unconfirmed, Who};
-use crate::control::trial::{Health, Trial, Verdict};
+use crate::control::trial::{Canary, Health, Trial, Verdict};
 use crate::io::clock::Clock;
 use crate::io::syslog;
 use crate::pipeline::rehearse;
-use crate::pipeline::report::{FlowFilter, PathState};
+use crate::pipeline::report::{CanaryRow, FlowFilter, PathState};
 use crate::store::whole;
 use crate::tables::Compiler;
 use arc_swap::ArcSwap;
@@ -41,10 +41,15 @@ const QUEUE: usize = 16;
 const SAMPLES: usize = 10;
 /// How long workers may take to tell how the box stands.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Probes of a canary before a commit, of which one is answered if it is to count.
+const CANARY_TRIES: usize = 2;
+/// Between looks whether they have been.
+const CANARY_PAUSE: Duration = Duration::from_millis(20);
 /// Flows of a kind that a dry run asks about: 20,000 sessions are answered in less than a second.
 const DRY_RUN_FLOWS: usize = 20_000;
 
 type Texts = BTreeMap<String, String>;
+type Canaries = BTreeMap<String, Canary>;
 type Answer = Result<Reply, Refusal>;
 
 /// A verb under way.
@@ -541,7 +546,8 @@ impl Commits {
             self.machine.put_in_force(prepared).await.map_err(failed)?;
             return Ok(self.committed(warnings));
         }
-        let before = self.health().await;
+        let canaries = self.canaries_before().await.unwrap_or_default();
+        let before = self.health(canaries).await;
         let counts = |it: &crate::control::compare::FileDifference| {
             format!("{} +{} -{}", it.file, it.added_lines, it.removed_lines)
         };
@@ -661,7 +667,10 @@ impl Commits {
     /// Looks how the box stands, and takes the commit back if that is to be.
     pub(super) async fn watch(&mut self) {
         // Workers that do not answer are no better off with another configuration.
-        let health = self.health().await;
+        let health = match self.canaries(true).await {
+            Some((canaries, _)) => self.health(canaries).await,
+            None => None,
+        };
         let now = self.clock.now().instant;
         let Some(on_trial) = &mut self.on_trial else { return };
         let overdue = on_trial.trial.confirm_by().is_some_and(|by| by <= now);
@@ -679,7 +688,7 @@ impl Commits {
         self.show();
     }
 
-    async fn health(&self) -> Option<Health> {
+    async fn health(&self, canaries: Canaries) -> Option<Health> {
         let status = self.control.status(patience()).await.ok()?;
         let paths = self.control.paths(None, patience()).await.ok()?;
         let name =
@@ -690,7 +699,40 @@ impl Commits {
             up,
             forwarded_packets: status.totals.forwarded_packets,
             dropped_packets: status.totals.dropped_packets,
+            canaries,
         })
+    }
+
+    /// How canaries stand, each of them sent a probe first, if that is to be; and whether probes are under way.
+    async fn canaries(&self, probe: bool) -> Option<(Canaries, bool)> {
+        let rows = self.control.canaries(probe, patience()).await.ok()?;
+        let under_way = rows.iter().any(|row| row.under_way);
+        let canary = |row: CanaryRow| {
+            let canary = Canary { target: row.target, answers: row.answers };
+            (format!("{} of {}", row.canary, row.tenant), canary)
+        };
+        Some((rows.into_iter().map(canary).collect(), under_way))
+    }
+
+    /// How they stand before a commit: each is asked and waited for, and once more where one is silent, for one probe may be
+    /// lost.
+    async fn canaries_before(&self) -> Option<Canaries> {
+        let mut known = Canaries::new();
+        for _ in 0..CANARY_TRIES {
+            let (mut canaries, mut under_way) = self.canaries(true).await?;
+            while under_way {
+                tokio::time::sleep(CANARY_PAUSE).await;
+                (canaries, under_way) = self.canaries(false).await?;
+            }
+            for (name, canary) in canaries {
+                let answers = canary.answers;
+                known.entry(name).or_insert(canary).answers |= answers;
+            }
+            if known.values().all(|canary| canary.answers) {
+                break;
+            }
+        }
+        Some(known)
     }
 
     async fn revert(&mut self, cause: Cause, why: &str) {

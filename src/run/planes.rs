@@ -233,7 +233,12 @@ impl DataPlane for WorkerPlane {
                 }
                 self.go_on_scanning(now);
             }
-            Command::Ask(query, reply) => reply(self.worker.answer(&query, now)),
+            Command::Ask(query, reply) => {
+                if let Query::Canaries { probe: true } = query {
+                    self.worker.probe_canaries(now, out);
+                }
+                reply(self.worker.answer(&query, now));
+            }
         }
     }
 }

@@ -197,6 +197,7 @@ impl Compiler {
                 Place::Prefix(_) => End::Lan,
             };
             let mut compiled = self.compile_policy(config, tenant, NextHops::Pop(devices), ends);
+            compiled.canaries = config.canaries.clone().into();
             for branch in &config.branches {
                 let site = self.names.site_id(tenant, &branch.name);
                 let mut paths = Vec::new();
@@ -264,6 +265,8 @@ impl Compiler {
             Place::Prefix(_) => End::Lan,
         };
         let mut compiled = self.compile_policy(config, tenant, NextHops::Branch { lan, uplink }, ends);
+        let is_here = |canary: &&config::Canary| canary.branch == appliance.site;
+        compiled.canaries = config.canaries.iter().filter(is_here).cloned().collect();
         let mut paths = Vec::new();
         let mut pops = IdMap::default();
         for (n, pop) in (0..).zip(&branch.pops) {

@@ -8,7 +8,7 @@ use super::routes::Routes;
 use super::rules::{Acl, Subject, unreachable};
 use super::services::Services;
 use crate::config::{
-    BranchLimits, IcmpSource, NatFiltering, PresharedKey, PrivateKey, Problem, PublicKey, SourceRef,
+    BranchLimits, Canary, IcmpSource, NatFiltering, PresharedKey, PrivateKey, Problem, PublicKey, SourceRef,
 };
 use crate::model::{
     ClassId, DeviceId, DropReason, End, FlowKey, HandoffId, IdMap, Nat64Prefix, NextHop, OnViolation, PathId,
@@ -112,6 +112,8 @@ pub struct Tenant {
     pub slas: Box<[Sla]>,
     /// What its classes' packets carry, other than best effort: each path is measured by a stream of probes for each.
     pub streams: Box<[u8]>,
+    /// What must stay reachable while a commit is on trial, as far as it can be asked from here.
+    pub canaries: Box<[Canary]>,
     pub timeouts: Timeouts,
     /// How many sessions it may have; as many as the box, if `None`.
     pub max_sessions: Option<usize>,
@@ -296,6 +298,7 @@ impl Tenant {
             sites: IdMap::default(),
             slas: Box::default(),
             streams: Box::default(),
+            canaries: Box::default(),
             timeouts,
             max_sessions: None,
             written: Written::default(),

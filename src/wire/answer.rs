@@ -89,27 +89,38 @@ pub fn tcp_reset(packet: &[u8], parsed: &Parsed) -> Option<Vec<u8>> {
     tcp_back(packet, parsed, (seq, ack), reset_flags, &[], &[])
 }
 
-/// A TCP segment to where `packet` came from, as if from its destination; `None` if that is no TCP. `options` are whole
-/// words. Nothing is taken in while no ACK is sent, so the window is one that any request fits into.
+/// A TCP segment to where `packet` came from, as if from its destination; `None` if that is no TCP.
 pub(super) fn tcp_back(
     packet: &[u8],
     parsed: &Parsed,
-    (sequence, acknowledgment): (u32, u32),
+    numbers: (u32, u32),
     flags: u8,
     options: &[u8],
     payload: &[u8],
 ) -> Option<Vec<u8>> {
-    const WINDOW: u16 = 0x4000;
     let Upper::Tcp { source_port, destination_port, .. } = parsed.upper else { return None };
-    let window = if flags & tcp_flags::RST != 0 { 0 } else { WINDOW };
     let (from, to) = (parsed.destination(packet), parsed.source(packet));
+    tcp_segment((from, destination_port), (to, source_port), numbers, flags, options, payload)
+}
+
+/// A TCP segment of ours with this sequence number and acknowledgement (RFC 9293 section 3.1), and `options` that are whole
+/// words; its window is the largest there is, but for a reset, which has none. `None` between addresses of different families.
+pub fn tcp_segment(
+    (from, source_port): (IpAddr, u16),
+    (to, destination_port): (IpAddr, u16),
+    (sequence, acknowledged): (u32, u32),
+    flags: u8,
+    options: &[u8],
+    payload: &[u8],
+) -> Option<Vec<u8>> {
+    let window = if flags & tcp_flags::RST == 0 { u16::MAX } else { 0 };
     let header_len = 20 + options.len();
     let mut out = ip_header(from, to, Protocol::TCP, header_len + payload.len())?;
     let tcp_at = out.len();
-    out.extend_from_slice(&destination_port.to_be_bytes());
     out.extend_from_slice(&source_port.to_be_bytes());
+    out.extend_from_slice(&destination_port.to_be_bytes());
     out.extend_from_slice(&sequence.to_be_bytes());
-    out.extend_from_slice(&acknowledgment.to_be_bytes());
+    out.extend_from_slice(&acknowledged.to_be_bytes());
     out.extend_from_slice(&[(header_len as u8 / 4) << 4, flags]);
     out.extend_from_slice(&window.to_be_bytes());
     out.extend_from_slice(&[0; 4]);

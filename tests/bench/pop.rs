@@ -353,6 +353,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
             at: at.clone(),
         }],
         policy_tests: Vec::new(),
+        canaries: Vec::new(),
         file: "bench".into(),
     };
     let appliance = Appliance {

@@ -329,6 +329,7 @@ impl WorkerPort for Worker {
             Query::History(asked) => Answer::History(self.history(at, &asked)),
             Query::Queues { .. } => Answer::Queues(self.queues(at)),
             Query::Rules { tenant } => Answer::Rules(rules(at, tenant.as_deref())),
+            Query::Canaries { .. } => Answer::Canaries(Vec::new()),
             Query::Tenants => Answer::Tenants(self.tenants(at)),
         });
         Ok(())

@@ -1,6 +1,7 @@
 //! A change at night: compared, tried on the flows there are, put in force, taken back when nobody confirms it or the box is
 //! worse off, across kills and reboots. All by the command line, as an engineer would.
 
+use crate::hosts::Server;
 use crate::reload::edit;
 use crate::world::{POPGATE, World, eventually, need_program, node, stderr, stdout, template};
 use popgate::control::commits::ConfigState;
@@ -162,6 +163,37 @@ fn a_change_that_cuts_off_the_branches_is_taken_back_by_itself() {
     let audit = audit(&world, "fra1");
     assert!(audit.contains("tunnels that were up are down: acme/berlin/"), "{audit}");
     world.await_ping("berlin-host", "203.0.113.80");
+}
+
+#[test]
+fn a_change_that_cuts_off_a_canary_is_taken_back_by_itself_and_the_audit_log_names_it() {
+    let world = World::up("ecanary", &["berlin", "berlin-host"]);
+    let _shop = Server::web(&world, "web");
+    world.await_ping("berlin-host", "203.0.113.80");
+    let canary = |name: &str, target: &str| {
+        format!("[[canary]]\nname = \"{name}\"\nfrom = \"berlin\"\ntarget = \"{target}\"\n")
+    };
+    let canaries = [
+        canary("web", "203.0.113.80"),
+        canary("shop", "203.0.113.80") + "kind = \"tcp\"\nport = 80\n",
+        // It never answers, which is no commit's fault.
+        canary("nobody", "203.0.113.99"),
+    ];
+    edit(&world, "fra1", ACME, |text| format!("{text}\n{}", canaries.concat()));
+    verb(&world, "fra1", &["commit"]);
+    let before = text(&world, "fra1", ACME);
+
+    let deny = "[[acl]]\nname = \"night\"\naction = \"drop\"\nprotocol = \"tcp\"\ndst-port = 80\n\n";
+    edit(&world, "fra1", ACME, |text| text.replacen("[[acl]]", &format!("{deny}[[acl]]"), 1));
+    let said = verb(&world, "fra1", &["commit", "--confirm", "10m"]);
+    assert!(said.contains("revision 3 is in force"), "{said}");
+    eventually("it is taken back", || revision(&world, "fra1") == 4);
+    assert_eq!(text(&world, "fra1", ACME), before);
+    let audit = audit(&world, "fra1");
+    let why = "back to revision 2: canary shop of acme does not answer any more: 203.0.113.80:80";
+    assert!(audit.contains(why), "{audit}");
+    let told = world.flows("fra1").flows;
+    assert!(told.iter().all(|flow| flow.destination_port != 80), "a probe leaves no record: {told:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@
 mod accounts;
 mod blocks;
 mod breakout;
+mod canaries;
 mod chaos;
 mod copies;
 mod crowd;

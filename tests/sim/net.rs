@@ -5,8 +5,8 @@ use popgate::config;
 use popgate::flow::FlowRecord;
 use popgate::model::{AskedFlow, DeviceId, Instant, Now, TransportId};
 use popgate::pipeline::report::{
-    Answer, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
-    Query, QueueRow, RuleRow, SessionReport, TenantRow,
+    Answer, CanaryRow, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName,
+    PathReport, Query, QueueRow, RuleRow, SessionReport, TenantRow,
 };
 use popgate::pipeline::{DeadLinks, explain};
 use popgate::tables::{Compiler, Generation};
@@ -668,6 +668,22 @@ impl Sim {
         let now = self.now;
         match self.node(node).plane.answer(&Query::Queues { tenant: None }, now) {
             Answer::Queues(rows) => rows,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Has `node` send the probes of its canaries.
+    pub fn probe_canaries(&mut self, node: &str) {
+        let (now, mut out) = (self.now, Outbound::default());
+        self.node(node).plane.probe_canaries(now, &mut out);
+        self.settle(node, &out);
+    }
+
+    /// How they stand.
+    pub fn canaries(&mut self, node: &str) -> Vec<CanaryRow> {
+        let now = self.now;
+        match self.node(node).plane.answer(&Query::Canaries { probe: false }, now) {
+            Answer::Canaries(rows) => rows,
             other => panic!("{other:?}"),
         }
     }

@@ -211,6 +211,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                 max_sessions: None,
                 path_policies: Vec::new(),
                 policy_tests: Vec::new(),
+                canaries: Vec::new(),
                 file: "tenants/acme.toml".into(),
             }
         })

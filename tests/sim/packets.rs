@@ -94,8 +94,8 @@ impl Build {
     }
 
     /// TCP's.
-    pub fn acknowledgment(mut self, acknowledgment: u32) -> Build {
-        self.upper[8..12].copy_from_slice(&acknowledgment.to_be_bytes());
+    pub fn acknowledges(mut self, sequence: u32) -> Build {
+        self.upper[8..12].copy_from_slice(&sequence.to_be_bytes());
         self
     }
 

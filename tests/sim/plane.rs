@@ -137,6 +137,15 @@ impl Plane {
         }
     }
 
+    /// Sends the probes of canaries that have none under way.
+    pub fn probe_canaries(&mut self, now: Now, out: &mut Outbound) {
+        for at in 0..self.workers.len() {
+            let mut sent = Outbound::default();
+            self.workers[at].probe_canaries(now, &mut sent);
+            self.pass_on(sent, now, out);
+        }
+    }
+
     fn thread(&mut self, at: usize, batch: &mut Batch, now: Now, out: &mut Outbound) {
         match self.workers.get_mut(at) {
             Some(worker) => worker.process(batch, now, out),
@@ -201,6 +210,7 @@ impl Plane {
                 Answer::Measurements(at_once(control.measurements(tenant.as_deref(), pending())))
             }
             Query::History(asked) => Answer::History(at_once(control.path_history(asked.clone(), pending()))),
+            Query::Canaries { probe } => Answer::Canaries(at_once(control.canaries(*probe, pending()))),
             Query::Tenants => Answer::Tenants(at_once(control.tenants(pending()))),
             Query::Rules { tenant } => Answer::Rules(at_once(control.rules(tenant.as_deref(), pending()))),
         }

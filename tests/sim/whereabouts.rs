@@ -33,7 +33,7 @@ fn behind(
     (sequence, acknowledgment): (u32, u32),
     content: &[u8],
 ) -> Vec<u8> {
-    tcp(host, to, flags, content).sequence(sequence).acknowledgment(acknowledgment).bytes()
+    tcp(host, to, flags, content).sequence(sequence).acknowledges(acknowledgment).bytes()
 }
 
 /// A host's whole connection: what it is told.

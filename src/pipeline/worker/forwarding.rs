@@ -133,7 +133,19 @@ impl Worker {
     ) -> Result<Fate, Refusal> {
         let datagram =
             parsed.fragment.map(|fragment| datagram_key(arrival.zone, packet, parsed, fragment.id));
-        let (at, direction, is_new) = match self.find(&key, found, parsed, now)? {
+        let found = match self.find(&key, found, parsed, now)? {
+            Some((at, direction)) if self.sessions.get(at).is_some_and(Session::is_canary) => {
+                if direction == Direction::Reverse {
+                    self.take_canary(at, packet, parsed, now, out);
+                    return Ok(Fate::Forwarded);
+                }
+                // A host of the branch's has begun the same: it goes first.
+                self.forget_session(at, EndReason::ForcedEnd, now);
+                None
+            }
+            found => found,
+        };
+        let (at, direction, is_new) = match found {
             Some((at, direction)) => (at, direction, false),
             None if self.answers_itself(arrival, &key, packet, parsed, now, out)? => {
                 return Ok(Fate::Forwarded);
@@ -201,6 +213,9 @@ impl Worker {
         };
         self.bring_up_to_date(at, now)?;
         let session = self.sessions.get(at).ok_or(lost)?;
+        if session.is_canary() {
+            return Ok(Fate::Forwarded);
+        }
         let refuse = |reason| Refusal::new(Some(session.tenant), reason);
         let reporter = parsed.source(packet);
         // Whoever reports it, a host or a router on the way, must be on the side the packet went to.
@@ -290,7 +305,7 @@ impl Worker {
     // 4 Run the plan.
 
     #[expect(clippy::too_many_arguments, reason = "a packet of a session, and where it came from")]
-    fn run_plan(
+    pub(super) fn run_plan(
         &mut self,
         at: SessionRef,
         direction: Direction,

@@ -6,12 +6,14 @@
 //! changes over (`nat64`); 5 leave: into a tunnel, or to a device (`leaving`), after its turn where a bandwidth is limited
 //! (`shaping`). What goes no further is a [`Refusal`], settled in one place.
 //!
-//! Replies to echo requests of our own (`echoes`) end here, and so does what hosts ask the PoP itself (`whereabouts`).
+//! Replies to echo requests of our own (`echoes`) end here, and what canaries answer (`canaries`); and so does what hosts ask the
+//! PoP itself (`whereabouts`).
 //!
 //! On that way a packet may change workers twice: before the look-up, to the one that has its session, and at the end, to
 //! the one that has its tunnel. A handover goes on exactly where it left off.
 
 mod admission;
+mod canaries;
 mod echoes;
 mod forwarding;
 mod intake;
@@ -46,6 +48,7 @@ use crate::path::{self, Action, Asks, Firsts, News, Numbering, Pace, Shaper, Str
 use crate::tables::Generation;
 use crate::tunnel::{Endpoint, buffer_for};
 use crate::wire::{Batch, Listener, Outbound, Parsed, SLOT_BYTES};
+use canaries::Canaries;
 use leaving::TokenBucket;
 pub use links::DeadLinks;
 use moves::{Least, Taken};
@@ -84,6 +87,7 @@ pub struct Worker {
     pub(super) denied: Denied,
     /// Paths that stand otherwise than their far ends have been told the reason of.
     unexplained: BTreeSet<PathId>,
+    pub(super) canaries: Canaries,
     pub(super) drops: Drops,
     pub(super) rules: Rules,
     pub(super) journal: Journal,
@@ -209,6 +213,7 @@ impl Worker {
             stories: Stories::default(),
             denied: Denied::default(),
             unexplained: BTreeSet::new(),
+            canaries: Canaries::default(),
             drops: Drops::default(),
             rules: Rules::default(),
             journal: Journal::default(),
@@ -246,6 +251,7 @@ impl Worker {
     /// Goes over to `generation`. Sessions whose tenant is gone end here; the others are looked at again when their next
     /// packet comes.
     pub fn adopt(&mut self, generation: Arc<Generation>, now: Now) {
+        self.withdraw_canaries(now);
         self.paths.adopt(&generation, &mut self.rng, now);
         let allowed = self.sessions.allowed();
         self.sessions.configure(generation.max_sessions, generation.active_timeout, generation.timeouts());
@@ -308,6 +314,7 @@ impl Worker {
             self.paths.poll_timeout(),
             self.holdings.poll_timeout(),
             self.denied.poll_timeout(),
+            self.canaries.poll_timeout(),
             self.shaper.as_ref().and_then(|shaper| shaper.poll_timeout()),
         ];
         let at_once = (!self.unreachable.is_empty()).then_some(Instant(0));
@@ -319,6 +326,7 @@ impl Worker {
         if !self.unreachable.is_empty() {
             self.work_unreachable(now, out);
         }
+        self.give_up_canaries(now);
         let Self { sessions, records, rules, names, inspections, stories, team, .. } = self;
         sessions.expire(now, |mut record| {
             rules.recorded(&record);
@@ -418,6 +426,7 @@ impl Worker {
 
     /// Ends every session, so that its last record is written: the box goes down.
     pub fn end_all(&mut self, now: Now) {
+        self.withdraw_canaries(now);
         let all: Vec<SessionRef> = self.sessions.iter().map(|(at, _)| at).collect();
         for at in all {
             self.end_session(at, EndReason::ForcedEnd, now);
