@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Parser)]
 #[command(version, about, disable_help_subcommand = true)]
@@ -55,6 +56,9 @@ enum Command {
         /// The directory with popgate.toml and tenants/, as it was at the time in question
         dir: PathBuf,
     },
+    Users(admin::UsersArgs),
+    Tokens(admin::TokensArgs),
+    SetupLink(admin::SetupLinkArgs),
     /// Put what paths were judged by through the same decisions again: prints which app classes move, when and why
     Replay {
         /// What `popgate show measurements` has printed
@@ -86,6 +90,9 @@ fn main() -> ExitCode {
         Command::Flows(args) => Ok(admin::flows(&args)),
         Command::Trace(args) => Ok(admin::trace_flow(&args)),
         Command::WhoHad(args) => Ok(admin::who_had(&args, popgate::run::who_had_offline)),
+        Command::Users(args) => random().map(|random| admin::users(&args, || random)),
+        Command::Tokens(args) => Ok(admin::tokens(&args)),
+        Command::SetupLink(args) => setup_link(&args),
         Command::WhoHas { outside, dir } => who_has(&dir, outside),
         Command::Replay { journal, policy } => replay(&journal, &policy),
         Command::Genkey => genkey(),
@@ -161,10 +168,19 @@ fn genkey() -> Done {
             "popgate: this file is open to others, and popgate will refuse it; `umask 077` first, or chmod 600"
         );
     }
+    writeln!(&stdout, "{}", PrivateKey::from_random(random()?).to_base64())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn random() -> Result<[u8; 32], Box<dyn std::error::Error>> {
     let mut random = [0; 32];
     rand::rngs::OsRng.try_fill_bytes(&mut random).map_err(|error| error.to_string())?;
-    writeln!(&stdout, "{}", PrivateKey::from_random(random).to_base64())?;
-    Ok(ExitCode::SUCCESS)
+    Ok(random)
+}
+
+fn setup_link(args: &admin::SetupLinkArgs) -> Done {
+    let (random, now) = (random()?, SystemTime::now().duration_since(UNIX_EPOCH)?);
+    Ok(admin::print_setup_link(args, || random, u64::try_from(now.as_millis())?))
 }
 
 fn pubkey() -> Done {

@@ -15,7 +15,7 @@ mod ledger;
 mod machine;
 mod planes;
 
-use crate::admin::{self, token};
+use crate::admin::{self, Access, token};
 use crate::config::{Candidate, Role};
 use crate::control::{Control, RecentFlows, SiteFacts};
 use crate::flow::FlowRecord;
@@ -75,6 +75,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     let started_unix_ms = clock.now().unix_nanos / 1_000_000;
     let state_dir = candidate.appliance.state_dir.clone();
     let token = token::load_or_create(&state_dir, random)?;
+    let access = Access::open(&state_dir, token, random, started_unix_ms)?;
     let listen = candidate.appliance.admin.listen;
     let listener =
         std::net::TcpListener::bind(listen).map_err(|error| format!("admin: {listen}: {error}"))?;
@@ -156,7 +157,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     let (commit_port, mut desk) = commits::port();
     let control = Arc::new(control.with_commits(commit_port));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let served = admin::serve(listener, Arc::clone(&control), token, async move {
+    let served = admin::serve(listener, Arc::clone(&control), access, async move {
         let _ = stopped.await;
     });
     let admin = tokio::spawn(served);

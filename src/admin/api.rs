@@ -1,9 +1,10 @@
 //! `/api/v1`: each handler reads its parameters, asks, and answers with the report as it is.
 
+use super::access::Principal;
 use super::explain::{dscp, protocol};
 use super::problem::Problem;
 use super::{App, worker_patience};
-use crate::control::{FlowPage, Status};
+use crate::control::{FlowPage, Status, TenantFacts};
 use crate::export::report::ExporterReport;
 use crate::model::{AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
 use crate::pipeline::report::{
@@ -63,9 +64,22 @@ pub(super) struct Exporters {
 /// A request's query as it was written: names may be unknown or come twice.
 pub(super) type Parameters = Query<Vec<(String, String)>>;
 
-pub(super) async fn status(State(app): State<App>, query: Parameters) -> Result<Json<Status>, Problem> {
+pub(super) async fn status(
+    State(app): State<App>,
+    who: Principal,
+    query: Parameters,
+) -> Result<Json<Status>, Problem> {
     Asked::read(query, &[])?;
-    Ok(Json(app.control.status(worker_patience()).await?))
+    let control = &app.control;
+    let status = control.status(worker_patience()).await?;
+    let Some(tenant) = &who.tenant else { return Ok(Json(status)) };
+    let (paths, drops, rules, tenants) = tokio::try_join!(
+        control.paths(Some(tenant), worker_patience()),
+        control.drops(Some(tenant), worker_patience()),
+        control.rules(Some(tenant), worker_patience()),
+        control.tenants(worker_patience()),
+    )?;
+    Ok(Json(status.of_tenant(tenant, &TenantFacts { paths, drops, rules, tenants })))
 }
 
 pub(super) async fn paths(State(app): State<App>, query: Parameters) -> Result<Json<Paths>, Problem> {
@@ -152,11 +166,15 @@ pub(super) async fn path_history(
 /// Not a filter: a flow that has not come.
 pub(super) async fn explain(
     State(app): State<App>,
+    who: Principal,
     Query(parameters): Parameters,
 ) -> Result<Json<Explanation>, Problem> {
     let (tenant, flow) = asked_flow(&parameters)?;
     match app.control.explain(&tenant, &flow, worker_patience()).await? {
-        Ok(explanation) => Ok(Json(explanation)),
+        Ok(explanation) => Ok(Json(match who.tenant {
+            Some(tenant) => explanation.of_tenant(&tenant),
+            None => explanation,
+        })),
         Err(unknown) => Err(Problem::parameter("tenant", unknown)),
     }
 }
@@ -191,13 +209,17 @@ fn asked_flow(parameters: &[(String, String)]) -> Result<(String, AskedFlow), Pr
 /// Of the NAT ledger. It reads files, on a thread of its own: the others' answers do not wait for a disk.
 pub(super) async fn who_had(
     State(app): State<App>,
+    who: Principal,
     Query(parameters): Parameters,
 ) -> Result<Json<WhoHad>, Problem> {
     let asked = asked_port(&parameters)?;
     let failed = |why: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, why);
     let answer = tokio::task::spawn_blocking(move || app.control.who_had(&asked)).await;
     match answer.map_err(|error| failed(error.to_string()))? {
-        Some(Ok(answer)) => Ok(Json(answer)),
+        Some(Ok(answer)) => Ok(Json(match who.tenant {
+            Some(tenant) => answer.of_tenant(&tenant),
+            None => answer,
+        })),
         Some(Err(error)) => Err(failed(format!("the NAT ledger cannot be read: {error}"))),
         None => {
             let detail = "this box keeps no NAT ledger; [nat-ledger] in popgate.toml has it keep one";

@@ -41,7 +41,7 @@ pub(super) struct Connection {
     /// Where popgate's admin API listens
     #[arg(long, global = true, default_value = "http://127.0.0.1:8443")]
     url: String,
-    /// The file that holds the admin token
+    /// The file that holds a token: the box's own, or an API token
     #[arg(long, global = true, value_name = "PATH", default_value = "/var/lib/popgate/admin-token")]
     token_file: PathBuf,
 }
@@ -166,6 +166,20 @@ pub(super) fn post(to: &Connection, path: &str, body: &impl Serialize) -> Result
     })
 }
 
+/// The body of the API's answer to a PATCH of JSON.
+pub(super) fn patch(to: &Connection, path: &str, body: &impl Serialize) -> Result<String, ShowError> {
+    exchange(to, |agent, base, authorization| {
+        agent.patch(format!("{base}{path}")).header("Authorization", authorization).send_json(body)
+    })
+}
+
+/// The body of the API's answer to a DELETE.
+pub(super) fn delete(to: &Connection, path: &str) -> Result<String, ShowError> {
+    exchange(to, |agent, base, authorization| {
+        agent.delete(format!("{base}{path}")).header("Authorization", authorization).call()
+    })
+}
+
 /// Sends what `send` makes of an agent, the API's address with a slash behind it, and the header that presents the token.
 fn exchange(
     to: &Connection,
@@ -191,7 +205,7 @@ fn exchange(
     let body = response.body_mut().with_config().limit(64 << 20).read_to_string();
     let body = body.map_err(|error| not_popgate(error.to_string()))?;
     match response.status().as_u16() {
-        200 => Ok(body),
+        200..300 => Ok(body),
         401 => Err(ShowError::Refused { url, token_file: to.token_file.clone() }),
         status => match serde_json::from_str::<Problem>(&body) {
             Ok(problem) => Err(ShowError::Problem(problem.told())),

@@ -1,6 +1,7 @@
 //! `/api/v1/flows/query`: a question to the flow history, answered in JSON, or its table as CSV or a Parquet file.
 
 use super::App;
+use super::access::Principal;
 use super::api::{Parameters, check_names, parse, value_of};
 use super::problem::Problem;
 use super::table::utc_ms;
@@ -23,9 +24,11 @@ pub(super) const MAX_QUESTIONS: usize = 4;
 /// It reads files, on a thread of its own: the others' answers do not wait for a disk.
 pub(super) async fn query(
     State(app): State<App>,
+    who: Principal,
     Query(parameters): Parameters,
 ) -> Result<Response, Problem> {
     let (question, format) = asked(&parameters)?;
+    let question = FlowQuestion { tenant: who.tenant, ..question };
     let permit = permit(&app)?;
     let answer = tokio::task::spawn_blocking(move || {
         // Until it is answered, whoever is still there to hear it.
@@ -94,6 +97,7 @@ fn asked(parameters: &[(String, String)]) -> Result<(FlowQuestion, Format), Prob
         return Err(Problem::parameter("limit", detail));
     }
     let question = FlowQuestion {
+        tenant: None,
         filter: given("q").unwrap_or_default().to_owned(),
         range: range(given("last"), given("from"), given("until"))?,
         by: list("by"),

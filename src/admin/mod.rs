@@ -1,10 +1,13 @@
 //! The admin server: JSON under `/api/v1`, the console that shows it, and `/metrics` for Prometheus.
 //!
 //! A request's way: 1 `harden` puts security headers on whatever goes back, 2 `check_host` turns away what a rebound
-//! DNS name sent, 3 `check_token` turns away what brings no token, unless it asks for one of the console's own files,
-//! 4 the router. Steps 2 and 3 lie around the whole router, the paths it does not know included: a route that somebody
-//! adds is closed until its request proves otherwise.
+//! DNS name sent, 3 `refuse_secrets` what has a token in its URL, 4 `identify` whoever is nobody, unless it is the console's own
+//! files that they ask for or what is public, 5 the router, 6 `authorize` whoever may not do what this route does. Steps 2 to 4 lie
+//! around the whole router, the paths it does not know included; the sixth around each route, which cannot be written down in
+//! [`ROUTES`] without saying what it needs.
 
+pub mod access;
+mod accounts;
 mod api;
 mod apps;
 mod assets;
@@ -23,8 +26,10 @@ mod problem;
 mod table;
 pub mod token;
 mod trace;
+mod users;
 mod who_had;
 
+pub use access::Access;
 pub use apps::{describe_app, list_apps};
 pub use client::{ShowArgs, decisions, show};
 pub use commits::{AuditArgs, CommitArgs, CompareArgs, ConfirmArgs, DryRunArgs, RevisionsArgs, RollbackArgs};
@@ -33,12 +38,16 @@ pub use explain::{AskCandidate, ExplainArgs, explain};
 pub use flows::{FlowsArgs, flows};
 pub use token::Token;
 pub use trace::{TraceArgs, trace_flow};
+pub use users::{SetupLinkArgs, TokensArgs, UsersArgs, print_setup_link, tokens, users};
 pub use who_had::{AskLedger, WhoHadArgs, who_had};
 
 use crate::control::Control;
+use access::Role::{Operator, Owner, Viewer};
 use axum::Router;
 use axum::middleware::{from_fn_with_state, map_response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
+use guard::Need;
+use guard::Tenancy::{Answer, Box as WholeBox, Parameter};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,7 +64,7 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 struct App {
     control: Arc<Control>,
-    token: Arc<Token>,
+    access: Access,
     listen: SocketAddr,
     events: events::Subscribers,
     /// Room for questions to the flow history.
@@ -66,7 +75,7 @@ struct App {
 pub async fn serve(
     listener: std::net::TcpListener,
     control: Arc<Control>,
-    token: Token,
+    access: Access,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
@@ -76,7 +85,7 @@ pub async fn serve(
     let (stop, stopped) = watch::channel(());
     let events = events::start(control.clone(), stopped.clone());
     let questions = Arc::new(Semaphore::new(history::MAX_QUESTIONS));
-    let app = App { control, token: Arc::new(token), listen, events, questions };
+    let app = App { control, access, listen, events, questions };
     let graceful = async move {
         shutdown.await;
         drop(stop);
@@ -94,49 +103,90 @@ pub async fn serve(
     }
 }
 
-/// A path, and what makes its handlers.
-type Route = (&'static str, fn() -> MethodRouter<App>);
+/// What is done by a method at a path, and what it needs of whoever asks.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    need: Need,
+    handler: fn() -> MethodRouter<App>,
+}
 
-/// Every route there is, but for the console's files. The test that walks them all without a token reads this table.
+const fn route(
+    method: &'static str,
+    path: &'static str,
+    need: Need,
+    handler: fn() -> MethodRouter<App>,
+) -> Route {
+    Route { method, path, need, handler }
+}
+
+/// To be looked at by everybody; what of it by users of one tenant.
+const LOOK: Need = Need::Role(Viewer, Parameter);
+const LOOK_NARROWED: Need = Need::Role(Viewer, Answer);
+const LOOK_BOX: Need = Need::Role(Viewer, WholeBox);
+const CHANGE: Need = Need::Role(Operator, Answer);
+const USERS: Need = Need::Person(Owner, WholeBox);
+const TOKENS: Need = Need::Person(Viewer, Answer);
+
+/// Every route there is, but for the console's files. The test that walks them all, for every role and tenant, reads this table.
 const ROUTES: &[Route] = &[
-    ("/api/v1/status", || get(api::status)),
-    ("/api/v1/paths", || get(api::paths)),
-    ("/api/v1/tunnels", || get(api::paths)),
-    ("/api/v1/sessions", || get(api::sessions)),
-    ("/api/v1/flows", || get(api::flows)),
-    ("/api/v1/flows/query", || get(history::query)),
-    ("/api/v1/flows/trace", || get(trace::trace)),
-    ("/api/v1/drops", || get(api::drops)),
-    ("/api/v1/rules", || get(api::rules)),
-    ("/api/v1/paths/history", || get(api::path_history)),
-    ("/api/v1/decisions", || get(api::decisions)),
-    ("/api/v1/measurements", || get(api::measurements)),
-    ("/api/v1/queues", || get(api::queues)),
-    ("/api/v1/exporters", || get(api::exporters)),
-    ("/api/v1/explain", || get(api::explain)),
-    ("/api/v1/who-had", || get(api::who_had)),
-    ("/api/v1/config", || get(config::state)),
-    ("/api/v1/config/revisions", || get(config::revisions)),
-    ("/api/v1/config/texts", || get(config::texts)),
-    ("/api/v1/config/compare", || get(config::compare)),
-    ("/api/v1/config/check", || get(config::check)),
-    ("/api/v1/config/dry-run", || get(config::dry_run)),
-    ("/api/v1/config/candidate", || {
-        get(config::candidate).put(config::put_candidate).delete(config::discard_candidate)
-    }),
-    ("/api/v1/config/commit", || post(config::commit)),
-    ("/api/v1/config/confirm", || post(config::confirm)),
-    ("/api/v1/audit", || get(config::audit)),
-    ("/api/v1/events", || get(events::stream)),
-    ("/metrics", || get(metrics::scrape)),
+    route("GET", "/api/v1/status", LOOK_NARROWED, || get(api::status)),
+    route("GET", "/api/v1/paths", LOOK, || get(api::paths)),
+    route("GET", "/api/v1/tunnels", LOOK, || get(api::paths)),
+    route("GET", "/api/v1/sessions", LOOK, || get(api::sessions)),
+    route("GET", "/api/v1/flows", LOOK, || get(api::flows)),
+    route("GET", "/api/v1/flows/query", LOOK_NARROWED, || get(history::query)),
+    route("GET", "/api/v1/flows/trace", LOOK, || get(trace::trace)),
+    route("GET", "/api/v1/drops", LOOK, || get(api::drops)),
+    route("GET", "/api/v1/rules", LOOK, || get(api::rules)),
+    route("GET", "/api/v1/paths/history", LOOK, || get(api::path_history)),
+    route("GET", "/api/v1/decisions", LOOK, || get(api::decisions)),
+    route("GET", "/api/v1/measurements", LOOK, || get(api::measurements)),
+    route("GET", "/api/v1/queues", LOOK, || get(api::queues)),
+    route("GET", "/api/v1/exporters", LOOK_BOX, || get(api::exporters)),
+    route("GET", "/api/v1/explain", LOOK, || get(api::explain)),
+    route("GET", "/api/v1/who-had", LOOK_NARROWED, || get(api::who_had)),
+    route("GET", "/api/v1/config", LOOK_NARROWED, || get(config::state)),
+    route("GET", "/api/v1/config/revisions", LOOK_BOX, || get(config::revisions)),
+    route("GET", "/api/v1/config/texts", LOOK_NARROWED, || get(config::texts)),
+    route("GET", "/api/v1/config/compare", LOOK_NARROWED, || get(config::compare)),
+    route("GET", "/api/v1/config/check", LOOK_NARROWED, || get(config::check)),
+    route("GET", "/api/v1/config/dry-run", LOOK_NARROWED, || get(config::dry_run)),
+    route("GET", "/api/v1/config/candidate", LOOK_NARROWED, || get(config::candidate)),
+    route("PUT", "/api/v1/config/candidate", CHANGE, || put(config::put_candidate)),
+    route("DELETE", "/api/v1/config/candidate", CHANGE, || delete(config::discard_candidate)),
+    route("POST", "/api/v1/config/commit", CHANGE, || post(config::commit)),
+    route("POST", "/api/v1/config/confirm", CHANGE, || post(config::confirm)),
+    route("GET", "/api/v1/audit", LOOK_NARROWED, || get(config::audit)),
+    route("GET", "/api/v1/events", LOOK_NARROWED, || get(events::stream)),
+    route("GET", "/metrics", LOOK_BOX, || get(metrics::scrape)),
+    route("POST", "/api/v1/setup", Need::Public, || post(accounts::look_at_setup)),
+    route("PUT", "/api/v1/setup", Need::Public, || put(accounts::set_up)),
+    route("POST", "/api/v1/session", Need::Public, || post(accounts::sign_in)),
+    route("GET", "/api/v1/session", Need::Known, || get(accounts::who_am_i)),
+    route("DELETE", "/api/v1/session", Need::Known, || delete(accounts::sign_out)),
+    route("PUT", "/api/v1/session/password", Need::Known, || put(accounts::change_password)),
+    route("POST", "/api/v1/session/totp", Need::Known, || post(accounts::propose_totp)),
+    route("PUT", "/api/v1/session/totp", Need::Known, || put(accounts::enrol_totp)),
+    route("GET", "/api/v1/users", USERS, || get(accounts::users)),
+    route("POST", "/api/v1/users", USERS, || post(accounts::add_user)),
+    route("PATCH", "/api/v1/users/{name}", USERS, || patch(accounts::change_user)),
+    route("DELETE", "/api/v1/users/{name}", USERS, || delete(accounts::remove_user)),
+    route("GET", "/api/v1/tokens", TOKENS, || get(accounts::tokens)),
+    route("POST", "/api/v1/tokens", TOKENS, || post(accounts::add_token)),
+    route("DELETE", "/api/v1/tokens/{id}", TOKENS, || delete(accounts::revoke_token)),
 ];
 
 fn router(app: App) -> Router {
-    let routes = ROUTES.iter().fold(Router::new(), |router, (path, route)| router.route(path, route()));
+    let routes = ROUTES.iter().fold(Router::new(), |router, route| {
+        let guarded = (route.handler)().route_layer(from_fn_with_state(route.need, guard::authorize));
+        router.route(route.path, guarded)
+    });
     routes
         .fallback(assets::serve)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(from_fn_with_state(app.clone(), guard::check_token))
+        .layer(from_fn_with_state(app.clone(), guard::identify))
+        .layer(from_fn_with_state(app.clone(), guard::refuse_secrets))
         .layer(from_fn_with_state(app.clone(), guard::check_host))
         .layer(map_response(guard::harden))
         .with_state(app)

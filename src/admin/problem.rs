@@ -1,5 +1,7 @@
 //! What went wrong, as RFC 9457 problem details.
 
+use super::access::Pending;
+use super::access::store::StoreError;
 use crate::control::Unanswered;
 use crate::control::commits::{ProblemRow, Refusal};
 use crate::store::report::FlowProblem;
@@ -24,6 +26,12 @@ pub(super) struct Problem {
     /// What is wrong with a configuration, all of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) problems: Vec<ProblemRow>,
+    /// What a user has to do before anything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) pending: Option<Pending>,
+    /// In how many seconds it may be tried again; told in a header.
+    #[serde(skip)]
+    pub(super) retry_secs: Option<u16>,
 }
 
 impl Problem {
@@ -37,6 +45,8 @@ impl Problem {
             column: None,
             length: None,
             problems: Vec::new(),
+            pending: None,
+            retry_secs: None,
         }
     }
 
@@ -51,10 +61,19 @@ impl Problem {
         std::iter::once(self.detail.clone()).chain(lines).collect()
     }
 
-    /// The same answer whatever was wrong with the token, so that it tells nothing about it.
+    /// The same answer whatever was wrong, so that it tells nothing about a token or a session.
     pub(super) fn unauthorized() -> Problem {
-        let detail = "this needs the box's admin token: Authorization: Bearer TOKEN";
+        let detail = "this needs somebody who is signed in, or a token: Authorization: Bearer TOKEN";
         Problem::new(StatusCode::UNAUTHORIZED, detail)
+    }
+
+    /// A user who has something to do first.
+    pub(super) fn pending(pending: Pending) -> Problem {
+        let detail = match pending {
+            Pending::Password => "choose a password of your own first",
+            Pending::Totp => "set up a second factor first",
+        };
+        Problem { pending: Some(pending), ..Problem::new(StatusCode::FORBIDDEN, detail) }
     }
 }
 
@@ -82,6 +101,22 @@ impl From<Refusal> for Problem {
     }
 }
 
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Problem {
+        match &error {
+            StoreError::Unknown(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
+            StoreError::Conflict(why) => Problem::new(StatusCode::CONFLICT, why),
+            StoreError::Failed(_) => {
+                tracing::error!("{error}");
+                Problem::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the users' database cannot be read or written",
+                )
+            }
+        }
+    }
+}
+
 impl From<FlowProblem> for Problem {
     fn from(problem: FlowProblem) -> Problem {
         let FlowProblem { parameter, detail, column, length } = problem;
@@ -97,18 +132,15 @@ impl From<FlowProblem> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry = self.retry_secs.or((status == StatusCode::SERVICE_UNAVAILABLE).then_some(2));
         let mut response = (status, axum::Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        match status {
-            StatusCode::UNAUTHORIZED => {
-                headers
-                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"popgate\""));
-            }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
-            }
-            _ => {}
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"popgate\""));
+        }
+        if let Some(secs) = retry {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
         response
     }

@@ -14,21 +14,32 @@ use crate::store::report::{
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 mod commits;
+mod roles;
 
 #[test]
-fn no_route_answers_without_the_token() {
+fn no_route_answers_nobody() {
     let server = Server::start();
     let token = server.secret();
     let wrong = Token::from_bytes([8; 32]).authorization();
     let unknown =
         ["/api", "/api/v1", "/api/v1/", "/api/v1/nothing", "/nothing", "/index.html.br", "/api/v2/status"];
-    for path in ROUTES.iter().map(|(path, _)| *path).chain(unknown) {
+    let public = |method: &str, path: &str| {
+        matches!((method, path), ("POST" | "PUT", "/api/v1/setup") | ("POST", "/api/v1/session"))
+    };
+    for path in ROUTES.iter().map(|route| route.path).chain(unknown) {
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"] {
+            if public(method, path) {
+                // It says nothing to who asks for nothing, and does nothing for another site's page.
+                let answer = server.ask(method, path, &[("popgate-request", "1")]);
+                assert_eq!(answer.status, 400, "{method} {path}: {}", answer.body);
+                assert_eq!(server.ask(method, path, &[]).status, 403, "{method} {path}");
+                continue;
+            }
             let asks = [
                 server.ask(method, path, &[]),
                 server.ask(method, path, &[("Authorization", &wrong)]),
@@ -37,8 +48,7 @@ fn no_route_answers_without_the_token() {
                 server.ask(method, path, &[("Authorization", &format!("Bearer {}", &token[..42]))]),
                 server.ask(method, path, &[("Authorization", &format!("Bearer {token}x"))]),
                 server.ask(method, path, &[("Cookie", &format!("token={token}"))]),
-                server.ask(method, &format!("{path}?token={token}"), &[]),
-                server.ask(method, &format!("{path}?access_token={token}"), &[]),
+                server.ask(method, path, &[("Cookie", &format!("__Host-popgate={token}"))]),
             ];
             for answer in asks {
                 assert_eq!(answer.status, 401, "{method} {path}");
@@ -51,13 +61,39 @@ fn no_route_answers_without_the_token() {
 }
 
 #[test]
+fn a_token_in_a_url_is_refused_whether_it_would_open_anything_or_not() {
+    let server = Server::start();
+    let token = server.secret();
+    let queries = [
+        format!("token={token}"),
+        "token=".to_owned(),
+        "tenant=acme&access_token=x".to_owned(),
+        format!("tenant={token}"),
+        format!("tenant=pgt_{}", "A".repeat(43)),
+    ];
+    for path in ["/api/v1/status", "/api/v1/sessions", "/", "/nothing", "/metrics"] {
+        for query in &queries {
+            for headers in [&[][..], &[("Authorization", &*server.authorization)]] {
+                let answer = server.ask("GET", &format!("{path}?{query}"), headers);
+                assert_eq!(answer.status, 400, "{path}?{query}");
+                assert!(
+                    answer.body.contains("no place in a URL") && !answer.body.contains(&token),
+                    "{}",
+                    answer.body
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn every_route_answers_with_the_token_and_is_not_stored() {
     let commits = commits::Commits::default();
     let with = |control: Control| control.with_ledger(Ledger).with_history(History).with_commits(commits);
     let server = Server::start_with(with);
-    // The stream never ends, and what changes something is not asked by GET.
-    let others = ["/api/v1/events", "/api/v1/config/commit", "/api/v1/config/confirm"];
-    for (path, _) in ROUTES.iter().filter(|(path, _)| !others.contains(path)) {
+    // The stream never ends.
+    let asked = ROUTES.iter().filter(|route| route.method == "GET" && route.path != "/api/v1/events");
+    for Route { path, .. } in asked {
         // Only these cannot do without parameters.
         let query = match *path {
             "/api/v1/paths/history" => "?tenant=acme&site=berlin&path=dsl",
@@ -217,6 +253,9 @@ fn the_console_is_there_without_a_token_in_the_form_the_browser_takes() {
 struct Server {
     listen: SocketAddr,
     authorization: String,
+    access: Access,
+    /// The wall clock, in milliseconds.
+    now: Arc<AtomicU64>,
     silent: Arc<AtomicBool>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -521,6 +560,14 @@ impl Server {
         let silent = Arc::new(AtomicBool::new(false));
         let workers: Vec<Box<dyn WorkerPort>> =
             vec![Box::new(Worker(None)), Box::new(Worker(Some(silent.clone())))];
+        Server::of(workers, silent, change)
+    }
+
+    fn of(
+        workers: Vec<Box<dyn WorkerPort>>,
+        silent: Arc<AtomicBool>,
+        change: impl FnOnce(Control) -> Control,
+    ) -> Server {
         let site = SiteFacts {
             site: "fra1".into(),
             role: "pop".into(),
@@ -530,7 +577,12 @@ impl Server {
             started_unix_ms: 1,
             workers: workers.len(),
         };
-        let control = change(Control::new(site, workers, Arc::new(RecentFlows::default()), || 2));
+        let now = Arc::new(AtomicU64::new(2));
+        let clock = {
+            let now = now.clone();
+            move || now.load(Ordering::Relaxed)
+        };
+        let control = change(Control::new(site, workers, Arc::new(RecentFlows::default()), clock));
         let control = Arc::new(control.explained_by(|tenant, asked| match tenant {
             "acme" => {
                 let flow = format!("{} to {}, {}, {}", asked.from, asked.to, asked.protocol, asked.dscp);
@@ -543,6 +595,8 @@ impl Server {
         let listen = listener.local_addr().expect("an address");
         let token = Token::from_bytes([7; 32]);
         let authorization = token.authorization();
+        let access = Access::in_memory(token, random).expect("access");
+        let served = access.clone();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime =
@@ -550,9 +604,9 @@ impl Server {
             let stopped = async {
                 let _ = stopped.await;
             };
-            runtime.block_on(serve(listener, control, token, stopped)).expect("serves");
+            runtime.block_on(serve(listener, control, served, stopped)).expect("serves");
         });
-        Server { listen, authorization, silent, stop: Some(stop), thread: Some(thread) }
+        Server { listen, authorization, access, now, silent, stop: Some(stop), thread: Some(thread) }
     }
 
     fn secret(&self) -> String {
@@ -582,13 +636,15 @@ impl Server {
     /// Sends a body with the token.
     fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
         let mut headers = headers.to_vec();
+        headers.push(("Authorization", &self.authorization));
+        self.send_as(method, path, &headers, body)
+    }
+
+    /// Sends a body with whatever these headers bring.
+    fn send_as(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+        let mut headers = headers.to_vec();
         let length = body.len().to_string();
-        let more = [
-            ("Content-Length", length.as_str()),
-            ("Authorization", &self.authorization),
-            ("Connection", "close"),
-        ];
-        headers.extend(more);
+        headers.extend([("Content-Length", length.as_str()), ("Connection", "close")]);
         let mut stream = self.connect(method, path, &headers);
         stream.write_all(body.as_bytes()).expect("sent");
         let mut bytes = Vec::new();
@@ -638,6 +694,14 @@ impl Response {
     }
 }
 
+/// Different each time, and no secret.
+fn random() -> [u8; 32] {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    let mut random = [0; 32];
+    random[..8].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    random
+}
+
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while !condition() {
@@ -667,7 +731,7 @@ mod show {
         Cli::try_parse_from(words).expect("arguments").show
     }
 
-    fn keep(token: &str, path: &Path) {
+    pub(super) fn keep(token: &str, path: &Path) {
         let mut options = fs::OpenOptions::new();
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
         std::io::Write::write_all(&mut file.expect("a file"), token.as_bytes()).expect("written");
@@ -720,5 +784,71 @@ mod show {
         let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
         let nobody = refused(&format!("http://{free}"));
         assert_eq!(nobody, format!("popgate is not running at http://{free}: connection refused"));
+    }
+}
+
+mod accounts {
+    use super::super::users::{TokensArgs, UsersArgs, tokens_text, users_text};
+    use super::Server;
+    use super::show::keep;
+    use clap::{Args, Parser};
+    use std::path::Path;
+
+    #[derive(Parser)]
+    struct Cli<T: Args> {
+        #[command(flatten)]
+        args: T,
+    }
+
+    fn args<T: Args>(line: &str, url: &str, token_file: &Path) -> T {
+        let connection = ["--url", url, "--token-file", token_file.to_str().expect("UTF-8")];
+        let words = ["popgate"].into_iter().chain(line.split(' ')).chain(connection);
+        Cli::<T>::try_parse_from(words).expect("arguments").args
+    }
+
+    #[test]
+    fn users_and_tokens_are_managed_from_the_boxs_own_command_line() {
+        let server = Server::start();
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("admin-token");
+        keep(&server.secret(), &path);
+        let url = format!("http://{}", server.listen);
+        let users = |line: &str| {
+            users_text(&args::<UsersArgs>(line, &url, &path), super::random)
+                .map_err(|error| error.to_string())
+        };
+        let tokens = |line: &str| {
+            tokens_text(&args::<TokensArgs>(line, &url, &path)).map_err(|error| error.to_string())
+        };
+        assert!(users("list").expect("a list").contains("popgate setup-link"));
+        let password = users("add anna --role owner").expect("added");
+        assert_eq!(password.len(), 21);
+        assert!(users("add anna --role viewer").expect_err("refused").contains("already"));
+        assert!(users("add bert --role viewer --tenant nobody").expect_err("refused").contains("no tenant"));
+        users("add bert --role operator").expect("added");
+        users("set bert --role viewer").expect("set");
+        assert_ne!(
+            users("reset-password bert").expect("reset"),
+            users("reset-password bert").expect("reset")
+        );
+        users("reset-totp bert").expect("reset");
+        users("end-sessions bert").expect("ended");
+        assert!(users("reset-totp carl").expect_err("refused").contains("no user \"carl\""));
+        let listed = users("list").expect("a list");
+        let bert = "bert  viewer  -       no             -                 0  choose a password";
+        assert!(listed.lines().any(|line| line == bert), "{listed}");
+        users("remove bert").expect("removed");
+        assert!(users("remove anna").expect_err("refused").contains("last owner"));
+
+        let token = tokens("add prometheus --role viewer --expires 90d").expect("made");
+        assert!(token.starts_with("pgt_"), "{token}");
+        let with_token = directory.path().join("prometheus");
+        keep(&token, &with_token);
+        let shown = users_text(&args::<UsersArgs>("list", &url, &with_token), super::random);
+        assert!(shown.expect_err("refused").to_string().contains("this needs a person"));
+        assert!(tokens("list").expect("a list").contains("prometheus  root@box  viewer  -"));
+        assert!(tokens("add ci --role viewer --expires 400d").expect_err("refused").contains("days at most"));
+        tokens("revoke 1").expect("revoked");
+        assert_eq!(tokens("list").as_deref(), Ok("no tokens\n"));
     }
 }

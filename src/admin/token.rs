@@ -1,5 +1,7 @@
-//! The admin token: the one secret that opens the API. Made at first start, kept in a file that only its owner reads.
+//! The box's own token: made at first start, kept in a file that only its owner reads, it opens the API to whoever is root on
+//! the box. What programs elsewhere come with are API tokens, which users make; a client reads either from a file.
 
+use super::access::TOKEN_PREFIX;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::process::geteuid;
@@ -16,7 +18,7 @@ pub const FILE_NAME: &str = "admin-token";
 /// 32 bytes, 256 bits: beyond guessing, so that wrong guesses need no counting.
 const SECRET_BYTES: usize = 32;
 
-/// 43 characters of base64url. Never printed.
+/// 43 characters of base64url; of an API token, with what those begin with before it. Never printed.
 #[derive(Clone)]
 pub struct Token(String);
 
@@ -31,6 +33,11 @@ impl Token {
         self.0.as_bytes().ct_eq(presented.as_bytes()).into()
     }
 
+    /// Whether a text holds it.
+    pub(super) fn is_in(&self, text: &str) -> bool {
+        text.contains(&self.0)
+    }
+
     /// The `Authorization` header that presents it.
     pub(super) fn authorization(&self) -> String {
         format!("Bearer {}", self.0)
@@ -38,7 +45,7 @@ impl Token {
 
     fn parse(text: &str) -> Option<Token> {
         let text = text.strip_suffix('\n').unwrap_or(text);
-        let secret = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let secret = URL_SAFE_NO_PAD.decode(text.strip_prefix(TOKEN_PREFIX).unwrap_or(text)).ok()?;
         (secret.len() == SECRET_BYTES).then(|| Token(text.to_owned()))
     }
 }
@@ -75,6 +82,7 @@ pub fn load_or_create(
             create(state_dir, &path, &token).map_err(|error| TokenError::Io { path, error })?;
             Ok(token)
         }
+        Ok(token) if token.0.starts_with(TOKEN_PREFIX) => Err(TokenError::Malformed { path }),
         Ok(token) => match fs::metadata(&path).map(|metadata| metadata.uid()) {
             // Whoever owns the file knows the token.
             Ok(owner) if owner != geteuid().as_raw() => Err(TokenError::NotOurs { path, owner }),
@@ -179,5 +187,16 @@ mod tests {
     #[test]
     fn the_token_is_not_in_its_debug_output() {
         assert_eq!(format!("{:?}", Token::from_bytes(SECRET)), "Token(hidden)");
+    }
+
+    #[test]
+    fn an_api_token_is_a_clients_and_never_the_boxs_own() {
+        let state_dir = tempfile::tempdir().expect("a directory");
+        let made = load_or_create(state_dir.path(), || SECRET).expect("a token");
+        let path = state_dir.path().join(FILE_NAME);
+        fs::write(&path, format!("{TOKEN_PREFIX}{}\n", made.0)).expect("written");
+        assert_eq!(load(&path).expect("a token").authorization(), format!("Bearer {TOKEN_PREFIX}{}", made.0));
+        let refused = load_or_create(state_dir.path(), || SECRET).expect_err("refused");
+        assert!(matches!(refused, TokenError::Malformed { .. }));
     }
 }

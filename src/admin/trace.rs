@@ -1,5 +1,6 @@
 //! `/api/v1/flows/trace` and `popgate trace`: what became of a flow, and what would become of it now.
 
+use super::access::Principal;
 use super::api::{Parameters, check_names, value_of};
 use super::client::{Connection, ShowError, ask, read};
 use super::explain::{protocol, render as render_explanation};
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 /// The workers are asked first: a session that ends meanwhile is then in the history, and nowhere missing.
 pub(super) async fn trace(
     State(app): State<App>,
+    who: Principal,
     Query(parameters): Parameters,
 ) -> Result<Json<Trace>, Problem> {
     let question = asked(&parameters)?;
@@ -38,7 +40,12 @@ pub(super) async fn trace(
         |error: tokio::task::JoinError| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
     let mut trace = trace.map_err(failed)?;
     match app.control.trace_now(&question, &trace, worker_patience()).await? {
-        Ok(now) => trace.now = Some(now),
+        Ok(mut now) => {
+            if let Some(tenant) = &who.tenant {
+                now.explanation = now.explanation.of_tenant(tenant);
+            }
+            trace.now = Some(now);
+        }
         // A tenant that is gone still has a history.
         Err(unknown) if trace.sessions.is_empty() => return Err(Problem::parameter("tenant", unknown)),
         Err(_) => {}

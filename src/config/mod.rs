@@ -30,7 +30,7 @@
 //! | `role` | `"pop"`, `"branch"` | | |
 //! | `metro` | name | none | the PoPs of one metro are one logical PoP |
 //! | `facility` | text | none | which building |
-//! | `state-dir` | absolute path | `/var/lib/popgate` | admin token, revisions, NAT ledger, flow history |
+//! | `state-dir` | absolute path | `/var/lib/popgate` | users, the box's own token, revisions, NAT ledger, flow history |
 //! | `max-sessions` | 1,000 to 100,000,000 | 1,000,000 | |
 //! | `workers` | 1 to 64 | `pop`: one a processor; `branch`: 1 | threads that forward; changes only with a restart |
 //! | `icmp-source` | list of addresses, one per family | `192.0.0.8`, `fd70:6f70:6761:7465::1` | source of ICMP errors towards tenants |

@@ -35,6 +35,14 @@ pub enum Action {
     Edit,
     /// A candidate was given up.
     Discard,
+    SignIn,
+    /// Somebody was not let in. Where there are many, only some are written down, with how many were not.
+    SignInFailed,
+    SignOut,
+    /// What a user is, or may; or how they sign in.
+    UserChange,
+    /// An API token was made or revoked.
+    TokenChange,
 }
 
 /// An entry.
@@ -48,6 +56,9 @@ pub struct Entry {
     /// The revision that it makes, or is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
+    /// It is about this tenant, and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     pub detail: String,
 }
 
@@ -134,6 +145,11 @@ impl Action {
             Action::Revert => "revert",
             Action::Edit => "edit",
             Action::Discard => "discard",
+            Action::SignIn => "sign-in",
+            Action::SignInFailed => "sign-in-failed",
+            Action::SignOut => "sign-out",
+            Action::UserChange => "user-change",
+            Action::TokenChange => "token-change",
         }
     }
 }
@@ -203,7 +219,7 @@ mod tests {
     fn entry(number: u64) -> Entry {
         let who = Who { user: "admin".into(), from: "SIGHUP".into() };
         let detail = "tenants/acme.toml\n+1 -0".to_owned();
-        Entry { unix_ms: number, who, action: Action::Commit, revision: Some(number), detail }
+        Entry { unix_ms: number, who, action: Action::Commit, revision: Some(number), tenant: None, detail }
     }
 
     fn log_of(entries: u64) -> tempfile::TempDir {

@@ -27,6 +27,30 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// The tenant's name.
+    pub fn tenant(&self) -> Option<String> {
+        match self {
+            Scope::Appliance => None,
+            Scope::Tenant(name) => Some(name.clone()),
+        }
+    }
+
+    /// Of the file of that name, if it is one of a configuration's.
+    pub fn of_file(name: &str) -> Option<Scope> {
+        if name == APPLIANCE_FILE {
+            return Some(Scope::Appliance);
+        }
+        let tenant = name.strip_prefix(TENANTS_DIR)?.strip_prefix('/')?.strip_suffix(".toml")?;
+        Some(Scope::Tenant(tenant.to_owned()))
+    }
+
+    /// The tenant whose texts these files are, if they are one's alone.
+    pub fn only_tenant<'a>(files: impl IntoIterator<Item = &'a str>) -> Option<String> {
+        let mut scopes = files.into_iter().map(Scope::of_file);
+        let Some(Some(Scope::Tenant(tenant))) = scopes.next() else { return None };
+        scopes.all(|scope| scope == Some(Scope::Tenant(tenant.clone()))).then_some(tenant)
+    }
+
     /// The file it is the text of.
     pub fn file(&self) -> String {
         match self {
@@ -186,5 +210,20 @@ mod tests {
         assert_eq!(again.get(&appliance).map(Draft::tag), Some(hash_of("site = 1")));
         again.remove(&acme).expect("removed");
         assert_eq!(Candidates::open(state.path()).expect("read").all().count(), 1);
+    }
+
+    #[test]
+    fn files_are_of_one_tenant_alone_or_of_none() {
+        let of = |files: &[&str]| Scope::only_tenant(files.iter().copied());
+        assert_eq!(of(&["tenants/acme.toml"]).as_deref(), Some("acme"));
+        assert_eq!(of(&["tenants/acme.toml", "tenants/acme.toml"]).as_deref(), Some("acme"));
+        for files in [
+            &[][..],
+            &["popgate.toml"],
+            &["tenants/acme.toml", "popgate.toml"],
+            &["tenants/acme.toml", "tenants/b.toml"],
+        ] {
+            assert_eq!(of(files), None, "{files:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Whoever owns the running box carries them out, one after the other; this is how they are put to it.
 
-use super::audit::Entry;
+use super::audit::{Action, Entry};
 use super::candidates::{Draft, Scope};
 use super::compare::FileDifference;
 use super::revisions::{KEPT, Revision, Who};
@@ -86,10 +86,16 @@ pub enum Verb {
     },
     /// Whether it could be put in force.
     Check(Source),
-    /// What would become of the flows that there are.
-    DryRun(Source),
+    /// What would become of the flows that there are, of one tenant or of all.
+    DryRun {
+        source: Source,
+        tenant: Option<String>,
+    },
     Commit(Source, Terms),
-    Confirm,
+    /// What is in force and waits for it; only if it changed this tenant's alone, where one is named.
+    Confirm {
+        tenant: Option<String>,
+    },
     Candidate(Scope),
     /// The candidate's new text, or that its file is to go; `expected` is the tag of what it takes the place of, which is the
     /// candidate's or, where none is open, that of the text in force.
@@ -102,9 +108,17 @@ pub enum Verb {
         scope: Scope,
         expected: String,
     },
-    /// The newest entries of the audit log.
+    /// The newest entries of the audit log, of those that are about one tenant or of all.
     Audit {
         limit: usize,
+        tenant: Option<String>,
+    },
+    /// To be written into the audit log: it has happened elsewhere.
+    Note {
+        action: Action,
+        /// It is about this tenant, and no other.
+        tenant: Option<String>,
+        detail: String,
     },
 }
 

@@ -27,7 +27,7 @@ use crate::export::report::ExporterReport;
 use crate::model::{AskedFlow, AskedPort};
 use crate::pipeline::report::{
     Answer, CanaryRow, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName,
-    PathReport, Query, QueueRow, RuleRow, SessionPage, TenantRow, Totals,
+    PathReport, PathState, Query, QueueRow, RuleRow, SessionPage, TenantRow, Totals,
 };
 use crate::store::report::{FlowAnswer, FlowHistoryState, FlowProblem, FlowQuestion, LedgerState, WhoHad};
 use revisions::Who;
@@ -73,6 +73,54 @@ pub struct Status {
     /// In the order of the configuration.
     #[serde(default)]
     pub exporters: Vec<ExporterReport>,
+}
+
+/// What a box's status is narrowed to a tenant by.
+#[derive(Clone, Debug, Default)]
+pub struct TenantFacts {
+    pub paths: Vec<PathReport>,
+    pub drops: Vec<DropRow>,
+    pub rules: Vec<RuleRow>,
+    pub tenants: Vec<TenantRow>,
+}
+
+impl Status {
+    /// As one tenant may see it: no number says anything of another one, or of all together. What is forwarded is what came and
+    /// went by the tenant's paths; sessions are those that its rules have let begin.
+    pub fn of_tenant(&self, tenant: &str, facts: &TenantFacts) -> Status {
+        let paths = || facts.paths.iter().filter(|path| path.tenant == tenant);
+        let row = facts.tenants.iter().find(|row| row.tenant == tenant);
+        let drops = facts.drops.iter().filter(|row| row.tenant.as_deref() == Some(tenant));
+        let rules = facts.rules.iter().filter(|row| row.tenant == tenant);
+        let sum = |number: fn(&PathReport) -> u64| paths().map(number).sum();
+        Status {
+            site: self.site.clone(),
+            now_unix_ms: self.now_unix_ms,
+            totals: Totals {
+                generation: self.totals.generation,
+                sessions: row.map_or(0, |row| row.sessions),
+                max_sessions: row.and_then(|row| row.max_sessions).unwrap_or(self.totals.max_sessions),
+                sessions_created: rules.map(|row| row.sessions).sum(),
+                paths: paths().count() as u64,
+                paths_up: paths().filter(|path| path.state == PathState::Up).count() as u64,
+                forwarded_packets: sum(|path| path.received_packets + path.sent_packets),
+                forwarded_bytes: sum(|path| path.received_bytes + path.sent_bytes),
+                dropped_packets: drops.map(|row| row.packets).sum(),
+                ..Totals::default()
+            },
+            nat_ledger: self.nat_ledger.as_ref().map(|ledger| LedgerState {
+                known_from_unix_ms: ledger.known_from_unix_ms,
+                ..LedgerState::default()
+            }),
+            flow_history: self.flow_history.as_ref().map(|history| FlowHistoryState {
+                known_from_unix_ms: history.known_from_unix_ms,
+                ..FlowHistoryState::default()
+            }),
+            // Whoever wants to commit has to know that another commit waits.
+            commit: self.commit.as_ref().map(|commit| Standing { problem: None, ..commit.clone() }),
+            exporters: Vec::new(),
+        }
+    }
 }
 
 /// The NAT ledger, as it is asked.
@@ -150,6 +198,16 @@ impl Control {
     /// With somebody who puts configurations in force.
     pub fn with_commits(self, commits: impl CommitPort + 'static) -> Control {
         Control { commits: Some(Box::new(commits)), ..self }
+    }
+
+    /// The site's name.
+    pub fn site(&self) -> &str {
+        &self.site.site
+    }
+
+    /// The wall clock's time, in milliseconds since the Unix epoch.
+    pub fn now_unix_ms(&self) -> u64 {
+        (self.unix_millis)()
     }
 
     /// Puts a verb to whoever owns the configuration.
@@ -478,7 +536,7 @@ fn add_tenant(sum: &mut TenantRow, row: TenantRow) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::report::{PathState, SessionReport};
+    use crate::pipeline::report::SessionReport;
     use std::future::{pending, ready};
     use std::net::IpAddr;
     use std::sync::mpsc;

@@ -462,6 +462,30 @@ pub struct Explanation {
     pub steps: Vec<Step>,
 }
 
+impl Explanation {
+    /// Without the rules of another tenant's that publishes what is called: that one's policy decides, and is its own.
+    pub fn of_tenant(mut self, tenant: &str) -> Explanation {
+        let own = format!("tenants/{tenant}.toml:");
+        let is_own = |step: &Step| match &step.at {
+            Some(at) => at.starts_with(&own) || !at.starts_with("tenants/"),
+            None => !step.text.starts_with("in "),
+        };
+        let all = self.steps.len();
+        self.steps.retain(is_own);
+        if self.steps.len() < all {
+            let rule = self.rule.take();
+            let is_of = |step: &Step, rule: &str| {
+                step.text.strip_prefix(rule).is_some_and(|rest| rest.starts_with(" fits"))
+            };
+            self.rule = rule.filter(|rule| self.steps.iter().any(|step| is_of(step, rule)));
+            let text = "the rest is for the policy of whoever publishes this service to say".to_owned();
+            let fits = self.outcome == Outcome::Accept;
+            self.steps.push(Step { kind: StepKind::Rule, text, at: None, fits });
+        }
+        self
+    }
+}
+
 /// A step on the way to a decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

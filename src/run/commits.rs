@@ -291,8 +291,8 @@ impl Commits {
     /// Carries out a verb that came by the port.
     pub(super) async fn answer(&mut self, asked: Asked) {
         let Asked { who, verb, reply } = asked;
-        if let Verb::DryRun(source) = verb {
-            self.dry_run(&source, reply).await;
+        if let Verb::DryRun { source, tenant } = verb {
+            self.dry_run(&source, tenant, reply).await;
             return;
         }
         let answer = self.carry_out(who, verb).await;
@@ -329,21 +329,26 @@ impl Commits {
                 self.rehearsed(&candidate).await.map(|(_, warnings)| Reply::Checked(warnings))
             }
             // It is answered from another thread.
-            Verb::DryRun(_) => Err(Refusal::Failed("a dry run is no step of the box's own".to_owned())),
+            Verb::DryRun { .. } => Err(Refusal::Failed("a dry run is no step of the box's own".to_owned())),
             Verb::Commit(source, terms) => self.commit(who, &source, terms).await.map(Reply::Committed),
-            Verb::Confirm => self.confirm(who).map(Reply::Confirmed),
+            Verb::Confirm { tenant } => self.confirm(who, tenant.as_deref()).map(Reply::Confirmed),
             Verb::Candidate(scope) => {
                 let tag = self.tag(&scope);
                 Ok(Reply::Candidate(self.books.candidates.get(&scope).cloned(), tag))
             }
             Verb::Put { scope, text, expected } => self.put(who, scope, text, &expected),
             Verb::Discard { scope, expected } => self.discard(who, &scope, &expected),
-            Verb::Audit { limit } => {
+            Verb::Audit { limit, tenant } => {
                 let state_dir = &self.machine.candidate.appliance.state_dir;
                 let verified = audit::verify(state_dir).map_err(failed)?;
                 let broken = |it| Refusal::Failed(format!("the audit log is not what was written: {it}"));
-                let entries = verified.map_err(broken)?.entries;
-                Ok(Reply::Audit(entries.into_iter().rev().take(limit).collect()))
+                let entries = verified.map_err(broken)?.entries.into_iter().rev();
+                let is_asked = |entry: &Entry| tenant.is_none() || entry.tenant == tenant;
+                Ok(Reply::Audit(entries.filter(is_asked).take(limit).collect()))
+            }
+            Verb::Note { action, tenant, detail } => {
+                self.note(who, action, None, tenant, &detail).map_err(failed)?;
+                Ok(Reply::Done)
             }
         }
     }
@@ -450,7 +455,7 @@ impl Commits {
     }
 
     /// Answers from a thread of its own: a busy box has many sessions, and a commit may have to be confirmed meanwhile.
-    async fn dry_run(&self, source: &Source, reply: oneshot::Sender<Answer>) {
+    async fn dry_run(&self, source: &Source, tenant: Option<String>, reply: oneshot::Sender<Answer>) {
         let then = match self.documents(source).map(|documents| documents.check(&self.dir)) {
             Ok(Ok(candidate)) => self.rehearsed(&candidate).await.map(|(generation, _)| generation),
             Ok(Err(problems)) => Err(wrong(problems)),
@@ -460,16 +465,17 @@ impl Commits {
         tokio::spawn(async move {
             let answer = async {
                 let then = then?;
-                let asked = control.sessions(FlowFilter::default(), DRY_RUN_FLOWS, patience()).await;
+                let filter = FlowFilter { tenant: tenant.clone(), ..FlowFilter::default() };
+                let asked = control.sessions(filter.clone(), DRY_RUN_FLOWS, patience()).await;
                 let sessions = asked.map_err(|error| failed(error.to_string()))?.sessions;
                 let mut flows: Vec<Flow> = sessions.iter().map(Flow::from).collect();
                 let (asked, recent) = (Arc::clone(&control), Arc::clone(&control));
-                let history = move || asked.history().map(|history| history.ask(&dry_run::question()));
+                let history = move || asked.history().map(|history| history.ask(&dry_run::question(tenant)));
                 // What is in memory does where no history is kept, or it takes too long to read.
                 match tokio::task::spawn_blocking(history).await {
                     Ok(Some(Ok(answer))) => flows.extend(dry_run::recorded(&answer)),
                     _ => {
-                        let records = recent.flows(&FlowFilter::default(), DRY_RUN_FLOWS).flows;
+                        let records = recent.flows(&filter, DRY_RUN_FLOWS).flows;
                         flows.extend(records.iter().map(Flow::from));
                     }
                 }
@@ -506,7 +512,7 @@ impl Commits {
         };
         let unix_ms = unix_millis(self.clock);
         let draft = Draft { scope: scope.to_string(), who: who.clone(), unix_ms, based_on, text };
-        self.note(who, Action::Edit, None, &scope.to_string()).map_err(failed)?;
+        self.note(who, Action::Edit, None, scope.tenant(), &scope.to_string()).map_err(failed)?;
         self.books.candidates.put(scope.clone(), draft.clone()).map_err(failed)?;
         let tag = draft.tag();
         Ok(Reply::Candidate(Some(draft), tag))
@@ -515,7 +521,7 @@ impl Commits {
     fn discard(&mut self, who: Who, scope: &Scope, expected: &str) -> Answer {
         self.drafts(std::slice::from_ref(scope))?;
         self.expect(scope, expected)?;
-        self.note(who, Action::Discard, None, &scope.to_string()).map_err(failed)?;
+        self.note(who, Action::Discard, None, scope.tenant(), &scope.to_string()).map_err(failed)?;
         self.books.candidates.remove(scope).map_err(failed)?;
         Ok(Reply::Done)
     }
@@ -554,7 +560,8 @@ impl Commits {
         let detail: Vec<String> = differences.iter().map(counts).collect();
         let detail = detail.join(", ");
         let next = self.books.revisions.in_force().map_or(1, |it| it.revision + 1);
-        self.note(who.clone(), Action::Commit, Some(next), &detail).map_err(failed)?;
+        let tenant = Scope::only_tenant(differences.iter().map(|it| it.file.as_str()));
+        self.note(who.clone(), Action::Commit, Some(next), tenant.clone(), &detail).map_err(failed)?;
         let cause = match source {
             Source::Files | Source::InForce => Cause::Files,
             Source::Candidates(_) => Cause::Candidate,
@@ -569,7 +576,7 @@ impl Commits {
         let stamp = Stamp { unix_ms, who: who.clone(), cause, comment: terms.comment };
         let kept = self.books.revisions.commit(&texts, stamp, files, unconfirmed);
         if let Err(error) = kept {
-            let _ = self.note(who, Action::CommitFailed, Some(next), &error.to_string());
+            let _ = self.note(who, Action::CommitFailed, Some(next), tenant, &error.to_string());
             return Err(failed(error));
         }
         let old = self.machine.candidate.clone();
@@ -622,19 +629,31 @@ impl Commits {
         }
     }
 
-    fn confirm(&mut self, who: Who) -> Result<u64, Refusal> {
+    fn confirm(&mut self, who: Who, by_tenant: Option<&str>) -> Result<u64, Refusal> {
         let in_force = self.books.revisions.in_force();
         let waiting = in_force.filter(|it| it.unconfirmed.is_some());
         let Some(InForce { revision, .. }) = waiting else {
             return Err(Refusal::Conflict("nothing is to be confirmed".to_owned()));
         };
-        self.note(who, Action::Confirm, Some(revision), "").map_err(failed)?;
+        let tenant = self.changed_tenant();
+        if by_tenant.is_some() && tenant.as_deref() != by_tenant {
+            return Err(Refusal::Conflict(
+                "what waits to be confirmed is not of this tenant alone".to_owned(),
+            ));
+        }
+        self.note(who, Action::Confirm, Some(revision), tenant, "").map_err(failed)?;
         self.books.revisions.confirm().map_err(failed)?;
         if let Some(on_trial) = &mut self.on_trial {
             on_trial.trial.confirm();
         }
         tracing::info!(revision, "the configuration is confirmed");
         Ok(revision)
+    }
+
+    /// The tenant that the revision in force changed, if it changed nothing else.
+    fn changed_tenant(&self) -> Option<String> {
+        let (last, before) = (self.books.revisions.back(0)?, self.books.revisions.back(1)?);
+        Scope::only_tenant(differing(&before.texts, &last.texts).map(String::as_str))
     }
 
     // --- trial
@@ -770,7 +789,10 @@ impl Commits {
         let action = if files { Action::Commit } else { Action::Revert };
         let unix_ms = unix_millis(self.clock);
         let stamp = Stamp { unix_ms, who: who.clone(), cause, comment: Some(detail.clone()) };
-        let kept = match self.note(who.clone(), action, Some(next), &detail) {
+        let hashes = self.texts.iter().map(|(name, text)| (name.clone(), tag_of(Some(text)))).collect();
+        let before = self.books.revisions.back(0).map(|revision| revision.texts.clone()).unwrap_or_default();
+        let tenant = Scope::only_tenant(differing(&before, &hashes).map(String::as_str));
+        let kept = match self.note(who.clone(), action, Some(next), tenant, &detail) {
             Ok(()) => self
                 .books
                 .revisions
@@ -786,9 +808,16 @@ impl Commits {
         }
     }
 
-    fn note(&mut self, who: Who, action: Action, revision: Option<u64>, detail: &str) -> Result<(), String> {
+    fn note(
+        &mut self,
+        who: Who,
+        action: Action,
+        revision: Option<u64>,
+        tenant: Option<String>,
+        detail: &str,
+    ) -> Result<(), String> {
         let unix_ms = unix_millis(self.clock);
-        let entry = Entry { unix_ms, who, action, revision, detail: detail.to_owned() };
+        let entry = Entry { unix_ms, who, action, revision, tenant, detail: detail.to_owned() };
         let added = self.books.audit.add(&entry).map_err(|error| format!("the audit log: {error}"));
         let appliance = &self.machine.candidate.appliance;
         if let (Ok(hash), Some(collector)) = (&added, appliance.audit_syslog)

@@ -73,9 +73,10 @@ impl From<&FlowReport> for Flow {
     }
 }
 
-/// What [`recorded`] is asked with: the last hours' flows, those that are alike as one.
-pub(super) fn question() -> FlowQuestion {
+/// What [`recorded`] is asked with: the last hours' flows of a tenant or of all, those that are alike as one.
+pub(super) fn question(tenant: Option<String>) -> FlowQuestion {
     FlowQuestion {
+        tenant,
         range: FlowRange::Last(format!("{HOURS}h")),
         by: COLUMNS.map(str::to_owned).into(),
         sums: ["flows", "bytes"].map(str::to_owned).into(),

@@ -27,6 +27,17 @@ pub struct WhoHad {
     pub known_from_unix_ms: Option<u64>,
 }
 
+impl WhoHad {
+    /// As one tenant may see it: who else had it is nobody.
+    pub fn of_tenant(mut self, tenant: &str) -> WhoHad {
+        self.holdings.retain(|held| held.tenant == tenant);
+        if self.answer == Answer::Held && self.holdings.is_empty() {
+            self.answer = if self.gaps.is_empty() { Answer::Nobody } else { Answer::NotSure };
+        }
+        self
+    }
+}
+
 /// What can be said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -80,7 +80,14 @@ impl Inner {
         let hashes = texts.iter().map(|(name, text)| (name.clone(), tag_of(Some(text)))).collect();
         let action = if matches!(cause, Cause::Unconfirmed) { Action::Revert } else { Action::Commit };
         let detail = comment.clone().unwrap_or_default();
-        self.audit.push(Entry { unix_ms, who: who.clone(), action, revision: Some(number), detail });
+        self.audit.push(Entry {
+            unix_ms,
+            who: who.clone(),
+            action,
+            revision: Some(number),
+            tenant: None,
+            detail,
+        });
         let stamp = Stamp { unix_ms, who, cause, comment };
         self.revisions.push((Revision { number, stamp, texts: hashes }, texts));
     }
@@ -141,7 +148,7 @@ impl Inner {
             Verb::Texts(source) => Reply::Texts(self.texts(&source)?),
             Verb::Compare { old, new } => Reply::Compared(compare(&self.texts(&old)?, &self.texts(&new)?)),
             Verb::Check(source) => self.check(&source).map(|_| Reply::Checked(Vec::new()))?,
-            Verb::DryRun(source) => self.check(&source).map(|_| Reply::DryRun(dry_run()))?,
+            Verb::DryRun { source, .. } => self.check(&source).map(|_| Reply::DryRun(dry_run()))?,
             Verb::Commit(source, terms) => {
                 let texts = self.check(&source)?;
                 let cause =
@@ -158,7 +165,7 @@ impl Inner {
                     warnings: Vec::new(),
                 })
             }
-            Verb::Confirm => {
+            Verb::Confirm { .. } => {
                 self.confirm_by = None;
                 let revision = self.last().0.number;
                 let detail = String::new();
@@ -167,6 +174,7 @@ impl Inner {
                     who,
                     action: Action::Confirm,
                     revision: Some(revision),
+                    tenant: None,
                     detail,
                 });
                 Reply::Confirmed(revision)
@@ -185,7 +193,11 @@ impl Inner {
                 self.drafts.remove(&scope);
                 Reply::Done
             }
-            Verb::Audit { limit } => Reply::Audit(self.audit.iter().rev().take(limit).cloned().collect()),
+            Verb::Note { action, tenant, detail } => {
+                self.audit.push(Entry { unix_ms: now, who, action, revision: None, tenant, detail });
+                Reply::Done
+            }
+            Verb::Audit { limit, .. } => Reply::Audit(self.audit.iter().rev().take(limit).cloned().collect()),
         })
     }
 

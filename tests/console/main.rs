@@ -8,10 +8,11 @@ mod fake;
 mod prometheus;
 
 use fake::Mood;
-use popgate::admin::{self, Token};
+use popgate::admin::{self, Access, Token};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -27,6 +28,7 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
         .env("HAS_HISTORY", "1")
         .env("HAS_FLOW_HISTORY", "1")
         .env("FAILING_COLLECTOR", "siem")
+        .env("OTHER_TENANTS", "globex,initech")
         .env("DRY_RUN_NAMES", "tcp 10.1.0.77:50123 -> 203.0.113.80:80")
         .env("BASE_URL", server.url())
         .env("TOKEN", TOKEN_TEXT)
@@ -78,7 +80,8 @@ impl Server {
             let stopped = async {
                 let _ = stopped.await;
             };
-            let served = admin::serve(listener, fake::control(mood), Token::from_bytes(secret), stopped);
+            let access = Access::in_memory(Token::from_bytes(secret), random).expect("access");
+            let served = admin::serve(listener, fake::control(mood), access, stopped);
             runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3_600), served).await }).ok();
         });
         Server { listen, stop: Some(stop), thread: Some(thread) }
@@ -87,6 +90,14 @@ impl Server {
     fn url(&self) -> String {
         format!("http://{}", self.listen)
     }
+}
+
+/// Different each time, and no secret.
+fn random() -> [u8; 32] {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    let mut random = [0; 32];
+    random[..8].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    random
 }
 
 impl Drop for Server {

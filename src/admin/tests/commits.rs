@@ -50,16 +50,16 @@ fn answer(verb: &Verb) -> Result<Reply, Refusal> {
             return Err(Refusal::Wrong(vec![row, ProblemRow::of_all("role: changes only with a restart")]));
         }
         Verb::Check(_) => Reply::Checked(Vec::new()),
-        Verb::DryRun(_) => Reply::DryRun(DryRun::default()),
+        Verb::DryRun { .. } => Reply::DryRun(DryRun::default()),
         Verb::Commit(Source::Candidates(_), _) => {
             return Err(Refusal::Unknown("no candidate is open".into()));
         }
         Verb::Commit(..) => Reply::Committed(committed),
-        Verb::Confirm => return Err(Refusal::Conflict("nothing is to be confirmed".into())),
+        Verb::Confirm { .. } => return Err(Refusal::Conflict("nothing is to be confirmed".into())),
         Verb::Candidate(_) => Reply::Candidate(None, "none".into()),
         Verb::Put { expected, .. } if expected != "none" => return Err(Refusal::Changed("none".into())),
         Verb::Put { .. } => Reply::Candidate(None, "abc".into()),
-        Verb::Discard { .. } => Reply::Done,
+        Verb::Discard { .. } | Verb::Note { .. } => Reply::Done,
         Verb::Audit { .. } => Reply::Audit(Vec::new()),
     })
 }
@@ -91,7 +91,7 @@ fn a_commit_says_what_how_and_why_and_is_told_who_asked() {
     let terms = Terms { confirm: Some(Duration::from_secs(120)), comment: Some("as agreed".into()) };
     assert_eq!(commits.last(), Verb::Commit(Source::Files, terms));
     let who = commits.0.lock().expect("not poisoned")[0].0.clone();
-    assert_eq!(who.user, "admin");
+    assert_eq!(who.user, "root@box");
     assert!(who.from.starts_with("127.0.0.1:"), "{who:?}");
 
     server.send("POST", "/api/v1/config/commit", &[], r#"{"source": "3"}"#);

@@ -80,6 +80,11 @@ pub struct FilterError {
 }
 
 impl Filter {
+    /// All rows of a tenant.
+    pub fn of_tenant(name: String) -> Filter {
+        Filter::Test(Test { field: Field::Tenant, is: Is::Text(vec![name]) })
+    }
+
     /// The tenant that all rows must be of, if the filter says so.
     pub fn tenant(&self) -> Option<&str> {
         match self {

@@ -130,6 +130,12 @@ impl Question {
             length: Some(error.length),
             ..FlowProblem::asked("q", error.pointed(&asked.filter))
         })?;
+        let filter = match &asked.tenant {
+            // Before the rest, which may be an "or" and ask for other tenants.
+            Some(tenant) if filter == Filter::default() => Filter::of_tenant(tenant.clone()),
+            Some(tenant) => Filter::Every(vec![Filter::of_tenant(tenant.clone()), filter]),
+            None => filter,
+        };
         let time = range(&asked.range, now)?;
         let by = asked.by.iter().map(|name| group_field(name)).collect::<Result<Vec<_>, _>>()?;
         if by.len() > MOST_FIELDS {

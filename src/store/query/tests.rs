@@ -333,6 +333,7 @@ fn means(filter: &Filter, row: &Row<'static>) -> bool {
 
 fn question(filter: &str, time: Range<u64>) -> FlowQuestion {
     FlowQuestion {
+        tenant: None,
         filter: filter.to_owned(),
         range: FlowRange::Between { from_unix_ms: time.start, until_unix_ms: time.end },
         by: Vec::new(),
@@ -612,6 +613,22 @@ fn groups_of_rows_that_cannot_have_what_is_asked_for_are_not_read() {
     assert!(read("src in 10.2.0.0/16") < 100);
     assert!(read("src = 2001:db8::5 and tenant = acme") < 50);
     assert_eq!(read("src in 9.0.0.0/8 or session > 1000 or class = aaa"), 0);
+}
+
+#[test]
+fn of_one_tenant_whatever_else_a_filter_says_there_is_nothing_of_others() {
+    let kept = Kept::of(&some_rows(250), 0, 10);
+    let of = |filter: &str| FlowQuestion { tenant: Some("acme".into()), ..by(&["tenant"], filter) };
+    let only = Cell::Text("acme".into());
+    for filter in
+        ["", "sport > 0 or tenant = globex", "not tenant = acme or bytes >= 0", "tenant in (acme, globex)"]
+    {
+        let told = ask(&of(filter), &kept);
+        assert_eq!(told.rows.iter().map(|row| &row[0]).collect::<Vec<_>>(), [&only], "{filter}");
+        // And what it was understood as is such a filter again.
+        assert_eq!(ask(&by(&["tenant"], &told.filter), &kept).rows, told.rows, "{filter}");
+    }
+    assert_eq!(ask(&of("tenant = globex"), &kept).rows, Vec::<Vec<Cell>>::new());
 }
 
 #[test]

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 /// A question in words, as somebody wrote it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowQuestion {
+    /// Of one tenant, whatever the filter says.
+    pub tenant: Option<String>,
     /// In the filter language; empty for all.
     pub filter: String,
     pub range: FlowRange,
