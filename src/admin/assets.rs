@@ -14,8 +14,19 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 struct Dist;
 
 /// The console's views; each is the same page, which looks at its own address.
-const VIEWS: [&str; 10] =
-    ["/", "/path", "/sessions", "/flows", "/history", "/rules", "/explain", "/trace", "/who-had", "/changes"];
+const VIEWS: [&str; 11] = [
+    "/",
+    "/path",
+    "/sessions",
+    "/flows",
+    "/history",
+    "/rules",
+    "/explain",
+    "/trace",
+    "/who-had",
+    "/changes",
+    "/users",
+];
 
 const PAGE: &str = "index.html";
 

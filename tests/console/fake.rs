@@ -305,7 +305,7 @@ fn explanation(tenant: &str, asked: &AskedFlow) -> Result<Explanation, String> {
     })
 }
 
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 

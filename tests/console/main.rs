@@ -43,6 +43,22 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
     assert!(status.expect("node runs").success(), "web/test/console.mjs says above what it missed");
 }
 
+#[test]
+fn the_setup_link_makes_the_first_owner_and_nobody_after() {
+    need("/usr/bin/chromium", "apt-get install chromium");
+    need("web/node_modules/playwright-core", "npm ci in web/");
+    need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
+    let state_dir = tempfile::tempdir().expect("a directory");
+    let access =
+        Access::open(state_dir.path(), Token::from_bytes(TOKEN), random, fake::unix_ms()).expect("access");
+    let server = Server::of(Mood::Calm, access);
+    let kept = std::fs::read_to_string(state_dir.path().join("setup-secret")).expect("a secret");
+    let secret = kept.split(' ').next().expect("a secret");
+    let link = format!("{}/#setup={secret}", server.url());
+    let status = Command::new("node").arg("web/test/setup.mjs").env("SETUP_LINK", link).status();
+    assert!(status.expect("node runs").success(), "web/test/setup.mjs says above what it missed");
+}
+
 /// Not a test: serves the fake for a person to look at, or for web/test/screens.mjs.
 #[test]
 #[ignore = "serves until it is stopped"]
@@ -70,6 +86,10 @@ struct Server {
 
 impl Server {
     fn start(mood: Mood, secret: [u8; 32]) -> Server {
+        Server::of(mood, Access::in_memory(Token::from_bytes(secret), random).expect("access"))
+    }
+
+    fn of(mood: Mood, access: Access) -> Server {
         let address = std::env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:0".into());
         let listener = TcpListener::bind(address).expect("a port");
         let listen = listener.local_addr().expect("an address");
@@ -80,7 +100,6 @@ impl Server {
             let stopped = async {
                 let _ = stopped.await;
             };
-            let access = Access::in_memory(Token::from_bytes(secret), random).expect("access");
             let served = admin::serve(listener, fake::control(mood), access, stopped);
             runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3_600), served).await }).ok();
         });

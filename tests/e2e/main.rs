@@ -3,6 +3,7 @@
 //!
 //! Needs root and Debian's packages (`make setup` installs them). What was measured is printed: `--nocapture` shows it.
 
+mod access;
 mod acl;
 mod branches;
 mod breakout;

@@ -1,8 +1,12 @@
-// Asking the API. The token lives in sessionStorage: gone with the tab, never in a URL or a cookie.
+// Asking the API. Who has signed in is known by a cookie that no script can read. The box's own token, which one may bring in its
+// place, lives in sessionStorage: gone with the tab, never in a URL or a cookie.
 
 import type { Problem } from './types';
 
 const KEPT_AS = 'popgate-token';
+
+/** What stands in place of a token where the cookie tells who it is. */
+export const COOKIE = '';
 
 export const token = {
   get: (): string | null => sessionStorage.getItem(KEPT_AS),
@@ -30,17 +34,21 @@ export function open(path: string, bearer: string, signal?: AbortSignal): Promis
 }
 
 /** Sends what changes something; `tag` is that of what it takes the place of. */
-export async function send<T>(method: 'POST' | 'PUT' | 'DELETE', path: string, bearer: string, body?: unknown, tag?: string): Promise<T> {
+export async function send<T>(method: 'POST' | 'PUT' | 'PATCH' | 'DELETE', path: string, bearer: string, body?: unknown, tag?: string): Promise<T> {
   const headers: Record<string, string> = tag === undefined ? {} : { 'If-Match': `"${tag}"` };
   const response = await exchange(path, bearer, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
-  return (response.status === 204 ? undefined : await response.json()) as T;
+  const text = await response.text();
+  return (text ? JSON.parse(text) : undefined) as T;
 }
 
 async function exchange(path: string, bearer: string, init: RequestInit): Promise<Response> {
   let response: Response;
   try {
-    const headers = { ...init.headers, Authorization: `Bearer ${bearer}` };
-    response = await fetch(`/api/v1/${path}`, { ...init, headers, cache: 'no-store', credentials: 'omit' });
+    // No page of another site can send this header.
+    const known: Record<string, string> = bearer === COOKIE ? { 'Popgate-Request': '1' } : { Authorization: `Bearer ${bearer}` };
+    const headers = { ...init.headers, ...known };
+    const credentials = bearer === COOKIE ? 'same-origin' : 'omit';
+    response = await fetch(`/api/v1/${path}`, { ...init, headers, cache: 'no-store', credentials });
   } catch (error) {
     if (init.signal?.aborted) throw error;
     throw new Unreachable();

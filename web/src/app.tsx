@@ -1,7 +1,7 @@
 // The console's frame: who is signed in, which view, whether the feed lives.
 
 import { useEffect, useMemo, useReducer, useState } from 'preact/hooks';
-import { token } from './api';
+import { COOKIE, get, send, token } from './api';
 import { Changes, Unconfirmed } from './changes';
 import { Explain } from './explain';
 import { TraceView } from './trace';
@@ -17,23 +17,59 @@ import { PathView } from './path';
 import { follow, go, linkTo, useRoute, type Route, type View } from './route';
 import { Rules } from './rules';
 import { Sessions } from './sessions';
-import { SignIn } from './signin';
+import { Setup, SignIn, Todo } from './signin';
 import { nextTheme, theme } from './theme';
+import type { Me } from './types';
+import { Users } from './users';
 import { WhoHadView } from './whohad';
 
-export function App() {
-  const [bearer, setBearer] = useState(token.get);
-  const [notice, setNotice] = useState<string>();
-  const leave = (why?: string) => {
-    token.forget();
-    setNotice(why);
-    setBearer(null);
-  };
-  if (!bearer) return <SignIn notice={notice} onSignedIn={setBearer} />;
-  return <Console bearer={bearer} leave={leave} />;
+/** Who has signed in, and what tells it. */
+interface SignedIn {
+  me: Me;
+  bearer: string;
 }
 
-const EXPIRED = 'The box no longer takes this token. Sign in again.';
+export function App() {
+  // Undefined until it is known whether somebody has.
+  const [who, setWho] = useState<SignedIn | null>();
+  const [notice, setNotice] = useState<string>();
+  const [setup, setSetup] = useState(setupSecret);
+  useEffect(() => {
+    const bearer = token.get() ?? COOKIE;
+    get<Me>('session', bearer)
+      .then((me) => setWho({ me, bearer }))
+      .catch(() => setWho(null));
+  }, []);
+  const leave = (why?: string) => {
+    // Where there is no session any more, there is nothing to end.
+    if (who?.bearer === COOKIE && !why) send('DELETE', 'session', COOKIE).catch(() => undefined);
+    token.forget();
+    setNotice(why);
+    setWho(null);
+  };
+  const enter = (me: Me, bearer: string) => {
+    if (bearer === COOKIE) token.forget();
+    forgetSetup();
+    setSetup(undefined);
+    setWho({ me, bearer });
+  };
+  if (who === undefined) return null;
+  if (setup && !who) return <Setup secret={setup} onSignedIn={enter} leave={() => setSetup(forgetSetup())} />;
+  if (!who) return <SignIn notice={notice} onSignedIn={enter} />;
+  if (who.me.pending) return <Todo me={who.me} onSignedIn={enter} leave={() => leave()} />;
+  return <Console me={who.me} bearer={who.bearer} leave={leave} />;
+}
+
+/** Of the setup link, which carries it where no server sees it. */
+const setupSecret = (): string | undefined => /^#setup=([\w-]+)$/.exec(location.hash)?.[1];
+
+/** Nor does it stay in the browser's history. */
+function forgetSetup(): undefined {
+  if (setupSecret()) history.replaceState(null, '', location.pathname + location.search);
+  return undefined;
+}
+
+const EXPIRED = 'You are signed out: your session is over, or the box no longer takes this token.';
 
 function useFeed(bearer: string, onUnauthorized: () => void): Feed {
   const [, update] = useReducer((count: number, _: void) => count + 1, 0);
@@ -58,9 +94,10 @@ const VIEWS: [View, string, string][] = [
   ['trace', 'Trace', 'g t'],
   ['who-had', 'Who had', 'g w'],
   ['changes', 'Changes', 'g c'],
+  ['users', 'Users', 'g u'],
 ];
 
-function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => void }) {
+function Console({ me, bearer, leave }: SignedIn & { leave: (why?: string) => void }) {
   const route = useRoute();
   const feed = useFeed(bearer, () => leave(EXPIRED));
   const { live } = feed;
@@ -109,13 +146,13 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
           <button type="button" class="plain" aria-label="Keys" title="Keys (?)" onClick={() => setHelp(true)}>
             <HelpIcon />
           </button>
-          <button type="button" class="plain" aria-label="Sign out" title="Sign out" onClick={() => leave()}>
+          <button type="button" class="plain" aria-label="Sign out" title={`Sign out ${me.name}`} onClick={() => leave()}>
             <LeaveIcon />
           </button>
         </div>
       </header>
       {lost && <Lost live={live} retry={() => feed.retry()} />}
-      <Unconfirmed live={live} bearer={bearer} onUnauthorized={() => leave(EXPIRED)} />
+      <Unconfirmed me={me} live={live} bearer={bearer} onUnauthorized={() => leave(EXPIRED)} />
       {route.view === 'overview' && <Overview live={live} route={route} />}
       {route.view === 'path' && <PathView {...listing} paths={live.paths} />}
       {route.view === 'sessions' && <Sessions {...listing} />}
@@ -125,7 +162,8 @@ function Console({ bearer, leave }: { bearer: string; leave: (why?: string) => v
       {route.view === 'explain' && <Explain {...listing} />}
       {route.view === 'trace' && <TraceView {...listing} />}
       {route.view === 'who-had' && <WhoHadView {...listing} />}
-      {route.view === 'changes' && <Changes {...listing} live={live} />}
+      {route.view === 'changes' && <Changes {...listing} me={me} live={live} />}
+      {route.view === 'users' && <Users {...listing} me={me} />}
       {help && <Help onClose={() => setHelp(false)} />}
     </div>
   );

@@ -16,12 +16,14 @@ import type {
   DryRun,
   FileDifference,
   FlowChange,
+  Me,
   Problem,
   ProblemRow,
   Revision,
 } from './types';
 
 interface Props {
+  me: Me;
   route: Route;
   bearer: string;
   tenants: string[];
@@ -59,7 +61,7 @@ const asProblem = (error: unknown): Problem =>
     ? error.problem
     : { title: 'Unreachable', status: 0, detail: error instanceof Error ? error.message : String(error) };
 
-export function Changes({ route, bearer, tenants, live, onUnauthorized }: Props) {
+export function Changes({ me, route, bearer, tenants, live, onUnauthorized }: Props) {
   const [state, setState] = useState<ConfigState>();
   const [revisions, setRevisions] = useState<Revision[]>([]);
   const [entries, setEntries] = useState<AuditEntry[]>([]);
@@ -67,6 +69,9 @@ export function Changes({ route, bearer, tenants, live, onUnauthorized }: Props)
   const [problem, setProblem] = useState<Problem>();
   const [done, setDone] = useState<string>();
   const [again, setAgain] = useState(0);
+  // A user of one tenant has that tenant's candidate, and nothing of the box's.
+  const own = me.tenant && `tenant:${me.tenant}`;
+  const mayChange = me.role !== 'viewer';
   const refused = (error: unknown) => {
     if (isUnauthorized(error)) return onUnauthorized();
     setProblem(asProblem(error));
@@ -80,7 +85,7 @@ export function Changes({ route, bearer, tenants, live, onUnauthorized }: Props)
     const ask = async () => {
       const [state, listed, audit] = await Promise.all([
         get<ConfigState>('config', bearer, controller.signal),
-        get<{ revisions: Revision[] }>('config/revisions', bearer, controller.signal),
+        own ? { revisions: [] } : get<{ revisions: Revision[] }>('config/revisions', bearer, controller.signal),
         get<{ entries: AuditEntry[] }>('audit?limit=50', bearer, controller.signal),
       ]);
       setState(state);
@@ -91,7 +96,8 @@ export function Changes({ route, bearer, tenants, live, onUnauthorized }: Props)
     return () => controller.abort();
   }, [turn, bearer]);
 
-  const source = route.query.of ?? (state?.candidates.length ? 'candidates' : 'files');
+  const isOpen = Boolean(state?.candidates.length);
+  const source = own ? (isOpen ? own : 'in-force') : (route.query.of ?? (isOpen ? 'candidates' : 'files'));
   useEffect(() => {
     if (!state) return;
     setOutlook(undefined);
@@ -121,12 +127,14 @@ export function Changes({ route, bearer, tenants, live, onUnauthorized }: Props)
     });
 
   const open = state?.candidates ?? [];
-  const sources: [string, string][] = [
+  const ofTenant: [string, string][] = isOpen ? [[own!, 'Your candidate']] : [['in-force', 'What is in force: no candidate is open']];
+  const ofBox: [string, string][] = [
     ['files', state?.edited.length ? `Edited files (${state.edited.join(', ')})` : 'Files on the box (not edited)'],
     ...(open.length > 1 ? [['candidates', 'All open candidates'] as [string, string]] : []),
     ...open.map((it): [string, string] => [it.scope, `Candidate of ${nameOf(it.scope)}`]),
     ...revisions.slice(1).map((it, index): [string, string] => [String(index + 1), `Revision ${it.number}, ${index + 1} back`]),
   ];
+  const sources = own ? ofTenant : ofBox;
   if (open.length === 1 && source === 'candidates') sources.push(['candidates', `Candidate of ${nameOf(open[0]!.scope)}`]);
   return (
     <main class="changes" id="main">
@@ -150,11 +158,12 @@ export function Changes({ route, bearer, tenants, live, onUnauthorized }: Props)
           </select>
         </label>
         {outlook ? <OutlookView outlook={outlook} /> : !problem && <p class="hint">Looking at it…</p>}
-        {outlook && outlook.files.length > 0 && !outlook.problem && (
+        {mayChange && outlook && outlook.files.length > 0 && !outlook.problem && (
           <CommitForm waits={Boolean(standing?.['confirm-by-unix-ms'])} commit={(secs, comment) => commit(source, secs, comment)} />
         )}
       </section>
-      <Editor key={turn} tenants={tenants} state={state} bearer={bearer} act={act} refused={refused} />
+      {mayChange && <Editor key={turn} own={own} tenants={tenants} state={state} bearer={bearer} act={act} refused={refused} />}
+      {!own && (
       <section aria-labelledby="changes-revisions">
         <h2 id="changes-revisions">Revisions</h2>
         <Scroll name="Revisions, the one in force first">
@@ -196,6 +205,7 @@ export function Changes({ route, bearer, tenants, live, onUnauthorized }: Props)
           </tbody>
         </Scroll>
       </section>
+      )}
       <section aria-labelledby="changes-audit">
         <h2 id="changes-audit">Audit log</h2>
         {entries.length === 0 && <p class="hint">Nothing has been changed yet.</p>}
@@ -360,6 +370,8 @@ function CommitForm({ waits, commit }: { waits: boolean; commit: (confirmSecs: n
 }
 
 interface EditorProps {
+  /** The one scope that may be edited, if it is one. */
+  own: string | null;
   tenants: string[];
   state?: ConfigState;
   bearer: string;
@@ -368,7 +380,7 @@ interface EditorProps {
 }
 
 /** A candidate's text, or what is in force until there is one. */
-function Editor({ tenants, state, bearer, act, refused }: EditorProps) {
+function Editor({ own, tenants, state, bearer, act, refused }: EditorProps) {
   const [scope, setScope] = useState<string>();
   const [text, setText] = useState('');
   const [seen, setSeen] = useState<{ text: string; tag: string; open: boolean }>();
@@ -401,7 +413,7 @@ function Editor({ tenants, state, bearer, act, refused }: EditorProps) {
       return `The candidate of ${nameOf(scope!)} is given up.`;
     });
   const known = [...new Set([...tenants.map((name) => `tenant:${name}`), ...(state?.candidates.map((it) => it.scope) ?? [])])];
-  const scopes = ['box', ...known.filter((it) => it !== 'box').sort()];
+  const scopes = own ? [own] : ['box', ...known.filter((it) => it !== 'box').sort()];
   return (
     <section aria-labelledby="changes-edit">
       <h2 id="changes-edit">Edit</h2>
@@ -444,7 +456,7 @@ function Editor({ tenants, state, bearer, act, refused }: EditorProps) {
 }
 
 /** Always in sight while a commit is still to be confirmed. */
-export function Unconfirmed({ live, bearer, onUnauthorized }: { live: Live; bearer: string; onUnauthorized: () => void }) {
+export function Unconfirmed({ me, live, bearer, onUnauthorized }: { me: Me; live: Live; bearer: string; onUnauthorized: () => void }) {
   const by = live.status?.commit?.['confirm-by-unix-ms'];
   const [now, setNow] = useState(Date.now);
   const [problem, setProblem] = useState<string>();
@@ -468,12 +480,16 @@ export function Unconfirmed({ live, bearer, onUnauthorized }: { live: Live; bear
         It is taken back in {duration(Math.max(0, left))}.
       </span>
       {problem && <span>{problem}.</span>}
-      <button type="button" class="primary" onClick={() => ask('config/confirm', {})}>
-        Confirm
-      </button>
-      <button type="button" class="secondary" onClick={() => ask('config/commit', { source: '1' })}>
-        Take it back now
-      </button>
+      {me.role !== 'viewer' && (
+        <button type="button" class="primary" onClick={() => ask('config/confirm', {})}>
+          Confirm
+        </button>
+      )}
+      {me.role !== 'viewer' && !me.tenant && (
+        <button type="button" class="secondary" onClick={() => ask('config/commit', { source: '1' })}>
+          Take it back now
+        </button>
+      )}
     </div>
   );
 }

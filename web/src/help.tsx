@@ -14,6 +14,7 @@ const KEYS: [string, [string, string][]][] = [
       ['g h', 'History'],
       ['g w', 'Who had'],
       ['g c', 'Changes'],
+      ['g u', 'Users'],
       ['/', 'Filter'],
       ['t', 'Theme: automatic, light, dark'],
       ['?', 'This help'],

@@ -3,7 +3,7 @@
 
 import { useEffect, useState } from 'preact/hooks';
 
-export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'trace' | 'who-had' | 'changes';
+export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'trace' | 'who-had' | 'changes' | 'users';
 
 export interface Route {
   view: View;
@@ -21,6 +21,7 @@ const PATHS: Record<View, string> = {
   trace: '/trace',
   'who-had': '/who-had',
   changes: '/changes',
+  users: '/users',
 };
 
 /** What sessions and flows are both narrowed by; it stays when one goes from one to the other. */
@@ -41,7 +42,7 @@ export function href(view: View, query: Record<string, string | undefined> = {})
 /** The link to another view, taking along the filters both know. */
 export function linkTo(view: View, from: Route): string {
   // The ledger is asked for outside addresses alone, the history in a language of its own.
-  const alone: View[] = ['overview', 'path', 'history', 'who-had', 'changes'];
+  const alone: View[] = ['overview', 'path', 'history', 'who-had', 'changes', 'users'];
   if (alone.includes(view) || alone.includes(from.view)) return href(view);
   // The others know tenants alone.
   const shared = [view, from.view].some((either) => either === 'rules' || either === 'explain' || either === 'trace') ? (['tenant'] as const) : FILTERS;

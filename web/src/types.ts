@@ -453,3 +453,44 @@ export interface AuditEntry {
   revision?: number;
   detail: string;
 }
+
+export type Role = 'viewer' | 'operator' | 'owner';
+
+/** Who one is. */
+export interface Me {
+  name: string;
+  role: Role;
+  tenant: string | null;
+  /** A user who has signed in; otherwise a token. */
+  'is-user': boolean;
+  pending: 'password' | 'totp' | null;
+}
+
+export interface User {
+  name: string;
+  role: Role;
+  tenant: string | null;
+  'has-totp': boolean;
+  'must-change-password': boolean;
+  'created-unix-ms': number;
+  'signed-in-unix-ms': number | null;
+  sessions: number;
+}
+
+export interface ApiToken {
+  id: number;
+  name: string;
+  maker: string;
+  role: Role;
+  tenant: string | null;
+  'created-unix-ms': number;
+  'expires-unix-ms': number;
+  'used-unix-ms': number | null;
+}
+
+export interface TotpProposal {
+  secret: string;
+  uri: string;
+  'qr-size': number;
+  'qr-path': string;
+}

@@ -1,5 +1,6 @@
 // Debian's Chromium, quiet: no sandbox because tests run as root, nothing fetched in the background.
 
+import { createHmac } from 'node:crypto';
 import { chromium } from 'playwright-core';
 
 export const launch = () =>
@@ -24,4 +25,14 @@ export function need(name) {
     process.exit(2);
   }
   return value;
+}
+
+/** The code of a half minute since the Unix epoch, as an authenticator app makes it (RFC 6238). */
+export function totp(secret, step) {
+  const bits = [...secret].map((letter) => 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'.indexOf(letter).toString(2).padStart(5, '0')).join('');
+  const key = Buffer.from(bits.match(/.{8}/g).map((byte) => parseInt(byte, 2)));
+  const counter = Buffer.alloc(8);
+  counter.writeBigUInt64BE(BigInt(step));
+  const hash = createHmac('sha1', key).update(counter).digest();
+  return String((hash.readUInt32BE(hash[19] & 15) & 0x7fffffff) % 1_000_000).padStart(6, '0');
 }

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
-import { launch, need } from './browser.mjs';
+import { launch, need, totp } from './browser.mjs';
 
 const wire = await cuttableWire(new URL(need('BASE_URL')));
 const base = wire.url;
@@ -61,11 +61,29 @@ async function cuttableWire(target) {
   };
 }
 
+/** The user that the steps add. */
+const vera = {};
+
+async function signIn(password) {
+  await page.getByLabel('Name').fill('vera');
+  await page.getByLabel('Password').fill(password);
+  await page.keyboard.press('Enter');
+}
+
+/** The half minute in which the first code was made: what is asked for later is told by how many after it. */
+let firstStep;
+function code(secret, after) {
+  firstStep ??= Math.floor(Date.now() / 30_000);
+  return totp(secret, firstStep + after);
+}
+
 const steps = {
-  async 'asks for a token before it shows anything'() {
+  async 'asks who one is before it shows anything'() {
     await page.goto(base);
-    await page.getByLabel('Admin token').waitFor();
+    await page.getByLabel('Name').waitFor();
     assert.equal(await page.getByRole('navigation').count(), 0);
+    await page.getByRole('button', { name: "Use the box's own token" }).click();
+    await page.getByLabel('Admin token').waitFor();
   },
 
   async 'refuses a wrong token and says so'() {
@@ -407,10 +425,86 @@ const steps = {
     await main.getByText(/Revision \d+ is in force/).waitFor();
   },
 
+  async 'adds a user of one tenant, and shows the password once'() {
+    await page.keyboard.press('g');
+    await page.keyboard.press('u');
+    const form = page.getByRole('form', { name: 'User' });
+    await form.getByLabel('Name').fill('vera');
+    await form.getByLabel('Tenant').selectOption('acme');
+    await form.getByRole('button', { name: 'Add' }).click();
+    await page.getByRole('region', { name: 'All users' }).getByRole('row').filter({ hasText: 'vera' }).waitFor();
+    vera.password = await page.getByRole('status').locator('code.secret').textContent();
+    assert.equal(vera.password.length, 20);
+  },
+
   async 'forgets the token on signing out'() {
     await page.getByRole('button', { name: 'Sign out' }).click();
-    await page.getByLabel('Admin token').waitFor();
+    await page.getByLabel('Name').waitFor();
     assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+  },
+
+  async 'asks a new user for a password of their own and a second factor'() {
+    await signIn('wrong password');
+    await page.getByRole('alert').filter({ hasText: 'the name or the password is wrong' }).waitFor();
+    await signIn(vera.password);
+    const own = 'correct horse battery';
+    await page.getByLabel('Password as it is').fill(vera.password);
+    await page.getByLabel('New password, 12 characters or more').fill('too short');
+    await page.getByLabel('New password again').fill('too short');
+    await page.keyboard.press('Enter');
+    await page.getByRole('alert').filter({ hasText: 'at least 12 characters' }).waitFor();
+    await page.getByLabel('New password, 12 characters or more').fill(own);
+    await page.getByLabel('New password again').fill(own);
+    await page.keyboard.press('Enter');
+    vera.password = own;
+    await page.getByRole('button', { name: 'Set up an authenticator app' }).click();
+    await page.getByRole('img', { name: 'The secret as a QR code' }).waitFor();
+    vera.secret = await page.locator('code.secret').textContent();
+    await page.getByLabel('Code that the app shows').fill(code(vera.secret, 0));
+    await page.getByLabel('Password').fill(own);
+    await page.keyboard.press('Enter');
+    await page.getByRole('navigation').waitFor();
+  },
+
+  async 'shows a user of one tenant nothing of others, and nothing that they may not do'() {
+    await page.keyboard.press('g');
+    await page.keyboard.press('o');
+    await page.getByRole('status').filter({ hasText: 'Live' }).waitFor();
+    const tenants = page.getByRole('grid', { name: 'Paths' }).locator('tbody tr');
+    await tenants.first().waitFor();
+    const text = await page.getByRole('main').textContent();
+    for (const other of (process.env.OTHER_TENANTS ?? '').split(',').filter(Boolean)) assert.ok(!text.includes(other), other);
+    await page.keyboard.press('g');
+    await page.keyboard.press('c');
+    await page.getByRole('heading', { name: 'Audit log' }).waitFor();
+    assert.equal(await page.getByLabel('File of').count(), 0);
+    assert.equal(await page.getByRole('heading', { name: 'Revisions' }).count(), 0);
+    await page.keyboard.press('g');
+    await page.keyboard.press('u');
+    await page.getByRole('heading', { name: 'Your account, vera' }).waitFor();
+    assert.equal(await page.getByRole('region', { name: 'All users' }).count(), 0);
+  },
+
+  async 'keeps a session in a cookie that no script can read, and asks for a code the next time'() {
+    const [cookie] = await context.cookies();
+    assert.deepEqual([cookie.name, cookie.httpOnly, cookie.secure, cookie.sameSite], ['__Host-popgate', true, true, 'Strict']);
+    assert.equal(await page.evaluate(() => document.cookie + sessionStorage.length + localStorage.length), '00');
+    await page.reload();
+    await page.getByRole('navigation').waitFor();
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await page.getByLabel('Name').waitFor();
+    assert.equal((await context.cookies()).length, 0);
+    await signIn(vera.password);
+    const field = page.getByLabel('Code of your authenticator app');
+    await field.fill(code(vera.secret, 0));
+    await page.keyboard.press('Enter');
+    await page.getByRole('alert').filter({ hasText: 'has been used' }).waitFor();
+    // The one after it is taken too: a phone's clock may be fast.
+    await field.fill(code(vera.secret, 1));
+    await page.keyboard.press('Enter');
+    await page.getByRole('navigation').waitFor();
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await page.getByLabel('Name').waitFor();
   },
 
   async 'has asked nobody else for anything, and met no error'() {

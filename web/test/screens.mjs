@@ -22,11 +22,14 @@ for (const scheme of ['light', 'dark']) {
       console.log(`${name}-${size}-${scheme}`);
     };
     await page.goto(base);
-    await page.fill('#token', 'wrong');
+    await page.getByLabel('Name').waitFor();
+    await picture('signin');
+    await page.getByRole('button', { name: "Use the box's own token" }).click();
+    await page.getByLabel('Admin token').fill('wrong');
     await page.click('button[type=submit]');
     await page.getByText('not the token of this box').waitFor();
-    await picture('signin');
-    await page.fill('#token', token);
+    await picture('signin-by-token');
+    await page.getByLabel('Admin token').fill(token);
     await page.click('button[type=submit]');
     await page.locator('.paths tbody tr').first().waitFor();
     // The lines need a few samples to be lines.
@@ -57,6 +60,11 @@ for (const scheme of ['light', 'dark']) {
     await page.goto(`${base}/history?by=records`);
     await page.locator('.history td').first().waitFor();
     await picture('history-records');
+    await page.goto(`${base}/users`);
+    await page.getByRole('form', { name: 'User' }).getByLabel('Name').fill(`user-${size}-${scheme}`);
+    await page.keyboard.press('Enter');
+    await page.getByRole('status').locator('code.secret').waitFor();
+    await picture('users');
     await page.goto(`${base}/changes`);
     await page.getByLabel('File of').selectOption('tenant:acme');
     await page.locator('.changes textarea').fill(`[[acl]]\nname = "night-${size}-${scheme}"\naction = "drop"\n`);
