@@ -15,8 +15,8 @@ mod ledger;
 mod machine;
 mod planes;
 
-use crate::admin::{self, Access, token};
-use crate::config::{Candidate, Role};
+use crate::admin::{self, Access, Doors, Tls, token};
+use crate::config::{Appliance, Candidate, Role};
 use crate::control::{Control, RecentFlows, SiteFacts};
 use crate::flow::FlowRecord;
 use crate::io::clock::Clock;
@@ -39,6 +39,7 @@ use planes::WorkerPlane;
 use rand::TryRngCore;
 use std::error::Error;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -76,9 +77,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     let state_dir = candidate.appliance.state_dir.clone();
     let token = token::load_or_create(&state_dir, random)?;
     let access = Access::open(&state_dir, token, random, started_unix_ms)?;
-    let listen = candidate.appliance.admin.listen;
-    let listener =
-        std::net::TcpListener::bind(listen).map_err(|error| format!("admin: {listen}: {error}"))?;
+    let doors = open_doors(&candidate.appliance)?;
 
     let prefix = std::env::var(NETNS_PREFIX).unwrap_or_else(|_| "pg-".into());
     let mut compiler = Compiler::new(&prefix);
@@ -157,11 +156,11 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     let (commit_port, mut desk) = commits::port();
     let control = Arc::new(control.with_commits(commit_port));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let served = admin::serve(listener, Arc::clone(&control), access, async move {
+    let served = admin::serve(doors, Arc::clone(&control), access, async move {
         let _ = stopped.await;
     });
     let admin = tokio::spawn(served);
-    tracing::info!(site = candidate.appliance.site, workers, %listen, "popgate is running");
+    tracing::info!(site = candidate.appliance.site, workers, listen = %candidate.appliance.admin.listen, "popgate is running");
 
     let machine = Machine {
         compiler,
@@ -193,6 +192,25 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
 }
 
 /// Until a signal says to stop, or a forwarding thread has ended by itself.
+/// Where the admin server is reached. What is beyond loopback is told of: whoever starts the box should know.
+fn open_doors(appliance: &Appliance) -> Result<Doors, Failure> {
+    let bind = |listen: &SocketAddr| {
+        std::net::TcpListener::bind(listen).map_err(|error| format!("admin: {listen}: {error}"))
+    };
+    let admin = &appliance.admin;
+    let plain = bind(&admin.listen)?;
+    let Some(tls) = &admin.tls else {
+        return Ok(Doors::on_loopback(plain));
+    };
+    let greeting =
+        Tls::open(tls, &appliance.site, &appliance.state_dir).map_err(|error| format!("admin: {error}"))?;
+    for listen in &tls.listen {
+        tracing::info!(%listen, fingerprint = greeting.fingerprint(), "admin: reached from elsewhere, over TLS");
+    }
+    let doors = tls.listen.iter().map(bind).collect::<Result<_, _>>()?;
+    Ok(Doors { plain, tls: doors, greeting: Some(greeting), names: tls.names.clone() })
+}
+
 async fn wait(
     commits: &mut Commits,
     verbs: &mut mpsc::Receiver<Asked>,

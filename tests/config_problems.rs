@@ -1196,6 +1196,28 @@ fn a_dns_teacher_is_an_address_or_a_prefix() {
 }
 
 #[test]
+fn beyond_loopback_the_admin_server_has_tls_and_names_and_files_are_for_that() {
+    let admin = |lines: &str| Config::pop().append(BOX, &format!("[admin]\n{lines}\n"));
+    admin("tls-listen = [\"0.0.0.0:443\", \"[::]:443\"]\nnames = \"pop.example\"").has(&[]);
+    admin("listen = \"192.0.2.1:8443\"")
+        .has(&["popgate.toml:16: listen: 192.0.2.1:8443 is not on loopback, and passwords \
+         would cross a network in the clear there: write it into tls-listen"]);
+    admin("names = \"pop.example\"")
+        .has(&["popgate.toml:15: [admin] lacks tls-listen, which certificates and names are for"]);
+    admin("tls-listen = \"0.0.0.0:8443\"").has(&[
+        "popgate.toml:15: [admin]: tls-listen: 0.0.0.0:8443 takes the port of listen, 127.0.0.1:8443: choose another",
+    ]);
+    admin("tls-listen = \"0.0.0.0:443\"\nnames = [\"192.0.2.1\"]")
+        .has(&[r#"popgate.toml:17: names: "192.0.2.1" is not a host name"#]);
+    admin("tls-listen = \"0.0.0.0:443\"\nkey-file = \"keys/tls.pem\"")
+        .has(&["popgate.toml:15: [admin] lacks certificate-file, which key-file is the key to"]);
+    let both =
+        "tls-listen = \"0.0.0.0:443\"\ncertificate-file = \"keys/tls.pem\"\nkey-file = \"keys/tls.pem\"";
+    let problems = admin(both).problems();
+    assert!(problems.len() == 1 && problems[0].contains("[admin]: there is no file"), "{problems:?}");
+}
+
+#[test]
 fn where_a_pop_answers_is_nobody_elses_and_one_address_of_each_family() {
     let named = |list: &str| format!("tenant = \"acme\"\nwhereabouts = {list}");
     Config::pop().edit(TENANT, "tenant = \"acme\"", &named("[\"192.0.2.80\", \"fd00::80\"]")).has(&[]);

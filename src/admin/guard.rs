@@ -7,7 +7,7 @@
 use super::access::{By, Principal, Role};
 use super::listen::Peer;
 use super::problem::Problem;
-use super::{App, ROUTES, assets};
+use super::{App, Hosts, ROUTES, assets};
 use axum::extract::{ConnectInfo, FromRequestParts, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -249,16 +249,18 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// Turns away requests for another host's name: a web page whose DNS name was rebound to this box's address sends them
 /// from an operator's browser, and same-origin policy would let it read the answers.
 pub(super) async fn check_host(State(app): State<App>, request: Request, next: Next) -> Response {
-    if is_ours(request.uri(), request.headers(), app.listen) {
+    if is_ours(request.uri(), request.headers(), &app.hosts) {
         return next.run(request).await;
     }
-    let detail = format!("this box is not known by that Host; ask for {}", app.listen);
+    let names = app.hosts.names.iter().map(ToString::to_string);
+    let known: Vec<String> = names.chain(app.hosts.listen.iter().map(ToString::to_string)).collect();
+    let detail = format!("this box is not known by that Host; ask for {}", known.join(" or "));
     Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response()
 }
 
-/// Whether the request names this box by a loopback name or address, or by the address it listens on. Listening on all
-/// of its addresses, it takes any address: one cannot be rebound, only names can.
-fn is_ours(uri: &Uri, headers: &HeaderMap, listen: SocketAddr) -> bool {
+/// Whether the request names this box by a loopback name or address, by an address it listens on, or by a name that its
+/// configuration gives it. Listening on all of its addresses, it takes any address: one cannot be rebound, only names can.
+fn is_ours(uri: &Uri, headers: &HeaderMap, hosts: &Hosts) -> bool {
     let mut values = headers.get_all(header::HOST).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return false };
     let Some(host) = value.to_str().ok().and_then(host_of) else { return false };
@@ -270,8 +272,11 @@ fn is_ours(uri: &Uri, headers: &HeaderMap, listen: SocketAddr) -> bool {
         return true;
     }
     match host.parse::<IpAddr>() {
-        Ok(address) => address.is_loopback() || address == listen.ip() || listen.ip().is_unspecified(),
-        Err(_) => false,
+        Ok(address) => {
+            let is_here = |listen: &SocketAddr| address == listen.ip() || listen.ip().is_unspecified();
+            address.is_loopback() || hosts.listen.iter().any(is_here)
+        }
+        Err(_) => hosts.names.iter().any(|name| host.eq_ignore_ascii_case(name.as_str())),
     }
 }
 
@@ -311,14 +316,28 @@ pub(super) async fn harden(mut response: Response) -> Response {
     response
 }
 
+/// Over TLS: where somebody has signed the certificate, browsers are to insist on it for a year (RFC 6797).
+pub(super) async fn insist(mut response: Response, is_signed: bool) -> Response {
+    if is_signed {
+        let year = HeaderValue::from_static("max-age=31536000");
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, year);
+    }
+    response
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn hosts(listen: &str) -> Hosts {
+        let names = vec!["pop.example".parse().expect("a name")];
+        Hosts { listen: vec![listen.parse().expect("an address")], names }
+    }
+
     fn ours(host: &str, listen: &str) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, host.parse().expect("a header"));
-        is_ours(&Uri::from_static("/"), &headers, listen.parse().expect("an address"))
+        is_ours(&Uri::from_static("/"), &headers, &hosts(listen))
     }
 
     #[test]
@@ -328,6 +347,7 @@ mod tests {
             assert!(ours(host, "10.0.0.1:8443"), "{host}");
         }
         assert!(ours("10.0.0.1:8443", "10.0.0.1:8443"));
+        assert!(ours("Pop.Example:443", "10.0.0.1:8443"));
         assert!(ours("[2001:db8::1]:8443", "[2001:db8::1]:8443"));
     }
 
@@ -350,7 +370,7 @@ mod tests {
 
     #[test]
     fn no_host_two_hosts_or_a_target_that_differs_from_it_are_not_this_box() {
-        let listen = "127.0.0.1:8443".parse().expect("an address");
+        let listen = &hosts("127.0.0.1:8443");
         let mut headers = HeaderMap::new();
         assert!(!is_ours(&Uri::from_static("/"), &headers, listen));
         headers.insert(header::HOST, HeaderValue::from_static("localhost"));

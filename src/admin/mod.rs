@@ -24,6 +24,7 @@ mod metrics;
 mod openmetrics;
 mod problem;
 mod table;
+mod tls;
 pub mod token;
 mod trace;
 mod users;
@@ -36,23 +37,29 @@ pub use commits::{AuditArgs, CommitArgs, CompareArgs, ConfirmArgs, DryRunArgs, R
 pub use commits::{audit, commit, compare, confirm, dry_run, revisions, rollback};
 pub use explain::{AskCandidate, ExplainArgs, explain};
 pub use flows::{FlowsArgs, flows};
+pub use tls::Tls;
 pub use token::Token;
 pub use trace::{TraceArgs, trace_flow};
 pub use users::{SetupLinkArgs, TokensArgs, UsersArgs, print_setup_link, tokens, users};
 pub use who_had::{AskLedger, WhoHadArgs, who_had};
 
 use crate::control::Control;
+use crate::model::HostName;
 use access::Role::{Operator, Owner, Viewer};
 use axum::Router;
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
+use axum::serve::Listener;
+use futures_util::future::try_join_all;
 use guard::Need;
 use guard::Tenancy::{Answer, Box as WholeBox, Parameter};
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
 
 /// 2 s: a worker answers within a batch, well under a millisecond. One that has not by now is stuck.
 const WORKER_PATIENCE: Duration = Duration::from_secs(2);
@@ -65,41 +72,96 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 struct App {
     control: Arc<Control>,
     access: Access,
-    listen: SocketAddr,
+    hosts: Arc<Hosts>,
     events: events::Subscribers,
     /// Room for questions to the flow history.
     questions: Arc<Semaphore>,
 }
 
+/// Where the admin server is reached.
+pub struct Doors {
+    /// On loopback.
+    pub plain: std::net::TcpListener,
+    /// From elsewhere.
+    pub tls: Vec<std::net::TcpListener>,
+    /// What is shown there; without it, nobody comes in there.
+    pub greeting: Option<Tls>,
+    /// By which the box is asked for there.
+    pub names: Vec<HostName>,
+}
+
+impl Doors {
+    /// For the box itself alone.
+    pub fn on_loopback(plain: std::net::TcpListener) -> Doors {
+        Doors { plain, tls: Vec::new(), greeting: None, names: Vec::new() }
+    }
+}
+
+/// What the box may be asked for as.
+struct Hosts {
+    listen: Vec<SocketAddr>,
+    names: Vec<HostName>,
+}
+
 /// Serves until `shutdown` resolves; what is under way then may still finish.
 pub async fn serve(
-    listener: std::net::TcpListener,
+    doors: Doors,
     control: Arc<Control>,
     access: Access,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let listen = listener.local_addr()?;
+    let room = listen::room();
+    let open = |listener: std::net::TcpListener, acceptor: Option<TlsAcceptor>| {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        io::Result::Ok(listen::Bounded::new(listener, acceptor, Arc::clone(&room)))
+    };
+    let plain = open(doors.plain, None)?;
+    let greeting = doors.greeting.as_ref();
+    let tls = greeting.map(|tls| doors.tls.into_iter().map(|door| open(door, Some(tls.acceptor()))));
+    let tls = tls.into_iter().flatten().collect::<io::Result<Vec<_>>>()?;
+    let listen = std::iter::once(&plain).chain(&tls).map(Listener::local_addr).collect::<io::Result<_>>()?;
     // Dropped, it tells everybody who watches `stopped`.
     let (stop, stopped) = watch::channel(());
     let events = events::start(control.clone(), stopped.clone());
     let questions = Arc::new(Semaphore::new(history::MAX_QUESTIONS));
-    let app = App { control, access, listen, events, questions };
-    let graceful = async move {
-        shutdown.await;
-        drop(stop);
+    let hosts = Arc::new(Hosts { listen, names: doors.names });
+    let app = App { control, access, hosts, events, questions };
+    let is_signed = greeting.is_some_and(Tls::is_signed);
+    let beyond = router(app.clone()).layer(map_response(move |response| guard::insist(response, is_signed)));
+    let serve = |door, router: Router| {
+        let mut stopped = stopped.clone();
+        let service = router.into_make_service_with_connect_info::<listen::Peer>();
+        axum::serve(door, service)
+            .with_graceful_shutdown(async move {
+                let _ = stopped.changed().await;
+            })
+            .into_future()
     };
-    let service = router(app).into_make_service_with_connect_info::<listen::Peer>();
-    let server = axum::serve(listen::Bounded::new(listener), service).with_graceful_shutdown(graceful);
+    let all = std::iter::once(serve(plain, router(app)))
+        .chain(tls.into_iter().map(|door| serve(door, beyond.clone())));
+    let renewals = async {
+        match greeting {
+            Some(tls) => tls.keep_up().await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut ended = stopped.clone();
     let overdue = async {
-        let mut stopped = stopped;
-        let _ = stopped.changed().await;
+        let _ = ended.changed().await;
         tokio::time::sleep(SHUTDOWN_PATIENCE).await;
     };
+    let stopping = async {
+        shutdown.await;
+        drop(stop);
+        // The others notice, and end it.
+        std::future::pending::<Infallible>().await
+    };
     tokio::select! {
-        served = server => served,
+        served = try_join_all(all) => served.map(drop),
         () = overdue => Ok(()),
+        never = stopping => match never {},
+        never = renewals => match never {},
     }
 }
 

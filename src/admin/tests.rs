@@ -604,7 +604,7 @@ impl Server {
             let stopped = async {
                 let _ = stopped.await;
             };
-            runtime.block_on(serve(listener, control, served, stopped)).expect("serves");
+            runtime.block_on(serve(Doors::on_loopback(listener), control, served, stopped)).expect("serves");
         });
         Server { listen, authorization, access, now, silent, stop: Some(stop), thread: Some(thread) }
     }

@@ -79,7 +79,8 @@ pub fn load_or_create(
     match load(&path) {
         Err(TokenError::Io { error, .. }) if error.kind() == ErrorKind::NotFound => {
             let token = Token::from_bytes(random());
-            create(state_dir, &path, &token).map_err(|error| TokenError::Io { path, error })?;
+            write_new(state_dir, &path, &format!("{}\n", token.0))
+                .map_err(|error| TokenError::Io { path, error })?;
             Ok(token)
         }
         Ok(token) if token.0.starts_with(TOKEN_PREFIX) => Err(TokenError::Malformed { path }),
@@ -107,8 +108,9 @@ pub fn load(path: &Path) -> Result<Token, TokenError> {
     Token::parse(&text).ok_or_else(|| TokenError::Malformed { path: path.to_owned() })
 }
 
-/// Under another name first, so that a crash in between leaves no half-written token to be refused ever after.
-fn create(state_dir: &Path, path: &Path, token: &Token) -> io::Result<()> {
+/// Writes a secret that is not there yet, for its owner alone. Under another name first, so that a crash in between leaves no half
+/// of it to be refused ever after.
+pub(super) fn write_new(state_dir: &Path, path: &Path, secret: &str) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
     let temporary = path.with_extension("new");
     match fs::remove_file(&temporary) {
@@ -116,7 +118,7 @@ fn create(state_dir: &Path, path: &Path, token: &Token) -> io::Result<()> {
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    writeln!(file, "{}", token.0)?;
+    file.write_all(secret.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(state_dir)?.sync_all()

@@ -1,5 +1,6 @@
 //! `popgate.toml`: the box itself.
 
+use super::admin::read_admin;
 use super::documents::STATE_DIR;
 use super::keys::{public_of, read_key_file};
 use super::object_store;
@@ -82,9 +83,10 @@ pub(super) fn read(
     let mut transport_scope = Scope::new("transport");
     let mut own = Claims::default();
     let transports = read_transports(&mut root, &mut transport_scope, &mut own);
-    let admin = read_admin(&mut root);
+    let admin = read_admin(&mut root, dir);
     if let Ok(admin) = &admin {
-        own.ports.push((admin.listen.port(), "the admin server".to_owned()));
+        let listen = admin.tls.iter().flat_map(|tls| &tls.listen).chain([&admin.listen]);
+        own.ports.extend(listen.map(|listen| (listen.port(), "the admin server".to_owned())));
     }
     let export = export::read(&mut root, dir, around);
     let nat_ledger = read_nat_ledger(&mut root);
@@ -403,14 +405,6 @@ pub(super) fn same_family(
         }
         _ => Ok(()),
     }
-}
-
-fn read_admin(root: &mut Table<'_>) -> Result<Admin, Noted> {
-    let default = Admin { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8443)) };
-    let Some(mut table) = root.table("admin", "[admin]")? else { return Ok(default) };
-    let listen = table.with_default("listen", default.listen, |value| value.parse(values::socket_address));
-    table.finish();
-    Ok(Admin { listen: listen? })
 }
 
 fn read_nat_ledger(root: &mut Table<'_>) -> Result<Option<NatLedger>, Noted> {

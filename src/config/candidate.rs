@@ -2,6 +2,7 @@
 //! What is in here needs no further checking; `tables` compiles it without being able to fail.
 
 use super::App;
+use super::admin::Admin;
 use super::export::CollectorTls;
 use super::object_store::ObjectStore;
 use crate::model::{
@@ -198,11 +199,6 @@ impl Transport {
     pub fn inner_mtu(&self) -> u16 {
         self.mtu.saturating_sub(80)
     }
-}
-
-#[derive(Clone, Debug)]
-pub struct Admin {
-    pub listen: SocketAddr,
 }
 
 #[derive(Clone, Debug)]

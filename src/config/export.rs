@@ -214,6 +214,12 @@ pub(super) fn certificates(value: Value<'_>, dir: &Path) -> Result<Vec<Certifica
     })
 }
 
+/// The private key in the file at `path`, which nobody but its owner may read.
+pub(super) fn read_private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let pem = read_file(path, Access::OwnerAlone, MAX_PEM_BYTES)?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| format!("{} holds no private key in PEM", path.display()))
+}
+
 /// The certificates in the file at `path`.
 pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = read_file(path, Access::Anybody, MAX_PEM_BYTES)?;

@@ -47,7 +47,14 @@
 //! | `mtu` | 1280 to 9216 | 1500 | the underlay's, in bytes |
 //! | `bandwidth` | rate | unlimited | what may be sent over it, IP and UDP headers included; a little less than the line has, so that what waits waits here and not there |
 //!
-//! `[admin]`: `listen`, address and port of API and console, `127.0.0.1:8443` by default.
+//! `[admin]`: where API and console are.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `listen` | address and port | `127.0.0.1:8443` | on loopback, without TLS: for the box itself, and through SSH |
+//! | `tls-listen` | address and port, or a list | none | for others, over TLS |
+//! | `names` | host name, or a list | none | by which the box may be asked for there, besides its addresses |
+//! | `certificate-file`, `key-file` | files in PEM | made at the first start, in `state-dir` | the certificate, with those it was signed by, and its key; read again when they change |
 //!
 //! `[export]`: `active-timeout`, how often a lasting session is reported, 1 s to 1 h, 60 s by default; `packet-sampling`, 1
 //! to 1,000,000, one packet in how many is shown to collectors that speak sFlow, 1,000 by default.
@@ -332,6 +339,7 @@
 //!
 //! Of a flow into a `nat64-prefix`, rules are asked about the IPv4 address that is meant, and its ping is `icmp`.
 
+mod admin;
 mod appliance;
 mod apps;
 mod candidate;
@@ -347,6 +355,7 @@ mod services;
 mod tenant;
 mod values;
 
+pub use admin::{Admin, AdminTls, IdentityFiles};
 pub use apps::{App, AppPorts, CatalogApp, catalog};
 pub use candidate::*;
 pub use documents::{APPLIANCE_FILE, Documents, STATE_DIR, TENANTS_DIR};

@@ -81,7 +81,7 @@ impl Machine {
             ("role", is_pop(&old.role) != is_pop(&new.role)),
             ("state-dir", old.state_dir != new.state_dir),
             ("workers", old.workers != new.workers),
-            ("[admin] listen", old.admin.listen != new.admin.listen),
+            ("[admin]", old.admin != new.admin),
             ("whether there is a [nat-ledger]", old.nat_ledger.is_some() != new.nat_ledger.is_some()),
             ("whether there is a [flow-history]", old.flow_history.is_some() != new.flow_history.is_some()),
         ];

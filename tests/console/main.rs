@@ -100,7 +100,8 @@ impl Server {
             let stopped = async {
                 let _ = stopped.await;
             };
-            let served = admin::serve(listener, fake::control(mood), access, stopped);
+            let served =
+                admin::serve(admin::Doors::on_loopback(listener), fake::control(mood), access, stopped);
             runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3_600), served).await }).ok();
         });
         Server { listen, stop: Some(stop), thread: Some(thread) }

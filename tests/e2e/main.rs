@@ -38,6 +38,7 @@ mod rubbish;
 mod shaping;
 mod stock;
 mod stun;
+mod tls;
 mod traces;
 mod transfers;
 mod whereabouts;
