@@ -50,6 +50,7 @@ fn the_console_shows_a_session_that_was_just_made() {
         .arg("web/test/console.mjs")
         .env("BASE_URL", format!("http://{}", world.console("fra1")))
         .env("TOKEN", token.trim())
+        .env("DRY_RUN_NAMES", format!("tcp 10.1.0.10:{port} -> 203.0.113.80:443"))
         .env("SESSION_TEXT", format!("10.1.0.10:{port}"))
         .env("SESSION_FILTER", format!("tenant=acme&address=10.1.0.10&port={port}"))
         .env("HELD_ADDRESS", outside.ip().to_string())

@@ -61,21 +61,48 @@ async function cuttableWire(target) {
   };
 }
 
-/** The user that the steps add. */
-const vera = {};
+/** The users that the steps add: one who looks at a tenant, and one who changes the box. */
+const vera = { name: 'vera' };
+const olga = { name: 'olga' };
 
-async function signIn(password) {
-  await page.getByLabel('Name').fill('vera');
+async function signIn(user, password = user.password) {
+  await page.getByLabel('Name').fill(user.name);
   await page.getByLabel('Password').fill(password);
   await page.keyboard.press('Enter');
 }
 
-/** The half minute in which the first code was made: what is asked for later is told by how many after it. */
-let firstStep;
-function code(secret, after) {
-  firstStep ??= Math.floor(Date.now() / 30_000);
-  return totp(secret, firstStep + after);
+/** Adds a user, and keeps the password that is shown this once. */
+async function add(user, role, tenant) {
+  const form = page.getByRole('form', { name: 'User' });
+  await form.getByLabel('Name').fill(user.name);
+  await form.getByLabel('Role').selectOption(role);
+  await form.getByLabel('Tenant').selectOption(tenant);
+  await form.getByRole('button', { name: 'Add' }).click();
+  await page.getByRole('status').filter({ hasText: `${user.name} is added` }).waitFor();
+  user.password = await page.getByRole('status').locator('code.secret').textContent();
+  assert.equal(user.password.length, 20);
+  await page.getByRole('region', { name: 'All users' }).getByRole('row').filter({ hasText: user.name }).waitFor();
 }
+
+/** What a user is asked for who signs in for the first time. */
+async function begin(user, password) {
+  await page.getByLabel('Password as it is').fill(user.password);
+  await page.getByLabel('New password, 12 characters or more').fill(password);
+  await page.getByLabel('New password again').fill(password);
+  await page.keyboard.press('Enter');
+  user.password = password;
+  await page.getByRole('button', { name: 'Set up an authenticator app' }).click();
+  await page.getByRole('img', { name: 'The secret as a QR code' }).waitFor();
+  user.secret = await page.locator('code.secret').textContent();
+  user.firstStep = Math.floor(Date.now() / 30_000);
+  await page.getByLabel('Code that the app shows').fill(code(user, 0));
+  await page.getByLabel('Password').fill(user.password);
+  await page.keyboard.press('Enter');
+  await page.getByRole('navigation').waitFor();
+}
+
+/** A user's code, so many half minutes after the first. */
+const code = (user, after) => totp(user.secret, user.firstStep + after);
 
 const steps = {
   async 'asks who one is before it shows anything'() {
@@ -372,7 +399,84 @@ const steps = {
     await page.getByRole('alert').waitFor({ state: 'detached' });
   },
 
-  async 'shows what a change would do, commits it, counts down, and takes it back'() {
+  async 'adds users, and shows each password once'() {
+    await page.keyboard.press('g');
+    await page.keyboard.press('u');
+    await add(olga, 'operator', '');
+    await add(vera, 'viewer', 'acme');
+    await page.setViewportSize({ width: 390, height: 844 });
+    const [page_, window_] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+    assert.ok(page_ <= window_, `it is ${page_} wide in a window of ${window_}`);
+    await page.setViewportSize({ width: 1440, height: 900 });
+  },
+
+  async 'forgets the token on signing out'() {
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await page.getByLabel('Name').waitFor();
+    assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+  },
+
+  async 'asks a new user for a password of their own and a second factor'() {
+    await signIn(vera, 'wrong password');
+    await page.getByRole('alert').filter({ hasText: 'the name or the password is wrong' }).waitFor();
+    await signIn(vera);
+    await page.getByLabel('Password as it is').fill(vera.password);
+    await page.getByLabel('New password, 12 characters or more').fill('too short');
+    await page.getByLabel('New password again').fill('too short');
+    await page.keyboard.press('Enter');
+    await page.getByRole('alert').filter({ hasText: 'at least 12 characters' }).waitFor();
+    await begin(vera, 'correct horse battery');
+  },
+
+  async 'shows a user of one tenant nothing of others, and nothing that they may not do'() {
+    await page.keyboard.press('g');
+    await page.keyboard.press('o');
+    await page.getByRole('status').filter({ hasText: 'Live' }).waitFor();
+    const tenants = page.getByRole('grid', { name: 'Paths' }).locator('tbody tr');
+    await tenants.first().waitFor();
+    const text = await page.getByRole('main').textContent();
+    for (const other of (process.env.OTHER_TENANTS ?? '').split(',').filter(Boolean)) assert.ok(!text.includes(other), other);
+    await page.keyboard.press('g');
+    await page.keyboard.press('c');
+    await page.getByRole('heading', { name: 'Audit log' }).waitFor();
+    assert.equal(await page.getByLabel('File of').count(), 0);
+    assert.equal(await page.getByRole('heading', { name: 'Revisions' }).count(), 0);
+    await page.keyboard.press('g');
+    await page.keyboard.press('u');
+    await page.getByRole('heading', { name: 'Your account, vera' }).waitFor();
+    assert.equal(await page.getByRole('region', { name: 'All users' }).count(), 0);
+  },
+
+  async 'keeps a session in a cookie that no script can read, and asks for a code the next time'() {
+    const [cookie] = await context.cookies();
+    assert.deepEqual([cookie.name, cookie.httpOnly, cookie.secure, cookie.sameSite], ['__Host-popgate', true, true, 'Strict']);
+    assert.equal(await page.evaluate(() => document.cookie + sessionStorage.length + localStorage.length), '00');
+    await page.reload();
+    await page.getByRole('navigation').waitFor();
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await page.getByLabel('Name').waitFor();
+    assert.equal((await context.cookies()).length, 0);
+    await signIn(vera);
+    const field = page.getByLabel('Code of your authenticator app');
+    await field.fill(code(vera, 0));
+    await page.keyboard.press('Enter');
+    await page.getByRole('alert').filter({ hasText: 'has been used' }).waitFor();
+    // The one after it is taken too: a phone's clock may be fast.
+    await field.fill(code(vera, 1));
+    await page.keyboard.press('Enter');
+    await page.getByRole('navigation').waitFor();
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await page.getByLabel('Name').waitFor();
+  },
+
+  async 'shows who has signed in with a code what a change would do, commits it, counts down, and takes it back'() {
+    await signIn(olga);
+    await begin(olga, 'another horse battery');
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await signIn(olga);
+    await page.getByLabel('Code of your authenticator app').fill(code(olga, 1));
+    await page.keyboard.press('Enter');
+    await page.getByRole('navigation').waitFor();
     await page.keyboard.press('g');
     await page.keyboard.press('c');
     const main = page.getByRole('main');
@@ -416,95 +520,13 @@ const steps = {
     await main.getByRole('button', { name: 'Commit' }).click();
     await banner.getByRole('button', { name: 'Confirm' }).click();
     await banner.waitFor({ state: 'detached' });
-    await main.getByRole('region', { name: 'Audit log' }).getByRole('row').filter({ hasText: 'confirm' }).first().waitFor();
+    await main.getByRole('region', { name: 'Audit log' }).getByRole('row').filter({ hasText: 'confirm' }).filter({ hasText: 'olga' }).first().waitFor();
     // And back, so that what comes after finds the policy it knows.
     await revisions.getByRole('row').nth(2).getByRole('button').click();
     await main.getByLabel('What differs in tenants/acme.toml').waitFor();
     await main.getByLabel('Take it back unless').uncheck();
     await main.getByRole('button', { name: 'Commit' }).click();
     await main.getByText(/Revision \d+ is in force/).waitFor();
-  },
-
-  async 'adds a user of one tenant, and shows the password once'() {
-    await page.keyboard.press('g');
-    await page.keyboard.press('u');
-    const form = page.getByRole('form', { name: 'User' });
-    await form.getByLabel('Name').fill('vera');
-    await form.getByLabel('Tenant').selectOption('acme');
-    await form.getByRole('button', { name: 'Add' }).click();
-    await page.getByRole('region', { name: 'All users' }).getByRole('row').filter({ hasText: 'vera' }).waitFor();
-    vera.password = await page.getByRole('status').locator('code.secret').textContent();
-    assert.equal(vera.password.length, 20);
-  },
-
-  async 'forgets the token on signing out'() {
-    await page.getByRole('button', { name: 'Sign out' }).click();
-    await page.getByLabel('Name').waitFor();
-    assert.equal(await page.evaluate(() => sessionStorage.length), 0);
-  },
-
-  async 'asks a new user for a password of their own and a second factor'() {
-    await signIn('wrong password');
-    await page.getByRole('alert').filter({ hasText: 'the name or the password is wrong' }).waitFor();
-    await signIn(vera.password);
-    const own = 'correct horse battery';
-    await page.getByLabel('Password as it is').fill(vera.password);
-    await page.getByLabel('New password, 12 characters or more').fill('too short');
-    await page.getByLabel('New password again').fill('too short');
-    await page.keyboard.press('Enter');
-    await page.getByRole('alert').filter({ hasText: 'at least 12 characters' }).waitFor();
-    await page.getByLabel('New password, 12 characters or more').fill(own);
-    await page.getByLabel('New password again').fill(own);
-    await page.keyboard.press('Enter');
-    vera.password = own;
-    await page.getByRole('button', { name: 'Set up an authenticator app' }).click();
-    await page.getByRole('img', { name: 'The secret as a QR code' }).waitFor();
-    vera.secret = await page.locator('code.secret').textContent();
-    await page.getByLabel('Code that the app shows').fill(code(vera.secret, 0));
-    await page.getByLabel('Password').fill(own);
-    await page.keyboard.press('Enter');
-    await page.getByRole('navigation').waitFor();
-  },
-
-  async 'shows a user of one tenant nothing of others, and nothing that they may not do'() {
-    await page.keyboard.press('g');
-    await page.keyboard.press('o');
-    await page.getByRole('status').filter({ hasText: 'Live' }).waitFor();
-    const tenants = page.getByRole('grid', { name: 'Paths' }).locator('tbody tr');
-    await tenants.first().waitFor();
-    const text = await page.getByRole('main').textContent();
-    for (const other of (process.env.OTHER_TENANTS ?? '').split(',').filter(Boolean)) assert.ok(!text.includes(other), other);
-    await page.keyboard.press('g');
-    await page.keyboard.press('c');
-    await page.getByRole('heading', { name: 'Audit log' }).waitFor();
-    assert.equal(await page.getByLabel('File of').count(), 0);
-    assert.equal(await page.getByRole('heading', { name: 'Revisions' }).count(), 0);
-    await page.keyboard.press('g');
-    await page.keyboard.press('u');
-    await page.getByRole('heading', { name: 'Your account, vera' }).waitFor();
-    assert.equal(await page.getByRole('region', { name: 'All users' }).count(), 0);
-  },
-
-  async 'keeps a session in a cookie that no script can read, and asks for a code the next time'() {
-    const [cookie] = await context.cookies();
-    assert.deepEqual([cookie.name, cookie.httpOnly, cookie.secure, cookie.sameSite], ['__Host-popgate', true, true, 'Strict']);
-    assert.equal(await page.evaluate(() => document.cookie + sessionStorage.length + localStorage.length), '00');
-    await page.reload();
-    await page.getByRole('navigation').waitFor();
-    await page.getByRole('button', { name: 'Sign out' }).click();
-    await page.getByLabel('Name').waitFor();
-    assert.equal((await context.cookies()).length, 0);
-    await signIn(vera.password);
-    const field = page.getByLabel('Code of your authenticator app');
-    await field.fill(code(vera.secret, 0));
-    await page.keyboard.press('Enter');
-    await page.getByRole('alert').filter({ hasText: 'has been used' }).waitFor();
-    // The one after it is taken too: a phone's clock may be fast.
-    await field.fill(code(vera.secret, 1));
-    await page.keyboard.press('Enter');
-    await page.getByRole('navigation').waitFor();
-    await page.getByRole('button', { name: 'Sign out' }).click();
-    await page.getByLabel('Name').waitFor();
   },
 
   async 'has asked nobody else for anything, and met no error'() {
