@@ -203,8 +203,11 @@ pub(super) async fn sign_in(
 
 /// The answer that sets the cookie.
 async fn signed_in(app: &App, from: SocketAddr, secret: &str) -> Result<Response, Problem> {
-    let who =
-        app.access.of_cookie(secret, app.control.now_unix_ms()).await.ok_or_else(Problem::unauthorized)?;
+    let who = app
+        .access
+        .of_cookie(secret, app.control.now_unix_ms(), true)
+        .await
+        .ok_or_else(Problem::unauthorized)?;
     let by = Who { user: who.name.clone(), from: from.to_string() };
     note(app, by, Action::SignIn, who.tenant.clone(), String::new()).await;
     Ok((cookie(secret), Json(me(who))).into_response())

@@ -46,6 +46,9 @@ pub(super) const COOKIE: &str = "__Host-popgate";
 /// No form can send it, and no page of another origin without being asked first.
 pub(super) const REQUEST_HEADER: HeaderName = HeaderName::from_static("popgate-request");
 
+/// The console asks by itself, and nobody has touched it for a while: that is no use of a session, which is to end.
+const IDLE_HEADER: HeaderName = HeaderName::from_static("popgate-idle");
+
 /// Names that people give tokens in URLs.
 const NAMES_OF_SECRETS: [&str; 6] = ["token", "access_token", "api_key", "apikey", "auth", "bearer"];
 
@@ -78,7 +81,10 @@ pub(super) async fn identify(
             let _ = secret;
             None
         }
-        Proof::Cookie(secret) => app.access.of_cookie(secret, app.control.now_unix_ms()).await,
+        Proof::Cookie(secret) => {
+            let counts = !request.headers().contains_key(IDLE_HEADER);
+            app.access.of_cookie(secret, app.control.now_unix_ms(), counts).await
+        }
         Proof::None => None,
     };
     if principal.is_none() && !is_public {

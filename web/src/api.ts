@@ -14,6 +14,11 @@ export const token = {
   forget: () => sessionStorage.removeItem(KEPT_AS),
 };
 
+/** After this long without a key or a touch, what the console asks by itself does not keep the session open. */
+const IDLE_MS = 60_000;
+let touchedAt = Date.now();
+for (const event of ['keydown', 'pointerdown', 'wheel']) addEventListener(event, () => (touchedAt = Date.now()), { passive: true });
+
 /** The server answered, but not with what was asked for. */
 export class Refused extends Error {
   constructor(readonly problem: Problem) {
@@ -46,7 +51,8 @@ async function exchange(path: string, bearer: string, init: RequestInit): Promis
   try {
     // No page of another site can send this header.
     const known: Record<string, string> = bearer === COOKIE ? { 'Popgate-Request': '1' } : { Authorization: `Bearer ${bearer}` };
-    const headers = { ...init.headers, ...known };
+    const idle: Record<string, string> = Date.now() - touchedAt > IDLE_MS ? { 'Popgate-Idle': '1' } : {};
+    const headers = { ...init.headers, ...known, ...idle };
     const credentials = bearer === COOKIE ? 'same-origin' : 'omit';
     response = await fetch(`/api/v1/${path}`, { ...init, headers, cache: 'no-store', credentials });
   } catch (error) {

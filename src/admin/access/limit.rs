@@ -118,8 +118,8 @@ pub(crate) struct Sparingly {
 }
 
 impl Sparingly {
-    /// 20 at once, and one every 10 seconds.
-    const RATE: Rate = Rate { burst: 20.0, refill_ms: 10_000.0 };
+    /// 20 at once, and one a minute: 200 KB a day.
+    const RATE: Rate = Rate { burst: 20.0, refill_ms: 60_000.0 };
 
     /// `None`: this one is left out. Otherwise how many were since the last that was not.
     pub(crate) fn admit(&mut self, now_ms: u64) -> Option<u64> {
@@ -215,7 +215,7 @@ mod tests {
         let mut sparingly = Sparingly::default();
         let written = (0..100).filter(|_| sparingly.admit(1_000) == Some(0)).count();
         assert_eq!(written, 20);
-        assert_eq!(sparingly.admit(11_000), Some(80));
-        assert_eq!(sparingly.admit(11_000), None);
+        assert_eq!(sparingly.admit(61_000), Some(80));
+        assert_eq!(sparingly.admit(61_000), None);
     }
 }

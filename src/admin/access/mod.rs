@@ -61,8 +61,8 @@ struct Inner {
     state_dir: Option<PathBuf>,
     limiter: Mutex<Limiter>,
     failures: Mutex<Sparingly>,
-    line: Semaphore,
-    hashing: Semaphore,
+    line: Arc<Semaphore>,
+    hashing: Arc<Semaphore>,
     /// What the password of somebody who is not known is compared with.
     decoy: String,
 }
@@ -122,8 +122,8 @@ impl Access {
             state_dir,
             limiter: Mutex::default(),
             failures: Mutex::default(),
-            line: Semaphore::new(IN_LINE),
-            hashing: Semaphore::new(AT_ONCE),
+            line: Arc::new(Semaphore::new(IN_LINE)),
+            hashing: Arc::new(Semaphore::new(AT_ONCE)),
             decoy,
         }))
     }
@@ -139,10 +139,10 @@ impl Access {
         told(self.stored(move |store| store.token(&hash, now)).await)
     }
 
-    /// Whose session a cookie is of.
-    pub(super) async fn of_cookie(&self, secret: &str, now: u64) -> Option<Principal> {
+    /// Whose session a cookie is of; it lasts for another while if this `counts` as use.
+    pub(super) async fn of_cookie(&self, secret: &str, now: u64, counts: bool) -> Option<Principal> {
         let hash = hash_of(secret);
-        told(self.stored(move |store| store.session(&hash, now, true)).await)
+        told(self.stored(move |store| store.session(&hash, now, counts)).await)
     }
 
     /// What somebody who came in earlier is by now; `None` if they would not be let in any more. That is no use of theirs.
@@ -259,9 +259,14 @@ impl Access {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Denied> {
-        let _place = self.0.line.try_acquire().map_err(|_| Denied::Busy)?;
-        let _turn = self.0.hashing.acquire().await.map_err(|_| Denied::Busy)?;
-        tokio::task::spawn_blocking(work).await.map_err(|_| Denied::Busy)
+        let place = Arc::clone(&self.0.line).try_acquire_owned().map_err(|_| Denied::Busy)?;
+        let turn = Arc::clone(&self.0.hashing).acquire_owned().await.map_err(|_| Denied::Busy)?;
+        let done = tokio::task::spawn_blocking(move || {
+            // Until it is done, whether somebody still waits for it or has hung up.
+            let _held = (place, turn);
+            work()
+        });
+        done.await.map_err(|_| Denied::Busy)
     }
 
     // --- making secrets
@@ -435,7 +440,7 @@ mod tests {
             assert!(matches!(sign_in("anna", "wrong password", Some(&code)).await, Err(Denied::Wrong)));
             assert!(matches!(sign_in("nobody", PASSWORD, Some(&code)).await, Err(Denied::Wrong)));
             let session = sign_in("anna", PASSWORD, Some(&code)).await.expect("in");
-            let principal = access.of_cookie(&session, NOW).await.expect("known");
+            let principal = access.of_cookie(&session, NOW, true).await.expect("known");
             assert_eq!((principal.name.as_str(), principal.role), ("anna", Role::Owner));
             assert!(matches!(sign_in("anna", PASSWORD, Some(&code)).await, Err(Denied::WrongCode)));
             // Each session has a secret of its own.

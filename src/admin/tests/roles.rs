@@ -449,6 +449,14 @@ fn a_session_is_over_after_half_an_hour_in_which_nothing_is_asked() {
     assert_eq!(asked(29 * 60_000), 200);
     assert_eq!(asked(29 * 60_000), 200);
     assert_eq!(asked(30 * 60_000), 401);
+    // A console that nobody touches says so, and keeps no session open.
+    let cookie = server.cookie_of(Role::Viewer, None);
+    let by_itself = [("Cookie", &*cookie), ("popgate-idle", "1")];
+    let asked = |after_ms: u64| {
+        server.now.fetch_add(after_ms, Ordering::Relaxed);
+        server.ask("GET", "/api/v1/paths", &by_itself).status
+    };
+    assert_eq!([asked(0), asked(20 * 60_000), asked(10 * 60_000)], [200, 200, 401]);
 }
 
 #[test]
