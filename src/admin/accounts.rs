@@ -21,9 +21,10 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use utoipa::ToSchema;
 
 /// Who one is.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Me {
     pub(super) name: String,
@@ -34,7 +35,7 @@ pub(super) struct Me {
     pub(super) pending: Option<Pending>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct SignInBody {
     name: String,
@@ -44,15 +45,15 @@ pub(super) struct SignInBody {
     code: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct PasswordBody {
+pub(super) struct PasswordBody {
     old: String,
     new: String,
 }
 
 /// A second factor, to be put into an app.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct TotpProposal {
     /// As one types it.
@@ -64,27 +65,27 @@ pub(super) struct TotpProposal {
     qr_path: String,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct TotpBody {
+pub(super) struct TotpBody {
     password: String,
     secret: String,
     /// That the app shows by now: it has understood.
     code: String,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct SetupBody {
+pub(super) struct SetupBody {
     secret: String,
     /// Who is going to be the first user: what their app calls it.
     #[serde(default)]
     name: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct FirstUserBody {
+pub(super) struct FirstUserBody {
     secret: String,
     name: String,
     password: String,
@@ -92,12 +93,12 @@ struct FirstUserBody {
     code: String,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct Users {
     pub(super) users: Vec<User>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct NewUserBody {
     pub(super) name: String,
@@ -109,7 +110,7 @@ pub(super) struct NewUserBody {
 }
 
 /// What is to be changed; what is not there stays.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct UserChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,7 +125,7 @@ pub(super) struct UserChange {
     pub(super) end_sessions: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RoleBody {
     pub(super) role: Role,
@@ -132,12 +133,12 @@ pub(super) struct RoleBody {
     pub(super) tenant: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct Tokens {
     pub(super) tokens: Vec<ApiToken>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct NewTokenBody {
     pub(super) name: String,
@@ -148,7 +149,7 @@ pub(super) struct NewTokenBody {
 }
 
 /// The one time that a token is told.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct MadeToken {
     pub(super) id: i64,
     pub(super) token: String,

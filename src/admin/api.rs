@@ -18,6 +18,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::str::FromStr;
+use utoipa::ToSchema;
 
 /// Rows in an answer unless asked otherwise: more than a person reads.
 const DEFAULT_LIMIT: usize = 100;
@@ -26,37 +27,37 @@ const DEFAULT_LIMIT: usize = 100;
 /// how long its packets wait.
 const MAX_LIMIT: usize = 10_000;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Paths {
     pub(super) paths: Vec<PathReport>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Drops {
     pub(super) drops: Vec<DropRow>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Rules {
     pub(super) rules: Vec<RuleRow>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Measurements {
     pub(super) measurements: Vec<MeasurementRow>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct Decisions {
     pub(super) decisions: Vec<DecisionRow>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Queues {
     pub(super) queues: Vec<QueueRow>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Exporters {
     pub(super) exporters: Vec<ExporterReport>,
 }

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// Entries of the audit log unless asked otherwise, and at most.
 const DEFAULT_ENTRIES: usize = 100;
@@ -38,29 +39,29 @@ const MOST_ENTRIES: usize = 10_000;
 /// A commit must be confirmed within a week at most: nobody waits longer, and a typing error may ask for years.
 const LONGEST_CONFIRM: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Revisions {
     /// The one in force first: how many to go back is the place in this list.
     pub(super) revisions: Vec<Revision>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Texts {
     pub(super) texts: BTreeMap<String, String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Comparison {
     pub(super) files: Vec<FileDifference>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Checked {
     /// What is not wrong, but not what was meant.
     pub(super) warnings: Vec<ProblemRow>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct CandidateAnswer {
     /// `None`: none is open.
     pub(super) candidate: Option<Draft>,
@@ -68,19 +69,19 @@ pub(super) struct CandidateAnswer {
     pub(super) tag: String,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Confirmed {
     pub(super) revision: u64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct AuditPage {
     /// The newest first.
     pub(super) entries: Vec<Entry>,
 }
 
 /// What a commit is asked with.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct CommitBody {
     pub(super) source: String,
@@ -92,9 +93,9 @@ pub(super) struct CommitBody {
 }
 
 /// A candidate's new text.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct TextBody {
+pub(super) struct TextBody {
     /// `null`: the file is to go.
     text: Option<String>,
 }

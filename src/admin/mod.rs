@@ -21,6 +21,7 @@ mod guard;
 mod history;
 mod listen;
 mod metrics;
+mod openapi;
 mod openmetrics;
 mod problem;
 mod table;
@@ -222,6 +223,7 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/audit", LOOK_NARROWED, || get(config::audit)),
     route("GET", "/api/v1/events", LOOK_NARROWED, || get(events::stream)),
     route("GET", "/metrics", LOOK_BOX, || get(metrics::scrape)),
+    route("GET", "/api/v1/openapi.json", LOOK_NARROWED, || get(openapi::serve)),
     route("POST", "/api/v1/setup", Need::Public, || post(accounts::look_at_setup)),
     route("PUT", "/api/v1/setup", Need::Public, || put(accounts::set_up)),
     route("POST", "/api/v1/session", Need::Public, || post(accounts::sign_in)),

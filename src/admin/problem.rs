@@ -8,9 +8,10 @@ use crate::store::report::FlowProblem;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A problem; `type` is always `about:blank`, so the status says what kind it is (RFC 9457 section 4.2.1).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(super) struct Problem {
     pub(super) title: String,
     pub(super) status: u16,

@@ -14,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use utoipa::ToSchema;
 
 /// The log's file in the state directory.
 pub const FILE_NAME: &str = "audit.log";
@@ -21,7 +22,7 @@ pub const FILE_NAME: &str = "audit.log";
 const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// A configuration is about to be put in force.
@@ -46,7 +47,7 @@ pub enum Action {
 }
 
 /// An entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Entry {
     pub unix_ms: u64,

@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use utoipa::ToSchema;
 
 const DIR: &str = "candidates";
 
@@ -81,7 +82,7 @@ impl FromStr for Scope {
 }
 
 /// A candidate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Draft {
     /// `box` or `tenant:NAME`.

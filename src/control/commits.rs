@@ -13,6 +13,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// A configuration, by where it is to be had from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +157,7 @@ pub enum Refusal {
 }
 
 /// Something that is wrong, and where.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct ProblemRow {
     /// `None`: the configuration as a whole.
@@ -190,7 +191,7 @@ impl ProblemRow {
 }
 
 /// How the configuration stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct ConfigState {
     /// `None` while none could be kept.
@@ -207,7 +208,7 @@ pub struct ConfigState {
 }
 
 /// What of it is always in sight.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Standing {
     /// The revision in force; 0 while none could be kept.
@@ -221,7 +222,7 @@ pub struct Standing {
 }
 
 /// A commit that waits to be confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct UnconfirmedState {
     pub deadline_unix_ms: u64,
@@ -231,7 +232,7 @@ pub struct UnconfirmedState {
 }
 
 /// A candidate, as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct CandidateState {
     pub scope: String,
@@ -244,7 +245,7 @@ pub struct CandidateState {
 }
 
 /// A commit that was put in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Committed {
     pub revision: u64,
@@ -254,7 +255,7 @@ pub struct Committed {
 }
 
 /// What a candidate would do to the flows that there are.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DryRun {
     /// How many flows were asked about, of the sessions that live and of the records of late.
@@ -265,7 +266,7 @@ pub struct DryRun {
 }
 
 /// Flows to which the same happens.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct FlowChange {
     pub tenant: String,
@@ -283,7 +284,7 @@ pub struct FlowChange {
     pub examples: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChangeKind {
     /// Let pass now, and would not be.

@@ -4,6 +4,7 @@ use crate::pipeline::report::{FlowFilter, FlowReport};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use utoipa::ToSchema;
 
 /// 20,000: some minutes of a busy PoP, at about half a kilobyte each 10 MB.
 const CAPACITY: usize = 20_000;
@@ -13,7 +14,7 @@ const CAPACITY: usize = 20_000;
 pub struct RecentFlows(Mutex<VecDeque<FlowReport>>);
 
 /// Flow records that match, newest first, cut at the limit that was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct FlowPage {
     /// How many of those still held match in all.

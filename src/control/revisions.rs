@@ -21,6 +21,7 @@ use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use utoipa::ToSchema;
 
 /// The directory in the state directory.
 const DIR: &str = "revisions";
@@ -31,7 +32,7 @@ const IN_FORCE: &str = "in-force.json";
 pub const KEPT: usize = 100;
 
 /// Who changed something, and from where.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Who {
     /// A user's name; of what the box does by itself, `popgate`.
@@ -41,7 +42,7 @@ pub struct Who {
 }
 
 /// What made a revision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
     /// Files were edited on the box.
@@ -57,7 +58,7 @@ pub enum Cause {
 }
 
 /// All about a revision but its texts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Stamp {
     pub unix_ms: u64,
@@ -69,7 +70,7 @@ pub struct Stamp {
 }
 
 /// A revision, as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Revision {
     /// Counted from 1, never given twice.

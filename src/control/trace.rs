@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::ops::Range;
 use told::told;
+use utoipa::ToSchema;
 
 /// A day before the time in question and after it: a session that was there has records within that, but for one that was
 /// silent all day.
@@ -35,7 +36,7 @@ pub struct TraceQuestion {
 }
 
 /// What became of a flow.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Trace {
     pub site: String,
@@ -55,7 +56,7 @@ pub struct Trace {
 }
 
 /// What there is to know from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct TraceSources {
     /// A flow history is kept; otherwise the last records in memory are all there is besides live sessions.
@@ -67,7 +68,7 @@ pub struct TraceSources {
 }
 
 /// What would become of the flow now.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct TraceNow {
     /// Of the configuration in force.
@@ -76,18 +77,22 @@ pub struct TraceNow {
 }
 
 /// One session of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct TracedSession {
     pub session: u64,
     pub protocol: String,
     /// Who began, before translation.
+    #[schema(value_type = String)]
     pub source: IpAddr,
     pub source_port: u16,
+    #[schema(value_type = String)]
     pub destination: IpAddr,
     pub destination_port: u16,
+    #[schema(value_type = Option<String>)]
     pub nat_source: Option<IpAddr>,
     pub nat_source_port: Option<u16>,
+    #[schema(value_type = Option<String>)]
     pub nat_destination: Option<IpAddr>,
     pub nat_destination_port: Option<u16>,
     /// The branch, handoff or tenant that it came from, and went to: as of its end, like all that follows.
@@ -125,7 +130,7 @@ pub struct TracedSession {
 }
 
 /// What happened to a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct TraceEvent {
     pub unix_ms: u64,
@@ -138,7 +143,7 @@ pub struct TraceEvent {
 }
 
 /// A move, as told by `popgate show decisions` of classes; of one direction of one session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct TraceMove {
     /// `forward`, which is from who began the session, or `reverse`.
@@ -149,7 +154,7 @@ pub struct TraceMove {
     pub why: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TraceEventKind {
     Began,

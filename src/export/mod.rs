@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 use template::Flow;
+use utoipa::ToSchema;
 
 /// How long a record waits for others to share its message.
 const MAX_DELAY: Duration = Duration::from_secs(1);
@@ -82,7 +83,7 @@ impl Default for Settings {
 }
 
 /// What an exporter has done, since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct ExportStats {
     /// Messages handed out, and their bytes.

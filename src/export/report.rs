@@ -3,13 +3,15 @@
 use super::ExportStats;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use utoipa::ToSchema;
 
 /// The way to one collector, and what has gone by it since it was configured as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct ExporterReport {
     /// Its name in the configuration.
     pub collector: String,
+    #[schema(value_type = String)]
     pub address: SocketAddr,
     /// `ipfix`, `netflow-v9`, `sflow`.
     pub protocol: String,

@@ -10,6 +10,7 @@ use super::recording::Measured;
 use crate::config::{AclAction, Outcome};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
+use utoipa::ToSchema;
 
 /// What may be asked of a worker.
 #[derive(Clone, Debug)]
@@ -95,7 +96,7 @@ pub struct PathName {
 }
 
 /// Sums over a worker's life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Totals {
     /// The generation the worker runs.
@@ -121,7 +122,7 @@ pub struct Totals {
 }
 
 /// A path's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PathState {
     /// Probes are answered; or, towards a stock WireGuard client, there is a session.
@@ -132,7 +133,7 @@ pub enum PathState {
     Down,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PathReport {
     pub tenant: String,
@@ -144,6 +145,7 @@ pub struct PathReport {
     pub state: PathState,
     /// Base64, the far end's; of the way straight out of a branch there is none.
     pub public_key: Option<String>,
+    #[schema(value_type = Option<String>)]
     pub endpoint: Option<SocketAddr>,
     pub last_handshake_secs: Option<u64>,
     /// The far end answers probes: it is a popgate, not a stock client. Others are measured by echo requests, if policy says where.
@@ -174,7 +176,7 @@ pub struct PathReport {
 }
 
 /// How good a path is for packets that carry a DSCP, by probes that carry it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct StreamReport {
     /// By name, or by number if it has none.
@@ -186,7 +188,7 @@ pub struct StreamReport {
 }
 
 /// One direction of a path, over the last ten seconds: of packets of all kinds, probes being few of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DirectionReport {
     /// One-way latency in milliseconds: half of the probes took no longer, and 95 of a hundred. What a path takes at rest is
@@ -202,7 +204,7 @@ pub struct DirectionReport {
 }
 
 /// How good a path has been, and who asks what of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PathHistory {
     /// The oldest first; nothing of what is not measured, as stock clients without a `probe-target`.
@@ -212,7 +214,7 @@ pub struct PathHistory {
 }
 
 /// A path at one moment: [`DirectionReport`] of the ten seconds before.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PathSample {
     pub unix_ms: u64,
@@ -222,7 +224,7 @@ pub struct PathSample {
 }
 
 /// What a class needs of paths, and whether this one breaks it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct SlaRow {
     pub sla: String,
@@ -241,17 +243,18 @@ pub struct SlaRow {
 
 /// Narrows sessions and flows; what is `None` matches all. An address or port matches either end, before or after
 /// translation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct FlowFilter {
     pub tenant: Option<String>,
+    #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
     pub port: Option<u16>,
     pub class: Option<String>,
 }
 
 /// Sessions that match, newest first, cut at the limit that was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct SessionPage {
     /// How many match in all.
@@ -259,20 +262,24 @@ pub struct SessionPage {
     pub sessions: Vec<SessionReport>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct SessionReport {
     pub id: u64,
     pub tenant: String,
     pub protocol: String,
+    #[schema(value_type = String)]
     pub source: IpAddr,
     pub source_port: u16,
+    #[schema(value_type = String)]
     pub destination: IpAddr,
     pub destination_port: u16,
     /// The address and port the source was translated to.
+    #[schema(value_type = Option<String>)]
     pub nat_source: Option<IpAddr>,
     pub nat_source_port: Option<u16>,
     /// And the destination, of a session that was called at an address and port of ours.
+    #[schema(value_type = Option<String>)]
     pub nat_destination: Option<IpAddr>,
     pub nat_destination_port: Option<u16>,
     /// `branch:berlin`, `handoff:internet`, `lan`.
@@ -309,7 +316,7 @@ pub struct SessionReport {
 }
 
 /// One counter of dropped packets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DropRow {
     /// `None` where the packet could not be laid at a tenant's door.
@@ -322,7 +329,7 @@ pub struct DropRow {
 }
 
 /// A move of an app class from one path of a site to another, towards that site.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DecisionRow {
     /// When it began, in milliseconds since the Unix epoch: off a path that is alive many sessions go one after the other.
@@ -350,7 +357,7 @@ pub struct DecisionRow {
 }
 
 /// How an app class fares on a path whose bandwidth is limited, by its own rate or its transport's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct QueueRow {
     pub tenant: String,
@@ -376,7 +383,7 @@ pub struct QueueRow {
 }
 
 /// What a tenant has of what is limited.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct TenantRow {
     pub tenant: String,
@@ -388,7 +395,7 @@ pub struct TenantRow {
 }
 
 /// How much of a handoff's NAT pool is used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct NatPoolRow {
     pub handoff: String,
@@ -405,7 +412,7 @@ pub struct NatPoolRow {
 }
 
 /// What a path was judged by: [`Measured`], when, and of which path. `popgate replay` reads these, one in a line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct MeasurementRow {
     pub unix_nanos: u64,
@@ -416,11 +423,12 @@ pub struct MeasurementRow {
     pub site: String,
     pub path: String,
     #[serde(flatten)]
+    #[schema(value_type = Object)]
     pub measured: Measured,
 }
 
 /// An ACL rule, and what it has done since the process began.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct RuleRow {
     pub tenant: String,
@@ -441,7 +449,7 @@ pub struct RuleRow {
 }
 
 /// What would become of a flow, and why.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Explanation {
     pub outcome: Outcome,
@@ -487,7 +495,7 @@ impl Explanation {
 }
 
 /// A step on the way to a decision.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Step {
     pub kind: StepKind,
@@ -498,7 +506,7 @@ pub struct Step {
     pub fits: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepKind {
     Source,
@@ -511,7 +519,7 @@ pub enum StepKind {
 }
 
 /// A path in the order it would be tried.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PathStep {
     /// The far site.
@@ -522,7 +530,7 @@ pub struct PathStep {
 }
 
 /// How a path stands.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct LivePath {
     pub state: PathState,
@@ -553,19 +561,23 @@ impl Explanation {
 }
 
 /// A flow record in names, for the API's list of recent flows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct FlowReport {
     pub session: u64,
     pub tenant: String,
     pub protocol: String,
+    #[schema(value_type = String)]
     pub source: IpAddr,
     pub source_port: u16,
+    #[schema(value_type = String)]
     pub destination: IpAddr,
     pub destination_port: u16,
+    #[schema(value_type = Option<String>)]
     pub nat_source: Option<IpAddr>,
     pub nat_source_port: Option<u16>,
     /// And the destination, of a session that was called at an address and port of ours.
+    #[schema(value_type = Option<String>)]
     pub nat_destination: Option<IpAddr>,
     pub nat_destination_port: Option<u16>,
     pub from: String,

@@ -6,11 +6,13 @@ pub use flows::*;
 
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use utoipa::ToSchema;
 
 /// Who had an outside address and port in a span of time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct WhoHad {
+    #[schema(value_type = String)]
     pub address: IpAddr,
     pub port: u16,
     /// `None` if it was asked of all.
@@ -39,7 +41,7 @@ impl WhoHad {
 }
 
 /// What can be said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
     /// Those in `holdings`.
@@ -55,13 +57,14 @@ pub enum Answer {
 }
 
 /// Somebody who had it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Held {
     pub tenant: String,
     /// `None` where no branch began it.
     pub branch: Option<String>,
     /// The host; `None` where a block of ports was its branch's.
+    #[schema(value_type = Option<String>)]
     pub inside: Option<IpAddr>,
     pub inside_port: Option<u16>,
     /// `None` for all.
@@ -79,7 +82,7 @@ pub struct Held {
 }
 
 /// A span of time of which the ledger does not know everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Gap {
     pub from_unix_ms: u64,
@@ -89,7 +92,7 @@ pub struct Gap {
     pub lost: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GapCause {
     /// popgate did not run, or kept no ledger.
@@ -103,7 +106,7 @@ pub enum GapCause {
 }
 
 /// How the ledger stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct LedgerState {
     /// Since when it cannot be written, and why.
@@ -120,7 +123,7 @@ pub struct LedgerState {
 }
 
 /// How the flow history stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct FlowHistoryState {
     /// Since when it cannot be written, and why.
@@ -143,7 +146,7 @@ pub struct FlowHistoryState {
 }
 
 /// How the copying of the flow history's files to an object store stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct ObjectStoreState {
     /// Since when nothing arrives there, and why.

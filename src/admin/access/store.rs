@@ -12,6 +12,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use utoipa::ToSchema;
 
 /// The database's file in the state directory.
 pub(crate) const FILE_NAME: &str = "users.db";
@@ -66,7 +67,7 @@ const SCHEMA: &str = "
 pub(crate) type Hash = [u8; 32];
 
 /// A user, as one is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct User {
     pub name: String,
@@ -84,7 +85,7 @@ pub struct User {
 }
 
 /// An API token, as one is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct ApiToken {
     pub id: i64,

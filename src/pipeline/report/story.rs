@@ -4,9 +4,10 @@ use super::{FlowReport, SessionReport};
 use crate::model::Protocol;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use utoipa::ToSchema;
 
 /// A session's story; of a live one since its last record, of a record since the one before.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct StoryReport {
     /// The oldest first. Forward is from who began the session.
@@ -18,7 +19,7 @@ pub struct StoryReport {
 }
 
 /// A move of one direction from a path to another, with the first packet that took it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct MoveRow {
     pub unix_ms: u64,
@@ -35,7 +36,7 @@ pub struct MoveRow {
 }
 
 /// Who decided on a move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MoveBy {
     /// This box.
@@ -49,7 +50,7 @@ pub enum MoveBy {
 }
 
 /// Why packets were dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DroppedFor {
     /// [`crate::model::DropReason::name`].
@@ -59,7 +60,7 @@ pub struct DroppedFor {
 }
 
 /// That policy has ended a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Denial {
     #[serde(flatten)]
@@ -69,7 +70,7 @@ pub struct Denial {
 }
 
 /// Packets of a session that were dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Dropped {
     #[serde(flatten)]

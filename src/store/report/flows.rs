@@ -1,6 +1,7 @@
 //! What the flow history is asked, and what it answers.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A question in words, as somebody wrote it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,7 +70,7 @@ impl FlowProblem {
 }
 
 /// A table, and what belongs to it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct FlowAnswer {
     /// The time that was asked about, without its end.
@@ -120,14 +121,14 @@ impl FlowAnswer {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct FlowColumn {
     pub name: String,
     pub holds: Holding,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Holding {
     Text,
@@ -136,7 +137,7 @@ pub enum Holding {
     Time,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Cell {
     Number(u64),
@@ -145,7 +146,7 @@ pub enum Cell {
 }
 
 /// The time before, as long.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct FlowsBefore {
     pub from_unix_ms: u64,
@@ -156,7 +157,7 @@ pub struct FlowsBefore {
 }
 
 /// A sum over time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct FlowSeries {
     /// Which sum.
