@@ -35,6 +35,9 @@ FLOW_READERS := target/tools/flow-readers/duckdb-$(DUCKDB_VERSION)-pyarrow-$(PYA
 OPENMETRICS_VERSION := 0.26.0
 OPENMETRICS := target/tools/openmetrics/prometheus_client-$(OPENMETRICS_VERSION).dist-info
 
+# What asks the API whatever can be asked. It is installed anew when what it is pinned to changes.
+SCHEMATHESIS := target/tools/schemathesis/installed
+
 # What the flow history's files are copied to: it speaks S3, and looks at signatures.
 S3RVER_VERSION := 4.0.4
 S3RVER := target/tools/s3rver/s3rver-$(S3RVER_VERSION)
@@ -68,7 +71,7 @@ demo: setup build
 # The simulator comes first: its feature freezes boringtun's clock, and building its test also leaves such binaries in
 # target/debug. What follows puts the real ones back in their place.
 .PHONY: test
-test: setup web fmt clippy deny types $(FLOW_READERS) $(OPENMETRICS) $(S3RVER)
+test: setup web fmt clippy deny types $(FLOW_READERS) $(OPENMETRICS) $(SCHEMATHESIS) $(S3RVER)
 	@cargo test --locked $(AS_ROOT) --features sim --test sim
 	cargo test --locked $(AS_ROOT)
 	for workers in 2 4; do
@@ -158,6 +161,13 @@ $(OPENMETRICS):
 	rm --recursive --force $(@D)
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
 		--target $(@D) prometheus-client==$(OPENMETRICS_VERSION)
+
+$(SCHEMATHESIS): tests/api-requirements.txt
+	@echo 'schemathesis: installing it from PyPI into target/tools'
+	rm --recursive --force $(@D)
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
+		--target $(@D) --requirement $<
+	touch $@
 
 $(S3RVER):
 	@echo 's3rver: installing @20minutes/s3rver $(S3RVER_VERSION) from npm into target/tools'

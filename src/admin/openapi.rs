@@ -332,7 +332,7 @@ const DESCRIBED: &[Described] = &[
         "Whether the setup link still holds, with a second factor to be",
         Some(shape::<SetupBody>),
         Gives::Json(200, shape::<TotpProposal>),
-        &[],
+        &[422],
     ),
     change(
         "PUT",
@@ -340,7 +340,7 @@ const DESCRIBED: &[Described] = &[
         "Makes the first owner, and signs them in",
         Some(shape::<FirstUserBody>),
         Gives::Json(200, shape::<Me>),
-        &[409, 429, 503],
+        &[409, 422, 429, 503],
     ),
     change(
         "POST",
@@ -348,7 +348,7 @@ const DESCRIBED: &[Described] = &[
         "Signs in",
         Some(shape::<SignInBody>),
         Gives::Json(200, shape::<Me>),
-        &[429, 503],
+        &[422, 429, 503],
     ),
     look("/api/v1/session", "Who one is", &[], shape::<Me>),
     change("DELETE", "/api/v1/session", "Signs out", None, Gives::Nothing(204), &[409]),
@@ -358,7 +358,7 @@ const DESCRIBED: &[Described] = &[
         "One's own password",
         Some(shape::<PasswordBody>),
         Gives::Json(200, shape::<Me>),
-        &[409, 429, 503],
+        &[409, 422, 429, 503],
     ),
     change(
         "POST",
@@ -374,7 +374,7 @@ const DESCRIBED: &[Described] = &[
         "One's own second factor, proved by a code",
         Some(shape::<TotpBody>),
         Gives::Json(200, shape::<Me>),
-        &[409, 429, 503],
+        &[409, 422, 429, 503],
     ),
     look("/api/v1/users", "The users there are", &[], shape::<Users>),
     change(
@@ -383,7 +383,7 @@ const DESCRIBED: &[Described] = &[
         "Adds a user",
         Some(shape::<NewUserBody>),
         Gives::Nothing(201),
-        &[409, 503],
+        &[409, 422, 503],
     ),
     Described {
         parameters: &[NAME],
@@ -393,7 +393,7 @@ const DESCRIBED: &[Described] = &[
             "Changes what a user is",
             Some(shape::<UserChange>),
             Gives::Nothing(204),
-            &[409, 503],
+            &[409, 422, 503],
         )
     },
     Described {
@@ -414,7 +414,7 @@ const DESCRIBED: &[Described] = &[
         "Makes an API token, which is told this once",
         Some(shape::<NewTokenBody>),
         Gives::Json(201, shape::<MadeToken>),
-        &[409, 503],
+        &[409, 422, 503],
     ),
     Described {
         parameters: &[ID],
