@@ -4,8 +4,8 @@
 //! signed it, so whoever comes compares its fingerprint, which the log tells and `openssl x509 -in admin-certificate.pem
 //! -noout -fingerprint -sha256`, with what their browser shows.
 
-use super::token::write_new;
 use crate::config::{AdminTls, Identity, IdentityFiles};
+use crate::store::whole;
 use arc_swap::ArcSwap;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use ring::digest;
@@ -15,7 +15,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::convert::Infallible;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -159,8 +159,8 @@ fn own_files(config: &AdminTls, site: &str, state_dir: &Path) -> Result<Identity
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
     // The key first: a certificate without its key would never be made again.
-    write_new(state_dir, &files.key, &key.serialize_pem())?;
-    write_new(state_dir, &files.certificates, &certificate.pem())?;
+    whole::create(&files.key, |file| file.write_all(key.serialize_pem().as_bytes()))?;
+    whole::create(&files.certificates, |file| file.write_all(certificate.pem().as_bytes()))?;
     Ok(files)
 }
 

@@ -2,13 +2,14 @@
 //! the box. What programs elsewhere come with are API tokens, which users make; a client reads either from a file.
 
 use super::access::TOKEN_PREFIX;
+use crate::store::whole;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::process::geteuid;
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use subtle::ConstantTimeEq;
 
@@ -79,8 +80,9 @@ pub fn load_or_create(
     match load(&path) {
         Err(TokenError::Io { error, .. }) if error.kind() == ErrorKind::NotFound => {
             let token = Token::from_bytes(random());
-            write_new(state_dir, &path, &format!("{}\n", token.0))
-                .map_err(|error| TokenError::Io { path, error })?;
+            let kept =
+                make_dir(state_dir).and_then(|()| whole::create(&path, |file| writeln!(file, "{}", token.0)));
+            kept.map_err(|error| TokenError::Io { path, error })?;
             Ok(token)
         }
         Ok(token) if token.0.starts_with(TOKEN_PREFIX) => Err(TokenError::Malformed { path }),
@@ -108,20 +110,9 @@ pub fn load(path: &Path) -> Result<Token, TokenError> {
     Token::parse(&text).ok_or_else(|| TokenError::Malformed { path: path.to_owned() })
 }
 
-/// Writes a secret that is not there yet, for its owner alone. Under another name first, so that a crash in between leaves no half
-/// of it to be refused ever after.
-pub(super) fn write_new(state_dir: &Path, path: &Path, secret: &str) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
-    let temporary = path.with_extension("new");
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(secret.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(state_dir)?.sync_all()
+/// Makes the directory of the box's secrets, if it is not there, for its owner alone.
+fn make_dir(state_dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir)
 }
 
 #[cfg(test)]
@@ -148,7 +139,7 @@ mod tests {
     #[test]
     fn what_a_crash_left_behind_is_in_nobodys_way() {
         let state_dir = tempfile::tempdir().expect("a directory");
-        fs::write(state_dir.path().join("admin-token.new"), "half").expect("written");
+        fs::write(state_dir.path().join(".admin-token.new"), "half").expect("written");
         let made = load_or_create(state_dir.path(), || SECRET).expect("a token");
         assert_eq!(load(&state_dir.path().join(FILE_NAME)).expect("a token").0, made.0);
     }

@@ -14,8 +14,10 @@ pub(crate) fn create(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let new = path.with_file_name(format!(".{name}.{NEW}"));
     let created = || -> io::Result<File> {
+        // What a crash left there may be open to others.
+        remove(&new)?;
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = options.read(true).write(true).create_new(true).mode(0o600).open(&new)?;
         write(&mut file)?;
         file.flush()?;
         file.sync_all()?;

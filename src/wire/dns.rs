@@ -59,14 +59,10 @@ impl<'a> DnsResponse<'a> {
         if be16(header, 2) & 0xfa0f != 0x8000 || be16(header, 4) != 1 {
             return None;
         }
-        let fields_at = skip_name(message, HEADER_BYTES)?;
-        let fields: &[u8; 4] = message.get(fields_at..)?.first_chunk()?;
-        if be16(fields, 2) != CLASS_IN {
-            return None;
-        }
+        let (_, answers_at) = question(message)?;
         let mut response = DnsResponse {
             message,
-            answers_at: fields_at + 4,
+            answers_at,
             answers: usize::from(be16(header, 6)).min(MAX_ANSWERS),
             chain: [HEADER_BYTES; MAX_NAMES],
             names: 1,
@@ -150,13 +146,9 @@ impl<'a> DnsQuestion<'a> {
         if be16(header, 2) & 0xf800 != 0 || be16(header, 4) != 1 {
             return None;
         }
-        let fields_at = skip_name(message, HEADER_BYTES)?;
-        let fields: &[u8; 4] = message.get(fields_at..)?.first_chunk()?;
-        if be16(fields, 2) != CLASS_IN {
-            return None;
-        }
+        let (kind, end) = question(message)?;
         let name = HostName::from_labels(Labels::at(message, HEADER_BYTES))?;
-        Some(DnsQuestion { message, end: fields_at + 4, name, kind: be16(fields, 0) })
+        Some(DnsQuestion { message, end, name, kind })
     }
 
     /// The authoritative answer that the name stands for these of `addresses` that were asked for. The question is repeated to
@@ -195,6 +187,13 @@ pub fn dns_messages(mut stream: &[u8]) -> impl Iterator<Item = &[u8]> {
         stream = rest;
         Some(message)
     })
+}
+
+/// The type that a message's first question is about, and where it ends; `None` if it is of no class but IN.
+fn question(message: &[u8]) -> Option<(u16, usize)> {
+    let fields_at = skip_name(message, HEADER_BYTES)?;
+    let fields: &[u8; 4] = message.get(fields_at..)?.first_chunk()?;
+    (be16(fields, 2) == CLASS_IN).then(|| (be16(fields, 0), fields_at + fields.len()))
 }
 
 /// A resource record (RFC 1035 section 3.2.1).
