@@ -39,6 +39,9 @@ const MOST_ENTRIES: usize = 10_000;
 /// A commit must be confirmed within a week at most: nobody waits longer, and a typing error may ask for years.
 const LONGEST_CONFIRM: Duration = Duration::from_secs(7 * 24 * 3_600);
 
+/// Of a tenant's user: while it runs nobody else commits anything.
+const LONGEST_OF_TENANTS: Duration = Duration::from_secs(15 * 60);
+
 #[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Revisions {
     /// The one in force first: how many to go back is the place in this list.
@@ -250,11 +253,14 @@ pub(super) async fn commit(
     let bad = |why: String| Problem::new(StatusCode::BAD_REQUEST, why);
     let source: Source = source.parse().map_err(|why| bad(format!("source: {why}")))?;
     let confirm = confirm_secs.map(Duration::from_secs);
-    if confirm.is_some_and(|window| window.is_zero() || window > LONGEST_CONFIRM) {
-        return Err(bad(format!("confirm-secs: 1 to {}", LONGEST_CONFIRM.as_secs())));
+    let longest = asking.tenant().map_or(LONGEST_CONFIRM, |_| LONGEST_OF_TENANTS);
+    if confirm.is_some_and(|window| window.is_zero() || window > longest) {
+        return Err(bad(format!("confirm-secs: 1 to {}", longest.as_secs())));
     }
     let source = asking.own_candidate(source)?;
-    match asking.ask(&app, Verb::Commit(source, Terms { confirm, comment })).await? {
+    let policy_alone = asking.tenant().is_some();
+    let terms = Terms { confirm, comment, policy_alone };
+    match asking.ask(&app, Verb::Commit(source, terms)).await? {
         Reply::Committed(committed) => {
             Ok(Json(Committed { warnings: asking.narrowed(committed.warnings), ..committed }))
         }

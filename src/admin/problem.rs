@@ -92,6 +92,7 @@ impl From<Refusal> for Problem {
                 Problem { problems, ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
             }
             Refusal::Unknown(why) => Problem::new(StatusCode::NOT_FOUND, why),
+            Refusal::Forbidden(why) => Problem::new(StatusCode::FORBIDDEN, why),
             Refusal::Conflict(why) => Problem::new(StatusCode::CONFLICT, why),
             Refusal::Changed(tag) => {
                 let detail = format!("somebody else changed it meanwhile: its tag is \"{tag}\" now");

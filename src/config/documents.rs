@@ -28,6 +28,17 @@ pub struct Documents {
     stray: Vec<Problem>,
 }
 
+/// What of a tenant's file is the provider's to say: who its branches are and by which keys, what it has of the box's addresses,
+/// interfaces and room, and whom of others it deals with. The rest is the tenant's own policy.
+const PROVIDERS_PART: [&str; 7] =
+    ["tenant", "branch", "handoff", "max-sessions", "subscriber", "subscribe", "whereabouts"];
+
+/// Which keys of the provider's part differ between two texts of a tenant's file, both of which can be read.
+pub fn providers_part(old: &str, new: &str) -> Vec<&'static str> {
+    let [old, new] = [old, new].map(|text| text.parse::<toml::Table>().unwrap_or_default());
+    PROVIDERS_PART.into_iter().filter(|key| old.get(*key) != new.get(*key)).collect()
+}
+
 impl Documents {
     /// The files that lie in `dir`. Hidden ones are an editor's business.
     pub fn read(dir: &Path) -> Documents {
@@ -187,6 +198,18 @@ fn tenant_files(dir: &Path) -> std::io::Result<Vec<Result<String, Problem>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tenants_policy_is_its_own_and_what_it_has_of_the_box_the_providers() {
+        let old = "tenant = \"acme\"\n[[branch]]\nname = \"berlin\"\n[[acl]]\nname = \"out\"\n";
+        assert_eq!(providers_part(old, &old.replace("out", "in")), [""; 0]);
+        assert_eq!(providers_part(old, &format!("# a word\n{old}")), [""; 0]);
+        assert_eq!(providers_part(old, &old.replace("berlin", "lyon")), ["branch"]);
+        assert_eq!(
+            providers_part(old, &format!("max-sessions = 7\n{old}[[handoff]]\n")),
+            ["handoff", "max-sessions"]
+        );
+    }
 
     #[test]
     fn only_a_configurations_own_files_are_documents() {

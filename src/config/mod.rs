@@ -358,7 +358,7 @@ mod values;
 pub use admin::{Admin, AdminTls, IdentityFiles};
 pub use apps::{App, AppPorts, CatalogApp, catalog};
 pub use candidate::*;
-pub use documents::{APPLIANCE_FILE, Documents, STATE_DIR, TENANTS_DIR};
+pub use documents::{APPLIANCE_FILE, Documents, STATE_DIR, TENANTS_DIR, providers_part};
 pub use export::{CollectorTls, Identity};
 pub use keys::{NotAKey, public_of};
 pub use object_store::{Credentials, ObjectStore};

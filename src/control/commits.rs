@@ -69,6 +69,10 @@ pub struct Terms {
     /// It is taken back unless confirmed within this time.
     pub confirm: Option<Duration>,
     pub comment: Option<String>,
+    /// By a tenant's own user: what the tenant has of the box stays as it is ([`providers_part`]).
+    ///
+    /// [`providers_part`]: crate::config::providers_part
+    pub policy_alone: bool,
 }
 
 /// What is asked.
@@ -148,6 +152,8 @@ pub enum Refusal {
     Wrong(Vec<ProblemRow>),
     /// There is no such thing.
     Unknown(String),
+    /// Not by whoever asks.
+    Forbidden(String),
     /// Something else comes first.
     Conflict(String),
     /// It is not the one that was expected: somebody else changed it meanwhile. Its tag now.

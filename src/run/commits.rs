@@ -7,7 +7,7 @@
 
 use super::dry_run::{self, Flow};
 use super::machine::{Machine, Prepared, addresses_for};
-use crate::config::{Candidate, Documents, Problems};
+use crate::config::{Candidate, Documents, Problems, providers_part};
 use crate::control::Control;
 use crate::control::audit::{self, Action, Audit, Entry};
 use crate::control::candidates::{Candidates, Draft, Scope, tag_of};
@@ -528,6 +528,27 @@ impl Commits {
 
     // --- commit
 
+    /// A tenant's own user changes its policy, and nothing of what it has of the box.
+    fn refuse_providers_part<'f>(
+        &self,
+        changed: impl Iterator<Item = &'f str>,
+        texts: &BTreeMap<String, String>,
+    ) -> Result<(), Refusal> {
+        for file in changed {
+            let keys = match (self.texts.get(file), texts.get(file)) {
+                (Some(old), Some(new)) => providers_part(old, new),
+                _ => vec!["tenant"],
+            };
+            if !keys.is_empty() {
+                let keys = keys.join(", ");
+                let why =
+                    format!("{file}: {keys}: whoever runs the box says that, and a tenant's user its policy");
+                return Err(Refusal::Forbidden(why));
+            }
+        }
+        Ok(())
+    }
+
     async fn commit(&mut self, who: Who, source: &Source, terms: Terms) -> Result<Committed, Refusal> {
         let waiting = self.books.revisions.in_force().and_then(|it| it.unconfirmed);
         if waiting.is_some() && !matches!(source, Source::Back(_)) {
@@ -541,6 +562,10 @@ impl Commits {
         let differences = compare(&self.texts, &texts);
         if differences.is_empty() && (!files || terms.confirm.is_some()) {
             return Err(Refusal::Conflict("nothing differs from what is in force".to_owned()));
+        }
+        if terms.policy_alone {
+            let changed = differences.iter().map(|it| it.file.as_str());
+            self.refuse_providers_part(changed, &texts)?;
         }
         if !files {
             self.refuse_over_edits(differences.iter().map(|it| it.file.as_str()))?;
@@ -882,7 +907,9 @@ fn failed(error: impl ToString) -> Refusal {
 fn describe(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Wrong(problems) => problems.iter().map(|it| format!("{it}\n")).collect(),
-        Refusal::Unknown(why) | Refusal::Conflict(why) | Refusal::Failed(why) => format!("{why}\n"),
+        Refusal::Unknown(why) | Refusal::Forbidden(why) | Refusal::Conflict(why) | Refusal::Failed(why) => {
+            format!("{why}\n")
+        }
         Refusal::Changed(tag) => format!("it is {tag} meanwhile\n"),
     }
 }

@@ -172,11 +172,18 @@ fn a_tenants_operator_changes_that_tenants_policy_and_nothing_else() {
     assert!(!wrong.to_string().contains("globex"), "{wrong}");
     assert!(all.get("config/check?of=tenant:acme").1.to_string().contains("globex"));
 
+    // Nor what the tenant has of the box: addresses, interfaces, who its branches are.
+    for (mine, wanted) in [("198.51.100.0/29", "198.51.100.16/29"), ("10.2.0.0/16", "10.3.0.0/16")] {
+        acme.put("acme", |text| text.replace(mine, wanted));
+        let (status, refused) = acme.commit("tenant:acme", None);
+        assert_eq!(status, 403, "{refused}");
+    }
+
     // Who did what is written down: for a tenant what is its own.
     let mine = acme.get("audit").1;
     let actions: Vec<&str> =
         mine["entries"].as_array().expect("entries").iter().filter_map(|it| it["action"].as_str()).collect();
-    assert_eq!(actions, ["edit", "confirm", "commit", "edit", "token-change"], "{mine}");
+    assert_eq!(actions, ["edit", "edit", "edit", "confirm", "commit", "edit", "token-change"], "{mine}");
     assert!(!mine.to_string().contains("globex"), "{mine}");
     let named = mine["entries"][0]["user"].as_str().expect("a name");
     assert_eq!(named, "night-shift, a token of root@box");

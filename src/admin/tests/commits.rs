@@ -88,7 +88,11 @@ fn a_commit_says_what_how_and_why_and_is_told_who_asked() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     let answered: Value = serde_json::from_str(&answer.body).expect("JSON");
     assert_eq!(answered["revision"], 7);
-    let terms = Terms { confirm: Some(Duration::from_secs(120)), comment: Some("as agreed".into()) };
+    let terms = Terms {
+        confirm: Some(Duration::from_secs(120)),
+        comment: Some("as agreed".into()),
+        policy_alone: false,
+    };
     assert_eq!(commits.last(), Verb::Commit(Source::Files, terms));
     let who = commits.0.lock().expect("not poisoned")[0].0.clone();
     assert_eq!(who.user, "root@box");
