@@ -48,6 +48,7 @@ enum Command {
     Explain(Box<admin::ExplainArgs>),
     Flows(Box<admin::FlowsArgs>),
     Trace(Box<admin::TraceArgs>),
+    Capture(Box<admin::CaptureArgs>),
     WhoHad(admin::WhoHadArgs),
     /// Compute whose a public address and port is, where nat-blocks are deterministic: prints TENANT/BRANCH
     WhoHas {
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         Command::Audit(args) => Ok(admin::audit(&args)),
         Command::Explain(args) => Ok(admin::explain(&args, popgate::run::explain_candidate)),
         Command::Flows(args) => Ok(admin::flows(&args)),
+        Command::Capture(args) => Ok(admin::capture(&args)),
         Command::Trace(args) => Ok(admin::trace_flow(&args)),
         Command::WhoHad(args) => Ok(admin::who_had(&args, popgate::run::who_had_offline)),
         Command::Users(args) => random().map(|random| admin::users(&args, || random)),

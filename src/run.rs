@@ -5,6 +5,7 @@
 //! kernel would not give at once (an interface that is not there yet) is tried again every few seconds; the rest works
 //! meanwhile.
 
+mod captures;
 mod check;
 mod commits;
 mod crew;
@@ -28,6 +29,7 @@ use crate::model::AskedFlow;
 use crate::pipeline::{Entrance, Logged, Team, Worker, describe_record, rehearse};
 use crate::tables::{Compiler, Generation};
 use arc_swap::ArcSwap;
+use captures::{Captures, Tapes, Taping};
 pub use check::{Checked, check, explain_candidate, replay, who_has};
 use commits::{Asked, Beginning, Commits};
 use flows::FlowsThread;
@@ -124,10 +126,12 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     let workers = crew::workers_of(&candidate.appliance, &cpus);
     let facts = site_facts(&candidate, started_unix_ms, workers);
     let team = Team::new(workers);
+    let tapes = Arc::new(Tapes::default());
     let planes = (0..workers).map(|id| {
         let worker = Worker::new(id, &team, random(), Arc::clone(&generation), clock.now());
         let ledger = ledger.as_ref().map(|ledger| Ledgering::new(ledger.entries.clone()));
-        WorkerPlane::new(worker, orders.clone(), Arc::clone(&wants), ledger, clock.now())
+        let taping = Taping::new(&tapes);
+        WorkerPlane::new(worker, orders.clone(), Arc::clone(&wants), ledger, taping, clock.now())
     });
     let entrance = Entrance::new(&team, Arc::clone(&generation), clock.now());
     let (threads, crew) = crew::start(planes.collect(), entrance, &cpus, clock)?;
@@ -153,6 +157,8 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
         Some(history) => control.with_history(history.reader()),
         None => control,
     };
+    let (site, seen) = (candidate.appliance.site.clone(), Arc::clone(&current));
+    let control = control.with_captures(Captures { tapes, current: seen, site, clock });
     let (commit_port, mut desk) = commits::port();
     let control = Arc::new(control.with_commits(commit_port));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

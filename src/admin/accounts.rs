@@ -548,7 +548,7 @@ pub(super) async fn revoke_token(
 // --- what all have
 
 /// Writes into the audit log. Where that cannot be done, the box says so, and goes on: whoever comes to mend it has to get in.
-async fn note(app: &App, who: Who, action: Action, tenant: Option<String>, detail: String) {
+pub(super) async fn note(app: &App, who: Who, action: Action, tenant: Option<String>, detail: String) {
     let verb = Verb::Note { action, tenant, detail };
     if app.control.commits(who, verb.clone()).await.is_err() {
         tracing::error!(?verb, "not written into the audit log");

@@ -153,38 +153,51 @@ pub(super) fn ask(
     path: &str,
     parameters: Vec<(&'static str, String)>,
 ) -> Result<String, ShowError> {
-    exchange(to, |agent, base, authorization| {
+    text_of(exchange(to, |agent, base, authorization| {
         let request = agent.get(format!("{base}{path}")).header("Authorization", authorization);
         parameters.into_iter().fold(request, |request, (name, value)| request.query(name, value)).call()
-    })
+    }))
 }
 
 /// The body of the API's answer to a POST of JSON.
 pub(super) fn post(to: &Connection, path: &str, body: &impl Serialize) -> Result<String, ShowError> {
-    exchange(to, |agent, base, authorization| {
+    text_of(exchange(to, |agent, base, authorization| {
         agent.post(format!("{base}{path}")).header("Authorization", authorization).send_json(body)
+    }))
+}
+
+/// A file that the API gives.
+pub(super) fn download(to: &Connection, path: &str) -> Result<Vec<u8>, ShowError> {
+    exchange(to, |agent, base, authorization| {
+        agent.get(format!("{base}{path}")).header("Authorization", authorization).call()
     })
 }
 
 /// The body of the API's answer to a PATCH of JSON.
 pub(super) fn patch(to: &Connection, path: &str, body: &impl Serialize) -> Result<String, ShowError> {
-    exchange(to, |agent, base, authorization| {
+    text_of(exchange(to, |agent, base, authorization| {
         agent.patch(format!("{base}{path}")).header("Authorization", authorization).send_json(body)
-    })
+    }))
 }
 
 /// The body of the API's answer to a DELETE.
 pub(super) fn delete(to: &Connection, path: &str) -> Result<String, ShowError> {
-    exchange(to, |agent, base, authorization| {
+    text_of(exchange(to, |agent, base, authorization| {
         agent.delete(format!("{base}{path}")).header("Authorization", authorization).call()
-    })
+    }))
+}
+
+/// A text that the API answers with.
+fn text_of(answer: Result<Vec<u8>, ShowError>) -> Result<String, ShowError> {
+    let text = String::from_utf8(answer?);
+    text.map_err(|_| ShowError::Problem("the answer is no text: it is of another version of popgate".into()))
 }
 
 /// Sends what `send` makes of an agent, the API's address with a slash behind it, and the header that presents the token.
 fn exchange(
     to: &Connection,
     send: impl FnOnce(&ureq::Agent, &str, String) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-) -> Result<String, ShowError> {
+) -> Result<Vec<u8>, ShowError> {
     let url = to.url.trim_end_matches('/').to_owned();
     if !url.starts_with("http://") {
         return Err(ShowError::Url(url));
@@ -201,13 +214,13 @@ fn exchange(
         error => ShowError::NoAnswer { url: url.clone(), cause: error.to_string() },
     })?;
     let not_popgate = |cause: String| ShowError::NotPopgate { url: url.clone(), cause };
-    // 64 MiB: six times the longest answer there is.
-    let body = response.body_mut().with_config().limit(64 << 20).read_to_string();
+    // 64 MiB: three times the longest answer there is.
+    let body = response.body_mut().with_config().limit(64 << 20).read_to_vec();
     let body = body.map_err(|error| not_popgate(error.to_string()))?;
     match response.status().as_u16() {
         200..300 => Ok(body),
         401 => Err(ShowError::Refused { url, token_file: to.token_file.clone() }),
-        status => match serde_json::from_str::<Problem>(&body) {
+        status => match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => Err(ShowError::Problem(problem.told())),
             Err(_) => Err(not_popgate(format!("status {status}"))),
         },

@@ -11,6 +11,7 @@ mod accounts;
 mod api;
 mod apps;
 mod assets;
+mod captures;
 mod client;
 mod commits;
 mod config;
@@ -33,6 +34,7 @@ mod who_had;
 
 pub use access::Access;
 pub use apps::{describe_app, list_apps};
+pub use captures::{CaptureArgs, capture};
 pub use client::{ShowArgs, decisions, show};
 pub use commits::{AuditArgs, CommitArgs, CompareArgs, ConfirmArgs, DryRunArgs, RevisionsArgs, RollbackArgs};
 pub use commits::{audit, commit, compare, confirm, dry_run, revisions, rollback};
@@ -209,6 +211,10 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/exporters", LOOK_BOX, || get(api::exporters)),
     route("GET", "/api/v1/explain", LOOK, || get(api::explain)),
     route("GET", "/api/v1/who-had", LOOK_NARROWED, || get(api::who_had)),
+    route("GET", "/api/v1/captures", LOOK, || get(captures::list)),
+    route("POST", "/api/v1/captures", CHANGE, || post(captures::begin)),
+    route("GET", "/api/v1/captures/{capture}", CHANGE, || get(captures::file)),
+    route("DELETE", "/api/v1/captures/{capture}", CHANGE, || delete(captures::forget)),
     route("GET", "/api/v1/config", LOOK_NARROWED, || get(config::state)),
     route("GET", "/api/v1/config/revisions", LOOK_BOX, || get(config::revisions)),
     route("GET", "/api/v1/config/texts", LOOK_NARROWED, || get(config::texts)),

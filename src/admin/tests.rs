@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
+mod captures;
 mod commits;
 mod roles;
 
@@ -89,7 +90,13 @@ fn a_token_in_a_url_is_refused_whether_it_would_open_anything_or_not() {
 #[test]
 fn every_route_answers_with_the_token_and_is_not_stored() {
     let commits = commits::Commits::default();
-    let with = |control: Control| control.with_ledger(Ledger).with_history(History).with_commits(commits);
+    let with = |control: Control| {
+        control
+            .with_ledger(Ledger)
+            .with_history(History)
+            .with_commits(commits)
+            .with_captures(captures::Captures)
+    };
     let server = Server::start_with(with);
     // The stream never ends.
     let asked = ROUTES.iter().filter(|route| route.method == "GET" && route.path != "/api/v1/events");
@@ -100,6 +107,8 @@ fn every_route_answers_with_the_token_and_is_not_stored() {
             "/api/v1/explain" => "?tenant=acme&from=10.1.0.5&to=192.0.2.1:443",
             "/api/v1/flows/trace" => "?tenant=acme&from=10.1.0.5:51000&to=192.0.2.1:443",
             "/api/v1/config/candidate" => "?scope=tenant:acme",
+            // It is a file; and it is asked for with its number.
+            "/api/v1/captures/{capture}" => continue,
             "/api/v1/who-had" => "?address=198.51.100.7&port=40112&at=2026-11-22T10:00Z",
             _ => "",
         };

@@ -363,7 +363,7 @@ pub use export::{CollectorTls, Identity};
 pub use keys::{NotAKey, public_of};
 pub use object_store::{Credentials, ObjectStore};
 pub use problem::{Problem, Problems};
-pub use values::{dscp, dscp_name, duration, name};
+pub use values::{dscp, dscp_name, duration, name, prefix};
 
 use appliance::{RoleName, Surroundings};
 use ipnetwork::IpNetwork;

@@ -167,7 +167,7 @@ pub(super) fn address(text: &str) -> Parsed<IpAddr> {
 }
 
 /// A prefix in CIDR notation, or a single address.
-pub(super) fn prefix(text: &str) -> Parsed<IpNetwork> {
+pub fn prefix(text: &str) -> Parsed<IpNetwork> {
     let network = network(text)?;
     if network.ip() != network.network() {
         let (meant, length) = (network.network(), network.prefix());

@@ -44,6 +44,8 @@ pub enum Action {
     UserChange,
     /// An API token was made or revoked.
     TokenChange,
+    /// A tenant's packets are captured.
+    Capture,
 }
 
 /// An entry.
@@ -151,6 +153,7 @@ impl Action {
             Action::SignOut => "sign-out",
             Action::UserChange => "user-change",
             Action::TokenChange => "token-change",
+            Action::Capture => "capture",
         }
     }
 }

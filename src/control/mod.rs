@@ -8,6 +8,7 @@
 
 pub mod audit;
 pub mod candidates;
+pub mod captures;
 pub mod commits;
 pub mod compare;
 mod gather;
@@ -16,6 +17,7 @@ pub mod revisions;
 mod trace;
 pub mod trial;
 
+use captures::CapturePort;
 use commits::{CommitPort, Refusal, Reply, Standing, Verb};
 pub use gather::{Unanswered, WorkerGone, WorkerPort};
 pub use recent::{FlowPage, RecentFlows};
@@ -166,6 +168,7 @@ pub struct Control {
     ledger: Option<Box<dyn LedgerPort>>,
     history: Option<Box<dyn FlowsPort>>,
     commits: Option<Box<dyn CommitPort>>,
+    captures: Option<Box<dyn CapturePort>>,
 }
 
 /// What the generation in force makes of a tenant's flow; or that there is no such tenant.
@@ -193,6 +196,7 @@ impl Control {
             ledger: None,
             history: None,
             commits: None,
+            captures: None,
         }
     }
 
@@ -220,6 +224,16 @@ impl Control {
             Some(commits) => commits.ask(who, verb).await,
             None => Err(Refusal::Failed("nobody puts configurations in force here".to_owned())),
         }
+    }
+
+    /// With somebody who captures packets.
+    pub fn with_captures(self, captures: impl CapturePort + 'static) -> Control {
+        Control { captures: Some(Box::new(captures)), ..self }
+    }
+
+    /// Who captures packets; `None` where nobody does.
+    pub fn captures(&self) -> Option<&dyn CapturePort> {
+        self.captures.as_deref()
     }
 
     /// With a NAT ledger to be asked.

@@ -13,6 +13,7 @@ mod filter;
 mod message;
 mod names;
 mod nat;
+pub mod pcapng;
 pub mod report;
 mod sflow;
 mod template;

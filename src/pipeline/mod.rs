@@ -2,6 +2,7 @@
 //! fuzzers, the simulator and the real I/O drive the same code.
 
 mod answers;
+mod capture;
 mod decide;
 mod drops;
 mod entrance;
@@ -27,6 +28,7 @@ mod whereabouts;
 mod worker;
 
 pub use answers::{SessionScan, describe_record};
+pub use capture::{CaptureInterface, CaptureSpec, CapturedPacket, PacketFilter};
 pub use decide::{Decision, Observer, Question, Way, decide};
 pub use drops::Drops;
 pub use entrance::Entrance;

@@ -1,6 +1,7 @@
 //! The data planes as `io` drives them: a worker, whose records go on to the exporter, and the entrance. Both take the
 //! same commands.
 
+use super::captures::Taping;
 use crate::control::{WorkerGone, WorkerPort};
 use crate::export::{Missed, NatChange, NatEvent, NatLimit};
 use crate::flow::PortEvent;
@@ -53,6 +54,7 @@ pub(super) struct WorkerPlane {
     /// Questions about sessions that are being answered, a part of the table at a time.
     scans: VecDeque<(SessionScan, Reply)>,
     next_scan: Instant,
+    taping: Taping,
 }
 
 impl WorkerPlane {
@@ -61,6 +63,7 @@ impl WorkerPlane {
         orders: SyncSender<Order>,
         wants: Arc<Wants>,
         ledger: Option<Ledgering>,
+        taping: Taping,
         now: Now,
     ) -> WorkerPlane {
         let tells_ports = ledger.is_some();
@@ -77,6 +80,7 @@ impl WorkerPlane {
             ledger,
             scans: VecDeque::new(),
             next_scan: now.instant,
+            taping,
         }
     }
 
@@ -112,6 +116,7 @@ impl WorkerPlane {
 
     /// Records, lines of the log, and what became of ports: none holds up the worker.
     fn pass_on(&mut self, now: Now) {
+        self.taping.collect(&mut self.worker);
         self.pass_on_nat_events(now);
         // Before what comes after it: so a collector learns of a loss no later than of what followed.
         if self.missed != Missed::default() && self.orders.try_send(Order::Missed(self.missed)).is_ok() {
@@ -197,6 +202,7 @@ impl DataPlane for WorkerPlane {
     type Command = Command;
 
     fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
+        self.taping.prepare(&mut self.worker, now);
         self.worker.process(batch, now, out);
         self.pass_on(now);
     }
@@ -207,6 +213,7 @@ impl DataPlane for WorkerPlane {
     }
 
     fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
+        self.taping.prepare(&mut self.worker, now);
         self.worker.handle_timeout(now, out);
         self.pass_on(now);
         self.go_on_scanning(now);

@@ -3,7 +3,7 @@
 use super::checksum;
 use super::parse::{Parsed, Upper, be16, be32, tcp_flags};
 use crate::model::Protocol;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Quoted at most, so that an ICMPv4 error stays within 576 bytes (RFC 1812 section 4.3.2.3).
 const QUOTE_V4: usize = 576 - 28;
@@ -148,12 +148,7 @@ pub fn echo_reply(packet: &[u8], parsed: &Parsed) -> Option<Vec<u8>> {
 pub fn udp_back(packet: &[u8], parsed: &Parsed, payload: &[u8]) -> Option<Vec<u8>> {
     let Upper::Udp { source_port, destination_port } = parsed.upper else { return None };
     let (from, to) = (parsed.destination(packet), parsed.source(packet));
-    let len = 8 + payload.len();
-    let mut out = ip_header(from, to, Protocol::UDP, len)?;
-    let at = out.len();
-    push_udp(&mut out, destination_port, source_port, payload);
-    finish_upper(&mut out, at, at + 6, Protocol::UDP, from, to);
-    Some(out)
+    udp(SocketAddr::new(from, destination_port), SocketAddr::new(to, source_port), payload)
 }
 
 /// An echo request of ours (RFC 792, RFC 4443 section 4.1) with this identifier and sequence number; `None` between addresses
@@ -181,6 +176,19 @@ pub fn udp_v6(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16), dscp: u8, p
     push_udp(&mut out, source.1, destination.1, payload);
     finish_upper(&mut out, 40, 46, Protocol::UDP, IpAddr::V6(source.0), IpAddr::V6(destination.0));
     out
+}
+
+/// A UDP packet (RFC 768) between two ends; `None` if they are of different families, or it would be too long.
+pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
+    let len = 8 + payload.len();
+    if len > usize::from(u16::MAX) - 20 {
+        return None;
+    }
+    let mut out = ip_header(from.ip(), to.ip(), Protocol::UDP, len)?;
+    let at = out.len();
+    push_udp(&mut out, from.port(), to.port(), payload);
+    finish_upper(&mut out, at, at + 6, Protocol::UDP, from.ip(), to.ip());
+    Some(out)
 }
 
 /// Cuts a packet into fragments of at most `mtu` bytes; works on fragments too. Of IPv6 only what has a fragment header

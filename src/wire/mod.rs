@@ -25,8 +25,8 @@ mod tests;
 mod tls;
 
 pub use answer::{
-    IcmpError, echo_reply, echo_request, fragment, icmp_error, may_answer, tcp_reset, tcp_segment, udp_back,
-    udp_v6,
+    IcmpError, echo_reply, echo_request, fragment, icmp_error, may_answer, tcp_reset, tcp_segment, udp,
+    udp_back, udp_v6,
 };
 pub use batch::{Batch, Handover, Ingress, SLOT_BYTES};
 pub use checksum::{add as add_sums, pseudo_header, sum as checksum};

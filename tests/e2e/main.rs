@@ -10,6 +10,7 @@ mod branches;
 mod breakout;
 mod brownouts;
 mod calls;
+mod captures;
 #[path = "../collectors/mod.rs"]
 mod collectors;
 mod commits;

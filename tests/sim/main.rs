@@ -11,6 +11,7 @@ mod accounts;
 mod blocks;
 mod breakout;
 mod canaries;
+mod captures;
 mod chaos;
 mod copies;
 mod crowd;

@@ -7,7 +7,9 @@ use popgate::control::{Control, SiteFacts, Unanswered, WorkerGone, WorkerPort};
 use popgate::flow::{FlowRecord, Sample};
 use popgate::model::{DropReason, Instant, Now};
 use popgate::pipeline::report::{Answer, Query};
-use popgate::pipeline::{DeadLinks, Entrance, Logged, Steered, Team, Worker, steer};
+use popgate::pipeline::{
+    CaptureSpec, CapturedPacket, DeadLinks, Entrance, Logged, Steered, Team, Worker, steer,
+};
 use popgate::tables::Generation;
 use popgate::tunnel::Endpoint;
 use popgate::wire::{self, Batch, Handover, Ingress, Outbound};
@@ -252,6 +254,15 @@ impl Plane {
 
     pub fn take_samples(&mut self) -> Vec<Sample> {
         self.workers.iter_mut().flat_map(|worker| worker.take_samples().collect::<Vec<_>>()).collect()
+    }
+
+    pub fn capture(&mut self, specs: &[CaptureSpec]) {
+        self.workers.iter_mut().for_each(|worker| worker.capture(specs.to_vec()));
+    }
+
+    /// What all workers have captured for one, each its own behind the other's.
+    pub fn take_captured(&mut self, number: u64) -> Vec<CapturedPacket> {
+        self.workers.iter_mut().flat_map(|worker| worker.take_captured(number).collect::<Vec<_>>()).collect()
     }
 
     pub fn take_records(&mut self) -> Vec<FlowRecord> {

@@ -45,6 +45,8 @@ fn opinion(method: &str, path: &str) -> For {
         (_, "/api/v1/users" | "/api/v1/users/{name}") => For::OwnersInPerson,
         (_, "/api/v1/tokens" | "/api/v1/tokens/{id}") => For::ViewersInPerson,
         ("GET", "/metrics" | "/api/v1/exporters" | "/api/v1/config/revisions") => For::ViewersOfTheBox,
+        // What is in it are a tenant's packets.
+        (_, "/api/v1/captures/{capture}") | ("POST", "/api/v1/captures") => For::Operators,
         ("GET", _) => For::Viewers,
         (_, "/api/v1/config/candidate" | "/api/v1/config/commit" | "/api/v1/config/confirm") => {
             For::Operators
@@ -94,13 +96,15 @@ fn request(method: &str, path: &str, tenant: &str) -> (String, String) {
             "GET",
             "/api/v1/paths" | "/api/v1/tunnels" | "/api/v1/sessions" | "/api/v1/flows" | "/api/v1/drops",
         )
-        | ("GET", "/api/v1/rules" | "/api/v1/decisions" | "/api/v1/measurements" | "/api/v1/queues") => {
+        | ("GET", "/api/v1/rules" | "/api/v1/decisions" | "/api/v1/measurements" | "/api/v1/queues")
+        | ("GET", "/api/v1/captures") => {
             format!("?tenant={tenant}")
         }
         _ => String::new(),
     };
     let body = match (method, path) {
         ("PUT", "/api/v1/config/candidate") => r#"{"text": "a"}"#.to_owned(),
+        ("POST", "/api/v1/captures") => format!(r#"{{"tenant": "{tenant}"}}"#),
         ("POST", "/api/v1/config/commit") => format!(r#"{{"source": "tenant:{tenant}"}}"#),
         ("POST", "/api/v1/users") => {
             format!(
@@ -113,7 +117,7 @@ fn request(method: &str, path: &str, tenant: &str) -> (String, String) {
         }
         _ => String::new(),
     };
-    let path = path.replace("{name}", "carl").replace("{id}", "1");
+    let path = path.replace("{name}", "carl").replace("{id}", "1").replace("{capture}", "7");
     (format!("{path}{query}"), body)
 }
 
@@ -496,7 +500,11 @@ static TOTP: std::sync::LazyLock<Secret> = std::sync::LazyLock::new(|| Secret::o
 fn two_tenants() -> Server {
     let worker: Vec<Box<dyn WorkerPort>> = vec![Box::new(TwoTenants)];
     let server = Server::of(worker, Arc::default(), |control| {
-        control.with_ledger(TwoTenants).with_history(TwoTenants).with_commits(TwoTenants)
+        control
+            .with_ledger(TwoTenants)
+            .with_history(TwoTenants)
+            .with_commits(TwoTenants)
+            .with_captures(super::captures::Captures)
     });
     server.now.store(1_800_000_000_000, Ordering::Relaxed);
     server
@@ -550,7 +558,7 @@ impl Server {
         })
     }
 
-    fn token_of(&self, role: Role, tenant: Option<&'static str>) -> String {
+    pub(super) fn token_of(&self, role: Role, tenant: Option<&'static str>) -> String {
         let (access, now) = (self.access.clone(), self.now.load(Ordering::Relaxed));
         self.run(async move {
             let (secret, hash): (String, Hash) = access.new_token();

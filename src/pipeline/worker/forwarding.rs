@@ -31,6 +31,9 @@ impl Worker {
         match wire::parse_super(packet, segment) {
             Ok(parsed) => {
                 let packet = &mut packet[..parsed.len];
+                if self.sees_inner {
+                    self.see_arrived(arrival, packet, &parsed);
+                }
                 let key = parsed.key(packet, arrival.zone);
                 Some(Packet { arrival, packet, parsed, key })
             }
@@ -212,6 +215,11 @@ impl Worker {
             return Ok(hand_over(owner, arrival, packet, parsed, out));
         };
         self.bring_up_to_date(at, now)?;
+        if self.sees_inner
+            && let Some(session) = self.sessions.get(at)
+        {
+            self.see_found(session.tenant, arrival, packet, parsed);
+        }
         let session = self.sessions.get(at).ok_or(lost)?;
         if session.is_canary() {
             return Ok(Fate::Forwarded);
@@ -257,6 +265,9 @@ impl Worker {
         wire::translate(packet, parsed, Side::Destination, destination.0, 0);
         wire::decrement_ttl(packet, parsed);
         let tenant = session.tenant;
+        if self.sees_inner && matches!(exit, Exit::Device(_)) {
+            self.see_leaving(Some(tenant), exit, packet, parsed);
+        }
         self.leave(exit, packet, parsed, mtu, now, out)
             .map_err(|reason| Refusal::new(Some(tenant), reason))
             .map(|()| Fate::Forwarded)
@@ -317,6 +328,10 @@ impl Worker {
     ) -> Result<(), Refusal> {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
         let tenant = session.tenant;
+        if self.sees_inner {
+            self.see_found(tenant, arrival, packet, parsed);
+        }
+        let Some(session) = self.sessions.get(at) else { return Ok(()) };
         let refuse = |reason| Refusal::new(Some(tenant), reason);
         if session.from(direction) != arrival.hop {
             return Err(refuse(DropReason::SourceNotAllowed));
@@ -407,6 +422,9 @@ impl Worker {
         }
         wire::decrement_ttl(packet, parsed);
         wire::clamp_mss(packet, parsed, segment_mtu);
+        if self.sees_inner && matches!(exit, Exit::Device(_)) {
+            self.see_leaving(Some(tenant), exit, packet, parsed);
+        }
         self.leave(exit, packet, parsed, mtu, now, out).map_err(|reason| Refusal::new(Some(tenant), reason))
     }
 

@@ -169,6 +169,10 @@ impl Worker {
             self.drops.count(Some(tenant), DropReason::WrongTransport, 1);
             return None;
         }
+        if self.sees_outer {
+            self.see_datagram(tenant, transport, from, datagram);
+        }
+        let path = self.paths.get_mut(id)?;
         let had_session = path.tunnel.has_session();
         let opened = match path.tunnel.open(from.ip(), datagram, buffer) {
             Ok(opened) => opened,
@@ -199,7 +203,11 @@ impl Worker {
             Opened::Packet(len) => Some(len),
             Opened::Nothing => None,
             Opened::Reply(len) => {
+                let before = out.datagrams().len();
                 out.push_datagram(transport, from, &buffer[..len]);
+                if self.sees_outer {
+                    self.see_sent(tenant, before, out);
+                }
                 if datagram[0] == 2 {
                     if let Some(path) = self.paths.get_mut(id) {
                         path.gauge.prober.hurry(now.instant);
@@ -217,11 +225,15 @@ impl Worker {
     fn flush_waiting(&mut self, id: PathId, out: &mut Outbound) {
         let Some(path) = self.paths.get_mut(id) else { return };
         let Some(Endpoint { transport, address }) = path.tunnel.endpoint() else { return };
+        let (tenant, before) = (path.spec.tenant, out.datagrams().len());
         while let Some(len) = path.tunnel.waiting() {
             path.sent.count(len);
             out.write_datagram(transport, address, buffer_for(len), |room| {
                 (path.tunnel.seal_waiting(room), ())
             });
+        }
+        if self.sees_outer {
+            self.see_sent(tenant, before, out);
         }
     }
 

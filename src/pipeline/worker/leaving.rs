@@ -45,6 +45,9 @@ impl Worker {
             if path.carries(path::dscp_of(packet), is_protected, now.instant) {
                 self.paths.schedule(id);
             }
+            if self.sees_inner {
+                self.see_leaving(None, exit, packet, parsed);
+            }
             if is_protected {
                 copy = self.copies_onto(id, (class, path::dscp_of(packet)), remediation, now);
             }
@@ -191,20 +194,26 @@ impl Worker {
     ) -> Result<(), DropReason> {
         let path = self.paths.get_mut(id).ok_or(DropReason::NoPath)?;
         let Endpoint { transport, address } = path.tunnel.endpoint().ok_or(DropReason::NoPath)?;
+        let (tenant, before) = (path.spec.tenant, out.datagrams().len());
         let dscp = path::dscp_of(packet);
-        out.write_marked(transport, address, dscp, buffer_for(packet.len()), |room| {
-            match path.tunnel.seal(packet, room) {
-                Sealed::Datagram(len) => {
-                    path.sent.count(packet.len());
-                    if let Some(by_dscp) = &mut path.by_dscp {
-                        by_dscp.sent(dscp);
-                    }
-                    (Some(len), Ok(()))
+        let sealed = out.write_marked(transport, address, dscp, buffer_for(packet.len()), |room| match path
+            .tunnel
+            .seal(packet, room)
+        {
+            Sealed::Datagram(len) => {
+                path.sent.count(packet.len());
+                if let Some(by_dscp) = &mut path.by_dscp {
+                    by_dscp.sent(dscp);
                 }
-                Sealed::Waiting(handshake) => (handshake, Ok(())),
-                Sealed::QueueFull => (None, Err(DropReason::TunnelQueueFull)),
+                (Some(len), Ok(()))
             }
-        })
+            Sealed::Waiting(handshake) => (handshake, Ok(())),
+            Sealed::QueueFull => (None, Err(DropReason::TunnelQueueFull)),
+        });
+        if self.sees_outer {
+            self.see_sent(tenant, before, out);
+        }
+        sealed
     }
 
     /// Counts a packet that goes no further, and answers it where its sender should know.
@@ -241,6 +250,11 @@ impl Worker {
             (None, NextHop::Device(device)) => Exit::Device(device),
             (None, NextHop::Tunnel(_)) => return,
         };
+        if self.sees_inner
+            && let Ok(parsed) = wire::parse_ip(&answer)
+        {
+            self.see_leaving(arrival.tenant.or(refusal.tenant), exit, &answer, &parsed);
+        }
         if let Err(reason) = self.put(exit, &answer, now, out) {
             self.drops.count(refusal.tenant, reason, 1);
         }

@@ -14,6 +14,7 @@
 
 mod admission;
 mod canaries;
+mod capturing;
 mod echoes;
 mod forwarding;
 mod intake;
@@ -26,6 +27,7 @@ mod shaping;
 mod stories;
 mod whereabouts;
 
+use super::capture::{CaptureInterface, CaptureSpec, CapturedPacket, Captures};
 use super::drops::Drops;
 use super::gauge::{Gauge, Why};
 use super::inspections::{Inspections, SessionNames};
@@ -129,6 +131,10 @@ pub struct Worker {
     due: Vec<PathId>,
     /// A packet is to be shed: the next one that will do.
     shed: bool,
+    /// Whether a capture looks at packets, and at datagrams: these are asked for each, and the rest only if so.
+    sees_inner: bool,
+    sees_outer: bool,
+    captures: Captures,
     /// Keeps probes within the worker's share of the box's budget.
     pace: Pace,
     /// If any bandwidth is limited: what waits for it.
@@ -241,6 +247,9 @@ impl Worker {
             dead_links: DeadLinks::default(),
             due: Vec::new(),
             shed: false,
+            sees_inner: false,
+            sees_outer: false,
+            captures: Captures::default(),
             pace: Pace::new(path::EXCHANGES / u32::from(team.size().max(1)), now.instant),
             shaper: None,
         };
@@ -282,6 +291,7 @@ impl Worker {
     /// Takes the packets of `batch` and puts what is to be sent into `out`.
     pub fn process(&mut self, batch: &mut Batch, now: Now, out: &mut Outbound) {
         self.shed = batch.sheds();
+        self.captures.set_time(now.unix_nanos);
         let mut packets = batch.packets().peekable();
         while packets.peek().is_some() {
             let mut landing = out.land(GROUP_BYTES);
@@ -323,6 +333,7 @@ impl Worker {
 
     /// Does what is due: tunnels' timers, probes, sessions that end, packets whose turn it is.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Outbound) {
+        self.captures.set_time(now.unix_nanos);
         if !self.unreachable.is_empty() {
             self.work_unreachable(now, out);
         }
@@ -441,6 +452,7 @@ impl Worker {
         let Some(path) = self.paths.get_mut(id) else { return };
         let mut message = [0; 256];
         let endpoint = path.tunnel.endpoint();
+        let before = out.datagrams().len();
         let mut send = |len: Option<usize>, message: &[u8]| {
             if let (Some(len), Some(Endpoint { transport, address })) = (len, endpoint) {
                 out.push_datagram(transport, address, &message[..len]);
@@ -456,6 +468,9 @@ impl Worker {
         }
         path.sample(now.instant);
         let (tenant, is_measured) = (path.spec.tenant, path.is_measured());
+        if self.sees_outer {
+            self.see_sent(tenant, before, out);
+        }
         if lost > 0 {
             self.drops.count(Some(tenant), DropReason::NoPath, lost);
         }

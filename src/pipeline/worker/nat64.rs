@@ -56,6 +56,9 @@ impl Worker {
             Some((packet, mut parsed)) => {
                 wire::decrement_ttl(packet, &mut parsed);
                 wire::clamp_mss(packet, &parsed, segment_mtu);
+                if self.sees_inner && matches!(exit, Exit::Device(_)) {
+                    self.see_leaving(None, exit, packet, &parsed);
+                }
                 self.leave(exit, packet, &parsed, mtu, now, out)
             }
         };
@@ -118,6 +121,9 @@ impl Worker {
             Some((packet, _)) if packet.len() > usize::from(change.mtu_out) => Err(DropReason::TooBig),
             Some((packet, mut parsed)) => {
                 wire::decrement_ttl(packet, &mut parsed);
+                if self.sees_inner && matches!(exit, Exit::Device(_)) {
+                    self.see_leaving(None, exit, packet, &parsed);
+                }
                 self.leave(exit, packet, &parsed, change.mtu_out, now, out)
             }
         };
