@@ -8,8 +8,8 @@ use crate::control::{FlowPage, Status, TenantFacts};
 use crate::export::report::ExporterReport;
 use crate::model::{AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
 use crate::pipeline::report::{
-    DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName, PathReport,
-    QueueRow, RuleRow, SessionPage,
+    DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, NatBlockRow, NatPoolRow, PathHistory,
+    PathName, PathReport, QueueRow, RuleRow, SessionPage, TenantRow,
 };
 use crate::store::report::WhoHad;
 use axum::Json;
@@ -55,6 +55,20 @@ pub(super) struct Decisions {
 #[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Queues {
     pub(super) queues: Vec<QueueRow>,
+}
+
+#[derive(Serialize, Deserialize, ToSchema)]
+pub(super) struct Nat {
+    /// By tenant and handoff.
+    pub(super) pools: Vec<NatPool>,
+    pub(super) blocks: Vec<NatBlockRow>,
+}
+
+#[derive(Serialize, Deserialize, ToSchema)]
+pub(super) struct NatPool {
+    pub(super) tenant: String,
+    #[serde(flatten)]
+    pub(super) pool: NatPoolRow,
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -141,6 +155,20 @@ pub(super) async fn queues(
     let fits = |name: &str, has: &str| wanted(name).is_none_or(|wanted| wanted == has);
     queues.retain(|row| fits("site", &row.site) && fits("path", &row.path));
     Ok(Json(Queues { queues }))
+}
+
+/// The pools, of all tenants or of one, with the blocks that branches have of them.
+pub(super) async fn nat(State(app): State<App>, query: Parameters) -> Result<Json<Nat>, Problem> {
+    let asked = Asked::read(query, &["tenant"])?;
+    let tenant = asked.filter.tenant.as_deref();
+    let tenants = app.control.tenants(worker_patience()).await?;
+    let blocks = app.control.nat_blocks(tenant, worker_patience()).await?;
+    let tenants = tenants.into_iter().filter(|row| tenant.is_none_or(|tenant| row.tenant == tenant));
+    let pools = tenants.flat_map(|row| {
+        let TenantRow { tenant, nat_pools, .. } = row;
+        nat_pools.into_iter().map(move |pool| NatPool { tenant: tenant.clone(), pool })
+    });
+    Ok(Json(Nat { pools: pools.collect(), blocks }))
 }
 
 pub(super) async fn exporters(State(app): State<App>, query: Parameters) -> Result<Json<Exporters>, Problem> {

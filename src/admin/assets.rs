@@ -14,7 +14,7 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 struct Dist;
 
 /// The console's views; each is the same page, which looks at its own address.
-const VIEWS: [&str; 11] = [
+const VIEWS: [&str; 13] = [
     "/",
     "/path",
     "/sessions",
@@ -23,7 +23,9 @@ const VIEWS: [&str; 11] = [
     "/rules",
     "/explain",
     "/trace",
+    "/nat",
     "/who-had",
+    "/captures",
     "/changes",
     "/users",
 ];

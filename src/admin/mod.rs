@@ -208,6 +208,7 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/decisions", LOOK, || get(api::decisions)),
     route("GET", "/api/v1/measurements", LOOK, || get(api::measurements)),
     route("GET", "/api/v1/queues", LOOK, || get(api::queues)),
+    route("GET", "/api/v1/nat", LOOK, || get(api::nat)),
     route("GET", "/api/v1/exporters", LOOK_BOX, || get(api::exporters)),
     route("GET", "/api/v1/explain", LOOK, || get(api::explain)),
     route("GET", "/api/v1/who-had", LOOK_NARROWED, || get(api::who_had)),

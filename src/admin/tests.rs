@@ -551,6 +551,7 @@ impl WorkerPort for Worker {
             Query::Measurements { .. } => Answer::Measurements(Vec::new()),
             Query::Queues { .. } => Answer::Queues(Vec::new()),
             Query::Canaries { .. } => Answer::Canaries(Vec::new()),
+            Query::NatBlocks { .. } => Answer::NatBlocks(Vec::new()),
             Query::Tenants => Answer::Tenants(Vec::new()),
             Query::History(asked) => Answer::History(
                 (asked.path == "dsl").then(|| PathHistory { samples: Vec::new(), slas: Vec::new() }),

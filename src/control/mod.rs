@@ -28,8 +28,8 @@ pub use trace::{
 use crate::export::report::ExporterReport;
 use crate::model::{AskedFlow, AskedPort};
 use crate::pipeline::report::{
-    Answer, CanaryRow, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName,
-    PathReport, PathState, Query, QueueRow, RuleRow, SessionPage, TenantRow, Totals,
+    Answer, CanaryRow, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, NatBlockRow,
+    PathHistory, PathName, PathReport, PathState, Query, QueueRow, RuleRow, SessionPage, TenantRow, Totals,
 };
 use crate::store::report::{FlowAnswer, FlowHistoryState, FlowProblem, FlowQuestion, LedgerState, WhoHad};
 use revisions::Who;
@@ -502,6 +502,27 @@ impl Control {
             }
         }
         Ok(sums.into_values().collect())
+    }
+
+    /// The blocks of ports that branches have, of one tenant's or of all, by tenant, handoff, branch and address.
+    pub async fn nat_blocks(
+        &self,
+        tenant: Option<&str>,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<Vec<NatBlockRow>, Unanswered> {
+        let query = Query::NatBlocks { tenant: tenant.map(str::to_owned) };
+        let answers = self.ask_all(query, deadline, |answer| match answer {
+            Answer::NatBlocks(rows) => Some(rows),
+            _ => None,
+        });
+        let mut rows: Vec<NatBlockRow> = answers.await?.into_iter().flatten().collect();
+        rows.sort_by(|a, b| {
+            let key = |row: &NatBlockRow| (row.address, row.first_port);
+            (&a.tenant, &a.handoff, &a.branch)
+                .cmp(&(&b.tenant, &b.handoff, &b.branch))
+                .then(key(a).cmp(&key(b)))
+        });
+        Ok(rows)
     }
 
     async fn ask_all<T>(

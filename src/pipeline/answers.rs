@@ -61,6 +61,7 @@ impl Worker {
             Query::History(asked) => Answer::History(self.path_history(asked, now)),
             Query::Queues { tenant } => Answer::Queues(self.queue_rows(tenant.as_deref())),
             Query::Canaries { .. } => Answer::Canaries(self.canary_rows()),
+            Query::NatBlocks { tenant } => Answer::NatBlocks(self.nat_block_rows(tenant.as_deref())),
             Query::Tenants => Answer::Tenants(self.tenant_rows()),
             Query::Rules { tenant } => {
                 Answer::Rules(self.rules.rows(tenant.as_deref(), &self.drops, &self.generation))

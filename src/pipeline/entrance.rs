@@ -93,6 +93,7 @@ impl Entrance {
             Query::Queues { .. } => Answer::Queues(Vec::new()),
             Query::History(_) => Answer::History(None),
             Query::Canaries { .. } => Answer::Canaries(Vec::new()),
+            Query::NatBlocks { .. } => Answer::NatBlocks(Vec::new()),
             Query::Tenants => Answer::Tenants(Vec::new()),
         }
     }

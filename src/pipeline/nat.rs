@@ -208,6 +208,16 @@ impl Holdings {
         self.leases.iter().map(|lease| (lease.block.address, lease.block.ports()))
     }
 
+    /// The blocks it has given out: whose, of which handoff's pool, to which branch.
+    pub(super) fn blocks(
+        &self,
+    ) -> impl Iterator<Item = (TenantId, HandoffId, Option<SiteId>, Ipv4Addr, RangeInclusive<u16>)> {
+        self.leases.iter().filter_map(|Lease { block, holder, .. }| {
+            let Holder { tenant, handoff, branch } = (*holder)?;
+            Some((tenant, handoff, branch, block.address, block.ports()))
+        })
+    }
+
     // 3 The end of a lease.
 
     /// When [`Holdings::look`] has something to do.

@@ -47,6 +47,10 @@ pub enum Query {
     /// Of one path.
     History(PathName),
     Tenants,
+    /// Of one tenant, or of all.
+    NatBlocks {
+        tenant: Option<String>,
+    },
 }
 
 /// What it answers, of the same name as the question.
@@ -71,6 +75,8 @@ pub enum Answer {
     History(Option<PathHistory>),
     /// What is limited is the box's, what is used the worker's own.
     Tenants(Vec<TenantRow>),
+    /// Blocks that the worker has given to branches.
+    NatBlocks(Vec<NatBlockRow>),
 }
 
 /// How a canary stands.
@@ -399,6 +405,12 @@ pub struct TenantRow {
 #[serde(rename_all = "kebab-case")]
 pub struct NatPoolRow {
     pub handoff: String,
+    pub prefixes: Vec<String>,
+    /// Those of each address that may be given out.
+    pub first_port: u16,
+    pub last_port: u16,
+    /// Ports of a block, where each is one branch's.
+    pub block_ports: Option<u16>,
     pub addresses: u64,
     /// What its addresses have of them, for each protocol.
     pub ports: u64,
@@ -409,6 +421,19 @@ pub struct NatPoolRow {
     pub udp_bindings: u64,
     pub icmp_bindings: u64,
     pub other_bindings: u64,
+}
+
+/// A block of ports that a branch has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NatBlockRow {
+    pub tenant: String,
+    pub handoff: String,
+    /// `None`: hosts that are at none.
+    pub branch: Option<String>,
+    pub address: IpAddr,
+    pub first_port: u16,
+    pub last_port: u16,
 }
 
 /// What a path was judged by: [`Measured`], when, and of which path. `popgate replay` reads these, one in a line.

@@ -1,6 +1,6 @@
 //! What tenants have of what is limited: sessions, and ports of their NAT pools.
 
-use super::report::{NatPoolRow, TenantRow};
+use super::report::{NatBlockRow, NatPoolRow, TenantRow};
 use super::worker::Worker;
 use crate::model::{HandoffId, Protocol};
 use crate::tables::{InternetKind, Pool, Tenant};
@@ -17,6 +17,10 @@ impl Worker {
             let used = used.get(&pool.handoff).copied().unwrap_or_default();
             NatPoolRow {
                 handoff: names.handoff(pool.handoff).to_owned(),
+                prefixes: pool.networks().iter().map(ToString::to_string).collect(),
+                first_port: *pool.ports().start(),
+                last_port: *pool.ports().end(),
+                block_ports: pool.blocks().map(|blocks| blocks.size),
                 addresses: pool.len(),
                 ports: pool.len() * pool.ports().len() as u64,
                 leased_ports: used.leased,
@@ -35,6 +39,20 @@ impl Worker {
         let mut rows: Vec<TenantRow> = tenants.collect();
         rows.sort_by(|a, b| a.tenant.cmp(&b.tenant));
         rows
+    }
+
+    /// The blocks that branches of `tenant`'s have, or of all.
+    pub(super) fn nat_block_rows(&self, tenant: Option<&str>) -> Vec<NatBlockRow> {
+        let names = &self.generation.names;
+        let rows = self.holdings.blocks().map(|(id, handoff, branch, address, ports)| NatBlockRow {
+            tenant: names.tenant(id).to_owned(),
+            handoff: names.handoff(handoff).to_owned(),
+            branch: branch.map(|branch| names.site(branch).to_owned()),
+            address: address.into(),
+            first_port: *ports.start(),
+            last_port: *ports.end(),
+        });
+        rows.filter(|row| tenant.is_none_or(|tenant| row.tenant == tenant)).collect()
     }
 
     /// An address belongs to one pool, so what is used is gone through once, however many pools there are.

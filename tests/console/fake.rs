@@ -10,9 +10,9 @@ use popgate::export::report::ExporterReport;
 use popgate::model::{AskedFlow, AskedPort};
 use popgate::pipeline::report::{
     Answer, DecisionRow, DirectionReport, DropRow, Dropped, DroppedFor, Explanation, FlowFilter, FlowReport,
-    MoveBy, MoveRow, NatPoolRow, PathHistory, PathName, PathReport, PathSample, PathState, PathStep, Query,
-    QueueRow, RuleRow, SessionPage, SessionReport, SlaRow, Step, StepKind, StoryReport, StreamReport,
-    TenantRow, Totals, TraceAsked, Traced,
+    MoveBy, MoveRow, NatBlockRow, NatPoolRow, PathHistory, PathName, PathReport, PathSample, PathState,
+    PathStep, Query, QueueRow, RuleRow, SessionPage, SessionReport, SlaRow, Step, StepKind, StoryReport,
+    StreamReport, TenantRow, Totals, TraceAsked, Traced,
 };
 use popgate::store::query::{self, Question, Show, Summing};
 use popgate::store::report::{
@@ -378,6 +378,7 @@ impl WorkerPort for Worker {
             Query::Queues { .. } => Answer::Queues(self.queues(at)),
             Query::Rules { tenant } => Answer::Rules(rules(at, tenant.as_deref())),
             Query::Canaries { .. } => Answer::Canaries(Vec::new()),
+            Query::NatBlocks { tenant } => Answer::NatBlocks(nat_blocks(self.number, tenant.as_deref())),
             Query::Tenants => Answer::Tenants(self.tenants(at)),
         });
         Ok(())
@@ -397,6 +398,21 @@ const RULES: [(&str, &str, AclAction, usize, f64); 7] = [
     ("globex", "all-out", AclAction::Accept, 29, 4.7),
     ("initech", "all-out", AclAction::Accept, 18, 2.2),
 ];
+
+/// Acme's branches have a few each, all of one worker.
+fn nat_blocks(number: u64, tenant: Option<&str>) -> Vec<NatBlockRow> {
+    let block = |(branch, address, first_port): (&str, u8, u16)| NatBlockRow {
+        tenant: "acme".into(),
+        handoff: "internet".into(),
+        branch: Some(branch.into()),
+        address: Ipv4Addr::new(198, 51, 100, address).into(),
+        first_port,
+        last_port: first_port + 511,
+    };
+    let all = [("berlin", 7, 39_936), ("berlin", 7, 40_448), ("lyon", 3, 1_024)];
+    let wanted = tenant.is_none_or(|tenant| tenant == "acme") && number == 0;
+    all.into_iter().filter(|_| wanted).map(block).collect()
+}
 
 fn rules(at: f64, tenant: Option<&str>) -> Vec<RuleRow> {
     let wanted = RULES.into_iter().filter(|(of, ..)| tenant.is_none_or(|tenant| tenant == *of));
@@ -584,6 +600,10 @@ impl Worker {
                 max_sessions,
                 nat_pools: vec![NatPoolRow {
                     handoff: "internet".into(),
+                    prefixes: vec!["198.51.100.0/29".into()],
+                    first_port: 1_024,
+                    last_port: 65_535,
+                    block_ports: (tenant == "acme").then_some(512),
                     addresses: 8,
                     ports: 8 * 64_512,
                     leased_ports: sessions.next_multiple_of(64),

@@ -26,6 +26,7 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
     let status = Command::new("node")
         .arg("web/test/console.mjs")
         .env("HAS_HISTORY", "1")
+        .env("HAS_BLOCKS", "1")
         .env("HAS_FLOW_HISTORY", "1")
         .env("FAILING_COLLECTOR", "siem")
         .env("OTHER_TENANTS", "globex,initech")
@@ -57,6 +58,20 @@ fn the_setup_link_makes_the_first_owner_and_nobody_after() {
     let link = format!("{}/#setup={secret}", server.url());
     let status = Command::new("node").arg("web/test/setup.mjs").env("SETUP_LINK", link).status();
     assert!(status.expect("node runs").success(), "web/test/setup.mjs says above what it missed");
+}
+
+#[test]
+fn axe_finds_nothing_wrong_in_any_view_in_either_theme() {
+    need("/usr/bin/chromium", "apt-get install chromium");
+    need("web/node_modules/axe-core", "npm ci in web/");
+    need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
+    let server = Server::start(Mood::Troubled, TOKEN);
+    let status = Command::new("node")
+        .arg("web/test/axe.mjs")
+        .env("BASE_URL", server.url())
+        .env("TOKEN", TOKEN_TEXT)
+        .status();
+    assert!(status.expect("node runs").success(), "web/test/axe.mjs says above what is wrong where");
 }
 
 /// Not a test: serves the fake for a person to look at, or for web/test/screens.mjs.

@@ -2,6 +2,7 @@
 
 use crate::net::{ACME, GLOBEX, Sim};
 use crate::packets::{answer, ends, udp};
+use popgate::pipeline::report::NatBlockRow;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -44,6 +45,16 @@ fn a_branch_takes_its_ports_of_blocks_that_are_its_alone_and_of_one_address() {
     assert_eq!((berlin.len(), lyon.len()), (130, 130));
     let held = [blocks(&berlin), blocks(&lyon)];
     assert!(held[0].is_disjoint(&held[1]));
+    let told = sim.nat_blocks("fra1");
+    assert!(told.iter().all(|row| (row.tenant.as_str(), row.handoff.as_str()) == ("acme", "internet")));
+    for (branch, held) in ["berlin", "lyon"].into_iter().zip(&held) {
+        let of_branch = told.iter().filter(|row| row.branch.as_deref() == Some(branch));
+        let first = |row: &NatBlockRow| {
+            assert_eq!(row.last_port - row.first_port, 63);
+            (row.address.to_string(), row.first_port / 64)
+        };
+        assert_eq!(&of_branch.map(first).collect::<BTreeSet<_>>(), held);
+    }
     for held in held {
         assert_eq!(held.len(), 3, "130 ports are of three blocks: {held:?}");
         assert_eq!(held.iter().map(|(address, _)| address).collect::<BTreeSet<_>>().len(), 1);

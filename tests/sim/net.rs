@@ -5,8 +5,8 @@ use popgate::config;
 use popgate::flow::FlowRecord;
 use popgate::model::{AskedFlow, DeviceId, Instant, Now, TransportId};
 use popgate::pipeline::report::{
-    Answer, CanaryRow, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, PathHistory, PathName,
-    PathReport, Query, QueueRow, RuleRow, SessionReport, TenantRow,
+    Answer, CanaryRow, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, NatBlockRow,
+    PathHistory, PathName, PathReport, Query, QueueRow, RuleRow, SessionReport, TenantRow,
 };
 use popgate::pipeline::{DeadLinks, explain};
 use popgate::tables::{Compiler, Generation};
@@ -706,6 +706,15 @@ impl Sim {
         let now = self.now;
         match self.node(node).plane.answer(&Query::Tenants, now) {
             Answer::Tenants(rows) => rows,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Which blocks of NAT ports branches have.
+    pub fn nat_blocks(&mut self, node: &str) -> Vec<NatBlockRow> {
+        let now = self.now;
+        match self.node(node).plane.answer(&Query::NatBlocks { tenant: None }, now) {
+            Answer::NatBlocks(rows) => rows,
             other => panic!("{other:?}"),
         }
     }

@@ -213,6 +213,9 @@ impl Plane {
             }
             Query::History(asked) => Answer::History(at_once(control.path_history(asked.clone(), pending()))),
             Query::Canaries { probe } => Answer::Canaries(at_once(control.canaries(*probe, pending()))),
+            Query::NatBlocks { tenant } => {
+                Answer::NatBlocks(at_once(control.nat_blocks(tenant.as_deref(), pending())))
+            }
             Query::Tenants => Answer::Tenants(at_once(control.tenants(pending()))),
             Query::Rules { tenant } => Answer::Rules(at_once(control.rules(tenant.as_deref(), pending()))),
         }

@@ -2,6 +2,7 @@
 
 import { useEffect, useMemo, useReducer, useState } from 'preact/hooks';
 import { COOKIE, get, send, token } from './api';
+import { Captures } from './captures';
 import { Changes, Unconfirmed } from './changes';
 import { Explain } from './explain';
 import { TraceView } from './trace';
@@ -12,6 +13,7 @@ import { HistoryView } from './history';
 import { HelpIcon, LeaveIcon, Mark, ThemeIcon } from './icons';
 import { useKeys } from './keys';
 import { Feed, type Live } from './live';
+import { NatView } from './nat';
 import { Overview } from './overview';
 import { PathView } from './path';
 import { follow, go, linkTo, useRoute, type Route, type View } from './route';
@@ -92,7 +94,9 @@ const VIEWS: [View, string, string][] = [
   ['rules', 'Rules', 'g r'],
   ['explain', 'Explain', 'g e'],
   ['trace', 'Trace', 'g t'],
+  ['nat', 'NAT', 'g n'],
   ['who-had', 'Who had', 'g w'],
+  ['captures', 'Captures', 'g p'],
   ['changes', 'Changes', 'g c'],
   ['users', 'Users', 'g u'],
 ];
@@ -161,7 +165,9 @@ function Console({ me, bearer, leave }: SignedIn & { leave: (why?: string) => vo
       {route.view === 'rules' && <Rules {...listing} />}
       {route.view === 'explain' && <Explain {...listing} />}
       {route.view === 'trace' && <TraceView {...listing} />}
+      {route.view === 'nat' && <NatView {...listing} />}
       {route.view === 'who-had' && <WhoHadView {...listing} />}
+      {route.view === 'captures' && <Captures {...listing} />}
       {route.view === 'changes' && <Changes {...listing} me={me} live={live} />}
       {route.view === 'users' && <Users {...listing} me={me} />}
       {help && <Help onClose={() => setHelp(false)} />}

@@ -20,12 +20,14 @@ export function Overview({ live, route }: { live: Live; route: Route }) {
   if (!status) {
     return (
       <main class="overview" id="main" aria-busy="true">
+        <h1 class="visually-hidden">Overview</h1>
         <p class="waiting">{live.problem ? `${live.problem}…` : 'Waiting for the first sample…'}</p>
       </main>
     );
   }
   return (
     <main class={`overview${live.state === 'lost' ? ' stale' : ''}`} id="main">
+      <h1 class="visually-hidden">Overview</h1>
       <Now live={live} status={status} />
       <Totals live={live} status={status} />
       <Paths live={live} route={route} />

@@ -3,7 +3,7 @@
 
 import { useEffect, useState } from 'preact/hooks';
 
-export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'trace' | 'who-had' | 'changes' | 'users';
+export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'trace' | 'nat' | 'who-had' | 'captures' | 'changes' | 'users';
 
 export interface Route {
   view: View;
@@ -19,7 +19,9 @@ const PATHS: Record<View, string> = {
   history: '/history',
   explain: '/explain',
   trace: '/trace',
+  nat: '/nat',
   'who-had': '/who-had',
+  captures: '/captures',
   changes: '/changes',
   users: '/users',
 };
@@ -45,7 +47,7 @@ export function linkTo(view: View, from: Route): string {
   const alone: View[] = ['overview', 'path', 'history', 'who-had', 'changes', 'users'];
   if (alone.includes(view) || alone.includes(from.view)) return href(view);
   // The others know tenants alone.
-  const shared = [view, from.view].some((either) => either === 'rules' || either === 'explain' || either === 'trace') ? (['tenant'] as const) : FILTERS;
+  const shared = [view, from.view].some((either) => ['rules', 'explain', 'trace', 'nat', 'captures'].includes(either)) ? (['tenant'] as const) : FILTERS;
   return href(view, Object.fromEntries(shared.map((name) => [name, from.query[name]])));
 }
 

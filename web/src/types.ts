@@ -242,6 +242,57 @@ export interface TraceEvent {
 }
 
 /** What the NAT ledger says, as popgate's `store::report` writes it. */
+export interface NatAnswer {
+  /** By tenant and handoff. */
+  pools: NatPool[];
+  blocks: NatBlock[];
+}
+
+export interface NatPool {
+  tenant: string;
+  handoff: string;
+  prefixes: string[];
+  'first-port': number;
+  'last-port': number;
+  /** Ports of a block, where each is one branch's. */
+  'block-ports': number | null;
+  addresses: number;
+  /** What its addresses have of them, for each protocol. */
+  ports: number;
+  'leased-ports': number;
+  'tcp-bindings': number;
+  'udp-bindings': number;
+  'icmp-bindings': number;
+  'other-bindings': number;
+}
+
+/** A block of ports that a branch has. */
+export interface NatBlock {
+  tenant: string;
+  handoff: string;
+  branch: string | null;
+  address: string;
+  'first-port': number;
+  'last-port': number;
+}
+
+export interface CaptureRow {
+  capture: number;
+  tenant: string;
+  side: 'inner' | 'outer';
+  address: string | null;
+  port: number | null;
+  protocol: string | null;
+  packets: number;
+  seconds: number;
+  'snap-length': number;
+  'began-unix-ms': number;
+  'is-running': boolean;
+  'captured-packets': number;
+  'captured-bytes': number;
+  'lost-packets': number;
+}
+
 export interface WhoHad {
   address: string;
   port: number;

@@ -12,7 +12,8 @@ use crate::control::commits::{
 use crate::control::compare::FileDifference;
 use crate::control::revisions::{Cause, Revision, Stamp, Who};
 use crate::pipeline::report::{
-    DecisionRow, FlowFilter, MeasurementRow, PathReport, PathState, QueueRow, SessionReport, TenantRow,
+    DecisionRow, FlowFilter, MeasurementRow, NatBlockRow, NatPoolRow, PathReport, PathState, QueueRow,
+    SessionReport, TenantRow,
 };
 use crate::store::report::Held;
 use std::collections::BTreeMap;
@@ -97,7 +98,7 @@ fn request(method: &str, path: &str, tenant: &str) -> (String, String) {
             "/api/v1/paths" | "/api/v1/tunnels" | "/api/v1/sessions" | "/api/v1/flows" | "/api/v1/drops",
         )
         | ("GET", "/api/v1/rules" | "/api/v1/decisions" | "/api/v1/measurements" | "/api/v1/queues")
-        | ("GET", "/api/v1/captures") => {
+        | ("GET", "/api/v1/captures" | "/api/v1/nat") => {
             format!("?tenant={tenant}")
         }
         _ => String::new(),
@@ -642,11 +643,34 @@ impl WorkerPort for TwoTenants {
             Query::Measurements { tenant } => Answer::Measurements(of_both(tenant.as_deref(), measurement)),
             Query::Queues { tenant } => Answer::Queues(of_both(tenant.as_deref(), queue)),
             Query::Canaries { .. } => Answer::Canaries(Vec::new()),
+            Query::NatBlocks { tenant } => {
+                Answer::NatBlocks(of_both(tenant.as_deref(), |tenant, site, _| NatBlockRow {
+                    tenant: tenant.into(),
+                    handoff: "internet".into(),
+                    branch: Some(site.into()),
+                    address: "198.51.100.1".parse().expect("an address"),
+                    first_port: 1_024,
+                    last_port: 1_535,
+                }))
+            }
             Query::Tenants => Answer::Tenants(of_both(None, |tenant, _, number| TenantRow {
                 tenant: tenant.into(),
                 sessions: number + 11,
                 max_sessions: Some(1_000),
-                nat_pools: Vec::new(),
+                nat_pools: vec![NatPoolRow {
+                    handoff: format!("out-of-{tenant}"),
+                    prefixes: Vec::new(),
+                    first_port: 1_024,
+                    last_port: 65_535,
+                    block_ports: None,
+                    addresses: 1,
+                    ports: number,
+                    leased_ports: 0,
+                    tcp_bindings: 0,
+                    udp_bindings: 0,
+                    icmp_bindings: 0,
+                    other_bindings: 0,
+                }],
             })),
             Query::History(asked) => Answer::History(
                 (asked.tenant == "acme").then(|| PathHistory { samples: Vec::new(), slas: Vec::new() }),
