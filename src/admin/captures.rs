@@ -24,11 +24,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// Between two looks whether it is over.
 const PAUSE: Duration = Duration::from_millis(300);
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Captures {
     /// The newest first.
     pub(super) captures: Vec<CaptureRow>,

@@ -9,13 +9,15 @@ use super::accounts::{
     FirstUserBody, MadeToken, Me, NewTokenBody, NewUserBody, PasswordBody, SetupBody, SignInBody, Tokens,
     TotpBody, TotpProposal, UserChange, Users,
 };
-use super::api::{Decisions, Drops, Exporters, Measurements, Paths, Queues, Rules};
+use super::api::{Decisions, Drops, Exporters, Measurements, Nat, Paths, Queues, Rules};
+use super::captures::Captures;
 use super::config::{
     AuditPage, CandidateAnswer, Checked, CommitBody, Comparison, Confirmed, Revisions, TextBody, Texts,
 };
 use super::guard::Need;
 use super::problem::Problem;
 use super::{ROUTES, Route};
+use crate::control::captures::{CaptureAsked, CaptureRow};
 use crate::control::commits::{Committed, ConfigState, DryRun};
 use crate::control::{FlowPage, Status, Trace};
 use crate::pipeline::report::{Explanation, PathHistory, SessionPage};
@@ -145,6 +147,7 @@ const OF: Parameter = optional("of", Kind::Text, SOURCES);
 const SOURCES: &str = "`in-force`, `files`, `candidates`, `box`, `tenant:NAME`, several with commas, or how many revisions to go back";
 const FLOWS: &[Parameter] = &[TENANT, ADDRESS, PORT, CLASS, LIMIT];
 const ID: Parameter = required("id", Kind::Text, "the number in the list of tokens");
+const CAPTURE: Parameter = required("capture", Kind::Text, "its number in the list of captures");
 const NAME: Parameter = required("name", Kind::Text, "the user's name");
 
 const DESCRIBED: &[Described] = &[
@@ -313,6 +316,32 @@ const DESCRIBED: &[Described] = &[
         &[409, 503],
     ),
     look("/api/v1/audit", "The audit log, newest first", &[LIMIT], shape::<AuditPage>),
+    look("/api/v1/nat", "NAT pools, and the blocks of ports that branches have", &[TENANT], shape::<Nat>),
+    look("/api/v1/captures", "Captures, newest first", &[TENANT], shape::<Captures>),
+    change(
+        "POST",
+        "/api/v1/captures",
+        "Begins a capture of a tenant's packets, which ends by itself",
+        Some(shape::<CaptureAsked>),
+        Gives::Json(201, shape::<CaptureRow>),
+        &[409, 503],
+    ),
+    Described {
+        parameters: &[CAPTURE],
+        gives: Gives::Media(&["application/x-pcapng"]),
+        ..look("/api/v1/captures/{capture}", "What was captured so far", &[], shape::<Problem>)
+    },
+    Described {
+        parameters: &[CAPTURE],
+        ..change(
+            "DELETE",
+            "/api/v1/captures/{capture}",
+            "Ends a capture, and forgets it",
+            None,
+            Gives::Nothing(204),
+            &[503],
+        )
+    },
     Described {
         gives: Gives::Media(&["text/event-stream"]),
         ..look("/api/v1/events", "What the console shows live, once a second", &[], shape::<Problem>)

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use utoipa::ToSchema;
 
 /// Packets, seconds and bytes of each packet unless asked otherwise, and at most.
 pub const PACKETS: (u32, u32) = (1_000, 100_000);
@@ -12,7 +13,7 @@ pub const SNAP_LENGTH: (u32, u32) = (2_048, 65_535);
 pub const LEAST_SNAP_LENGTH: u32 = 64;
 
 /// Which side of the tunnels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CaptureSide {
     /// Packets in the clear: out of and into tunnels, from and to devices.
@@ -32,7 +33,7 @@ impl fmt::Display for CaptureSide {
 }
 
 /// What is to be captured.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct CaptureAsked {
     pub tenant: String,
@@ -59,12 +60,13 @@ pub struct CaptureAsked {
 }
 
 /// A capture.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct CaptureRow {
     pub capture: u64,
     /// With what was left out.
     #[serde(flatten)]
+    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
     pub asked: CaptureAsked,
     pub began_unix_ms: u64,
     /// Whether it goes on.

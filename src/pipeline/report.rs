@@ -424,13 +424,14 @@ pub struct NatPoolRow {
 }
 
 /// A block of ports that a branch has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct NatBlockRow {
     pub tenant: String,
     pub handoff: String,
     /// `None`: hosts that are at none.
     pub branch: Option<String>,
+    #[schema(value_type = String)]
     pub address: IpAddr,
     pub first_port: u16,
     pub last_port: u16,
