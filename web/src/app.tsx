@@ -1,7 +1,7 @@
 // The console's frame: who is signed in, which view, whether the feed lives.
 
-import { useEffect, useMemo, useReducer, useState } from 'preact/hooks';
-import { COOKIE, get, send, token } from './api';
+import { useEffect, useMemo, useReducer, useRef, useState } from 'preact/hooks';
+import { COOKIE, get, isUnauthorized, send, token } from './api';
 import { Captures } from './captures';
 import { Changes, Unconfirmed } from './changes';
 import { Explain } from './explain';
@@ -42,11 +42,22 @@ export function App() {
       .then((me) => setWho({ me, bearer }))
       .catch(() => setWho(null));
   }, []);
-  const leave = (why?: string) => {
-    // Where there is no session any more, there is nothing to end.
-    if (who?.bearer === COOKIE && !why) send('DELETE', 'session', COOKIE).catch(() => undefined);
+  const leaving = useRef(false);
+  const leave = async (why?: string) => {
+    // What else is under way is refused once the session is over, which is no news.
+    if (leaving.current) return;
+    leaving.current = true;
+    let told = why;
+    // Where there is no session any more, there is nothing to end. Where there is, the answer is waited for: until then the cookie
+    // is good, and the answer would take away that of whoever signs in meanwhile.
+    if (who?.bearer === COOKIE && !why) {
+      await send('DELETE', 'session', COOKIE).catch((error: unknown) => {
+        if (!isUnauthorized(error)) told = NOT_ENDED;
+      });
+    }
+    leaving.current = false;
     token.forget();
-    setNotice(why);
+    setNotice(told);
     setWho(null);
   };
   const enter = (me: Me, bearer: string) => {
@@ -71,6 +82,7 @@ function forgetSetup(): undefined {
   return undefined;
 }
 
+const NOT_ENDED = 'The box did not end your session. Sign in and out again when it answers, or the session lasts until it has been idle for too long.';
 const EXPIRED = 'You are signed out: your session is over, or the box no longer takes this token.';
 
 function useFeed(bearer: string, onUnauthorized: () => void): Feed {
