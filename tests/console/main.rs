@@ -70,6 +70,9 @@ fn axe_finds_nothing_wrong_in_any_view_in_either_theme() {
         .arg("web/test/axe.mjs")
         .env("BASE_URL", server.url())
         .env("TOKEN", TOKEN_TEXT)
+        .env("HELD_ADDRESS", "198.51.100.7")
+        .env("HELD_PORT", "40112")
+        .env("HELD_AT", "2026-11-22T10:00Z")
         .status();
     assert!(status.expect("node runs").success(), "web/test/axe.mjs says above what is wrong where");
 }

@@ -1,18 +1,20 @@
-//! Must hold 9: a session that was just made, in the console, in a browser.
+//! A PoP's console in a browser, of a lab: a session that was just made, the first owner, a change of the policy tried, taken back
+//! and kept, and every view in both themes.
 
 use crate::hosts::Server;
 use crate::ledger;
-use crate::world::{World, eventually, need_program, node, template};
+use crate::world::{POPGATE, World, eventually, need_program, node, template};
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
 #[test]
-fn the_console_shows_a_session_that_was_just_made() {
+fn the_console_makes_an_owner_shows_a_new_session_takes_a_change_back_and_has_no_view_that_axe_finds_wrong() {
     need_program("chromium", "chromium");
     need_program("node", "nodejs");
     need("web/node_modules/playwright-core", "npm ci in web/");
+    need("web/node_modules/axe-core", "npm ci in web/");
     need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
     let world = World::changed("econsole", &["berlin", "berlin-host"], |topology| {
         // So that there are flow records to be seen of what has only just begun.
@@ -46,19 +48,32 @@ fn the_console_shows_a_session_that_was_just_made() {
     });
     let token =
         std::fs::read_to_string(world.node("fra1").state_dir().join("admin-token")).expect("the token");
-    let status = Command::new("node")
-        .arg("web/test/console.mjs")
-        .env("BASE_URL", format!("http://{}", world.console("fra1")))
-        .env("TOKEN", token.trim())
+    let url = format!("http://{}", world.console("fra1"));
+    let state_dir = world.node("fra1").state_dir();
+    let state_dir = state_dir.to_str().expect("a path of ours");
+    let link = world.must("fra1", &[POPGATE, "setup-link", "--url", &url, "--state-dir", state_dir]);
+    run(Command::new("node").arg("web/test/setup.mjs").env("SETUP_LINK", link.trim()));
+    let script = |name: &str| {
+        let mut command = Command::new("node");
+        command.arg(format!("web/test/{name}"));
+        command.env("BASE_URL", &url).env("TOKEN", token.trim());
+        command.env("HELD_ADDRESS", outside.ip().to_string());
+        command.env("HELD_PORT", outside.port().to_string()).env("HELD_AT", &at);
+        command
+    };
+    run(script("console.mjs")
         .env("DRY_RUN_NAMES", format!("tcp 10.1.0.10:{port} -> 203.0.113.80:443"))
         .env("SESSION_TEXT", format!("10.1.0.10:{port}"))
         .env("SESSION_FILTER", format!("tenant=acme&address=10.1.0.10&port={port}"))
-        .env("HELD_ADDRESS", outside.ip().to_string())
-        .env("HELD_PORT", outside.port().to_string())
-        .env("HELD_AT", &at)
-        .env("HELD_INSIDE", format!("10.1.0.10:{port}"))
-        .status();
-    assert!(status.expect("node runs").success(), "web/test/console.mjs says above what it missed");
+        .env("HELD_INSIDE", format!("10.1.0.10:{port}")));
+    run(script("axe.mjs").env("OUT", "target/screens/lab"));
+}
+
+/// Runs a script to its end, which must go well.
+fn run(command: &mut Command) {
+    let status = command.status().expect("node runs");
+    // Without the environment, where the token is.
+    assert!(status.success(), "{:?} says above what it missed", command.get_args());
 }
 
 fn need(path: &str, how: &str) {

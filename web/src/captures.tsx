@@ -208,7 +208,7 @@ export function Captures({ route, bearer, tenants, onUnauthorized }: Props) {
                       <button
                         type="button"
                         class="link"
-                        aria-label={`Delete capture ${row.capture}`}
+                        aria-label={`${row['is-running'] ? 'End and delete' : 'Delete'} capture ${row.capture}`}
                         onClick={() => void act(() => send('DELETE', `captures/${row.capture}`, bearer))}
                       >
                         {row['is-running'] ? 'End and delete' : 'Delete'}

@@ -108,7 +108,7 @@ export function Explain({ route, bearer, tenants, onUnauthorized }: Props) {
           {problem.detail}
         </p>
       )}
-      <section class="panel answer" aria-live="polite" aria-label="Explanation">
+      <section class="panel answer" tabIndex={0} aria-live="polite" aria-label="Explanation">
         {answer ? (
           <Explained answer={answer} />
         ) : (

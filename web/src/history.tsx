@@ -149,7 +149,7 @@ export function HistoryView({ route, bearer, onUnauthorized }: Props) {
           {problem.detail}
         </p>
       )}
-      <section class="answer" aria-live="polite" aria-label="Answer">
+      <section class="answer" tabIndex={0} aria-live="polite" aria-label="Answer">
         {answer?.['incomplete-before-unix-ms'] != null && (
           <p class="banner warn">
             What ended before <Time unixMs={answer['incomplete-before-unix-ms']} full /> is not all in it: it was before the
@@ -246,7 +246,7 @@ function Answer({ answer, route, download }: AnswerProps) {
       {rows.length === 0 ? (
         <p class="empty">No flow record of that time fits.</p>
       ) : (
-        <div class="wide">
+        <div class="wide" tabIndex={0} role="region" aria-label="The answer as a table">
           <table>
             <thead>
               <tr>

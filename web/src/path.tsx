@@ -311,7 +311,7 @@ const WAYS = [
 function Streams({ path }: { path: PathReport }) {
   const rows = [{ dscp: 'best effort', outbound: path.outbound, inbound: path.inbound }, ...path.streams];
   return (
-    <section class="panel figures" aria-labelledby="streams-title">
+    <section class="panel figures" tabIndex={0} aria-labelledby="streams-title">
       <header>
         <h2 id="streams-title" title="Of the last ten seconds, by probes that carry each DSCP">
           By DSCP
@@ -372,7 +372,7 @@ const QUEUE_COLUMNS: QueueColumn[] = [
 /** How classes fare where its bandwidth is limited. */
 function Queues({ rows }: { rows: QueueRow[] }) {
   return (
-    <section class="panel figures" aria-labelledby="queues-title">
+    <section class="panel figures" tabIndex={0} aria-labelledby="queues-title">
       <header>
         <h2 id="queues-title">Queues</h2>
         <span class="count">{rows.length}</span>

@@ -126,7 +126,7 @@ export function TraceView({ route, bearer, tenants, onUnauthorized }: Props) {
           {problem.detail}
         </p>
       )}
-      <div class="answers" aria-live="polite">
+      <div class="answers" tabIndex={0} role="region" aria-live="polite" aria-label="Answers">
         {answer ? <Told answer={answer} /> : <p class="empty">Say whose flow it is and its two ends with their ports, before translation or after: what became of it.</p>}
       </div>
     </main>

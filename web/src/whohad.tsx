@@ -102,7 +102,7 @@ export function WhoHadView({ route, bearer, onUnauthorized }: Props) {
           {problem.detail}
         </p>
       )}
-      <section class="panel answer" aria-live="polite" aria-label="Who had it">
+      <section class="panel answer" tabIndex={0} aria-live="polite" aria-label="Who had it">
         {answer ? (
           <Answer answer={answer} />
         ) : (

@@ -1,10 +1,17 @@
-// Every view in both themes, looked at by axe: BASE_URL and TOKEN say where. Exits 0 if it finds nothing, 1 with what it does.
+// Every view in both themes, looked at by axe as wide as a desk's window and a phone: BASE_URL and TOKEN say where, HELD_ADDRESS,
+// HELD_PORT and HELD_AT which address of a NAT pool somebody had, OUT where a picture of each goes (optional). Exits 0 if axe finds
+// nothing and nothing is wider than its window, 1 with what is.
 
+import { mkdir } from 'node:fs/promises';
 import axe from 'axe-core';
 import { launch, need } from './browser.mjs';
 
 const base = need('BASE_URL');
 const token = need('TOKEN');
+const held = new URLSearchParams({ address: need('HELD_ADDRESS'), port: need('HELD_PORT'), at: need('HELD_AT') });
+const out = process.env.OUT;
+if (out) await mkdir(out, { recursive: true });
+const SIZES = { desk: { width: 1440, height: 900 }, phone: { width: 390, height: 844 } };
 
 /** What each view is brought to before it is looked at. */
 const VIEWS = {
@@ -21,12 +28,12 @@ const VIEWS = {
   flows: async (page) => page.locator('.rows tbody tr.opens').first().waitFor(),
   'flows?port=x': async (page) => page.locator('.field.bad').waitFor(),
   'flows?tenant=nobody': async (page) => page.locator('.empty').waitFor(),
-  'history?by=class': async (page) => page.locator('.measured, td').first().waitFor(),
+  'history?by=class': async (page) => page.locator('.measured, .history td, .history .empty, .history [role=alert]').first().waitFor(),
   rules: async (page) => page.locator('.rows tbody tr').first().waitFor(),
   'explain?tenant=acme&from=10.1.0.5&to=203.0.113.80:443': async (page) => page.locator('.answer .steps, .answer .empty').first().waitFor(),
   trace: async (page) => page.getByRole('main').waitFor(),
   nat: async (page) => page.getByRole('region', { name: 'Pools' }).locator('td').first().waitFor(),
-  'who-had?address=198.51.100.7&port=40112&at=2026-11-22T10:00Z': async (page) => page.locator('.answer header').first().waitFor(),
+  [`who-had?${held}`]: async (page) => page.locator('.answer header').first().waitFor(),
   captures: async (page) => {
     await page.getByLabel('Tenant').fill('acme');
     await page.getByRole('button', { name: 'Capture', exact: true }).click();
@@ -36,45 +43,56 @@ const VIEWS = {
   users: async (page) => page.getByRole('heading', { name: 'Users' }).first().waitFor(),
 };
 
+/** The states of a view that its path does not name. */
+const NAMES = { 'flows?port=x': 'flows-bad-filter', 'flows?tenant=nobody': 'flows-empty' };
+
 const browser = await launch();
 let failed = 0;
 
-async function look(page, name) {
+async function look(page, name, colorScheme) {
   // Evaluated, not put into the page: its policy lets no such script in.
   if (!(await page.evaluate('typeof axe === "object"'))) await page.evaluate(axe.source);
-  const { violations } = await page.evaluate('axe.run()');
-  for (const { id, help, nodes } of violations) {
-    failed = 1;
-    console.error(`FAILED: ${name}: ${id}: ${help}`);
-    for (const { target, failureSummary } of nodes.slice(0, 5)) {
-      console.error(`  ${target.join(' ')}\n    ${(failureSummary ?? '').replaceAll('\n', '\n    ')}`);
+  for (const [size, viewport] of Object.entries(SIZES)) {
+    await page.setViewportSize(viewport);
+    const full = `${name}-${size}-${colorScheme}`;
+    const { violations } = await page.evaluate('axe.run()');
+    const [page_, window_] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+    if (out) await page.screenshot({ path: `${out}/${full}.png` });
+    for (const { id, help, nodes } of violations) {
+      console.error(`FAILED: ${full}: ${id}: ${help}`);
+      for (const { target, failureSummary } of nodes.slice(0, 5)) {
+        console.error(`  ${target.join(' ')}\n    ${(failureSummary ?? '').replaceAll('\n', '\n    ')}`);
+      }
     }
+    if (page_ > window_) console.error(`FAILED: ${full}: it is ${page_} wide in a window of ${window_}`);
+    if (violations.length > 0 || page_ > window_) failed = 1;
+    else console.log(`ok: axe finds nothing in ${full}`);
   }
-  if (violations.length === 0) console.log(`ok: axe finds nothing in ${name}`);
+  await page.setViewportSize(SIZES.desk);
 }
 
 for (const colorScheme of ['light', 'dark']) {
-  const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, colorScheme, reducedMotion: 'reduce' });
+  const context = await browser.newContext({ viewport: SIZES.desk, colorScheme, reducedMotion: 'reduce' });
   context.setDefaultTimeout(20_000);
   const page = await context.newPage();
   await page.goto(base);
   await page.getByLabel('Name').waitFor();
-  await look(page, `signin, ${colorScheme}`);
+  await look(page, 'signin', colorScheme);
   await page.getByRole('button', { name: "Use the box's own token" }).click();
   await page.getByLabel('Admin token').waitFor();
-  await look(page, `signin by token, ${colorScheme}`);
+  await look(page, 'signin-by-token', colorScheme);
   await page.getByLabel('Admin token').fill(token);
   await page.keyboard.press('Enter');
   await page.getByRole('navigation').waitFor();
   for (const [view, prepare] of Object.entries(VIEWS)) {
     if (view !== 'path') await page.goto(`${base}/${view === 'overview' ? '' : view}`);
     await prepare(page);
-    await look(page, `${view.split('?')[0]}, ${colorScheme}`);
+    await look(page, NAMES[view] ?? view.split('?')[0], colorScheme);
   }
   await page.keyboard.press('Escape');
   await page.locator('body').press('?');
   await page.locator('dialog[open]').waitFor();
-  await look(page, `help, ${colorScheme}`);
+  await look(page, 'help', colorScheme);
   await context.close();
 }
 await browser.close();

@@ -549,14 +549,17 @@ const steps = {
     await page.keyboard.press('c');
     const revisions = main.getByRole('region', { name: 'Revisions, the one in force first' });
     await revisions.getByRole('row').filter({ hasText: 'not confirmed in time' }).first().waitFor();
-    await main.getByRole('region', { name: 'Audit log' }).getByRole('row').filter({ hasText: 'revert' }).first().waitFor();
+    const audit = main.getByRole('region', { name: 'Audit log' }).getByRole('row');
+    const noted = (action, who) => audit.filter({ has: page.getByRole('cell', { name: action, exact: true }) }).filter({ hasText: `${who} from ` }).first();
+    await noted('revert', 'popgate').waitFor();
+    await noted('commit', 'olga').waitFor();
 
     await revisions.getByRole('row').filter({ hasText: 'ticket 4711' }).getByRole('button').click();
     await main.getByLabel('What differs in tenants/acme.toml').waitFor();
     await main.getByRole('button', { name: 'Commit' }).click();
     await banner.getByRole('button', { name: 'Confirm' }).click();
     await banner.waitFor({ state: 'detached' });
-    await main.getByRole('region', { name: 'Audit log' }).getByRole('row').filter({ hasText: 'confirm' }).filter({ hasText: 'olga' }).first().waitFor();
+    await noted('confirm', 'olga').waitFor();
     // And back, so that what comes after finds the policy it knows.
     await revisions.getByRole('row').nth(2).getByRole('button').click();
     await main.getByLabel('What differs in tenants/acme.toml').waitFor();
