@@ -77,6 +77,39 @@ fn axe_finds_nothing_wrong_in_any_view_in_either_theme() {
     assert!(status.expect("node runs").success(), "web/test/axe.mjs says above what is wrong where");
 }
 
+/// Issue 7, must hold 6. What the browser fetches before it shows anything is what the page names; the rest it fetches when it
+/// is needed.
+#[test]
+fn the_console_is_small_70_kb_of_script_at_first_and_300_kb_in_all() {
+    need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
+    let dist = Path::new("web/dist");
+    let page = std::fs::read_to_string(dist.join("index.html")).expect("readable");
+    let compressed = |name: &str| {
+        let file = dist.join(format!("{}.gz", name.trim_start_matches('/')));
+        std::fs::metadata(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).len()
+    };
+    let scripts: Vec<&str> = page.split('"').filter(|quoted| quoted.ends_with(".js")).collect();
+    assert!(scripts.iter().any(|script| script.starts_with("/assets/")), "no script in {page}");
+    let first: u64 = scripts.iter().map(|script| compressed(script)).sum();
+    let whole = compressed_below(dist);
+    println!("gzip: {first} bytes of script at first, {whole} bytes in all");
+    assert!(first <= 70_000, "{first} bytes of script at first, {scripts:?}");
+    assert!(whole <= 300_000, "{whole} bytes in all");
+}
+
+/// The size of all gzip forms in a folder and those below it.
+fn compressed_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).expect("readable");
+    entries.map(|entry| entry.expect("readable").path()).fold(0, |sum, path| {
+        let is_gzip = path.extension().is_some_and(|extension| extension == "gz");
+        sum + match path.is_dir() {
+            true => compressed_below(&path),
+            false if is_gzip => path.metadata().expect("readable").len(),
+            false => 0,
+        }
+    })
+}
+
 /// Not a test: serves the fake for a person to look at, or for web/test/screens.mjs.
 #[test]
 #[ignore = "serves until it is stopped"]
