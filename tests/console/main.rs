@@ -13,12 +13,20 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+/// Two browsers at once are slow enough that what is meant to be a pair of keys is none.
+fn one_browser() -> MutexGuard<'static, ()> {
+    static BROWSER: Mutex<()> = Mutex::new(());
+    BROWSER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
+    let _alone = one_browser();
     need("/usr/bin/chromium", "apt-get install chromium");
     need("web/node_modules/playwright-core", "npm ci in web/");
     need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
@@ -46,6 +54,7 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
 
 #[test]
 fn the_setup_link_makes_the_first_owner_and_nobody_after() {
+    let _alone = one_browser();
     need("/usr/bin/chromium", "apt-get install chromium");
     need("web/node_modules/playwright-core", "npm ci in web/");
     need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
@@ -62,6 +71,7 @@ fn the_setup_link_makes_the_first_owner_and_nobody_after() {
 
 #[test]
 fn axe_finds_nothing_wrong_in_any_view_in_either_theme() {
+    let _alone = one_browser();
     need("/usr/bin/chromium", "apt-get install chromium");
     need("web/node_modules/axe-core", "npm ci in web/");
     need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
