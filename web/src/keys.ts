@@ -1,6 +1,6 @@
 // Keys that work everywhere but in a field somebody types in.
 
-import { useEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 
 export type Bindings = Record<string, () => void>;
 
@@ -12,7 +12,8 @@ export function useKeys(bindings: Bindings): void {
   // The page is drawn anew every second, also between the two keys of a pair: the listener stays, what it calls changes.
   const latest = useRef(bindings);
   latest.current = bindings;
-  useEffect(() => {
+  // Before the page is seen: whoever sees it may press a key at once.
+  useLayoutEffect(() => {
     let first: string | undefined;
     let expiry: ReturnType<typeof setTimeout> | undefined;
     const onKey = (event: KeyboardEvent) => {

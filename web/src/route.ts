@@ -1,7 +1,7 @@
 // Where one is: the view is the path, everything that narrows or sorts it is the query. A link shows a colleague the
 // same rows.
 
-import { useEffect, useState } from 'preact/hooks';
+import { useLayoutEffect, useState } from 'preact/hooks';
 
 export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'trace' | 'nat' | 'who-had' | 'captures' | 'changes' | 'users';
 
@@ -68,7 +68,8 @@ export function narrow(changes: Record<string, string | undefined>): void {
 
 export function useRoute(): Route {
   const [route, setRoute] = useState(current);
-  useEffect(() => {
+  // Before the page is seen: a key or a link that is pressed at once goes somewhere.
+  useLayoutEffect(() => {
     const update = () => setRoute(current());
     listeners.add(update);
     addEventListener('popstate', update);
