@@ -18,18 +18,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Two browsers at once are slow enough that what is meant to be a pair of keys is none.
+/// All that a browser needs is there, and no other one is at work: two at once are slow enough that what is meant to be a pair of
+/// keys is none.
 fn one_browser() -> MutexGuard<'static, ()> {
     static BROWSER: Mutex<()> = Mutex::new(());
+    need("/usr/bin/chromium", "apt-get install chromium");
+    need("web/node_modules/playwright-core", "npm ci in web/");
+    need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
     BROWSER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]
 fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
     let _alone = one_browser();
-    need("/usr/bin/chromium", "apt-get install chromium");
-    need("web/node_modules/playwright-core", "npm ci in web/");
-    need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
     let server = Server::start(Mood::Troubled, TOKEN);
     let status = Command::new("node")
         .arg("web/test/console.mjs")
@@ -55,9 +56,6 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
 #[test]
 fn the_setup_link_makes_the_first_owner_and_nobody_after() {
     let _alone = one_browser();
-    need("/usr/bin/chromium", "apt-get install chromium");
-    need("web/node_modules/playwright-core", "npm ci in web/");
-    need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
     let state_dir = tempfile::tempdir().expect("a directory");
     let access =
         Access::open(state_dir.path(), Token::from_bytes(TOKEN), random, fake::unix_ms()).expect("access");
@@ -72,9 +70,7 @@ fn the_setup_link_makes_the_first_owner_and_nobody_after() {
 #[test]
 fn axe_finds_nothing_wrong_in_any_view_in_either_theme() {
     let _alone = one_browser();
-    need("/usr/bin/chromium", "apt-get install chromium");
     need("web/node_modules/axe-core", "npm ci in web/");
-    need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
     let server = Server::start(Mood::Troubled, TOKEN);
     let status = Command::new("node")
         .arg("web/test/axe.mjs")

@@ -33,6 +33,12 @@ export class Unreachable extends Error {
   }
 }
 
+/** What a failed request is told as. */
+export const asProblem = (error: unknown): Problem =>
+  error instanceof Refused
+    ? error.problem
+    : { title: 'Unreachable', status: 0, detail: error instanceof Error ? error.message : String(error) };
+
 /** The response to `GET /api/v1/…`; throws `Refused`, `Unreachable`, or the signal's AbortError. */
 export function open(path: string, bearer: string, signal?: AbortSignal): Promise<Response> {
   return exchange(path, bearer, { signal });
@@ -67,6 +73,16 @@ async function exchange(path: string, bearer: string, init: RequestInit): Promis
     // Something in between answered; its status says what there is to say.
   }
   throw new Refused(problem);
+}
+
+/** Has the browser save what `GET /api/v1/…` answers under this name. */
+export async function download(path: string, bearer: string, name: string): Promise<void> {
+  const file = await open(path, bearer);
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(await file.blob());
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
 export async function get<T>(path: string, bearer: string, signal?: AbortSignal): Promise<T> {

@@ -1,8 +1,10 @@
 // Captures: a tenant's packets as they pass, into a file that Wireshark reads. What is asked for is checked by the box.
 
-import { useEffect, useState } from 'preact/hooks';
-import { get, isUnauthorized, open, Refused, send } from './api';
+import { useState } from 'preact/hooks';
+import { asProblem, download, get, isUnauthorized, send } from './api';
+import { Field, Known, PROTOCOLS, Wrong } from './asking';
 import { bytes, integer } from './format';
+import { usePolled } from './polled';
 import type { Route } from './route';
 import { Time } from './time';
 import type { CaptureRow, Problem } from './types';
@@ -17,9 +19,9 @@ interface Props {
 }
 
 const FIELDS = ['tenant', 'address', 'port', 'protocol', 'packets', 'seconds', 'snap-length'] as const;
-type Field = (typeof FIELDS)[number];
+type Name = (typeof FIELDS)[number];
 
-const HINTS: Record<Field, [string, string]> = {
+const HINTS: Record<Name, [string, string]> = {
   tenant: ['Tenant', 'acme'],
   address: ['Address or prefix', 'any'],
   port: ['Port', 'any'],
@@ -29,15 +31,10 @@ const HINTS: Record<Field, [string, string]> = {
   'snap-length': ['Bytes', '2048'],
 };
 
-const NUMBERS: readonly Field[] = ['port', 'packets', 'seconds', 'snap-length'];
-
-const asProblem = (error: unknown): Problem =>
-  error instanceof Refused
-    ? error.problem
-    : { title: 'Unreachable', status: 0, detail: error instanceof Error ? error.message : String(error) };
+const NUMBERS: readonly Name[] = ['port', 'packets', 'seconds', 'snap-length'];
 
 export function Captures({ route, bearer, tenants, onUnauthorized }: Props) {
-  const [draft, setDraft] = useState<Partial<Record<Field, string>>>({});
+  const [draft, setDraft] = useState<Partial<Record<Name, string>>>({});
   const [side, setSide] = useState<'inner' | 'outer'>('inner');
   const [captures, setCaptures] = useState<CaptureRow[]>();
   const [problem, setProblem] = useState<Problem>();
@@ -46,28 +43,14 @@ export function Captures({ route, bearer, tenants, onUnauthorized }: Props) {
     if (isUnauthorized(error)) return onUnauthorized();
     setProblem(asProblem(error));
   };
-  useEffect(() => {
-    const controller = new AbortController();
-    let timer: ReturnType<typeof setTimeout>;
-    const ask = async () => {
-      if (!document.hidden) {
-        try {
-          setCaptures((await get<{ captures: CaptureRow[] }>('captures', bearer, controller.signal)).captures);
-        } catch (error) {
-          if (controller.signal.aborted) return;
-          refused(error);
-        }
-      }
-      timer = setTimeout(ask, REFRESH_MS);
-    };
-    void ask();
-    return () => {
-      clearTimeout(timer);
-      controller.abort();
-    };
-  }, [bearer, again]);
+  usePolled(
+    REFRESH_MS,
+    async (signal) => setCaptures((await get<{ captures: CaptureRow[] }>('captures', bearer, signal)).captures),
+    { onUnauthorized, failed: refused },
+    [bearer, again],
+  );
 
-  const value = (name: Field) => draft[name] ?? (name === 'tenant' ? (route.query.tenant ?? (tenants.length === 1 ? tenants[0]! : '')) : '');
+  const value = (name: Name) => draft[name] ?? (name === 'tenant' ? (route.query.tenant ?? (tenants.length === 1 ? tenants[0]! : '')) : '');
   const act = async (what: () => Promise<unknown>) => {
     setProblem(undefined);
     try {
@@ -88,15 +71,7 @@ export function Captures({ route, bearer, tenants, onUnauthorized }: Props) {
     const asked = Object.fromEntries(given.map(([name, text]) => [name, NUMBERS.includes(name) ? Number(text) : text]));
     void act(() => send('POST', 'captures', bearer, { tenant: '', ...asked, side }));
   };
-  const download = (row: CaptureRow) =>
-    act(async () => {
-      const file = await open(`captures/${row.capture}`, bearer);
-      const link = document.createElement('a');
-      link.href = URL.createObjectURL(await file.blob());
-      link.download = `${row.tenant}-${row.capture}.pcapng`;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-    });
+  const save = (row: CaptureRow) => act(() => download(`captures/${row.capture}`, bearer, `${row.tenant}-${row.capture}.pcapng`));
   return (
     <main class="listing explain history" id="main">
       <h1 class="visually-hidden">Captures</h1>
@@ -110,52 +85,29 @@ export function Captures({ route, bearer, tenants, onUnauthorized }: Props) {
         </label>
         {FIELDS.map((name) => {
           const [title, placeholder] = HINTS[name];
-          const wrong = problem?.parameter === name ? problem : undefined;
           return (
-            <label key={name} class={`field captured-${name}${wrong ? ' bad' : ''}`}>
-              <span>{title}</span>
-              <input
-                type="text"
-                data-filter={name === 'tenant' ? true : undefined}
-                class={name === 'address' ? 'mono' : undefined}
-                inputMode={NUMBERS.includes(name) ? 'numeric' : undefined}
-                list={name === 'tenant' ? 'captured-tenant' : name === 'protocol' ? 'captured-protocol' : undefined}
-                placeholder={placeholder}
-                autocomplete="off"
-                autocapitalize="off"
-                spellcheck={false}
-                value={value(name)}
-                aria-invalid={wrong ? true : undefined}
-                aria-describedby={wrong ? `captured-${name}-problem` : undefined}
-                onInput={(event) => setDraft({ ...draft, [name]: event.currentTarget.value })}
-              />
-              {wrong && (
-                <em id={`captured-${name}-problem`} role="alert">
-                  {wrong.detail.replace(/^[\w-]+: /, '')}
-                </em>
-              )}
-            </label>
+            <Field
+              key={name}
+              name={`captured-${name}`}
+              title={title}
+              placeholder={placeholder}
+              value={value(name)}
+              onInput={(text) => setDraft({ ...draft, [name]: text })}
+              problem={problem?.parameter === name ? problem : undefined}
+              list={name === 'tenant' || name === 'protocol' ? `captured-${name}` : undefined}
+              isMono={name === 'address'}
+              isNumber={NUMBERS.includes(name)}
+              isFirst={name === 'tenant'}
+            />
           );
         })}
-        <datalist id="captured-tenant">
-          {tenants.map((name) => (
-            <option key={name} value={name} />
-          ))}
-        </datalist>
-        <datalist id="captured-protocol">
-          {['tcp', 'udp', 'icmp', 'icmpv6'].map((name) => (
-            <option key={name} value={name} />
-          ))}
-        </datalist>
+        <Known id="captured-tenant" names={tenants} />
+        <Known id="captured-protocol" names={PROTOCOLS} />
         <button type="submit" class="primary">
           Capture
         </button>
       </form>
-      {problem && problem.parameter === undefined && (
-        <p class="banner warn" role="alert">
-          {problem.detail}
-        </p>
-      )}
+      <Wrong problem={problem} />
       <div class="answer">
         <section class="panel moves" aria-label="Captures">
           <header>
@@ -202,7 +154,7 @@ export function Captures({ route, bearer, tenants, onUnauthorized }: Props) {
                     </td>
                     <td class="right">{integer(row['lost-packets'])}</td>
                     <td>
-                      <button type="button" class="link" aria-label={`Download capture ${row.capture}`} onClick={() => void download(row)}>
+                      <button type="button" class="link" aria-label={`Download capture ${row.capture}`} onClick={() => void save(row)}>
                         Download
                       </button>{' '}
                       <button

@@ -1,12 +1,12 @@
 // Changes: what would be put in force, what it would do, and what was put in force before. A commit is looked at here before it
 // is made, and taken back or confirmed.
 
-import type { ComponentChildren } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
-import { get, isUnauthorized, Refused, send } from './api';
+import { asProblem, get, isUnauthorized, Refused, send } from './api';
 import { bytes, duration, integer } from './format';
 import type { Live } from './live';
 import { narrow, type Route } from './route';
+import { ActionsHead, Scroll } from './scroll';
 import { Time } from './time';
 import type {
   AuditEntry,
@@ -55,11 +55,6 @@ const KINDS: Record<FlowChange['kind'], string> = {
   path: 'Other paths',
   nat: 'Other address',
 };
-
-const asProblem = (error: unknown): Problem =>
-  error instanceof Refused
-    ? error.problem
-    : { title: 'Unreachable', status: 0, detail: error instanceof Error ? error.message : String(error) };
 
 export function Changes({ me, route, bearer, tenants, live, onUnauthorized }: Props) {
   const [state, setState] = useState<ConfigState>();
@@ -175,9 +170,7 @@ export function Changes({ me, route, bearer, tenants, live, onUnauthorized }: Pr
               <th>Who</th>
               <th>By</th>
               <th>Comment</th>
-              <th>
-                <span class="visually-hidden">What can be done</span>
-              </th>
+              <ActionsHead />
             </tr>
           </thead>
           <tbody>
@@ -509,14 +502,6 @@ function Wrong({ problem }: { problem: Problem }) {
           ))}
         </ul>
       )}
-    </div>
-  );
-}
-
-function Scroll({ name, children }: { name: string; children: ComponentChildren }) {
-  return (
-    <div class="scroll" tabIndex={0} role="region" aria-label={name}>
-      <table>{children}</table>
     </div>
   );
 }

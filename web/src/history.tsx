@@ -2,7 +2,7 @@
 // address, so a link shows a colleague the same answer.
 
 import { useEffect, useState } from 'preact/hooks';
-import { get, isUnauthorized, open, Refused } from './api';
+import { asProblem, download, get, isUnauthorized } from './api';
 import { bytes, integer, percent, utc } from './format';
 import { href, narrow, type Route } from './route';
 import { Time } from './time';
@@ -47,8 +47,7 @@ export function HistoryView({ route, bearer, onUnauthorized }: Props) {
   const [again, setAgain] = useState(0);
   const failed = (error: unknown) => {
     if (isUnauthorized(error)) return onUnauthorized();
-    const detail = error instanceof Error ? error.message : String(error);
-    setProblem(error instanceof Refused ? error.problem : { title: 'Unreachable', status: 0, detail });
+    setProblem(asProblem(error));
   };
   useEffect(() => {
     setProblem(undefined);
@@ -70,15 +69,10 @@ export function HistoryView({ route, bearer, onUnauthorized }: Props) {
     setDraft({});
     setAgain(again + 1);
   };
-  const download = (format: string) => async () => {
+  const save = (format: string) => async () => {
     try {
       const limits: Asked = query.by === RECORDS ? { limit: '100000', cursor: '' } : { top: '10000', step: '' };
-      const file = await open(`flows/query?${parameters(query, { format, ...limits })}`, bearer);
-      const link = document.createElement('a');
-      link.href = URL.createObjectURL(await file.blob());
-      link.download = `flows.${format}`;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+      await download(`flows/query?${parameters(query, { format, ...limits })}`, bearer, `flows.${format}`);
     } catch (error) {
       failed(error);
     }
@@ -162,7 +156,7 @@ export function HistoryView({ route, bearer, onUnauthorized }: Props) {
           </p>
         ))}
         {answer?.series && <Chart series={answer.series} answer={answer} />}
-        {answer && <Answer answer={answer} route={route} download={download} />}
+        {answer && <Answer answer={answer} route={route} save={save} />}
       </section>
     </main>
   );
@@ -219,10 +213,10 @@ const SHOWN = ['end', 'tenant', 'protocol', 'source', 'source_port', 'destinatio
 interface AnswerProps {
   answer: FlowAnswer;
   route: Route;
-  download: (format: string) => () => Promise<void>;
+  save: (format: string) => () => Promise<void>;
 }
 
-function Answer({ answer, route, download }: AnswerProps) {
+function Answer({ answer, route, save }: AnswerProps) {
   const { columns, rows, total, before } = answer;
   const isSums = answer.series !== null;
   const firstSum = columns.length - total.length;
@@ -235,10 +229,10 @@ function Answer({ answer, route, download }: AnswerProps) {
         <h2>{isSums ? 'Largest' : 'Records'}</h2>
         <span class="count">{isSums ? integer(answer.groups) : rows.length}</span>
         <span class="downloads">
-          <button type="button" class="link" onClick={download('csv')}>
+          <button type="button" class="link" onClick={save('csv')}>
             CSV
           </button>
-          <button type="button" class="link" onClick={download('parquet')}>
+          <button type="button" class="link" onClick={save('parquet')}>
             Parquet
           </button>
         </span>

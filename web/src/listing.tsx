@@ -3,7 +3,8 @@
 
 import type { ComponentChildren } from 'preact';
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
-import { get, isUnauthorized, Refused } from './api';
+import { asProblem, get, isUnauthorized } from './api';
+import { Field, Known } from './asking';
 import { hasPorts, integer, withPort } from './format';
 import { CloseIcon, PauseIcon, PlayIcon } from './icons';
 import { useKeys } from './keys';
@@ -71,10 +72,7 @@ function useFetched<T>(props: ListingProps<T>, query: string, paused: boolean): 
         } catch (error) {
           if (controller.signal.aborted) return;
           if (isUnauthorized(error)) return props.onUnauthorized();
-          const problem =
-            error instanceof Refused
-              ? error.problem
-              : { title: 'Unreachable', status: 0, detail: error instanceof Error ? error.message : String(error) };
+          const problem = asProblem(error);
           // What was there stays in sight, unless it answers another question.
           const page = (before: Fetched<T>) => (problem.parameter ? undefined : before.page);
           setFetched((before) => ({ ...before, page: page(before), problem, busy: false }));
@@ -128,18 +126,23 @@ export function Listing<T extends FlowLike>(props: ListingProps<T>) {
       <h1 class="visually-hidden">{capital(props.plural)}</h1>
       <form class="filter" role="search" aria-label={`Filter ${props.plural}`} onSubmit={(event) => event.preventDefault()}>
         {FILTERS.map((name) => (
-          <Field key={name} name={name} route={route} problem={problem?.parameter === name ? problem : undefined} />
+          <Field
+            key={name}
+            name={name}
+            title={capital(name)}
+            placeholder="any"
+            value={route.query[name] ?? ''}
+            onInput={(text) => narrow({ [name]: text })}
+            problem={problem?.parameter === name ? problem : undefined}
+            list={name === 'tenant' || name === 'class' ? `known-${name}` : undefined}
+            isMono={name === 'address' || name === 'port'}
+            isNumber={name === 'port'}
+            isFirst={name === 'tenant'}
+            isLeft
+          />
         ))}
-        <datalist id="known-tenant">
-          {props.tenants.map((tenant) => (
-            <option key={tenant} value={tenant} />
-          ))}
-        </datalist>
-        <datalist id="known-class">
-          {[...new Set(rows.map((row) => row.class))].sort().map((name) => (
-            <option key={name} value={name} />
-          ))}
-        </datalist>
+        <Known id="known-tenant" names={props.tenants} />
+        <Known id="known-class" names={[...new Set(rows.map((row) => row.class))].sort()} />
         {set.length > 0 && (
           <button type="button" class="plain" onClick={clear}>
             Clear
@@ -223,36 +226,6 @@ function Empty<T>({ filtered, clear, plural, nothing }: ListingProps<T> & { filt
         Show all
       </button>
     </p>
-  );
-}
-
-function Field({ name, route, problem }: { name: Filter; route: Route; problem?: Problem }) {
-  const lists = name === 'tenant' || name === 'class';
-  return (
-    <label class={`field ${name}${problem ? ' bad' : ''}`}>
-      <span>{capital(name)}</span>
-      <input
-        type="text"
-        data-filter={name === 'tenant' ? true : undefined}
-        class={lists ? undefined : 'mono'}
-        inputMode={name === 'port' ? 'numeric' : undefined}
-        list={lists ? `known-${name}` : undefined}
-        placeholder="any"
-        autocomplete="off"
-        autocapitalize="off"
-        spellcheck={false}
-        value={route.query[name] ?? ''}
-        aria-invalid={problem ? true : undefined}
-        aria-describedby={problem ? `${name}-problem` : undefined}
-        onInput={(event) => narrow({ [name]: event.currentTarget.value })}
-        onKeyDown={(event) => event.key === 'Escape' && event.currentTarget.blur()}
-      />
-      {problem && (
-        <em id={`${name}-problem`} role="alert">
-          {problem.detail.replace(/^\w+: /, '')}
-        </em>
-      )}
-    </label>
   );
 }
 

@@ -1,9 +1,11 @@
 // NAT pools: how much of each is used, which blocks of ports branches have, and from there who had a port.
 
-import { useEffect, useState } from 'preact/hooks';
-import { get, isUnauthorized } from './api';
+import { useState } from 'preact/hooks';
+import { asProblem, get } from './api';
+import { TenantFilter } from './asking';
 import { integer, percent } from './format';
-import { href, narrow, type Route } from './route';
+import { usePolled } from './polled';
+import { href, type Route } from './route';
 import type { NatAnswer, NatPool } from './types';
 
 const REFRESH_MS = 2000;
@@ -22,52 +24,20 @@ export function NatView({ route, bearer, tenants, onUnauthorized }: Props) {
   const tenant = route.query.tenant ?? '';
   const [answer, setAnswer] = useState<NatAnswer>();
   const [problem, setProblem] = useState<string>();
-  useEffect(() => {
-    const controller = new AbortController();
-    let timer: ReturnType<typeof setTimeout>;
-    const ask = async () => {
-      if (!document.hidden) {
-        try {
-          const query = tenant && `?${new URLSearchParams({ tenant })}`;
-          setAnswer(await get<NatAnswer>(`nat${query}`, bearer, controller.signal));
-          setProblem(undefined);
-        } catch (error) {
-          if (controller.signal.aborted) return;
-          if (isUnauthorized(error)) return onUnauthorized();
-          setProblem(error instanceof Error ? error.message : String(error));
-        }
-      }
-      timer = setTimeout(ask, REFRESH_MS);
-    };
-    void ask();
-    return () => {
-      clearTimeout(timer);
-      controller.abort();
-    };
-  }, [tenant, bearer]);
+  usePolled(
+    REFRESH_MS,
+    async (signal) => {
+      const query = tenant && `?${new URLSearchParams({ tenant })}`;
+      setAnswer(await get<NatAnswer>(`nat${query}`, bearer, signal));
+      setProblem(undefined);
+    },
+    { onUnauthorized, failed: (error) => setProblem(asProblem(error).detail) },
+    [tenant, bearer],
+  );
   return (
     <main class="listing explain history" id="main">
       <h1 class="visually-hidden">NAT</h1>
-      <form class="filter" role="search" aria-label="Filter pools" onSubmit={(event) => event.preventDefault()}>
-        <label class="field tenant">
-          <span>Tenant</span>
-          <input
-            type="text"
-            data-filter
-            list="pools-tenant"
-            placeholder="any"
-            autocomplete="off"
-            spellcheck={false}
-            value={tenant}
-            onInput={(event) => narrow({ tenant: event.currentTarget.value })}
-          />
-        </label>
-        <datalist id="pools-tenant">
-          {tenants.map((name) => (
-            <option key={name} value={name} />
-          ))}
-        </datalist>
-      </form>
+      <TenantFilter of="pools" tenant={tenant} tenants={tenants} />
       {problem && (
         <p class="banner warn" role="alert">
           {problem}. It is asked again every two seconds.

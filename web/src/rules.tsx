@@ -1,8 +1,10 @@
 // The ACL rules in the order they are tried, and what each has done: which carries the traffic, which never decided.
 
-import { useEffect, useState } from 'preact/hooks';
-import { get, isUnauthorized } from './api';
+import { useState } from 'preact/hooks';
+import { asProblem, get } from './api';
+import { TenantFilter } from './asking';
 import { bytes, integer } from './format';
+import { usePolled } from './polled';
 import { href, narrow, type Route } from './route';
 import { readSort, Rows, writeSort, type Column } from './rows';
 import type { RuleRow } from './types';
@@ -23,61 +25,29 @@ export function Rules({ route, bearer, tenants, onUnauthorized }: Props) {
   const [problem, setProblem] = useState<string>();
   const width = useWidth();
   const isNarrow = width < NARROW;
-  useEffect(() => {
-    const controller = new AbortController();
-    let timer: ReturnType<typeof setTimeout>;
-    const ask = async () => {
-      if (!document.hidden) {
-        try {
-          const query = tenant && `?${new URLSearchParams({ tenant })}`;
-          const answer = await get<{ rules: RuleRow[] }>(`rules${query}`, bearer, controller.signal);
-          setRules(answer.rules);
-          setProblem(undefined);
-        } catch (error) {
-          if (controller.signal.aborted) return;
-          if (isUnauthorized(error)) return onUnauthorized();
-          setProblem(error instanceof Error ? error.message : String(error));
-        }
-      }
-      timer = setTimeout(ask, REFRESH_MS);
-    };
-    void ask();
-    return () => {
-      clearTimeout(timer);
-      controller.abort();
-    };
-  }, [tenant, bearer]);
+  usePolled(
+    REFRESH_MS,
+    async (signal) => {
+      const query = tenant && `?${new URLSearchParams({ tenant })}`;
+      setRules((await get<{ rules: RuleRow[] }>(`rules${query}`, bearer, signal)).rules);
+      setProblem(undefined);
+    },
+    { onUnauthorized, failed: (error) => setProblem(asProblem(error).detail) },
+    [tenant, bearer],
+  );
 
   const rows = rules ?? [];
   const idle = rows.filter((row) => happened(row) === 0).length;
   return (
     <main class="listing" id="main">
       <h1 class="visually-hidden">ACL rules</h1>
-      <form class="filter" role="search" aria-label="Filter rules" onSubmit={(event) => event.preventDefault()}>
-        <label class="field tenant">
-          <span>Tenant</span>
-          <input
-            type="text"
-            data-filter
-            list="known-tenant"
-            placeholder="any"
-            autocomplete="off"
-            spellcheck={false}
-            value={tenant}
-            onInput={(event) => narrow({ tenant: event.currentTarget.value })}
-          />
-        </label>
-        <datalist id="known-tenant">
-          {tenants.map((name) => (
-            <option key={name} value={name} />
-          ))}
-        </datalist>
+      <TenantFilter of="rules" tenant={tenant} tenants={tenants}>
         <div class="standing">
           <span class="count">
             {rules && `${integer(rows.length)} rules${idle > 0 ? `, ${integer(idle)} never decided` : ''}`}
           </span>
         </div>
-      </form>
+      </TenantFilter>
       {problem && (
         <p class="banner warn" role="alert">
           {problem}. It is asked again every two seconds.

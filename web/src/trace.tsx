@@ -1,12 +1,11 @@
 // What became of one flow: where it went, what happened to it in order, and apart from that what would become of it now. The
 // question lives in the address, so a link shows a colleague the same answer.
 
-import { useEffect, useState } from 'preact/hooks';
-import { get, isUnauthorized, Refused } from './api';
+import { Field, Known, PROTOCOLS, useQuestion, Wrong } from './asking';
 import { Explained } from './explain';
 import { bytes, integer, utcMillis, withPort } from './format';
-import { href, narrow, type Route } from './route';
-import type { Problem, Trace, TracedSession } from './types';
+import { href, type Route } from './route';
+import type { Trace, TracedSession } from './types';
 
 interface Props {
   route: Route;
@@ -16,10 +15,10 @@ interface Props {
 }
 
 const FIELDS = ['tenant', 'from', 'to', 'protocol', 'at'] as const;
-type Field = (typeof FIELDS)[number];
+type Name = (typeof FIELDS)[number];
 const NEEDED = ['tenant', 'from', 'to'] as const;
 
-const HINTS: Record<Field, [string, string]> = {
+const HINTS: Record<Name, [string, string]> = {
   tenant: ['Tenant', 'acme'],
   from: ['One end', '10.1.0.5:51000'],
   to: ['Other end', '203.0.113.9:443'],
@@ -44,88 +43,35 @@ export function traceOf(flow: {
 }
 
 export function TraceView({ route, bearer, tenants, onUnauthorized }: Props) {
-  const asked = new URLSearchParams(FIELDS.flatMap((name) => (route.query[name] ? [[name, route.query[name]!]] : []))).toString();
-  const isWhole = NEEDED.every((name) => route.query[name]);
-  const [draft, setDraft] = useState<Partial<Record<Field, string>>>({});
-  const [answer, setAnswer] = useState<Trace>();
-  const [problem, setProblem] = useState<Problem>();
-  const [again, setAgain] = useState(0);
-  useEffect(() => {
-    setAnswer(undefined);
-    setProblem(undefined);
-    if (!isWhole) return;
-    const controller = new AbortController();
-    get<Trace>(`flows/trace?${asked}`, bearer, controller.signal)
-      .then(setAnswer)
-      .catch((error: unknown) => {
-        if (controller.signal.aborted) return;
-        if (isUnauthorized(error)) return onUnauthorized();
-        const detail = error instanceof Error ? error.message : String(error);
-        setProblem(error instanceof Refused ? error.problem : { title: 'Unreachable', status: 0, detail });
-      });
-    return () => controller.abort();
-  }, [asked, bearer, again]);
-
-  const value = (name: Field) => draft[name] ?? route.query[name] ?? '';
-  const ask = (event: Event) => {
-    event.preventDefault();
-    const missing = NEEDED.find((name) => value(name).trim() === '');
-    if (missing) return setProblem({ title: 'Missing', status: 400, detail: `${missing}: it is needed`, parameter: missing });
-    narrow(Object.fromEntries(FIELDS.map((name) => [name, value(name).trim()])));
-    setDraft({});
-    setAgain(again + 1);
-  };
+  const { answer, problem, value, type, ask } = useQuestion<Name, Trace>({ path: 'flows/trace', fields: FIELDS, needed: NEEDED, route, bearer, onUnauthorized });
   return (
     <main class="listing explain trace" id="main">
       <h1 class="visually-hidden">Trace</h1>
       <form class="filter" aria-label="Flow to trace" onSubmit={ask}>
         {FIELDS.map((name) => {
           const [title, placeholder] = HINTS[name];
-          const wrong = problem?.parameter === name ? problem : undefined;
           return (
-            <label key={name} class={`field traced-${name}${wrong ? ' bad' : ''}`}>
-              <span>{title}</span>
-              <input
-                type="text"
-                data-filter={name === 'from' ? true : undefined}
-                class={name === 'from' || name === 'to' || name === 'at' ? 'mono' : undefined}
-                list={name === 'tenant' || name === 'protocol' ? `traced-${name}` : undefined}
-                placeholder={placeholder}
-                autocomplete="off"
-                autocapitalize="off"
-                spellcheck={false}
-                value={value(name)}
-                aria-invalid={wrong ? true : undefined}
-                aria-describedby={wrong ? `traced-${name}-problem` : undefined}
-                onInput={(event) => setDraft({ ...draft, [name]: event.currentTarget.value })}
-              />
-              {wrong && (
-                <em id={`traced-${name}-problem`} role="alert">
-                  {wrong.detail.replace(/^\w+: /, '')}
-                </em>
-              )}
-            </label>
+            <Field
+              key={name}
+              name={`traced-${name}`}
+              title={title}
+              placeholder={placeholder}
+              value={value(name)}
+              onInput={(text) => type(name, text)}
+              problem={problem?.parameter === name ? problem : undefined}
+              list={name === 'tenant' || name === 'protocol' ? `traced-${name}` : undefined}
+              isMono={name === 'from' || name === 'to' || name === 'at'}
+              isFirst={name === 'from'}
+            />
           );
         })}
-        <datalist id="traced-tenant">
-          {tenants.map((name) => (
-            <option key={name} value={name} />
-          ))}
-        </datalist>
-        <datalist id="traced-protocol">
-          {['tcp', 'udp', 'icmp', 'icmpv6'].map((name) => (
-            <option key={name} value={name} />
-          ))}
-        </datalist>
+        <Known id="traced-tenant" names={tenants} />
+        <Known id="traced-protocol" names={PROTOCOLS} />
         <button type="submit" class="primary">
           Trace
         </button>
       </form>
-      {problem && problem.parameter === undefined && (
-        <p class="banner warn" role="alert">
-          {problem.detail}
-        </p>
-      )}
+      <Wrong problem={problem} />
       <div class="answers" tabIndex={0} role="region" aria-live="polite" aria-label="Answers">
         {answer ? <Told answer={answer} /> : <p class="empty">Say whose flow it is and its two ends with their ports, before translation or after: what became of it.</p>}
       </div>

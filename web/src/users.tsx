@@ -3,6 +3,7 @@
 import { useEffect, useState } from 'preact/hooks';
 import type { ComponentChildren } from 'preact';
 import { get, isUnauthorized, send } from './api';
+import { ActionsHead, Scroll } from './scroll';
 import { NewPassword, NewTotp } from './signin';
 import { Time } from './time';
 import type { ApiToken, Me, Role, User } from './types';
@@ -81,9 +82,7 @@ export function Users({ me, bearer, tenants, onUnauthorized }: Props) {
                 <th>Second factor</th>
                 <th>Signed in</th>
                 <th>Sessions</th>
-                <th>
-                  <span class="visually-hidden">What can be done</span>
-                </th>
+                <ActionsHead />
               </tr>
             </thead>
             <tbody>
@@ -149,9 +148,7 @@ export function Users({ me, bearer, tenants, onUnauthorized }: Props) {
                 <th>Tenant</th>
                 <th>Expires</th>
                 <th>Used</th>
-                <th>
-                  <span class="visually-hidden">What can be done</span>
-                </th>
+                <ActionsHead />
               </tr>
             </thead>
             <tbody>
@@ -332,13 +329,5 @@ function Act({ of, onClick, children }: { of: string; onClick: () => void; child
       {children}
       <span class="visually-hidden"> of {of}</span>
     </button>
-  );
-}
-
-function Scroll({ name, children }: { name: string; children: ComponentChildren }) {
-  return (
-    <div class="scroll" tabIndex={0} role="region" aria-label={name}>
-      <table>{children}</table>
-    </div>
   );
 }

@@ -1,11 +1,10 @@
 // Who had a public address and port, and when: the NAT ledger's answer, with what is missing in it. The question lives in the
 // address, so a link shows a colleague the same answer.
 
-import { useEffect, useState } from 'preact/hooks';
-import { get, isUnauthorized, Refused } from './api';
+import { Field, Known, PROTOCOLS, useQuestion, Wrong } from './asking';
 import { utcMillis, withPort } from './format';
-import { narrow, type Route } from './route';
-import type { Held, LedgerGap, Problem, WhoHad } from './types';
+import type { Route } from './route';
+import type { Held, LedgerGap, WhoHad } from './types';
 
 interface Props {
   route: Route;
@@ -14,9 +13,10 @@ interface Props {
 }
 
 const FIELDS = ['address', 'port', 'protocol', 'at'] as const;
-type Field = (typeof FIELDS)[number];
+type Name = (typeof FIELDS)[number];
+const NEEDED = ['address', 'port'] as const;
 
-const HINTS: Record<Field, [string, string]> = {
+const HINTS: Record<Name, [string, string]> = {
   address: ['Public address', '198.51.100.7'],
   port: ['Port', '40112'],
   protocol: ['Protocol', 'all'],
@@ -24,84 +24,35 @@ const HINTS: Record<Field, [string, string]> = {
 };
 
 export function WhoHadView({ route, bearer, onUnauthorized }: Props) {
-  const asked = new URLSearchParams(FIELDS.flatMap((name) => (route.query[name] ? [[name, route.query[name]!]] : []))).toString();
-  const isWhole = Boolean(route.query.address && route.query.port);
-  const [draft, setDraft] = useState<Partial<Record<Field, string>>>({});
-  const [answer, setAnswer] = useState<WhoHad>();
-  const [problem, setProblem] = useState<Problem>();
-  const [again, setAgain] = useState(0);
-  useEffect(() => {
-    setAnswer(undefined);
-    setProblem(undefined);
-    if (!isWhole) return;
-    const controller = new AbortController();
-    get<WhoHad>(`who-had?${asked}`, bearer, controller.signal)
-      .then(setAnswer)
-      .catch((error: unknown) => {
-        if (controller.signal.aborted) return;
-        if (isUnauthorized(error)) return onUnauthorized();
-        const detail = error instanceof Error ? error.message : String(error);
-        setProblem(error instanceof Refused ? error.problem : { title: 'Unreachable', status: 0, detail });
-      });
-    return () => controller.abort();
-  }, [asked, bearer, again]);
-
-  const value = (name: Field) => draft[name] ?? route.query[name] ?? '';
-  const ask = (event: Event) => {
-    event.preventDefault();
-    const missing = (['address', 'port'] as const).find((name) => value(name).trim() === '');
-    if (missing) return setProblem({ title: 'Missing', status: 400, detail: `${missing}: it is needed`, parameter: missing });
-    narrow(Object.fromEntries(FIELDS.map((name) => [name, value(name).trim()])));
-    setDraft({});
-    setAgain(again + 1);
-  };
+  const { answer, problem, value, type, ask } = useQuestion<Name, WhoHad>({ path: 'who-had', fields: FIELDS, needed: NEEDED, route, bearer, onUnauthorized });
   return (
     <main class="listing explain" id="main">
       <h1 class="visually-hidden">Who had</h1>
       <form class="filter" aria-label="Address and port to look up" onSubmit={ask}>
         {FIELDS.map((name) => {
           const [title, placeholder] = HINTS[name];
-          const wrong = problem?.parameter === name ? problem : undefined;
           return (
-            <label key={name} class={`field looked-${name}${wrong ? ' bad' : ''}`}>
-              <span>{title}</span>
-              <input
-                type="text"
-                data-filter={name === 'address' ? true : undefined}
-                class={name === 'address' || name === 'at' ? 'mono' : undefined}
-                inputMode={name === 'port' ? 'numeric' : undefined}
-                list={name === 'protocol' ? 'looked-protocol' : undefined}
-                placeholder={placeholder}
-                autocomplete="off"
-                autocapitalize="off"
-                spellcheck={false}
-                value={value(name)}
-                aria-invalid={wrong ? true : undefined}
-                aria-describedby={wrong ? `looked-${name}-problem` : undefined}
-                onInput={(event) => setDraft({ ...draft, [name]: event.currentTarget.value })}
-              />
-              {wrong && (
-                <em id={`looked-${name}-problem`} role="alert">
-                  {wrong.detail.replace(/^\w+: /, '')}
-                </em>
-              )}
-            </label>
+            <Field
+              key={name}
+              name={`looked-${name}`}
+              title={title}
+              placeholder={placeholder}
+              value={value(name)}
+              onInput={(text) => type(name, text)}
+              problem={problem?.parameter === name ? problem : undefined}
+              list={name === 'protocol' ? 'looked-protocol' : undefined}
+              isMono={name === 'address' || name === 'at'}
+              isNumber={name === 'port'}
+              isFirst={name === 'address'}
+            />
           );
         })}
-        <datalist id="looked-protocol">
-          {['tcp', 'udp', 'icmp', 'icmpv6'].map((name) => (
-            <option key={name} value={name} />
-          ))}
-        </datalist>
+        <Known id="looked-protocol" names={PROTOCOLS} />
         <button type="submit" class="primary">
           Look up
         </button>
       </form>
-      {problem && problem.parameter === undefined && (
-        <p class="banner warn" role="alert">
-          {problem.detail}
-        </p>
-      )}
+      <Wrong problem={problem} />
       <section class="panel answer" tabIndex={0} aria-live="polite" aria-label="Who had it">
         {answer ? (
           <Answer answer={answer} />
