@@ -117,7 +117,7 @@ pub fn decide<'a>(
         Way::Best(fitness) => {
             // It has no equals; which of others' is taken is no matter here.
             let ranking = path::Ranking { paths: breakout.order(class), shares: &[] };
-            breakout.is_open_to(&subject, class)
+            tenant.may_break_out(&subject, class)
                 && path::select(ranking, 0, None, |id| fitness(id, class)) == Some(breakout.path)
         }
     });

@@ -305,10 +305,8 @@ impl<'a> Observer<'a> for Explaining<'a> {
     }
 
     fn nat(&mut self, subject: &Subject<'_>, class: ClassId, nat: &NatVerdict<'a>) {
-        let tables = self.tables().filter(|_| !self.renamed);
-        let breakout = tables.and_then(|tables| tables.breakout.as_ref());
-        let breakout = breakout.filter(|breakout| breakout.is_open_to(subject, class));
-        self.breakout = breakout.or(self.breakout);
+        let tables = self.tables().filter(|tables| !self.renamed && tables.may_break_out(subject, class));
+        self.breakout = tables.and_then(|tables| tables.breakout.as_ref()).or(self.breakout);
         let (text, fits) = match nat {
             NatVerdict::Cross(Crossing { publisher, source, host, .. }) => {
                 self.explanation.nat = vec![source.to_string()];

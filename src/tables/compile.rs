@@ -396,8 +396,7 @@ impl Compiler {
         };
         let pool = Pool::new(handoff, &[address.into()], ports);
         let interface = breakout.interface.clone();
-        let whereabouts = config.whereabouts.iter().copied().collect();
-        Some(Breakout { path, site: uplink, device, interface, pool, whereabouts, echo, handoffs, orders })
+        Some(Breakout { path, site: uplink, device, interface, pool, echo, handoffs, orders })
     }
 
     /// A namespace of the tenant's for each private handoff: were two in one, its kernel would forward between them past

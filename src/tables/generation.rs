@@ -149,8 +149,6 @@ pub struct Breakout {
     /// What goes out by the device leaves by this one, and with its address.
     pub interface: String,
     pub pool: Pool,
-    /// Where hosts ask the PoP: never straight out.
-    pub whereabouts: Box<[IpAddr]>,
     /// Whom to ask whether it is any good; `None`: it is taken to be.
     pub echo: Option<EchoSpec>,
     /// The handoffs whose sessions may take it.
@@ -168,12 +166,11 @@ pub struct EchoSpec {
 }
 
 impl Breakout {
-    /// Whether a session may take it.
-    pub fn is_open_to(&self, subject: &Subject<'_>, class: ClassId) -> bool {
+    /// Whether a session may take it, wherever it goes ([`Tenant::may_break_out`]).
+    fn is_open_to(&self, subject: &Subject<'_>, class: ClassId) -> bool {
         let is_handoff = |end| matches!(end, End::Handoff(handoff) if self.handoffs.contains(&handoff));
         // As with any pool that is an address of the box's own.
         is_handoff(subject.destination_end)
-            && !self.whereabouts.contains(&subject.destination)
             && subject.source.is_ipv4()
             && subject.destination.is_ipv4()
             && subject.protocol.has_ports()
@@ -306,9 +303,15 @@ impl Tenant {
         }
     }
 
-    /// Whether a PoP itself answers hosts at `address`.
-    pub fn answers_at(&self, address: IpAddr) -> bool {
-        matches!(self.next_hops, NextHops::Pop(_)) && self.whereabouts.contains(&address)
+    /// Whether a session may go straight out of this branch: not to where hosts ask the PoP.
+    pub fn may_break_out(&self, subject: &Subject<'_>, class: ClassId) -> bool {
+        self.breakout.as_ref().is_some_and(|breakout| breakout.is_open_to(subject, class))
+            && !self.whereabouts.contains(&subject.destination)
+    }
+
+    /// Where this box itself answers hosts: nowhere, if it is a branch.
+    pub fn answers_at(&self) -> &[IpAddr] {
+        if matches!(self.next_hops, NextHops::Pop(_)) { &self.whereabouts } else { &[] }
     }
 
     /// Whether who asks for the SLA at place `sla` would rather have nothing sent than by a path that breaks it.

@@ -11,6 +11,9 @@ use super::parse::{be16, be32};
 use crate::model::HostName;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// Where resolvers are asked (RFC 1035 section 4.2).
+pub const DNS_PORT: u16 = 53;
+
 const HEADER_BYTES: usize = 12;
 /// Of a name on the wire, the root's length octet included (RFC 1035 section 2.3.4).
 const MAX_NAME_OCTETS: usize = 255;

@@ -6,6 +6,7 @@
 //! addresses give it.
 
 use super::assembly::{self, Assembly};
+use super::dns::DNS_PORT;
 use super::quic::Initials;
 use super::{http, tls};
 use crate::model::{HostName, Protocol};
@@ -18,8 +19,6 @@ const MAX_SEGMENTS: u8 = 32;
 const MAX_DATAGRAMS: u8 = 8;
 /// TCP ports at which the server speaks first, and that is all it needs to be known by: FTP, SSH, SMTP.
 const SERVER_SPEAKS_FIRST: [u16; 3] = [21, 22, 25];
-/// What is asked here is learned from the answers.
-const DNS_PORT: u16 = 53;
 
 /// The inspection of one flow.
 #[derive(Clone, Debug)]
@@ -77,6 +76,7 @@ impl Inspection {
     /// Of a flow that begins towards this port; `None` where nothing can be found.
     pub fn new(protocol: Protocol, destination_port: u16) -> Option<Inspection> {
         let (of, pieces_left) = match protocol {
+            // What is asked there is learned from the answers.
             _ if destination_port == DNS_PORT => return None,
             Protocol::TCP if SERVER_SPEAKS_FIRST.contains(&destination_port) => return None,
             Protocol::TCP => (Of::Tcp { begins: None, stream: Assembly::default() }, MAX_SEGMENTS),

@@ -42,9 +42,10 @@ impl Listener {
             tcp_back(packet, parsed, (sequence, acknowledgment), flags, options, &[])
                 .map_or(Heard::Nothing, Heard::Answer)
         };
-        let content = content(packet, parsed);
-        let Some(first) = self.initial(packet, parsed, segment.sequence.wrapping_sub(1)) else {
-            return Heard::Unknown;
+        let content = parsed.payload(packet);
+        let is_first = || {
+            let first = self.initial(packet, parsed, segment.sequence.wrapping_sub(1));
+            first.is_some_and(|first| segment.acknowledgment == first.wrapping_add(1))
         };
         match segment.flags & (SYN | ACK | RST | FIN) {
             flags if flags & RST != 0 => Heard::Nothing,
@@ -56,9 +57,7 @@ impl Listener {
                 back(first, segment.sequence.wrapping_add(1), SYN | ACK, &[2, 4, high, low])
             }
             flags if flags & (SYN | ACK) != ACK => Heard::Unknown,
-            _ if !content.is_empty() && segment.acknowledgment == first.wrapping_add(1) => {
-                Heard::Question(content)
-            }
+            _ if !content.is_empty() && is_first() => Heard::Question(content),
             _ if !content.is_empty() => Heard::Unknown,
             flags if flags & FIN != 0 => {
                 back(segment.acknowledgment, segment.sequence.wrapping_add(1), ACK, &[])
@@ -89,7 +88,7 @@ impl Listener {
 pub fn reply(packet: &[u8], parsed: &Parsed, answer: &[u8]) -> Vec<Vec<u8>> {
     use tcp_flags::{ACK, FIN, PSH};
     let Some(segment) = parsed.tcp_segment(packet) else { return Vec::new() };
-    let asked = content(packet, parsed).len() as u32 + u32::from(segment.flags & FIN != 0);
+    let asked = parsed.payload(packet).len() as u32 + u32::from(segment.flags & FIN != 0);
     let acknowledgment = segment.sequence.wrapping_add(asked);
     let parts = answer.chunks(usize::from(MAX_SEGMENT_BYTES));
     let last = parts.len().saturating_sub(1);
@@ -99,12 +98,6 @@ pub fn reply(packet: &[u8], parsed: &Parsed, answer: &[u8]) -> Vec<Vec<u8>> {
         tcp_back(packet, parsed, (at, acknowledgment), flags, &[], part)
     });
     segments.collect()
-}
-
-/// What a segment carries.
-fn content<'p>(packet: &'p [u8], parsed: &Parsed) -> &'p [u8] {
-    let header = packet.get(parsed.upper_at + 12).map_or(0, |offset| usize::from(offset >> 4) * 4);
-    packet.get(parsed.upper_at + header..parsed.len).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub use answer::{
 };
 pub use batch::{Batch, Handover, Ingress, SLOT_BYTES};
 pub use checksum::{add as add_sums, pseudo_header, sum as checksum};
-pub use dns::{DnsAddress, DnsQuestion, DnsResponse, dns_messages};
+pub use dns::{DNS_PORT, DnsAddress, DnsQuestion, DnsResponse, dns_messages};
 pub use http::HttpRequest;
 pub use inspect::{Inspection, NamedBy, Progress};
 pub use listener::{Heard, Listener, reply};

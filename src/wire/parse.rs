@@ -153,6 +153,19 @@ impl Parsed {
         Some(Segment { flags, sequence: be32(packet, at + 4), acknowledgment: be32(packet, at + 8) })
     }
 
+    /// What is behind `packet`'s TCP or UDP header: of a super-packet, that of all its segments. Nothing, if it is only a part
+    /// of a datagram.
+    pub fn payload<'p>(&self, packet: &'p [u8]) -> &'p [u8] {
+        let upper = packet.get(self.upper_at..self.len).unwrap_or_default();
+        let header = match self.upper {
+            _ if self.fragment.is_some() => upper.len(),
+            Upper::Udp { .. } => 8,
+            Upper::Tcp { .. } => upper.get(12).map_or(0, |offset| usize::from(offset >> 4) * 4),
+            _ => upper.len(),
+        };
+        upper.get(header..).unwrap_or_default()
+    }
+
     /// TCP flags; 0 for other protocols.
     pub fn tcp_flags(&self) -> u8 {
         match self.upper {

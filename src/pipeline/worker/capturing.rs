@@ -3,8 +3,9 @@
 //! Whoever asks has asked [`Worker::sees_inner`] or [`Worker::sees_outer`] first, so that nothing of this costs anything while no
 //! capture runs.
 
-use super::{Arrival, CaptureInterface, CaptureSpec, CapturedPacket, Exit, Worker};
+use super::{Arrival, CaptureInterface, CaptureSpec, CapturedPacket, Captures, Exit, Worker};
 use crate::model::{DeviceId, NextHop, TenantId, TransportId, Zone};
+use crate::tables::Generation;
 use crate::wire::{Outbound, Parsed};
 use std::net::{IpAddr, SocketAddr};
 
@@ -26,29 +27,11 @@ impl Worker {
     #[cold]
     pub(super) fn see_arrived(&mut self, arrival: Arrival, packet: &[u8], parsed: &Parsed) {
         if !arrival.handed_over
-            && let Some(tenant) = arrival.tenant.or_else(|| self.whose(parsed.destination(packet)))
+            && let Some(tenant) =
+                arrival.tenant.or_else(|| whose(&self.generation, parsed.destination(packet)))
         {
-            self.see_by_hop(tenant, arrival, packet);
+            see_by_hop(&mut self.captures, tenant, arrival, packet);
         }
-    }
-
-    /// A packet that has come in from the internet is found to be `tenant`'s: what is sent to an address that tenants share
-    /// is whose session it is.
-    #[cold]
-    pub(super) fn see_found(&mut self, tenant: TenantId, arrival: Arrival, packet: &[u8], parsed: &Parsed) {
-        if arrival.tenant.is_none() && self.whose(parsed.destination(packet)).is_none() {
-            self.see_by_hop(tenant, arrival, packet);
-        }
-    }
-
-    fn see_by_hop(&mut self, tenant: TenantId, arrival: Arrival, packet: &[u8]) {
-        let interface = match (arrival.path, arrival.hop) {
-            (Some(path), _) => CaptureInterface::Path(path),
-            (None, NextHop::Device(device)) => CaptureInterface::Device(device),
-            // A probe of ours has come from nowhere.
-            (None, NextHop::Tunnel(_)) => return,
-        };
-        self.captures.see_inner(tenant, interface, false, packet);
     }
 
     /// A packet leaves; by a device that all tenants share as `tenant`'s, or whose address it comes from.
@@ -67,7 +50,7 @@ impl Worker {
             }
             Exit::Device(device) => {
                 let tenant = self.zone(device).as_tenant().or(tenant);
-                let tenant = tenant.or_else(|| self.whose(parsed.source(packet)));
+                let tenant = tenant.or_else(|| whose(&self.generation, parsed.source(packet)));
                 (tenant, CaptureInterface::Device(device))
             }
         };
@@ -80,27 +63,7 @@ impl Worker {
         self.generation.device_zones.get(device).copied().unwrap_or(Zone::INTERNET)
     }
 
-    /// Whose an address on the internet's side is, if it is one tenant's alone.
-    fn whose(&self, address: IpAddr) -> Option<TenantId> {
-        let prefix = self.generation.internet.lookup(address).filter(|prefix| !prefix.shared)?;
-        Some(prefix.tenant)
-    }
-
     // Outer.
-
-    /// A datagram has come for a tunnel of `tenant`'s.
-    #[cold]
-    pub(super) fn see_datagram(
-        &mut self,
-        tenant: TenantId,
-        transport: TransportId,
-        from: SocketAddr,
-        datagram: &[u8],
-    ) {
-        if let Some(here) = self.generation.transports.get(transport).map(|spec| spec.listen) {
-            self.captures.see_outer(tenant, transport, false, (from, here), datagram);
-        }
-    }
 
     /// All datagrams but the first so many were written for tunnels of `tenant`'s.
     #[cold]
@@ -111,4 +74,52 @@ impl Worker {
             }
         }
     }
+}
+
+// Those that a packet on its way asks for: they take a worker apart, so that what is known of the packet by then stays known.
+
+/// A packet that has come in from the internet is found to be `tenant`'s: what is sent to an address that tenants share is
+/// whose session it is.
+#[cold]
+pub(super) fn see_found(
+    captures: &mut Captures,
+    generation: &Generation,
+    tenant: TenantId,
+    arrival: Arrival,
+    packet: &[u8],
+    parsed: &Parsed,
+) {
+    if arrival.tenant.is_none() && whose(generation, parsed.destination(packet)).is_none() {
+        see_by_hop(captures, tenant, arrival, packet);
+    }
+}
+
+/// A datagram has come for a tunnel of `tenant`'s.
+#[cold]
+pub(super) fn see_datagram(
+    captures: &mut Captures,
+    generation: &Generation,
+    tenant: TenantId,
+    (transport, from): (TransportId, SocketAddr),
+    datagram: &[u8],
+) {
+    if let Some(here) = generation.transports.get(transport).map(|spec| spec.listen) {
+        captures.see_outer(tenant, transport, false, (from, here), datagram);
+    }
+}
+
+fn see_by_hop(captures: &mut Captures, tenant: TenantId, arrival: Arrival, packet: &[u8]) {
+    let interface = match (arrival.path, arrival.hop) {
+        (Some(path), _) => CaptureInterface::Path(path),
+        (None, NextHop::Device(device)) => CaptureInterface::Device(device),
+        // A probe of ours has come from nowhere.
+        (None, NextHop::Tunnel(_)) => return,
+    };
+    captures.see_inner(tenant, interface, false, packet);
+}
+
+/// Whose an address on the internet's side is, if it is one tenant's alone.
+fn whose(generation: &Generation, address: IpAddr) -> Option<TenantId> {
+    let prefix = generation.internet.lookup(address).filter(|prefix| !prefix.shared)?;
+    Some(prefix.tenant)
 }

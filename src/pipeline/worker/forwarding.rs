@@ -1,6 +1,7 @@
 //! Forwarding: 1 parse, 2 look up, in groups, 3 run the plan: choose the way out, count, translate. ICMP errors and later
 //! fragments find their session in their own ways.
 
+use super::capturing::see_found;
 use super::moves::ranking;
 use super::{Arrival, Arrived, Exit, Fate, GROUP, Packet, Refusal, Worker};
 use crate::flow::{
@@ -215,12 +216,10 @@ impl Worker {
             return Ok(hand_over(owner, arrival, packet, parsed, out));
         };
         self.bring_up_to_date(at, now)?;
-        if self.sees_inner
-            && let Some(session) = self.sessions.get(at)
-        {
-            self.see_found(session.tenant, arrival, packet, parsed);
-        }
         let session = self.sessions.get(at).ok_or(lost)?;
+        if self.sees_inner {
+            see_found(&mut self.captures, &self.generation, session.tenant, arrival, packet, parsed);
+        }
         if session.is_canary() {
             return Ok(Fate::Forwarded);
         }
@@ -329,9 +328,8 @@ impl Worker {
         let Some(session) = self.sessions.get(at) else { return Ok(()) };
         let tenant = session.tenant;
         if self.sees_inner {
-            self.see_found(tenant, arrival, packet, parsed);
+            see_found(&mut self.captures, &self.generation, tenant, arrival, packet, parsed);
         }
-        let Some(session) = self.sessions.get(at) else { return Ok(()) };
         let refuse = |reason| Refusal::new(Some(tenant), reason);
         if session.from(direction) != arrival.hop {
             return Err(refuse(DropReason::SourceNotAllowed));

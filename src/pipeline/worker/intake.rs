@@ -1,6 +1,7 @@
 //! Taking in: from the underlay (a handshake, or a tunnel message), out of a tunnel (a probe, or a tenant's packet), from a
 //! device, from another worker. What is to be forwarded comes out as [`Arrived`].
 
+use super::capturing::see_datagram;
 use super::{Arrival, Arrived, Copies, Exit, Worker};
 use crate::model::{
     ClassId, DeviceId, DropReason, NextHop, Now, PathId, SiteId, TenantId, TransportId, Zone,
@@ -170,9 +171,8 @@ impl Worker {
             return None;
         }
         if self.sees_outer {
-            self.see_datagram(tenant, transport, from, datagram);
+            see_datagram(&mut self.captures, &self.generation, tenant, (transport, from), datagram);
         }
-        let path = self.paths.get_mut(id)?;
         let had_session = path.tunnel.has_session();
         let opened = match path.tunnel.open(from.ip(), datagram, buffer) {
             Ok(opened) => opened,

@@ -9,10 +9,10 @@ use super::{Arrival, Refusal, Worker};
 use crate::flow::SessionRef;
 use crate::model::{Direction, End, FlowKey, NameSource, Named, Now, Protocol, TenantId};
 use crate::tables::Generation;
-use crate::wire::{self, DnsResponse, Handover, Inspection, NamedBy, Outbound, Parsed, Progress, Upper};
+use crate::wire::{
+    self, DNS_PORT, DnsResponse, Handover, Inspection, NamedBy, Outbound, Parsed, Progress, Upper,
+};
 use std::collections::BTreeMap;
-
-const DNS_PORT: u16 = 53;
 
 /// Tenants that ask for names, with a bit for each worker that has sites of theirs.
 pub(super) type Learners = BTreeMap<TenantId, u64>;
@@ -180,13 +180,13 @@ fn is_dns(parsed: &Parsed, direction: Direction) -> bool {
 
 /// The whole DNS messages in a packet.
 fn dns_messages<'a>(packet: &'a [u8], parsed: &Parsed) -> impl Iterator<Item = &'a [u8]> {
-    let payload = payload(packet, parsed);
+    let payload = parsed.payload(packet);
     let (udp, tcp) = if parsed.protocol == Protocol::UDP { (payload, &[][..]) } else { (&[][..], payload) };
     datagrams(udp, parsed).chain(wire::dns_messages(tcp))
 }
 
 fn feed(inspection: &mut Inspection, packet: &[u8], parsed: &Parsed) -> Progress {
-    let payload = payload(packet, parsed);
+    let payload = parsed.payload(packet);
     let Upper::Tcp { flags, .. } = parsed.upper else {
         let mut progress = Progress::More;
         for datagram in datagrams(payload, parsed) {
@@ -208,16 +208,4 @@ fn feed(inspection: &mut Inspection, packet: &[u8], parsed: &Parsed) -> Progress
 /// The datagrams of a packet: several, if it is a super-packet.
 fn datagrams<'a>(payload: &'a [u8], parsed: &Parsed) -> impl Iterator<Item = &'a [u8]> {
     payload.chunks(if parsed.segment > 0 { parsed.segment.into() } else { payload.len().max(1) })
-}
-
-/// What is behind a TCP or UDP header. Nothing, if it is only a part of a datagram.
-fn payload<'a>(packet: &'a [u8], parsed: &Parsed) -> &'a [u8] {
-    let upper = packet.get(parsed.upper_at..parsed.len).unwrap_or_default();
-    let header = match parsed.upper {
-        _ if parsed.fragment.is_some() => upper.len(),
-        Upper::Udp { .. } => 8,
-        Upper::Tcp { .. } => upper.get(12).map_or(0, |offset| usize::from(offset >> 4) * 4),
-        _ => upper.len(),
-    };
-    upper.get(header..).unwrap_or_default()
 }

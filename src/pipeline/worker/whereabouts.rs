@@ -7,11 +7,10 @@ use crate::model::{ClassId, DropReason, End, FlowKey, Now, PathId, Protocol, Sit
 use crate::pipeline::nat::Applicant;
 use crate::pipeline::whereabouts::{Whereabouts, respond};
 use crate::tables::{NatVerdict, Subject, Tenant};
-use crate::wire::{self, DnsQuestion, Heard, Outbound, Parsed};
+use crate::wire::{self, DNS_PORT, DnsQuestion, Heard, Outbound, Parsed};
 use std::net::IpAddr;
 
 const HTTP_PORT: u16 = 80;
-const DNS_PORT: u16 = 53;
 
 /// 60 s: policy may change the address.
 const NAME_TTL_SECS: u32 = 60;
@@ -32,10 +31,10 @@ impl Worker {
     ) -> Result<bool, Refusal> {
         let (Some(id), Some(path)) = (arrival.tenant, arrival.path) else { return Ok(false) };
         let Some(tenant) = self.generation.tenants.get(id) else { return Ok(false) };
-        let is_called = tenant.answers_at(key.destination());
+        let here = tenant.answers_at();
         let named = if key.destination_port == DNS_PORT { asks_for_us(packet, parsed) } else { None };
-        let named = named.filter(|_| tenant.whereabouts.iter().any(|address| tenant.answers_at(*address)));
-        if !is_called && named.is_none() {
+        let named = named.filter(|_| !here.is_empty());
+        if !here.contains(&key.destination()) && named.is_none() {
             return Ok(false);
         }
         let refuse = |reason| Refusal::new(Some(id), reason);
@@ -45,7 +44,7 @@ impl Worker {
         };
         let answers = match named {
             Some(question) => {
-                let answer = question.answer(&tenant.whereabouts, NAME_TTL_SECS);
+                let answer = question.answer(here, NAME_TTL_SECS);
                 wire::udp_back(packet, parsed, &answer).into_iter().collect()
             }
             None if key.protocol.is_icmp() => wire::echo_reply(packet, parsed).into_iter().collect(),
@@ -57,7 +56,7 @@ impl Worker {
                     Heard::Answer(answer) => vec![answer],
                     Heard::Question(question) => {
                         let about = self.whereabouts((id, tenant), (branch, path), key, parsed.dscp);
-                        wire::reply(packet, parsed, &respond(question, &tenant.whereabouts, &about))
+                        wire::reply(packet, parsed, &respond(question, here, &about))
                     }
                     Heard::Nothing => return Ok(true),
                     Heard::Unknown => return Err(refuse(DropReason::NotAnswered)),
@@ -136,10 +135,9 @@ impl Worker {
 
 /// The question in a datagram, if it is for the name that the PoP answers by.
 fn asks_for_us<'p>(packet: &'p [u8], parsed: &Parsed) -> Option<DnsQuestion<'p>> {
-    const UDP_HEADER: usize = 8;
-    if parsed.protocol != Protocol::UDP || parsed.fragment.is_some() {
+    if parsed.protocol != Protocol::UDP {
         return None;
     }
-    let question = DnsQuestion::read(packet.get(parsed.upper_at + UDP_HEADER..parsed.len)?)?;
+    let question = DnsQuestion::read(parsed.payload(packet))?;
     (question.name.as_str() == WHEREABOUTS).then_some(question)
 }
