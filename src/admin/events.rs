@@ -16,6 +16,7 @@ use axum::response::Sse;
 use axum::response::sse::Event;
 use futures_util::stream::{self, Stream, StreamExt};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,19 +44,19 @@ impl Default for Sample {
 
 impl Sample {
     /// Name and JSON, of one tenant or of all.
-    fn events(&self, tenant: Option<&str>) -> Vec<(&'static str, String)> {
+    fn events(&self, tenant: Option<&str>) -> Vec<(&'static str, Cow<'_, str>)> {
         match (self, tenant) {
-            (Sample::Problem(problem), _) => vec![("problem", problem.clone())],
-            (Sample::Taken(all, _), None) => all.clone(),
+            (Sample::Problem(problem), _) => vec![("problem", problem.into())],
+            (Sample::Taken(all, _), None) => all.iter().map(|(name, data)| (*name, data.into())).collect(),
             (Sample::Taken(_, None), Some(_)) => Vec::new(),
             (Sample::Taken(_, Some(facts)), Some(tenant)) => {
                 let (status, facts) = &**facts;
                 let paths = facts.paths.iter().filter(|path| path.tenant == tenant).cloned().collect();
                 let drops = facts.drops.iter().filter(|row| row.tenant.as_deref() == Some(tenant));
                 vec![
-                    ("status", json(&status.of_tenant(tenant, facts))),
-                    ("paths", json(&Paths { paths })),
-                    ("drops", json(&Drops { drops: drops.cloned().collect() })),
+                    ("status", json(&status.of_tenant(tenant, facts)).into()),
+                    ("paths", json(&Paths { paths }).into()),
+                    ("drops", json(&Drops { drops: drops.cloned().collect() }).into()),
                 ]
             }
         }
@@ -193,6 +194,6 @@ async fn next(mut seat: Seat) -> Option<(Events, Seat)> {
         return None;
     }
     let events = sample.events(seat.who.tenant.as_deref());
-    let event = |(name, data): (&'static str, String)| Ok(Event::default().event(name).data(data));
+    let event = |(name, data): (&'static str, Cow<'_, str>)| Ok(Event::default().event(name).data(data));
     Some((events.into_iter().map(event).collect(), seat))
 }

@@ -122,6 +122,23 @@ const fn look(
     }
 }
 
+const fn file(
+    path: &'static str,
+    says: &'static str,
+    parameters: &'static [Parameter],
+    kinds: &'static [&'static str],
+) -> Described {
+    Described {
+        method: "GET",
+        path,
+        says,
+        parameters,
+        body: None,
+        gives: Gives::Media(kinds),
+        refuses: &[503],
+    }
+}
+
 const fn change(
     method: &'static str,
     path: &'static str,
@@ -326,11 +343,7 @@ const DESCRIBED: &[Described] = &[
         Gives::Json(201, shape::<CaptureRow>),
         &[409, 503],
     ),
-    Described {
-        parameters: &[CAPTURE],
-        gives: Gives::Media(&["application/x-pcapng"]),
-        ..look("/api/v1/captures/{capture}", "What was captured so far", &[], shape::<Problem>)
-    },
+    file("/api/v1/captures/{capture}", "What was captured so far", &[CAPTURE], &["application/x-pcapng"]),
     Described {
         parameters: &[CAPTURE],
         ..change(
@@ -342,19 +355,13 @@ const DESCRIBED: &[Described] = &[
             &[503],
         )
     },
-    Described {
-        gives: Gives::Media(&["text/event-stream"]),
-        ..look("/api/v1/events", "What the console shows live, once a second", &[], shape::<Problem>)
-    },
-    Described {
-        gives: Gives::Media(&["application/openmetrics-text", "text/plain"]),
-        ..look(
-            "/metrics",
-            "For Prometheus",
-            &[optional("rules", Kind::OneOf(&["true", "false"]), "with ACL rules' counters")],
-            shape::<Problem>,
-        )
-    },
+    file("/api/v1/events", "What the console shows live, once a second", &[], &["text/event-stream"]),
+    file(
+        "/metrics",
+        "For Prometheus",
+        &[optional("rules", Kind::OneOf(&["true", "false"]), "with ACL rules' counters")],
+        &["application/openmetrics-text", "text/plain"],
+    ),
     change(
         "POST",
         "/api/v1/setup",
@@ -449,10 +456,7 @@ const DESCRIBED: &[Described] = &[
         parameters: &[ID],
         ..change("DELETE", "/api/v1/tokens/{id}", "Revokes an API token", None, Gives::Nothing(204), &[])
     },
-    Described {
-        gives: Gives::Media(&["application/json"]),
-        ..look("/api/v1/openapi.json", "This document", &[], shape::<Problem>)
-    },
+    file("/api/v1/openapi.json", "This document", &[], &["application/json"]),
 ];
 
 pub(super) async fn serve() -> Response {

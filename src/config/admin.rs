@@ -1,6 +1,6 @@
 //! `[admin]`: where API and console are, and how whoever comes from elsewhere knows that it is this box.
 
-use super::export::{read_certificates, read_private_key};
+use super::export::{both, read_certificates, read_private_key};
 use super::problem::Noted;
 use super::reader::{Table, Value};
 use super::{Identity, values};
@@ -78,12 +78,8 @@ pub(super) fn read_admin(root: &mut Table<'_>, dir: &Path) -> Result<Admin, Note
     let certificates = table.optional("certificate-file", path);
     let key = table.optional("key-file", path);
     let (tls, listen) = (tls?, listen?);
-    let identity = match (certificates?, key?) {
-        (Some(certificates), Some(key)) => Some(IdentityFiles { certificates, key }),
-        (None, None) => None,
-        (Some(_), None) => return Err(table.missing("key-file, the key to certificate-file")),
-        (None, Some(_)) => return Err(table.missing("certificate-file, which key-file is the key to")),
-    };
+    let identity = both(&table, certificates?, key?)?;
+    let identity = identity.map(|(certificates, key)| IdentityFiles { certificates, key });
     if let Some(Err(why)) = identity.as_ref().map(IdentityFiles::read) {
         return Err(table.note(format!("[admin]: {why}")));
     }

@@ -190,12 +190,8 @@ fn read_tls(mut table: Table<'_>, dir: &Path, address: Option<SocketAddr>) -> Re
     });
     let own = table.optional("certificate-file", |value| certificates(value, dir));
     let key = table.optional("key-file", |value| key(value, dir));
-    let identity = match (own?, key?) {
-        (Some(certificates), Some(key)) => Some(Identity { certificates, key: Arc::new(key) }),
-        (None, None) => None,
-        (Some(_), None) => return Err(table.missing("key-file, the key to certificate-file")),
-        (None, Some(_)) => return Err(table.missing("certificate-file, which key-file is the key to")),
-    };
+    let identity = both(&table, own?, key?)?;
+    let identity = identity.map(|(certificates, key)| Identity { certificates, key: Arc::new(key) });
     // An address that could not be read was noted already, and the collector is given up for it.
     let server_name = server_name?.or(address.map(|address| ServerName::from(address.ip())));
     let Some(server_name) = server_name else { return Err(table.missing("server-name")) };
@@ -205,6 +201,20 @@ fn read_tls(mut table: Table<'_>, dir: &Path, address: Option<SocketAddr>) -> Re
     }
     table.finish();
     Ok(tls)
+}
+
+/// A certificate and its key, which are nothing without each other.
+pub(super) fn both<C, K>(
+    table: &Table<'_>,
+    certificate: Option<C>,
+    key: Option<K>,
+) -> Result<Option<(C, K)>, Noted> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(table.missing("key-file, the key to certificate-file")),
+        (None, Some(_)) => Err(table.missing("certificate-file, which key-file is the key to")),
+    }
 }
 
 pub(super) fn certificates(value: Value<'_>, dir: &Path) -> Result<Vec<CertificateDer<'static>>, Noted> {

@@ -249,11 +249,10 @@ pub struct SlaRow {
 
 /// Narrows sessions and flows; what is `None` matches all. An address or port matches either end, before or after
 /// translation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct FlowFilter {
     pub tenant: Option<String>,
-    #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
     pub port: Option<u16>,
     pub class: Option<String>,
@@ -389,7 +388,7 @@ pub struct QueueRow {
 }
 
 /// What a tenant has of what is limited.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TenantRow {
     pub tenant: String,
