@@ -227,8 +227,17 @@ pub(super) struct Commits {
     problem: Option<String>,
     /// How all of this stands, for whoever looks.
     standing: SharedStanding,
-    /// What is in force and could not be kept: who made it, why, and what is to be said of it.
-    owed: Option<(Who, Cause, String)>,
+    /// What is in force and could not be kept.
+    owed: Option<Owed>,
+}
+
+/// What is still to be kept of a configuration that is in force: who made it, why, and what is to be said of it.
+struct Owed {
+    who: Who,
+    cause: Cause,
+    detail: String,
+    /// The audit log has it.
+    noted: bool,
 }
 
 impl Commits {
@@ -259,7 +268,7 @@ impl Commits {
         match revision {
             Some((cause, detail)) => {
                 let who = Who { user: "popgate".into(), from: "start".into() };
-                commits.keep(who, cause, detail);
+                commits.keep(Owed { who, cause, detail, noted: false });
             }
             None => commits.go_on_with_trial(),
         }
@@ -604,6 +613,8 @@ impl Commits {
             let _ = self.note(who, Action::CommitFailed, Some(next), tenant, &error.to_string());
             return Err(failed(error));
         }
+        // This one takes the place of what was still to be kept.
+        self.owed = None;
         let old = self.machine.candidate.clone();
         self.texts = texts;
         self.machine.put_in_force(prepared).await.map_err(failed)?;
@@ -696,8 +707,8 @@ impl Commits {
                 self.samples.pop_front();
             }
         }
-        if let Some((who, cause, detail)) = self.owed.take() {
-            self.keep(who, cause, detail);
+        if let Some(owed) = self.owed.take() {
+            self.keep(owed);
         }
         self.write_out();
         self.show();
@@ -801,36 +812,39 @@ impl Commits {
         self.texts = texts;
         let who = Who { user: "popgate".into(), from: "trial".into() };
         let detail = format!("back to revision {back_to}: {why}");
-        self.keep(who, cause, detail);
+        self.keep(Owed { who, cause, detail, noted: false });
         self.write_out();
     }
 
     // --- the disk
 
     /// Keeps what is in force already. Where that cannot be done, the box goes on, says so, and tries again.
-    fn keep(&mut self, who: Who, cause: Cause, detail: String) {
-        let next = self.books.revisions.in_force().map_or(1, |it| it.revision + 1);
-        let files = cause == Cause::Files;
-        let action = if files { Action::Commit } else { Action::Revert };
-        let unix_ms = unix_millis(self.clock);
-        let stamp = Stamp { unix_ms, who: who.clone(), cause, comment: Some(detail.clone()) };
-        let hashes = self.texts.iter().map(|(name, text)| (name.clone(), tag_of(Some(text)))).collect();
-        let before = self.books.revisions.back(0).map(|revision| revision.texts.clone()).unwrap_or_default();
-        let tenant = Scope::only_tenant(differing(&before, &hashes).map(String::as_str));
-        let kept = match self.note(who.clone(), action, Some(next), tenant, &detail) {
-            Ok(()) => self
-                .books
-                .revisions
-                .commit(&self.texts, stamp, files, None)
-                .map(drop)
-                .map_err(|it| it.to_string()),
-            Err(error) => Err(error),
-        };
-        if let Err(problem) = kept {
+    fn keep(&mut self, mut owed: Owed) {
+        if let Err(problem) = self.try_to_keep(&mut owed) {
             tracing::error!("the configuration in force cannot be kept: {problem}");
             self.problem = Some(problem);
-            self.owed = Some((who, cause, detail));
+            self.owed = Some(owed);
         }
+    }
+
+    fn try_to_keep(&mut self, owed: &mut Owed) -> Result<(), String> {
+        let Owed { who, cause, detail, noted } = owed;
+        let files = *cause == Cause::Files;
+        if !*noted {
+            let next = self.books.revisions.in_force().map_or(1, |it| it.revision + 1);
+            let action = if files { Action::Commit } else { Action::Revert };
+            let hashes = self.texts.iter().map(|(name, text)| (name.clone(), tag_of(Some(text)))).collect();
+            let before = self.books.revisions.back(0).map(|revision| revision.texts.clone());
+            let before = before.unwrap_or_default();
+            let tenant = Scope::only_tenant(differing(&before, &hashes).map(String::as_str));
+            self.note(who.clone(), action, Some(next), tenant, detail)?;
+            *noted = true;
+        }
+        let unix_ms = unix_millis(self.clock);
+        let stamp = Stamp { unix_ms, who: who.clone(), cause: *cause, comment: Some(detail.clone()) };
+        self.books.revisions.commit(&self.texts, stamp, files, None).map_err(|error| error.to_string())?;
+        self.problem = None;
+        Ok(())
     }
 
     fn note(

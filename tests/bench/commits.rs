@@ -4,27 +4,23 @@
 //! That moment is played with the time that the worker takes for each batch, while packets arrive as a clock says: how long each
 //! waits, and how many wait at once, is what they would on a processor of the worker's own.
 
+use crate::large::{self, BRANCHES, RULES, SERVER};
 use crate::measure::{cpu_time, median, since};
 use crate::pop::{Pop, client_key, clients, from_client, pop_key, process, seal, tcp};
-use crate::{BATCH, SERVER, Wanted};
+use crate::{BATCH, Wanted};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use popgate::config::{Documents, public_of};
 use popgate::tables::{Compiler, Generation};
 use popgate::wire::{Batch, Ingress, Outbound};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 /// A box to try it with, and the one that figures are asked of.
 const TENANTS: [usize; 2] = [20, 1_000];
-const BRANCHES: usize = 10;
-const RULES: usize = 100;
 const ROUNDS: usize = 3;
 
 /// The load: sessions of the first tenant's branches, packets a second, their bytes, and for how long, in seconds.
@@ -229,48 +225,11 @@ fn count(out: &Outbound) -> usize {
 }
 
 fn texts(tenants: usize) -> BTreeMap<String, String> {
-    let mut rng = StdRng::seed_from_u64(7);
     let appliance = "site = \"fra1\"\nrole = \"pop\"\nprivate-key-file = \"fra1.key\"\nmax-sessions = 100000\n\n\
                      [[transport]]\nname = \"isp\"\nlisten = \"192.0.2.1:51820\"\n";
-    let tenants = (0..tenants).map(|n| (format!("tenants/t{n:04}.toml"), tenant(n, &mut rng)));
-    tenants.chain([("popgate.toml".to_owned(), appliance.to_owned())]).collect()
-}
-
-fn tenant(n: usize, rng: &mut StdRng) -> String {
-    let mut text = format!("tenant = \"t{n:04}\"\n\n");
-    for branch in 0..BRANCHES {
-        let key = match n {
-            // Of those that send.
-            0 => public_of(&client_key(branch)).0,
-            _ => rng.random(),
-        };
-        let key = STANDARD.encode(key);
-        // Writing into a String cannot fail.
-        let _ = write!(
-            text,
-            "[[branch]]\nname = \"b{branch}\"\nprefixes = [\"10.{branch}.0.0/16\"]\n\
-             [[branch.path]]\nname = \"dsl\"\npublic-key = \"{key}\"\n\n"
-        );
-    }
-    let (high, low) = (n / 256, n % 256);
-    let _ = write!(
-        text,
-        "[[handoff]]\nname = \"internet\"\nkind = \"internet\"\nnat-pool = [\"198.{}.{low}.0/29\"]\n\n",
-        18 + high
-    );
-    for rule in 0..RULES {
-        let (branch, port) = (rule % BRANCHES, 1_000 + rule);
-        // The first rule of each branch is for the server.
-        let to = match rule < BRANCHES {
-            true => SERVER,
-            false => Ipv4Addr::new(203, 0, rng.random(), 0),
-        };
-        let _ = write!(
-            text,
-            "[[acl]]\nname = \"r{rule}\"\nfrom = [\"branch:b{branch}\"]\nto = [\"{to}/{}\"]\nprotocol = \"tcp\"\n\
-             dst-port = {port}\naction = \"accept\"\n\n",
-            if rule < BRANCHES { 32 } else { 24 }
-        );
-    }
-    text
+    // The first tenant's branches are those that send.
+    let key = |tenant, branch| (tenant == 0).then(|| public_of(&client_key(branch)).0);
+    let mut texts = large::tenants(tenants, key);
+    texts.insert("popgate.toml".to_owned(), appliance.to_owned());
+    texts
 }

@@ -19,6 +19,8 @@ mod commits;
 mod export;
 mod flows;
 mod handshakes;
+#[path = "../large/mod.rs"]
+mod large;
 mod ledger;
 mod measure;
 mod pop;

@@ -1,7 +1,11 @@
 //! A change at night: compared, tried on the flows there are, put in force, taken back when nobody confirms it or the box is
 //! worse off, across kills and reboots. All by the command line, as an engineer would.
 
+use crate::branches::is_measured;
+use crate::calls::{Exchange, Kind};
+use crate::figures::{Figure, Where, percentile};
 use crate::hosts::Server;
+use crate::large;
 use crate::reload::edit;
 use crate::world::{POPGATE, World, eventually, need_program, node, stderr, stdout, template};
 use popgate::control::commits::ConfigState;
@@ -196,6 +200,61 @@ fn a_change_that_cuts_off_a_canary_is_taken_back_by_itself_and_the_audit_log_nam
     assert!(told.iter().all(|flow| flow.destination_port != 80), "a probe leaves no record: {told:?}");
 }
 
+/// Must hold 5 of commits: a box of this size, and so many packets a second each way.
+const TENANTS: usize = 1_000;
+const LOAD: Kind = Kind { port: 5_060, spacing: Duration::from_micros(500) };
+const SWAPS: usize = 3;
+
+#[test]
+fn a_box_of_a_thousand_tenants_loses_no_packet_when_it_goes_over_to_another_configuration() {
+    if !is_measured() {
+        return;
+    }
+    let world = World::changed_alone("eswap", &["berlin", "berlin-host"], |topology| {
+        node(topology, "fra1").files.extend(large::tenants(TENANTS, |_, _| None));
+    });
+    world.await_ping("berlin-host", "203.0.113.80");
+    let web = Exchange::start(&world, "web", &[LOAD]);
+    let caller = (1, "berlin-host".to_owned(), "203.0.113.80");
+    let (swaps, streams) = web.call(&world, &caller, &[0], || {
+        // What has just begun may be lost to what has nothing to do with this: its name is asked for, its path is found.
+        std::thread::sleep(Duration::from_secs(1));
+        let begin = web.now();
+        let swaps: Vec<f64> = (0..SWAPS)
+            .map(|_| {
+                edit(&world, "fra1", ACME, |text| format!("{COMMENT}{text}"));
+                verb(&world, "fra1", &["commit"]);
+                web.now()
+            })
+            .collect();
+        let end = web.now();
+        // Until what was sent by then has come.
+        std::thread::sleep(Duration::from_secs(1));
+        (begin..end, swaps)
+    });
+    let (within, swaps) = swaps;
+    for (way, stream) in ["up", "down"].into_iter().zip(&streams[0]) {
+        // The commit is answered once the workers have gone over.
+        let near = |at: f64| swaps.iter().any(|swap| (swap - 1_000.0..*swap).contains(&at));
+        let delays = |during: bool| -> Vec<f64> {
+            let came = stream.came.iter().map(|(number, at)| (stream.sent[*number], *at));
+            let came = came.filter(|(sent, _)| within.contains(sent) && near(*sent) == during);
+            came.map(|(sent, at)| at - sent).collect()
+        };
+        let p99 = |during| percentile(&delays(during), 99);
+        Figure::new("swap", Where::Lab, way)
+            .runs(SWAPS)
+            .lost(stream.lost(within.clone())[0])
+            .with("delay_p99_ms", p99(false))
+            .with("delay_p99_ms_during_swap", p99(true))
+            .with("delay_max_ms_during_swap", percentile(&delays(true), 100))
+            .record();
+        assert!(stream.sent.len() > 1_000, "{way}: hardly any load: {}", stream.sent.len());
+        assert_eq!(stream.lost(within.clone()), [0, 0], "{way}: lost, and come twice");
+    }
+    assert_eq!(revision(&world, "fra1"), 1 + SWAPS as u64);
+}
+
 #[test]
 fn what_nobody_confirmed_is_taken_back_though_the_box_was_killed_meanwhile() {
     let world = World::up("ekilled", &[]);
@@ -232,6 +291,29 @@ fn what_nobody_confirmed_is_taken_back_though_the_box_was_killed_meanwhile() {
     start();
     assert_eq!(revision(&world, "fra1"), 6);
     assert_ne!(text(&world, "fra1", ACME), before);
+}
+
+#[test]
+fn what_was_taken_back_and_cannot_be_kept_is_in_the_audit_log_once_and_kept_when_it_can_be() {
+    let world = World::up("eowed", &[]);
+    let before = text(&world, "fra1", ACME);
+    edit(&world, "fra1", ACME, |text| format!("{COMMENT}{text}"));
+    verb(&world, "fra1", &["commit", "--confirm", "1s"]);
+    // No file can take a directory's place.
+    let in_the_way = world.node("fra1").state_dir().join("revisions/3.json");
+    fs::create_dir(&in_the_way).expect("made");
+    eventually("it has been tried more than once", || {
+        let log = fs::read_to_string(world.node("fra1").log()).expect("readable");
+        log.matches("the configuration in force cannot be kept").count() > 1
+    });
+    let told = state(&world, "fra1");
+    assert!(told.problem.is_some() && told.revision.is_some_and(|it| it.number == 2));
+    fs::remove_dir(&in_the_way).expect("taken away");
+    eventually("it is kept", || revision(&world, "fra1") == 3);
+    assert_eq!(state(&world, "fra1").problem, None);
+    assert_eq!(text(&world, "fra1", ACME), before);
+    let audit = audit(&world, "fra1");
+    assert_eq!(audit.matches("back to revision 1").count(), 1, "{audit}");
 }
 
 #[test]

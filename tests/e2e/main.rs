@@ -25,6 +25,8 @@ mod hops;
 mod hosts;
 mod ipv6;
 mod isolation;
+#[path = "../large/mod.rs"]
+mod large;
 mod ledger;
 mod links;
 mod masquerade;

@@ -190,8 +190,7 @@ impl World {
         self.show::<Decisions>(node, &["decisions"]).decisions
     }
 
-    /// `popgate show drops` on the box `node`.
-    /// `popgate show queues`.
+    /// `popgate show queues` on the box `node`.
     pub fn queues(&self, node: &str) -> Vec<QueueRow> {
         #[derive(Deserialize)]
         struct Queues {
@@ -200,6 +199,7 @@ impl World {
         self.show::<Queues>(node, &["queues"]).queues
     }
 
+    /// `popgate show drops` on the box `node`.
     pub fn drops(&self, node: &str) -> Vec<DropRow> {
         #[derive(Deserialize)]
         struct Drops {
