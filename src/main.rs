@@ -1,6 +1,7 @@
 //! `popgate`: the command line; wiring only.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use popgate::admin;
 use popgate::config::{PrivateKey, public_of};
 use rand::TryRngCore;
@@ -72,6 +73,16 @@ enum Command {
     Genkey,
     /// Read a private key, print its public key
     Pubkey,
+    /// Print what completes popgate's commands in a shell
+    Completions {
+        shell: Shell,
+    },
+    /// Write a page of the manual for each command
+    #[command(hide = true)]
+    Manual {
+        /// A directory that is there
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -99,6 +110,8 @@ fn main() -> ExitCode {
         Command::Replay { journal, policy } => replay(&journal, &policy),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
+        Command::Completions { shell } => completions(shell),
+        Command::Manual { dir } => manual(&dir),
     };
     done.unwrap_or_else(|error| {
         eprintln!("popgate: {error}");
@@ -191,5 +204,18 @@ fn pubkey() -> Done {
     io::stdin().take(1024).read_to_string(&mut text)?;
     let private: PrivateKey = text.trim_ascii().parse()?;
     writeln!(io::stdout(), "{}", public_of(&private))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn completions(shell: Shell) -> Done {
+    // Whole before any of it is written: what it is written to may be closed early.
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "popgate", &mut text);
+    io::stdout().write_all(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn manual(dir: &Path) -> Done {
+    clap_mangen::generate_to(Cli::command(), dir)?;
     Ok(ExitCode::SUCCESS)
 }

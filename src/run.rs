@@ -1,7 +1,7 @@
 //! A running box: what `popgate run` starts, keeps, and stops again. Wiring: everything here is a call to somewhere else.
 //!
 //! 1 load and compile, 2 the threads of the exporter and the NAT ledger ([`ledger`]), the workers' and the entrance's ([`crew`], which drive [`planes`]), 3 the
-//! kernel's devices and the transports' sockets ([`kernel`]), 4 the admin server, 5 `ready`; then wait: SIGHUP commits the files as they are ([`commits`], which put them in force on the [`machine`]), SIGTERM or SIGINT stops. What the
+//! kernel's devices and the transports' sockets ([`kernel`]), 4 the admin server's thread ([`serving`]), 5 `ready`, which the service manager hears too ([`service`]); then wait: SIGHUP commits the files as they are ([`commits`], which put them in force on the [`machine`]), SIGTERM or SIGINT stops. What the
 //! kernel would not give at once (an interface that is not there yet) is tried again every few seconds; the rest works
 //! meanwhile.
 
@@ -15,8 +15,10 @@ mod kernel;
 mod ledger;
 mod machine;
 mod planes;
+mod service;
+mod serving;
 
-use crate::admin::{self, Access, Doors, Tls, token};
+use crate::admin::{Access, Doors, Tls, token};
 use crate::config::{Appliance, Candidate, Role};
 use crate::control::{Control, RecentFlows, SiteFacts};
 use crate::flow::FlowRecord;
@@ -39,6 +41,8 @@ pub use ledger::who_had_offline;
 use machine::{Machine, reconfigure, warn_of};
 use planes::WorkerPlane;
 use rand::TryRngCore;
+use service::Service;
+use serving::AdminThread;
 use std::error::Error;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -161,13 +165,10 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     let control = control.with_captures(Captures { tapes, current: seen, site, clock });
     let (commit_port, mut desk) = commits::port();
     let control = Arc::new(control.with_commits(commit_port));
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let served = admin::serve(doors, Arc::clone(&control), access, async move {
-        let _ = stopped.await;
-    });
-    let admin = tokio::spawn(served);
+    let admin = AdminThread::start(doors, Arc::clone(&control), access)?;
     tracing::info!(site = candidate.appliance.site, workers, listen = %candidate.appliance.admin.listen, "popgate is running");
 
+    let mut service = Service::new(crew.clone());
     let machine = Machine {
         compiler,
         current,
@@ -182,10 +183,11 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     let mut commits = Commits::new(legacy, &desk, machine, dir, control, clock);
     println!("ready");
     std::io::stdout().flush()?;
-    wait(&mut commits, &mut desk.verbs, &watch, || threads.dead()).await?;
+    service.is_ready();
+    wait(&mut commits, &mut desk.verbs, &watch, &mut service, || threads.dead()).await?;
+    service.is_stopping();
     drop(desk);
-    let _ = stop.send(());
-    admin.await??;
+    admin.stop()?;
     commits.machine.kernel.leave();
     drop(commits);
     let (planes, all) = threads.stop();
@@ -197,7 +199,6 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     if all { Ok(()) } else { Err("a forwarding thread has stopped".into()) }
 }
 
-/// Until a signal says to stop, or a forwarding thread has ended by itself.
 /// Where the admin server is reached. What is beyond loopback is told of: whoever starts the box should know.
 fn open_doors(appliance: &Appliance) -> Result<Doors, Failure> {
     let bind = |listen: &SocketAddr| {
@@ -217,10 +218,12 @@ fn open_doors(appliance: &Appliance) -> Result<Doors, Failure> {
     Ok(Doors { plain, tls: doors, greeting: Some(greeting), names: tls.names.clone() })
 }
 
+/// Until a signal says to stop, or a forwarding thread has ended by itself.
 async fn wait(
     commits: &mut Commits,
     verbs: &mut mpsc::Receiver<Asked>,
     watch: &NetworkWatch,
+    service: &mut Service,
     is_crew_dead: impl Fn() -> bool,
 ) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -235,6 +238,7 @@ async fn wait(
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => commits.reload().await,
             Some(asked) = verbs.recv() => commits.answer(asked).await,
+            () = service.due() => service.look(),
             _ = trial.tick(), if commits.is_watching() => commits.watch().await,
             () = watch.changed() => {
                 // The links first: who uses a dead one waits for nothing else.

@@ -1091,6 +1091,26 @@ fn an_idle_thread_sleeps_even_if_its_data_plane_nags() {
 }
 
 #[test]
+fn a_thread_that_goes_round_has_a_pulse_though_it_idles_and_one_that_is_stuck_has_none() {
+    let (_thread, handle) =
+        forward::start(post("pulse"), Mirror::default(), vec![], vec![], Clock::new()).expect("to start");
+    for _ in 0..3 {
+        handle.ask_pulse();
+        eventually("it goes round", || handle.has_pulse());
+    }
+    let (release, block) = mpsc::channel();
+    handle.send(Tell::Block(block)).expect("room");
+    // It is asked again and again, for it may go round once more before it gets to that.
+    eventually("it is stuck", || {
+        handle.ask_pulse();
+        std::thread::sleep(Duration::from_millis(50));
+        !handle.has_pulse()
+    });
+    drop(release);
+    eventually("it goes round again", || handle.has_pulse());
+}
+
+#[test]
 fn devices_and_transports_come_and_go_while_the_thread_runs() {
     let host = Host::new("host");
     let (thread, handle) =

@@ -28,7 +28,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -143,7 +143,7 @@ where
     D::Command: Send,
 {
     let Post { name, placement, seat } = post;
-    let attention = Arc::new(Attention { wake: Arc::clone(seat.wake()), stop: AtomicBool::new(false) });
+    let attention = Arc::new(Attention::by(Arc::clone(seat.wake())));
     let (commands, commands_in) = sync_channel(COMMAND_QUEUE);
     let (changes, changes_in) = sync_channel(CHANGE_QUEUE);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -278,6 +278,17 @@ impl<C> ForwardHandle<C> {
         Ok(())
     }
 
+    /// Asks whether the thread still goes round; never waits.
+    pub fn ask_pulse(&self) {
+        self.attention.asked.fetch_add(1, Ordering::AcqRel);
+        self.attention.wake.wake();
+    }
+
+    /// Whether it has gone round since it was last asked.
+    pub fn has_pulse(&self) -> bool {
+        self.attention.answered.load(Ordering::Acquire) >= self.attention.asked.load(Ordering::Acquire)
+    }
+
     /// Closes devices, then opens others (one that is open under the same id is replaced); never waits. The receiver
     /// hears when it is done: from then on nothing of the closed devices is open here.
     ///
@@ -335,9 +346,23 @@ fn on_the_wire(what: Handover, packet: &[u8]) -> u64 {
 struct Attention {
     wake: Arc<Wake>,
     stop: AtomicBool,
+    /// How often it was asked whether it still goes round.
+    asked: AtomicU64,
+    /// Up to which of these it has.
+    answered: AtomicU64,
 }
 
 impl Attention {
+    fn by(wake: Arc<Wake>) -> Attention {
+        let [asked, answered] = [0, 0].map(AtomicU64::new);
+        Attention { wake, stop: AtomicBool::new(false), asked, answered }
+    }
+
+    /// By the thread, once a round.
+    fn answer(&self) {
+        self.answered.store(self.asked.load(Ordering::Acquire), Ordering::Release);
+    }
+
     fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.wake.wake();
@@ -396,6 +421,7 @@ impl<D: DataPlane> Forwarder<D> {
         let mut events = Vec::with_capacity(EVENTS);
         let mut ready = Vec::with_capacity(EVENTS + 2);
         while !self.attention.stop.load(Ordering::Acquire) {
+            self.attention.answer();
             self.expire();
             self.wait(&mut events, &mut ready);
             for _ in 0..BATCHES_PER_ROUND {

@@ -21,6 +21,7 @@ pub mod network;
 pub mod object_sending;
 mod polling;
 mod portion;
+pub mod privileges;
 mod standing;
 mod steering;
 pub mod syslog;

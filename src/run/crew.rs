@@ -106,6 +106,13 @@ impl Crew {
         self.all().map(|handle| Box::new(Port(handle.clone())) as Box<dyn WorkerPort>).collect()
     }
 
+    /// Whether all of them have gone round since this was last asked, which it was until then not: no.
+    pub(super) fn has_pulse(&self) -> bool {
+        let alive = self.all().all(ForwardHandle::has_pulse);
+        self.all().for_each(ForwardHandle::ask_pulse);
+        alive
+    }
+
     /// Tells all of them to go over to `generation`; the entrance last, so that no worker is handed an initiation for a
     /// path it does not know yet. False if one of them has ended.
     pub(super) async fn adopt(&self, generation: &Arc<Generation>) -> bool {
