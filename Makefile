@@ -59,6 +59,8 @@ help:
 	echo 'make bench  the data plane without I/O, beside its peers; target/bench/pipeline.json'
 	echo 'make bench-net  the release binary between WireGuard peers and a server, beside its peers; target/bench/net.json'
 	echo 'make fuzz TARGET=dns SECONDS=60  one of tests/fuzz/bin'
+	echo 'make test-image  the package on a clean system; CI runs it too'
+	echo 'make package  the Debian package, in target/debian'
 	echo 'make build  popgate and popgate-lab with the console in them, in target/debug'
 	echo 'make setup  only install what the others need'
 
@@ -127,6 +129,32 @@ $(CARGO_FUZZ):
 .PHONY: build
 build: web
 	@cargo build --locked
+
+# --- the appliance
+
+# What makes the package: it is in no Debian.
+CARGO_DEB_VERSION := 3.8.0
+CARGO_DEB := target/tools/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
+
+$(CARGO_DEB):
+	@echo 'package: installing cargo-deb $(CARGO_DEB_VERSION) from crates.io into target/tools'
+	cargo install --quiet --locked --root target/tools/cargo-deb-$(CARGO_DEB_VERSION) cargo-deb --version $(CARGO_DEB_VERSION)
+
+# What makes a clean system, runs it, and finds fault with a package.
+test-image: PACKAGES += lintian mmdebstrap systemd-container
+
+# The appliance as it is installed. It takes the binary that `make test` has left.
+.PHONY: test-image
+test-image: PROFILE := dev
+test-image: package
+	@cargo test --locked $(AS_ROOT) --test appliance
+
+# PROFILE=dev takes the binary that the tests have built already.
+PROFILE := release
+.PHONY: package
+package: setup web $(CARGO_DEB)
+	@cargo build --locked --profile $(PROFILE) --bin popgate
+	appliance-image/package $(PROFILE) $(CARGO_DEB)
 
 .PHONY: fmt
 fmt:

@@ -6,7 +6,7 @@ use popgate::admin;
 use popgate::config::{PrivateKey, public_of};
 use rand::TryRngCore;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -145,7 +145,13 @@ fn run(dir: &Path) -> Done {
     let filter = tracing_subscriber::EnvFilter::try_from_env("POPGATE_LOG")
         // boringtun tells of every retry; what it means is told by us.
         .unwrap_or_else(|_| "info,boringtun=off".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = log.with_ansi(io::stderr().is_terminal());
+    // systemd's journal, which notes the time of every line (systemd.exec(5)).
+    match std::env::var_os("JOURNAL_STREAM") {
+        Some(_) => log.without_time().init(),
+        None => log.init(),
+    }
     popgate::run::run(dir)?;
     Ok(ExitCode::SUCCESS)
 }
