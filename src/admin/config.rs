@@ -15,7 +15,7 @@ use super::problem::Problem;
 use crate::control::audit::{Action, Entry};
 use crate::control::candidates::{Draft, Scope};
 use crate::control::commits::{
-    Committed, ConfigState, DryRun, ProblemRow, Refusal, Reply, Source, Terms, Verb,
+    Committed, ConfigState, DryRun, PolicyTestRow, ProblemRow, Refusal, Reply, Source, Terms, Verb,
 };
 use crate::control::compare::{FileDifference, differing};
 use crate::control::revisions::{Cause, Revision, Who};
@@ -62,6 +62,12 @@ pub(super) struct Comparison {
 pub(super) struct Checked {
     /// What is not wrong, but not what was meant.
     pub(super) warnings: Vec<ProblemRow>,
+}
+
+#[derive(Serialize, Deserialize, ToSchema)]
+pub(super) struct PolicyTests {
+    /// By tenant, in the order they are written.
+    pub(super) tests: Vec<PolicyTestRow>,
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -188,6 +194,23 @@ pub(super) async fn check(
     let source = asking.may_see(source(&query, "of", Source::Files)?)?;
     match asking.ask(&app, Verb::Check(source)).await? {
         Reply::Checked(warnings) => Ok(Json(Checked { warnings: asking.narrowed(warnings) })),
+        _ => Err(unexpected()),
+    }
+}
+
+/// What the policy tests of a configuration that is not wrong otherwise come to.
+pub(super) async fn policy_tests(
+    State(app): State<App>,
+    asking: Asking,
+    query: Parameters,
+) -> Result<Json<PolicyTests>, Problem> {
+    check_names(&query.0, &["of"])?;
+    let source = asking.may_see(source(&query, "of", Source::Files)?)?;
+    match asking.ask(&app, Verb::Test(source)).await? {
+        Reply::Tested(mut tests) => {
+            tests.retain(|test| asking.tenant().is_none_or(|tenant| test.tenant == tenant));
+            Ok(Json(PolicyTests { tests }))
+        }
         _ => Err(unexpected()),
     }
 }

@@ -221,6 +221,7 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/config/texts", LOOK_NARROWED, || get(config::texts)),
     route("GET", "/api/v1/config/compare", LOOK_NARROWED, || get(config::compare)),
     route("GET", "/api/v1/config/check", LOOK_NARROWED, || get(config::check)),
+    route("GET", "/api/v1/config/policy-tests", LOOK_NARROWED, || get(config::policy_tests)),
     route("GET", "/api/v1/config/dry-run", LOOK_NARROWED, || get(config::dry_run)),
     route("GET", "/api/v1/config/candidate", LOOK_NARROWED, || get(config::candidate)),
     route("PUT", "/api/v1/config/candidate", CHANGE, || put(config::put_candidate)),

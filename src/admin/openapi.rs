@@ -12,7 +12,8 @@ use super::accounts::{
 use super::api::{Decisions, Drops, Exporters, Measurements, Nat, Paths, Queues, Rules};
 use super::captures::Captures;
 use super::config::{
-    AuditPage, CandidateAnswer, Checked, CommitBody, Comparison, Confirmed, Revisions, TextBody, Texts,
+    AuditPage, CandidateAnswer, Checked, CommitBody, Comparison, Confirmed, PolicyTests, Revisions, TextBody,
+    Texts,
 };
 use super::guard::Need;
 use super::problem::Problem;
@@ -278,6 +279,15 @@ const DESCRIBED: &[Described] = &[
     Described {
         refuses: &[409, 422, 503],
         ..look("/api/v1/config/check", "Whether a configuration can be put in force", &[OF], shape::<Checked>)
+    },
+    Described {
+        refuses: &[409, 422, 503],
+        ..look(
+            "/api/v1/config/policy-tests",
+            "What a configuration's policy tests come to",
+            &[OF],
+            shape::<PolicyTests>,
+        )
     },
     Described {
         refuses: &[409, 422, 503],

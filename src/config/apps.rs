@@ -103,6 +103,8 @@ fn catalog_app(mut table: Table<'_>, names: &mut Scope<()>) -> Result<CatalogApp
 /// A tenant's `[[app]]`, which takes the place of the catalog's of that name; with `extends` it begins as the catalog's.
 pub(super) fn tenant_app(mut table: Table<'_>, names: &mut Scope<()>) -> Result<App, Noted> {
     let extends = table.optional("extends", |value| {
+        #[cfg(test)]
+        value.offers_words(catalog().keys().map(String::as_str));
         let word = value.string()?;
         match catalog().get(word) {
             Some(base) => Ok((value, &base.app)),

@@ -354,6 +354,8 @@ mod scope;
 mod services;
 mod tenant;
 mod values;
+#[cfg(test)]
+mod vocabulary;
 
 pub use admin::{Admin, AdminTls, IdentityFiles};
 pub use apps::{App, AppPorts, CatalogApp, catalog};

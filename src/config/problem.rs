@@ -39,7 +39,12 @@ impl std::error::Error for Problems {}
 
 /// Collects problems while files are read. Shared by all readers, so that none of them stops at the first.
 #[derive(Debug, Default)]
-pub(super) struct Ledger(RefCell<Vec<Problem>>);
+pub(super) struct Ledger {
+    problems: RefCell<Vec<Problem>>,
+    /// What was asked for on the way.
+    #[cfg(test)]
+    pub(super) vocabulary: RefCell<super::vocabulary::Vocabulary>,
+}
 
 /// Proof that a problem was noted: the error of everything that reads. Whoever holds one need not say anything more,
 /// and only [`Ledger::note`] makes them, so that nothing can go missing without a word to the operator.
@@ -49,13 +54,13 @@ pub(super) struct Noted(());
 impl Ledger {
     /// Writes a problem down.
     pub(super) fn note(&self, at: &SourceRef, message: impl Into<String>) -> Noted {
-        self.0.borrow_mut().push(Problem { at: at.clone(), message: message.into() });
+        self.problems.borrow_mut().push(Problem { at: at.clone(), message: message.into() });
         Noted(())
     }
 
     /// `read`, unless anything was noted on the way.
     pub(super) fn settle<T>(self, read: Result<T, Noted>) -> Result<T, Problems> {
-        let mut problems = self.0.into_inner();
+        let mut problems = self.problems.into_inner();
         match read {
             Ok(read) if problems.is_empty() => Ok(read),
             _ => {

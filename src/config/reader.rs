@@ -83,8 +83,16 @@ impl<'d> Table<'d> {
     /// What stands under `key`, if anything.
     pub(super) fn value(&mut self, key: &'static str) -> Option<Value<'d>> {
         self.asked.push(key);
+        #[cfg(test)]
+        self.document.ledger.vocabulary.borrow_mut().values(self.header, &self.document.file, key, []);
         let (name, value) = self.entries.get_key_value(key)?;
-        Some(Value { document: self.document, key: name.get_ref(), value })
+        Some(Value {
+            document: self.document,
+            #[cfg(test)]
+            header: self.header,
+            key: name.get_ref(),
+            value,
+        })
     }
 
     /// `key`, read by `read`; it must be there.
@@ -173,6 +181,9 @@ impl<'d> Table<'d> {
 #[derive(Clone, Copy)]
 pub(super) struct Value<'d> {
     document: &'d Document<'d>,
+    /// Of the table it stands in.
+    #[cfg(test)]
+    header: Option<&'static str>,
     key: &'d str,
     value: &'d Spanned<DeValue<'d>>,
 }
@@ -213,11 +224,25 @@ impl<'d> Value<'d> {
 
     /// One of several words.
     pub(super) fn one_of<T: Copy>(self, words: &[(&str, T)]) -> Result<T, Noted> {
+        #[cfg(test)]
+        self.offers_words(words.iter().map(|(word, _)| *word));
         let word = self.string()?;
         match words.iter().find(|(known, _)| *known == word) {
             Some((_, meaning)) => Ok(*meaning),
             None => Err(self.note(unknown(self.key, word, words.iter().map(|(known, _)| *known)))),
         }
+    }
+
+    /// Writes down which words may stand here.
+    #[cfg(test)]
+    pub(super) fn offers_words<'w>(self, words: impl IntoIterator<Item = &'w str>) {
+        self.offers(words.into_iter().map(|word| format!("{word:?}")));
+    }
+
+    #[cfg(test)]
+    fn offers(self, values: impl IntoIterator<Item = String>) {
+        let mut vocabulary = self.document.ledger.vocabulary.borrow_mut();
+        vocabulary.values(self.header, &self.document.file, self.key, values);
     }
 
     /// A whole number within `range`.
@@ -240,6 +265,8 @@ impl<'d> Value<'d> {
 
     /// `true` or `false`.
     pub(super) fn boolean(self) -> Result<bool, Noted> {
+        #[cfg(test)]
+        self.offers(["false".to_owned(), "true".to_owned()]);
         self.value.get_ref().as_bool().ok_or_else(|| self.expected("true or false"))
     }
 

@@ -767,6 +767,8 @@ impl TenantReader<'_> {
         let prefer = table.required("prefer", |value| {
             value.list(|value| {
                 let group = value.one_or_many(|value| {
+                    #[cfg(test)]
+                    value.offers_words([BREAKOUT]);
                     let path = value.string()?;
                     if path != BREAKOUT && !self.paths.contains(path) {
                         return Err(value.note(unknown("path", path, self.paths.iter().map(String::as_str))));
@@ -1066,6 +1068,8 @@ impl TenantReader<'_> {
     }
 
     fn find_app(&self, value: Value<'_>) -> Result<String, Noted> {
+        #[cfg(test)]
+        value.offers_words(catalog().keys().map(String::as_str));
         let app = value.string()?;
         if catalog().contains_key(app) || self.apps.get(app).is_some() {
             return Ok(app.to_owned());
@@ -1074,6 +1078,8 @@ impl TenantReader<'_> {
     }
 
     fn find_class(&self, value: Value<'_>) -> Result<String, Noted> {
+        #[cfg(test)]
+        value.offers_words([DEFAULT_CLASS]);
         let class = value.string()?;
         if class == DEFAULT_CLASS || self.classes.get(class).is_some() {
             return Ok(class.to_owned());
@@ -1112,10 +1118,14 @@ fn service_or_group(value: Value<'_>) -> Result<Member<'_, Service>, Noted> {
 }
 
 pub(super) fn protocol(value: Value<'_>) -> Result<Protocol, Noted> {
+    #[cfg(test)]
+    value.offers_words(Protocol::NAMED.iter().map(|(name, _)| *name));
     if value.is_number() { value.number(0..=255).map(Protocol) } else { value.parse(values::protocol) }
 }
 
 fn dscp(value: Value<'_>) -> Result<u8, Noted> {
+    #[cfg(test)]
+    value.offers_words(values::DSCPS.iter().map(|(name, _)| *name));
     if value.is_number() { value.number(0..=63) } else { value.parse(values::dscp) }
 }
 

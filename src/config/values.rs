@@ -298,7 +298,7 @@ pub fn dscp_name(dscp: u8) -> String {
     name.map_or_else(|| dscp.to_string(), |(name, _)| (*name).to_owned())
 }
 
-const DSCPS: [(&str, u8); 24] = [
+pub(super) const DSCPS: [(&str, u8); 24] = [
     ("default", 0),
     ("le", 1),
     ("cs0", 0),

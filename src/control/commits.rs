@@ -91,6 +91,8 @@ pub enum Verb {
     },
     /// Whether it could be put in force.
     Check(Source),
+    /// What its policy tests come to.
+    Test(Source),
     /// What would become of the flows that there are, of one tenant or of all.
     DryRun {
         source: Source,
@@ -136,6 +138,7 @@ pub enum Reply {
     Compared(Vec<FileDifference>),
     /// It could be: what is not wrong with it, but not what was meant.
     Checked(Vec<ProblemRow>),
+    Tested(Vec<PolicyTestRow>),
     DryRun(DryRun),
     Committed(Committed),
     Confirmed(u64),
@@ -194,6 +197,19 @@ impl ProblemRow {
     pub fn of_all(message: impl Into<String>) -> ProblemRow {
         ProblemRow { file: None, line: None, message: message.into() }
     }
+}
+
+/// A policy test, and what it came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct PolicyTestRow {
+    pub tenant: String,
+    pub name: String,
+    pub file: String,
+    /// Counted from 1.
+    pub line: usize,
+    /// What came out in place of what is expected; `None`: it passes.
+    pub failure: Option<String>,
 }
 
 /// How the configuration stands.

@@ -34,7 +34,7 @@ pub use drops::Drops;
 pub use entrance::Entrance;
 pub use explain::explain;
 pub use recording::{Measured, replay};
-pub use rehearse::rehearse;
+pub use rehearse::{Rehearsed, rehearse, rehearse_all};
 pub use rules::Logged;
 pub use steering::{Steered, steer};
 pub use team::Team;

@@ -2,35 +2,55 @@
 
 use super::explain::explain;
 use super::report::{Explanation, StepKind};
-use crate::config::{BREAKOUT, Candidate, Outcome, PolicyTest, Problem, Role};
+use crate::config::{BREAKOUT, Candidate, Outcome, PolicyTest, Problem, Role, SourceRef};
 use crate::model::{AskedFlow, TenantId};
 use crate::tables::{Generation, Tenant};
 use ipnetwork::IpNetwork;
 
-/// Runs the candidate's policy tests in `generation`, which it was compiled to; those that fail, each at its line with what
-/// came out instead. A branch box runs those of its own LAN's flows, and asks for translation and the path of what comes
-/// from elsewhere only at the PoP, where these are decided.
+/// A policy test that was run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rehearsed {
+    pub tenant: String,
+    pub name: String,
+    pub at: SourceRef,
+    /// What came out in place of what is expected; `None`: it passes.
+    pub failure: Option<String>,
+}
+
+/// The candidate's policy tests that fail in `generation`, each at its line with what came out instead.
 pub fn rehearse(candidate: &Candidate, generation: &Generation) -> Vec<Problem> {
+    let all = rehearse_all(candidate, generation).into_iter();
+    let failed = all.filter_map(|Rehearsed { name, at, failure, .. }| {
+        failure.map(|why| Problem { at, message: format!("policy test {name:?}: {why}") })
+    });
+    failed.collect()
+}
+
+/// Runs the candidate's policy tests in `generation`, which it was compiled to. A branch box runs those of its own LAN's flows,
+/// and asks for translation and the path of what comes from elsewhere only at the PoP, where these are decided.
+pub fn rehearse_all(candidate: &Candidate, generation: &Generation) -> Vec<Rehearsed> {
     let is_pop = matches!(candidate.appliance.role, Role::Pop(_));
-    let mut failed = Vec::new();
+    let mut rehearsed = Vec::new();
     for config in candidate.tenants.values() {
         let Some((id, _)) = generation.names.all_tenants().find(|(_, name)| ***name == *config.name) else {
             continue;
         };
         let Some(tenant) = generation.tenants.get(id) else { continue };
         for test in &config.policy_tests {
-            let run = |flow: &AskedFlow| {
-                let here = is_pop || concerns(tenant, flow);
-                here.then(|| run(generation, id, is_pop, test, flow)).flatten()
-            };
-            // Of several services the first that fails.
-            if let Some(message) = test.flows.iter().find_map(run) {
-                let message = format!("policy test {:?}: {message}", test.name);
-                failed.push(Problem { at: test.at.clone(), message });
+            let mut here = test.flows.iter().filter(|flow| is_pop || concerns(tenant, flow)).peekable();
+            if here.peek().is_none() {
+                continue;
             }
+            rehearsed.push(Rehearsed {
+                tenant: config.name.clone(),
+                name: test.name.clone(),
+                at: test.at.clone(),
+                // Of several services the first that fails.
+                failure: here.find_map(|flow| run(generation, id, is_pop, test, flow)),
+            });
         }
     }
-    failed
+    rehearsed
 }
 
 /// Whether a flow passes between this branch's LAN and elsewhere.

@@ -12,18 +12,18 @@ use crate::control::Control;
 use crate::control::audit::{self, Action, Audit, Entry};
 use crate::control::candidates::{Candidates, Draft, Scope, tag_of};
 use crate::control::commits::{
-    CandidateState, CommitPort, Committed, ConfigState, ProblemRow, Refusal, Reply, Source, Standing, Terms,
-    UnconfirmedState, Verb,
+    CandidateState, CommitPort, Committed, ConfigState, PolicyTestRow, ProblemRow, Refusal, Reply, Source,
+    Standing, Terms, UnconfirmedState, Verb,
 };
 use crate::control::compare::{compare, differing};
 use crate::control::revisions::{Cause, InForce, Revisions, Stamp, Unconfirmed, Who};
 use crate::control::trial::{Canary, Health, Trial, Verdict};
 use crate::io::clock::Clock;
 use crate::io::syslog;
-use crate::pipeline::rehearse;
 use crate::pipeline::report::{CanaryRow, FlowFilter, PathState};
+use crate::pipeline::{Rehearsed, rehearse, rehearse_all};
 use crate::store::whole;
-use crate::tables::Compiler;
+use crate::tables::{Compiler, Generation};
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, DirBuilder};
@@ -337,6 +337,11 @@ impl Commits {
                 let candidate = self.documents(&source)?.check(&self.dir).map_err(wrong)?;
                 self.rehearsed(&candidate).await.map(|(_, warnings)| Reply::Checked(warnings))
             }
+            Verb::Test(source) => {
+                let candidate = self.documents(&source)?.check(&self.dir).map_err(wrong)?;
+                let rehearsed = rehearse_all(&candidate, &self.compiled(&candidate).await?);
+                Ok(Reply::Tested(rehearsed.into_iter().map(policy_test_row).collect()))
+            }
             // It is answered from another thread.
             Verb::DryRun { .. } => Err(Refusal::Failed("a dry run is no step of the box's own".to_owned())),
             Verb::Commit(source, terms) => self.commit(who, &source, terms).await.map(Reply::Committed),
@@ -443,18 +448,20 @@ impl Commits {
 
     // --- checking
 
-    /// What would be in force, without the names it would use up; what is not wrong with it but not meant.
-    async fn rehearsed(
-        &self,
-        candidate: &Candidate,
-    ) -> Result<(crate::tables::Generation, Vec<ProblemRow>), Refusal> {
+    /// What would be in force, without the names it would use up.
+    async fn compiled(&self, candidate: &Candidate) -> Result<Generation, Refusal> {
         let lasting = self.machine.needs_restart(candidate);
         if !lasting.is_empty() {
             return Err(Refusal::Wrong(lasting));
         }
         let mut compiler = Compiler::new("check-");
         compiler.know_addresses(addresses_for(candidate).await.unwrap_or_default());
-        let generation = compiler.compile(candidate).map_err(|error| failed(error.to_string()))?;
+        compiler.compile(candidate).map_err(|error| failed(error.to_string()))
+    }
+
+    /// The same, if its policy tests pass; what is not wrong with it but not meant.
+    async fn rehearsed(&self, candidate: &Candidate) -> Result<(Generation, Vec<ProblemRow>), Refusal> {
+        let generation = self.compiled(candidate).await?;
         let broken = rehearse(candidate, &generation);
         if !broken.is_empty() {
             return Err(Refusal::Wrong(broken.iter().map(ProblemRow::from).collect()));
@@ -915,6 +922,11 @@ fn wrong(problems: Problems) -> Refusal {
 
 fn failed(error: impl ToString) -> Refusal {
     Refusal::Failed(error.to_string())
+}
+
+fn policy_test_row(it: Rehearsed) -> PolicyTestRow {
+    let Rehearsed { tenant, name, at, failure } = it;
+    PolicyTestRow { tenant, name, file: at.file.to_string(), line: at.line, failure }
 }
 
 /// For a log.

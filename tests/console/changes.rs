@@ -4,8 +4,8 @@
 use popgate::control::audit::{Action, Entry};
 use popgate::control::candidates::{Draft, Scope, tag_of};
 use popgate::control::commits::{
-    CandidateState, ChangeKind, CommitPort, Committed, ConfigState, DryRun, FlowChange, ProblemRow, Refusal,
-    Reply, Source, Standing, Verb,
+    CandidateState, ChangeKind, CommitPort, Committed, ConfigState, DryRun, FlowChange, PolicyTestRow,
+    ProblemRow, Refusal, Reply, Source, Standing, Verb,
 };
 use popgate::control::compare::compare;
 use popgate::control::revisions::{Cause, Revision, Stamp, Who};
@@ -33,7 +33,13 @@ struct Inner {
 
 impl Changes {
     pub(crate) fn new(unix_ms: fn() -> u64) -> Changes {
-        let acme = "[[acl]]\nname = \"web-out\"\nfrom = [\"branch:berlin\"]\nto = [\"handoff:internet\"]\nprotocol = \"tcp\"\n\
+        let acme = "tenant = \"acme\"\n\n[[branch]]\nname = \"berlin\"\nprefixes = [\"10.1.0.0/16\"]\n\n[[branch]]\n\
+                    name = \"lyon\"\nprefixes = [\"10.2.0.0/16\"]\n\n[[handoff]]\nname = \"internet\"\nkind = \"internet\"\n\
+                    nat-pool = [\"198.51.100.0/29\"]\n\n[[app-class]]\nname = \"voice\"\nmatch = [{ dscp = \"ef\" }]\n\n\
+                    [[policy-test]]\nname = \"web-passes\"\nfrom = \"10.1.0.5\"\nto = \"203.0.113.80:443\"\nprotocol = \"tcp\"\n\
+                    expect = \"accept\"\n\n[[policy-test]]\nname = \"telnet-is-dropped\"\nfrom = \"10.1.0.5\"\n\
+                    to = \"203.0.113.80:23\"\nprotocol = \"tcp\"\nexpect = \"drop\"\n\n\
+                    [[acl]]\nname = \"web-out\"\nfrom = [\"branch:berlin\"]\nto = [\"handoff:internet\"]\nprotocol = \"tcp\"\n\
                     dst-port = [80, 443]\naction = \"accept\"\n";
         let texts = [
             ("popgate.toml".to_owned(), "site = \"fra1\"\nrole = \"pop\"\n".to_owned()),
@@ -130,13 +136,24 @@ impl Inner {
         let wrong: Vec<ProblemRow> = texts
             .iter()
             .filter(|(_, text)| text.contains("nonsense"))
-            .map(|(file, _)| ProblemRow {
+            .map(|(file, text)| ProblemRow {
                 file: Some(file.clone()),
-                line: Some(1),
+                line: line_of(text, "nonsense"),
                 message: "unknown key \"nonsense\"".into(),
             })
             .collect();
         if wrong.is_empty() { Ok(texts) } else { Err(Refusal::Wrong(wrong)) }
+    }
+
+    /// The same, if its policy tests pass.
+    fn rehearse(&self, source: &Source) -> Result<Texts, Refusal> {
+        let texts = self.check(source)?;
+        let failed = policy_tests(&texts).into_iter().filter_map(|test| {
+            let message = format!("policy test {:?}: {}", test.name, test.failure?);
+            Some(ProblemRow { file: Some(test.file), line: Some(test.line), message })
+        });
+        let failed: Vec<ProblemRow> = failed.collect();
+        if failed.is_empty() { Ok(texts) } else { Err(Refusal::Wrong(failed)) }
     }
 
     fn answer(&mut self, who: Who, verb: Verb, now: u64) -> Result<Reply, Refusal> {
@@ -147,10 +164,11 @@ impl Inner {
             }
             Verb::Texts(source) => Reply::Texts(self.texts(&source)?),
             Verb::Compare { old, new } => Reply::Compared(compare(&self.texts(&old)?, &self.texts(&new)?)),
-            Verb::Check(source) => self.check(&source).map(|_| Reply::Checked(Vec::new()))?,
-            Verb::DryRun { source, .. } => self.check(&source).map(|_| Reply::DryRun(dry_run()))?,
+            Verb::Check(source) => self.rehearse(&source).map(|_| Reply::Checked(Vec::new()))?,
+            Verb::Test(source) => self.check(&source).map(|texts| Reply::Tested(policy_tests(&texts)))?,
+            Verb::DryRun { source, .. } => self.rehearse(&source).map(|_| Reply::DryRun(dry_run()))?,
             Verb::Commit(source, terms) => {
-                let texts = self.check(&source)?;
+                let texts = self.rehearse(&source)?;
                 let cause =
                     if matches!(source, Source::Back(_)) { Cause::Rollback } else { Cause::Candidate };
                 self.keep(texts, who, cause, terms.comment, now);
@@ -234,4 +252,27 @@ fn dry_run() -> DryRun {
         examples: vec!["tcp 10.1.0.77:50123 -> 203.0.113.80:80".into()],
     };
     DryRun { sessions: 1_204, records: 20_000, changes: vec![change] }
+}
+
+/// The line of a text that a word stands in, counted from 1.
+fn line_of(text: &str, word: &str) -> Option<usize> {
+    text.lines().position(|line| line.contains(word)).map(|at| at + 1)
+}
+
+/// All of a text's pass, but that one fails where the web is denied by a rule called `no-web`.
+fn policy_tests(texts: &Texts) -> Vec<PolicyTestRow> {
+    let file = "tenants/acme.toml";
+    let text = texts.get(file).map(String::as_str).unwrap_or_default();
+    let row = |name: &str, failure: Option<&str>| {
+        Some(PolicyTestRow {
+            tenant: "acme".into(),
+            name: name.into(),
+            file: file.into(),
+            line: line_of(text, name)? - 1,
+            failure: failure.map(str::to_owned),
+        })
+    };
+    let denied = "expected accept, and it is dropped by ACL rule \"no-web\" (line 19)";
+    let web = text.contains("name = \"no-web\"").then_some(denied);
+    [row("web-passes", web), row("telnet-is-dropped", None)].into_iter().flatten().collect()
 }

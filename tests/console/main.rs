@@ -39,6 +39,7 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
         .env("HAS_FLOW_HISTORY", "1")
         .env("FAILING_COLLECTOR", "siem")
         .env("OTHER_TENANTS", "globex,initech")
+        .env("POLICY_TEST", "web-passes")
         .env("DRY_RUN_NAMES", "tcp 10.1.0.77:50123 -> 203.0.113.80:80")
         .env("BASE_URL", server.url())
         .env("TOKEN", TOKEN_TEXT)

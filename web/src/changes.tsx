@@ -3,20 +3,22 @@
 
 import { useEffect, useState } from 'preact/hooks';
 import { asProblem, get, isUnauthorized, Refused, send } from './api';
+import { nameOf, PolicyEditor, scopeOf } from './editor';
 import { bytes, duration, integer } from './format';
+import { BadIcon, CheckIcon } from './icons';
 import type { Live } from './live';
-import { narrow, type Route } from './route';
+import { current, href, narrow, type Route } from './route';
 import { ActionsHead, Scroll } from './scroll';
 import { Time } from './time';
 import type {
   AuditEntry,
-  CandidateAnswer,
   Committed,
   ConfigState,
   DryRun,
   FileDifference,
   FlowChange,
   Me,
+  PolicyTest,
   Problem,
   ProblemRow,
   Revision,
@@ -32,9 +34,11 @@ interface Props {
 }
 
 /** What a change does, once it is looked at. */
-interface Outlook {
+export interface Outlook {
   files: FileDifference[];
   warnings: ProblemRow[];
+  /** Absent where it cannot be read. */
+  tests?: PolicyTest[];
   /** Absent where there is something wrong with it. */
   dryRun?: DryRun;
   problem?: Problem;
@@ -157,7 +161,17 @@ export function Changes({ me, route, bearer, tenants, live, onUnauthorized }: Pr
           <CommitForm waits={Boolean(standing?.['confirm-by-unix-ms'])} commit={(secs, comment) => commit(source, secs, comment)} />
         )}
       </section>
-      {mayChange && <Editor key={turn} own={own} tenants={tenants} state={state} bearer={bearer} act={act} refused={refused} />}
+      <PolicyEditor
+        me={me}
+        route={route}
+        tenants={tenants}
+        state={state}
+        turn={turn}
+        wrong={source === 'candidates' || source === route.query.edit ? outlook : undefined}
+        bearer={bearer}
+        act={act}
+        refused={refused}
+      />
       {!own && (
       <section aria-labelledby="changes-revisions">
         <h2 id="changes-revisions">Revisions</h2>
@@ -231,36 +245,36 @@ export function Changes({ me, route, bearer, tenants, live, onUnauthorized }: Pr
   );
 }
 
-const nameOf = (scope: string): string => (scope === 'box' ? 'the box' : scope.replace('tenant:', ''));
-
 async function look(of: string, bearer: string, signal: AbortSignal): Promise<Outlook> {
   const query = new URLSearchParams({ of });
   const { files } = await get<{ files: FileDifference[] }>(`config/compare?${new URLSearchParams({ new: of })}`, bearer, signal);
-  if (files.length === 0) return { files, warnings: [] };
+  let tests: PolicyTest[] | undefined;
   try {
+    ({ tests } = await get<{ tests: PolicyTest[] }>(`config/policy-tests?${query}`, bearer, signal));
+    if (files.length === 0) return { files, warnings: [], tests };
     const { warnings } = await get<{ warnings: ProblemRow[] }>(`config/check?${query}`, bearer, signal);
-    return { files, warnings, dryRun: await get<DryRun>(`config/dry-run?${query}`, bearer, signal) };
+    return { files, warnings, tests, dryRun: await get<DryRun>(`config/dry-run?${query}`, bearer, signal) };
   } catch (error) {
-    if (error instanceof Refused && error.problem.status === 422) return { files, warnings: [], problem: error.problem };
+    if (error instanceof Refused && error.problem.status === 422) return { files, warnings: [], tests, problem: error.problem };
     throw error;
   }
 }
 
 function OutlookView({ outlook }: { outlook: Outlook }) {
-  const { files, warnings, dryRun, problem } = outlook;
-  if (files.length === 0) return <p class="hint">It is what is in force.</p>;
+  const { files, warnings, tests, dryRun, problem } = outlook;
+  const inForce = <p class="hint">It is what is in force.</p>;
   return (
     <>
-      {problem && <Wrong problem={problem} />}
+      {files.length === 0 && !problem && inForce}
+      {problem && <Wrong problem={problem} told={tests} />}
       {warnings.length > 0 && (
         <ul class="problems warn">
           {warnings.map((row) => (
-            <li key={place(row) + row.message}>
-              <b>{place(row)}</b> {row.message}
-            </li>
+            <RowOf key={place(row) + row.message} row={row} />
           ))}
         </ul>
       )}
+      {tests && tests.length > 0 && <PolicyTests tests={tests} />}
       {dryRun && <DryRunView run={dryRun} />}
       {files.map((it) => (
         <details key={it.file} open class="diff">
@@ -280,6 +294,45 @@ function OutlookView({ outlook }: { outlook: Outlook }) {
         </details>
       ))}
     </>
+  );
+}
+
+/** Those that fail first: they keep the rest from being committed. */
+function PolicyTests({ tests }: { tests: PolicyTest[] }) {
+  const failed = tests.filter((it) => it.failure !== null);
+  const passed = tests.filter((it) => it.failure === null);
+  const count = `${tests.length} policy ${tests.length === 1 ? 'test' : 'tests'}`;
+  return (
+    <details class="tests" open={failed.length > 0}>
+      <summary>
+        {failed.length > 0 ? <BadIcon /> : <CheckIcon />}
+        {failed.length > 0 ? `${failed.length} of ${count} ${failed.length === 1 ? 'fails' : 'fail'}: it cannot be committed` : `${count}: all pass`}
+      </summary>
+      <Scroll name="Policy tests, those that fail first">
+        <thead>
+          <tr>
+            <th>Test</th>
+            <th>Tenant</th>
+            <th>Result</th>
+            <th>What came out</th>
+            <th>Where</th>
+          </tr>
+        </thead>
+        <tbody>
+          {[...failed, ...passed].map((it) => (
+            <tr key={`${it.tenant} ${it.name}`} class={it.failure === null ? undefined : 'bad'}>
+              <td>{it.name}</td>
+              <td>{it.tenant}</td>
+              <td>{it.failure === null ? '✓ passes' : '✕ fails'}</td>
+              <td class="text">{it.failure ?? 'what it expects'}</td>
+              <td>
+                <Place row={{ file: it.file, line: it.line, message: '' }} />
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </Scroll>
+    </details>
   );
 }
 
@@ -362,92 +415,6 @@ function CommitForm({ waits, commit }: { waits: boolean; commit: (confirmSecs: n
   );
 }
 
-interface EditorProps {
-  /** The one scope that may be edited, if it is one. */
-  own: string | null;
-  tenants: string[];
-  state?: ConfigState;
-  bearer: string;
-  act: (what: () => Promise<string>) => Promise<void>;
-  refused: (error: unknown) => void;
-}
-
-/** A candidate's text, or what is in force until there is one. */
-function Editor({ own, tenants, state, bearer, act, refused }: EditorProps) {
-  const [scope, setScope] = useState<string>();
-  const [text, setText] = useState('');
-  const [seen, setSeen] = useState<{ text: string; tag: string; open: boolean }>();
-  useEffect(() => {
-    setSeen(undefined);
-    if (!scope) return;
-    const controller = new AbortController();
-    const ask = async () => {
-      const query = new URLSearchParams({ scope });
-      const answer = await get<CandidateAnswer>(`config/candidate?${query}`, bearer, controller.signal);
-      const { texts } = await get<{ texts: Record<string, string> }>('config/texts', bearer, controller.signal);
-      const file = scope === 'box' ? 'popgate.toml' : `tenants/${scope.replace('tenant:', '')}.toml`;
-      const text = answer.candidate ? (answer.candidate.text ?? '') : (texts[file] ?? '');
-      setText(text);
-      setSeen({ text, tag: answer.tag, open: answer.candidate !== null });
-    };
-    ask().catch((error: unknown) => controller.signal.aborted || refused(error));
-    return () => controller.abort();
-  }, [scope, bearer]);
-  const put = () =>
-    act(async () => {
-      await send('PUT', `config/candidate?${new URLSearchParams({ scope: scope! })}`, bearer, { text }, seen!.tag);
-      narrow({ of: scope });
-      return `The candidate of ${nameOf(scope!)} is kept. Nothing is in force of it yet.`;
-    });
-  const discard = () =>
-    act(async () => {
-      await send('DELETE', `config/candidate?${new URLSearchParams({ scope: scope! })}`, bearer, undefined, seen!.tag);
-      narrow({ of: undefined });
-      return `The candidate of ${nameOf(scope!)} is given up.`;
-    });
-  const known = [...new Set([...tenants.map((name) => `tenant:${name}`), ...(state?.candidates.map((it) => it.scope) ?? [])])];
-  const scopes = own ? [own] : ['box', ...known.filter((it) => it !== 'box').sort()];
-  return (
-    <section aria-labelledby="changes-edit">
-      <h2 id="changes-edit">Edit</h2>
-      <label class="field">
-        <span>File of</span>
-        <select value={scope ?? ''} onChange={(event) => setScope(event.currentTarget.value || undefined)}>
-          <option value="">–</option>
-          {scopes.map((it) => (
-            <option key={it} value={it}>
-              {nameOf(it)}
-            </option>
-          ))}
-        </select>
-      </label>
-      {seen && (
-        <>
-          <textarea
-            class="mono"
-            aria-label={`The text of ${nameOf(scope!)}`}
-            spellcheck={false}
-            autocapitalize="off"
-            rows={24}
-            value={text}
-            onInput={(event) => setText(event.currentTarget.value)}
-          />
-          <p class="buttons">
-            <button type="button" class="primary" disabled={text === seen.text} onClick={put}>
-              Keep as candidate
-            </button>
-            {seen.open && (
-              <button type="button" class="secondary" onClick={discard}>
-                Give it up
-              </button>
-            )}
-          </p>
-        </>
-      )}
-    </section>
-  );
-}
-
 /** Always in sight while a commit is still to be confirmed. */
 export function Unconfirmed({ me, live, bearer, onUnauthorized }: { me: Me; live: Live; bearer: string; onUnauthorized: () => void }) {
   const by = live.status?.commit?.['confirm-by-unix-ms'];
@@ -489,16 +456,34 @@ export function Unconfirmed({ me, live, bearer, onUnauthorized }: { me: Me; live
 
 const place = (row: ProblemRow): string => (row.file ? `${row.file}:${row.line}` : 'All of it');
 
-function Wrong({ problem }: { problem: Problem }) {
+/** Where it is written, leading to the line in the editor. */
+function Place({ row }: { row: ProblemRow }) {
+  const { of } = current().query;
+  const scope = row.file && scopeOf(row.file);
+  return scope ? <a href={href('changes', { of, edit: scope, line: String(row.line) })}>{place(row)}</a> : <>{place(row)}</>;
+}
+
+const RowOf = ({ row }: { row: ProblemRow }) => (
+  <li>
+    <b>
+      <Place row={row} />
+    </b>{' '}
+    {row.message}
+  </li>
+);
+
+/** What is wrong, but for policy tests that are told of elsewhere. */
+function Wrong({ problem, told = [] }: { problem: Problem; told?: PolicyTest[] }) {
+  const isTold = (row: ProblemRow) => told.some((it) => it.failure !== null && it.file === row.file && it.line === row.line);
+  const rows = problem.problems?.filter((row) => !isTold(row));
+  if (problem.problems && rows?.length === 0) return null;
   return (
     <div class="problem" role="alert">
       <p>{problem.detail}</p>
-      {problem.problems && (
+      {rows && (
         <ul class="problems">
-          {problem.problems.map((row) => (
-            <li key={place(row) + row.message}>
-              <b>{place(row)}</b> {row.message}
-            </li>
+          {rows.map((row) => (
+            <RowOf key={place(row) + row.message} row={row} />
           ))}
         </ul>
       )}

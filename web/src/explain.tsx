@@ -2,7 +2,8 @@
 // address, so a link shows a colleague the same answer.
 
 import { Field, Known, PROTOCOLS, useQuestion, Wrong } from './asking';
-import type { Route } from './route';
+import { scopeOf } from './editor';
+import { href, type Route } from './route';
 import type { Explanation, PathStep, Step } from './types';
 
 interface Props {
@@ -97,9 +98,16 @@ function StepRow({ step }: { step: Step }) {
     <li class={step.fits ? 'fits' : 'misfits'}>
       <b>{step.kind}</b>
       <span>{step.text}</span>
-      {step.at && <code>{step.at}</code>}
+      {step.at && <PolicyLine at={step.at} />}
     </li>
   );
+}
+
+/** `tenants/acme.toml:12`, leading there. */
+function PolicyLine({ at }: { at: string }) {
+  const [, file = '', line] = /^(.+):(\d+)$/.exec(at) ?? [];
+  const edit = scopeOf(file);
+  return <code>{edit ? <a href={href('changes', { edit, line })}>{at}</a> : at}</code>;
 }
 
 function PathRow({ path }: { path: PathStep }) {

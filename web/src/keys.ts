@@ -18,7 +18,7 @@ export function useKeys(bindings: Bindings): void {
     let expiry: ReturnType<typeof setTimeout> | undefined;
     const onKey = (event: KeyboardEvent) => {
       if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-      if (isTyping(event.target) || document.querySelector('dialog[open]')) return;
+      if (isTyping(event) || document.querySelector('dialog[open]')) return;
       const pair = first && `${first} ${event.key}`;
       first = undefined;
       clearTimeout(expiry);
@@ -40,5 +40,8 @@ export function useKeys(bindings: Bindings): void {
   }, []);
 }
 
-const isTyping = (target: EventTarget | null): boolean =>
-  target instanceof HTMLElement && (target.matches('input, textarea, select') || target.isContentEditable);
+/** Where it was typed, also inside a shadow tree. */
+const isTyping = (event: KeyboardEvent): boolean => {
+  const target = event.composedPath()[0];
+  return target instanceof HTMLElement && (target.matches('input, textarea, select') || target.isContentEditable);
+};

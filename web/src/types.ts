@@ -478,6 +478,16 @@ export interface Committed {
 }
 
 /** What a configuration would do to the flows that there are. */
+/** A policy test, and what it came to. */
+export interface PolicyTest {
+  tenant: string;
+  name: string;
+  file: string;
+  line: number;
+  /** What came out in place of what is expected; null: it passes. */
+  failure: string | null;
+}
+
 export interface DryRun {
   sessions: number;
   records: number;

@@ -36,3 +36,14 @@ export function totp(secret, step) {
   const hash = createHmac('sha1', key).update(counter).digest();
   return String((hash.readUInt32BE(hash[19] & 15) & 0x7fffffff) % 1_000_000).padStart(6, '0');
 }
+
+/** What an editor is given in place of what is in it: as if it had been pasted. */
+export async function paste(editor, text) {
+  await editor.click();
+  await editor.press('Control+a');
+  await editor.evaluate((element, text) => {
+    const clipboardData = new DataTransfer();
+    clipboardData.setData('text/plain', text);
+    element.dispatchEvent(new ClipboardEvent('paste', { clipboardData, bubbles: true, cancelable: true }));
+  }, text);
+}

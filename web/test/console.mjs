@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
-import { launch, need, totp } from './browser.mjs';
+import { launch, need, paste, totp } from './browser.mjs';
 
 const wire = await cuttableWire(new URL(need('BASE_URL')));
 const base = wire.url;
@@ -99,6 +99,12 @@ async function begin(user, password) {
   await page.getByLabel('Password').fill(user.password);
   await page.keyboard.press('Enter');
   await page.getByRole('navigation').waitFor();
+}
+
+/** A file's text, as it is in force. */
+async function textInForce(file) {
+  const answer = await page.evaluate(async () => (await fetch('/api/v1/config/texts', { headers: { 'Popgate-Request': '1' } })).json());
+  return answer.texts[file];
 }
 
 /** A user's code, so many half minutes after the first. */
@@ -470,12 +476,16 @@ const steps = {
     await page.getByRole('status').filter({ hasText: 'Live' }).waitFor();
     const tenants = page.getByRole('grid', { name: 'Paths' }).locator('tbody tr');
     await tenants.first().waitFor();
-    const text = await page.getByRole('main').textContent();
-    for (const other of (process.env.OTHER_TENANTS ?? '').split(',').filter(Boolean)) assert.ok(!text.includes(other), other);
+    const all = await page.getByRole('main').textContent();
+    for (const other of (process.env.OTHER_TENANTS ?? '').split(',').filter(Boolean)) assert.ok(!all.includes(other), other);
     await page.keyboard.press('g');
     await page.keyboard.press('c');
     await page.getByRole('heading', { name: 'Audit log' }).waitFor();
-    assert.equal(await page.getByLabel('File of').count(), 0);
+    await page.getByLabel('File of').selectOption('tenant:acme');
+    const text = page.getByRole('textbox', { name: 'The text of acme' });
+    await text.waitFor();
+    assert.equal(await text.getAttribute('aria-readonly'), 'true');
+    assert.equal(await page.getByRole('button', { name: 'Keep as candidate' }).count(), 0);
     assert.equal(await page.getByRole('heading', { name: 'Revisions' }).count(), 0);
     await page.keyboard.press('g');
     await page.keyboard.press('u');
@@ -518,21 +528,37 @@ const steps = {
     const main = page.getByRole('main');
     await main.getByText('It is what is in force').waitFor();
     await main.getByLabel('File of').selectOption('tenant:acme');
-    const editor = main.getByLabel('The text of acme');
+    const editor = main.getByRole('textbox', { name: 'The text of acme' });
     await editor.waitFor();
-    const before = await editor.inputValue();
+    const before = await textInForce('tenants/acme.toml');
 
-    await editor.fill(`nonsense = 1\n${before}`);
+    await paste(editor, `${before}\nnonsense = 1\n`);
     await main.getByRole('button', { name: 'Keep as candidate' }).click();
-    await main.getByRole('alert').filter({ hasText: 'tenants/acme.toml:1 unknown key "nonsense"' }).waitFor();
+    const line = before.split('\n').length + 1;
+    const problem = main.getByRole('alert').filter({ hasText: 'nonsense' });
+    await problem.getByRole('link', { name: `tenants/acme.toml:${line}` }).click();
     assert.equal(await main.getByRole('button', { name: 'Commit' }).count(), 0);
+    // The editor stays as it is, says so where it is, and has gone there.
+    await main.locator('.cm-lint-marker-error').waitFor();
+    await main.locator('.cm-activeLine').filter({ hasText: 'nonsense = 1' }).waitFor();
+    await page.keyboard.press('F8');
+    await main.locator('.cm-tooltip').filter({ hasText: 'nonsense' }).waitFor();
 
-    await main.getByLabel('File of').selectOption('tenant:acme');
-    await editor.waitFor();
+    // Nor does what a policy test says is not to be.
+    await paste(editor, before.replace('[[acl]]', '[[acl]]\nname = "no-web"\naction = "drop"\nprotocol = "tcp"\ndst-port = [80, 443]\n\n[[acl]]'));
+    await main.getByRole('button', { name: 'Keep as candidate' }).click();
+    if (process.env.POLICY_TEST) {
+      const tests = main.getByRole('region', { name: 'Policy tests' });
+      await tests.getByRole('row').nth(1).filter({ hasText: process.env.POLICY_TEST }).filter({ hasText: '✕ fails' }).filter({ hasText: 'it is dropped by ACL rule "no-web"' }).waitFor();
+      await tests.getByRole('row').filter({ hasText: '✓ passes' }).first().waitFor();
+      assert.equal(await main.getByRole('button', { name: 'Commit' }).count(), 0);
+    }
+
     const deny = '[[acl]]\nname = "night"\naction = "drop"\nprotocol = "tcp"\ndst-port = [80, 443]\n\n';
-    await editor.fill(before.replace('[[acl]]', `${deny}[[acl]]`));
+    await paste(editor, before.replace('[[acl]]', `${deny}[[acl]]`));
     await main.getByRole('button', { name: 'Keep as candidate' }).click();
     await main.getByLabel('What differs in tenants/acme.toml').filter({ hasText: '+name = "night"' }).waitFor();
+    if (process.env.POLICY_TEST) await main.getByText(/^\d+ policy tests: all pass$/).waitFor();
     const flows = process.env.DRY_RUN_NAMES;
     if (flows) await main.getByRole('region', { name: 'What would happen to flows' }).filter({ hasText: flows }).waitFor();
 
@@ -566,6 +592,43 @@ const steps = {
     await main.getByLabel('Take it back unless').uncheck();
     await main.getByRole('button', { name: 'Commit' }).click();
     await main.getByText(/Revision \d+ is in force/).waitFor();
+  },
+
+  async 'offers keys, words and names while somebody edits, and lets the keyboard out'() {
+    const main = page.getByRole('main');
+    await page.goto(`${base}/changes?edit=tenant:acme`);
+    const editor = main.getByRole('textbox', { name: 'The text of acme' });
+    await editor.waitFor();
+    await editor.press('Control+End');
+    const offered = main.locator('.cm-tooltip-autocomplete');
+    const take = async (typed, name) => {
+      await page.keyboard.type(typed);
+      await offered.getByRole('option').filter({ hasText: name }).first().waitFor();
+      // What has just been shown is not taken yet: who types on meant something else.
+      await page.waitForTimeout(150);
+      await page.keyboard.press('Enter');
+      await offered.waitFor({ state: 'detached' });
+    };
+    await page.keyboard.type('\n');
+    await take('[[ac', '[[acl]]');
+    await page.keyboard.type('\n');
+    await take('act', 'action');
+    await take('"re', 'reject');
+    await page.keyboard.press('End');
+    await page.keyboard.type('\n');
+    await take('fro', 'from');
+    await take('["branch:b', 'branch:berlin');
+    await page.keyboard.press('End');
+    await page.keyboard.type('\n');
+    const tail = (await main.locator('.cm-line').allTextContents()).slice(-4);
+    assert.deepEqual(tail, ['[[acl]]', 'action = "reject"', 'from = ["branch:berlin"]', '']);
+    // Neither of the two keys is a word of the text, nor does one of the console's.
+    await page.keyboard.press('Tab');
+    assert.equal(await page.evaluate(() => document.activeElement.textContent), 'Keep as candidate');
+    await page.keyboard.press('Shift+Tab');
+    await page.keyboard.type('?');
+    assert.equal(await page.getByRole('dialog').count(), 0);
+    await main.locator('.cm-line').last().filter({ hasText: '?' }).waitFor();
   },
 
   async 'has asked nobody else for anything, and met no error'() {

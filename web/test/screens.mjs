@@ -1,7 +1,7 @@
 // Pictures of every view, for somebody to look at: BASE_URL and TOKEN say of what, OUT where to (../target/screens).
 
 import { mkdir } from 'node:fs/promises';
-import { launch, need } from './browser.mjs';
+import { launch, need, paste } from './browser.mjs';
 
 const base = need('BASE_URL');
 const token = need('TOKEN');
@@ -67,7 +67,7 @@ for (const scheme of ['light', 'dark']) {
     await picture('users');
     await page.goto(`${base}/changes`);
     await page.getByLabel('File of').selectOption('tenant:acme');
-    await page.locator('.changes textarea').fill(`[[acl]]\nname = "night-${size}-${scheme}"\naction = "drop"\n`);
+    await paste(page.getByRole('textbox', { name: 'The text of acme' }), `[[acl]]\nname = "night-${size}-${scheme}"\naction = "drop"\n`);
     await page.getByRole('button', { name: 'Keep as candidate' }).click();
     await page.locator('.changes .diff').waitFor();
     await picture('changes');

@@ -6,8 +6,8 @@ use crate::admin::access::{Role, totp::Secret};
 use crate::control::audit::{Action, Entry};
 use crate::control::candidates::{Draft, Scope};
 use crate::control::commits::{
-    CandidateState, ChangeKind, CommitPort, Committed, ConfigState, DryRun, FlowChange, ProblemRow, Refusal,
-    Reply, Standing, Verb,
+    CandidateState, ChangeKind, CommitPort, Committed, ConfigState, DryRun, FlowChange, PolicyTestRow,
+    ProblemRow, Refusal, Reply, Standing, Verb,
 };
 use crate::control::compare::FileDifference;
 use crate::control::revisions::{Cause, Revision, Stamp, Who};
@@ -89,7 +89,13 @@ fn request(method: &str, path: &str, tenant: &str) -> (String, String) {
         (_, "/api/v1/flows/query") => format!("?q=tenant%20%3D%20{tenant}%20or%20dport%20%3D%2080"),
         (_, "/api/v1/who-had") => "?address=198.51.100.7&port=40112&at=2026-11-22T10:00Z".to_owned(),
         (_, "/api/v1/config/candidate") => format!("?scope=tenant:{tenant}"),
-        (_, "/api/v1/config/texts" | "/api/v1/config/check" | "/api/v1/config/dry-run") => {
+        (
+            _,
+            "/api/v1/config/texts"
+            | "/api/v1/config/check"
+            | "/api/v1/config/policy-tests"
+            | "/api/v1/config/dry-run",
+        ) => {
             format!("?of=tenant:{tenant}")
         }
         (_, "/api/v1/config/compare") => format!("?new=tenant:{tenant}"),
@@ -227,6 +233,7 @@ fn the_whole_box_sees_both_tenants() {
         "/api/v1/config/texts",
         "/api/v1/config/compare",
         "/api/v1/config/check",
+        "/api/v1/config/policy-tests",
         "/api/v1/config/dry-run",
         "/api/v1/config/revisions",
         "/api/v1/audit",
@@ -880,6 +887,13 @@ fn reply_to(verb: Verb) -> Reply {
             diff: format!("+{site}"),
         })),
         Verb::Check(_) => Reply::Checked(of_both(None, problem)),
+        Verb::Test(_) => Reply::Tested(of_both(None, |tenant, site, _| PolicyTestRow {
+            tenant: tenant.into(),
+            name: site.into(),
+            file: file(tenant),
+            line: 1,
+            failure: Some(site.into()),
+        })),
         Verb::DryRun { tenant, .. } => Reply::DryRun(DryRun {
             sessions: if tenant.is_some() { 1 } else { ALL_SESSIONS },
             records: 0,
