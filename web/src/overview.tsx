@@ -1,4 +1,4 @@
-// The box at a glance: 1 what is wrong now, 2 how much goes through, 3 every path, 4 what was dropped and why, 5 which
+// The box at a glance: 1 what is wrong now, 2 how much goes through, 3 the map, 4 every path, 5 what was dropped and why, 6 which
 // box this is.
 
 import type { ComponentChildren } from 'preact';
@@ -6,6 +6,7 @@ import { useMemo } from 'preact/hooks';
 import { bitRate, bytes, duration, integer, millis, percent, rate, timeOfDay } from './format';
 import { BadIcon, CheckIcon, WarnIcon } from './icons';
 import { dropKey, pathKey, type Live } from './live';
+import { SiteMap } from './map';
 import { ALARMING, REASONS } from './reasons';
 import { href, narrow, type Route } from './route';
 import { readSort, Rows, writeSort, type Column } from './rows';
@@ -30,6 +31,7 @@ export function Overview({ live, route }: { live: Live; route: Route }) {
       <h1 class="visually-hidden">Overview</h1>
       <Now live={live} status={status} />
       <Totals live={live} status={status} />
+      <SiteMap live={live} status={status} route={route} />
       <Paths live={live} route={route} />
       <div class="lower">
         <Drops live={live} route={route} />

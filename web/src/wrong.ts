@@ -15,7 +15,7 @@ export interface Wrong {
 }
 
 /** Loss of probes from which on a path is worth a look, and from which on it is useless for voice. */
-const LOSS_WARN = 0.02;
+export const LOSS_WARN = 0.02;
 const LOSS_BAD = 0.1;
 
 const FULL_WARN = 0.8;

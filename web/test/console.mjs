@@ -144,6 +144,44 @@ const steps = {
     await page.waitForFunction((element) => /bit\/s$/.test(element.textContent), await throughput.elementHandle());
   },
 
+  async 'draws a map of what leads to the box, whose sites and paths can be gone to by keyboard'() {
+    const map = page.getByRole('region', { name: 'Map' });
+    const site = map.getByRole('link', { name: /^berlin of acme: \w+, \d of \d paths$/ });
+    await site.focus();
+    await page.keyboard.press('Enter');
+    await page.waitForURL(/find=acme(\+|%20)berlin/);
+    const paths = page.getByRole('grid', { name: 'Paths' }).locator('tbody tr');
+    await paths.first().waitFor();
+    for (const row of await paths.allTextContents()) assert.match(row, /acme.*berlin/);
+    const path = map.getByRole('link', { name: /^Path acme berlin / }).first();
+    const name = (await path.getAttribute('aria-label')).split(' ')[3].replace(':', '');
+    await path.focus();
+    await page.keyboard.press('Enter');
+    await page.waitForURL((url) => url.pathname === '/path' && url.searchParams.get('path') === name);
+    await page.goto(base);
+    await page.getByRole('grid', { name: 'Paths' }).locator('tbody tr').first().waitFor();
+  },
+
+  async 'keeps the map of thousands of branches to what can be seen, the worst of it first'() {
+    const get = async (what) => (await fetch(`${base}/api/v1/${what}`, { headers: { Authorization: `Bearer ${token}` } })).json();
+    const [status, { paths }, drops] = [await get('status'), await get('paths'), await get('drops')];
+    const branch = (at) => ({ ...paths[0], tenant: `tenant-${at % 60}`, site: `branch-${at}`, path: 'dsl', state: at === 2999 ? 'down' : 'up', loss: 0 });
+    const sample = { status, paths: { paths: Array.from({ length: 3000 }, (_, at) => branch(at)) }, drops };
+    const body = Object.entries(sample).map(([event, data]) => `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
+    await page.route('**/api/v1/events', (route) => route.fulfill({ contentType: 'text/event-stream', body: body.join('') }));
+    await page.reload();
+    const map = page.getByRole('region', { name: 'Map' });
+    await map.getByText('The 24 that are worst off, and 36 more').waitFor();
+    await map.getByRole('link', { name: 'tenant-59: 50 sites, 1 down' }).click();
+    await map.getByRole('link', { name: 'branch-2999 of tenant-59: down, 0 of 1 paths' }).waitFor();
+    assert.ok((await map.getByRole('link').count()) <= 2 * 24 + 1);
+    await map.getByRole('link', { name: 'All tenants' }).click();
+    await map.getByRole('link', { name: /^tenant-0: 50 sites, all up$/ }).waitFor();
+    await page.unroute('**/api/v1/events');
+    await page.goto(base);
+    await page.getByRole('status').filter({ hasText: 'Live' }).waitFor();
+  },
+
   async 'says which collector gets no flow records, and what the others were sent'() {
     // A box may have none.
     const failing = process.env.FAILING_COLLECTOR;
