@@ -9,6 +9,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
+/// Where each view is kept as a picture, and what does not last: a dry run, a countdown.
+const SCREENS: &str = "target/screens/lab";
+
 #[test]
 fn the_console_makes_an_owner_shows_a_new_session_takes_a_change_back_and_has_no_view_that_axe_finds_wrong() {
     need_program("chromium", "chromium");
@@ -18,7 +21,8 @@ fn the_console_makes_an_owner_shows_a_new_session_takes_a_change_back_and_has_no
     need("web/dist/index.html", "npm ci && npm run build in web/, then build popgate again");
     let world = World::changed("econsole", &["berlin", "berlin-host"], |topology| {
         // So that there are flow records to be seen of what has only just begun.
-        let text = template("fra1/popgate.toml") + "[export]\nactive-timeout = \"1s\"\n[nat-ledger]\n";
+        let text = template("fra1/popgate.toml")
+            + "[export]\nactive-timeout = \"1s\"\n[nat-ledger]\n[flow-history]\n";
         node(topology, "fra1").files.insert("popgate.toml".to_owned(), text);
     });
     world.await_ping("berlin-host", "203.0.113.80");
@@ -52,7 +56,11 @@ fn the_console_makes_an_owner_shows_a_new_session_takes_a_change_back_and_has_no
     let state_dir = world.node("fra1").state_dir();
     let state_dir = state_dir.to_str().expect("a path of ours");
     let link = world.must("fra1", &[POPGATE, "setup-link", "--url", &url, "--state-dir", state_dir]);
-    run(Command::new("node").arg("web/test/setup.mjs").env("SETUP_LINK", link.trim()));
+    // What opens the box is nobody else's to read.
+    let kept = tempfile::tempdir().expect("a directory");
+    let user = kept.path().join("user.json");
+    run(Command::new("node").arg("web/test/setup.mjs").env("SETUP_LINK", link.trim()).env("KEEP", &user));
+    std::fs::create_dir_all(SCREENS).expect("a directory");
     let script = |name: &str| {
         let mut command = Command::new("node");
         command.arg(format!("web/test/{name}"));
@@ -62,11 +70,13 @@ fn the_console_makes_an_owner_shows_a_new_session_takes_a_change_back_and_has_no
         command
     };
     run(script("console.mjs")
+        .env("OUT", SCREENS)
+        .env("HAS_FLOW_HISTORY", "203.0.113.80")
         .env("DRY_RUN_NAMES", format!("tcp 10.1.0.10:{port} -> 203.0.113.80:443"))
         .env("SESSION_TEXT", format!("10.1.0.10:{port}"))
         .env("SESSION_FILTER", format!("tenant=acme&address=10.1.0.10&port={port}"))
         .env("HELD_INSIDE", format!("10.1.0.10:{port}")));
-    run(script("axe.mjs").env("OUT", "target/screens/lab"));
+    run(script("axe.mjs").env("OUT", SCREENS).env("USER_FILE", &user));
 }
 
 /// Runs a script to its end, which must go well.

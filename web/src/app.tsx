@@ -179,7 +179,7 @@ function Console({ me, bearer, leave }: SignedIn & { leave: (why?: string) => vo
       {route.view === 'trace' && <TraceView {...listing} />}
       {route.view === 'nat' && <NatView {...listing} />}
       {route.view === 'who-had' && <WhoHadView {...listing} />}
-      {route.view === 'captures' && <Captures {...listing} />}
+      {route.view === 'captures' && <Captures {...listing} me={me} />}
       {route.view === 'changes' && <Changes {...listing} me={me} live={live} />}
       {route.view === 'users' && <Users {...listing} me={me} />}
       {help && <Help onClose={() => setHelp(false)} />}

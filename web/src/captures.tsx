@@ -6,12 +6,15 @@ import { Field, Known, PROTOCOLS, Wrong } from './asking';
 import { bytes, integer } from './format';
 import { usePolled } from './polled';
 import type { Route } from './route';
+import { ActionsHead, Scroll } from './scroll';
 import { Time } from './time';
-import type { CaptureRow, Problem } from './types';
+import type { CaptureRow, Me, Problem } from './types';
+import { NARROW, useWidth } from './width';
 
 const REFRESH_MS = 1000;
 
 interface Props {
+  me: Me;
   route: Route;
   bearer: string;
   tenants: string[];
@@ -33,7 +36,9 @@ const HINTS: Record<Name, [string, string]> = {
 
 const NUMBERS: readonly Name[] = ['port', 'packets', 'seconds', 'snap-length'];
 
-export function Captures({ route, bearer, tenants, onUnauthorized }: Props) {
+export function Captures({ me, route, bearer, tenants, onUnauthorized }: Props) {
+  const mayChange = me.role !== 'viewer';
+  const isNarrow = useWidth() < NARROW;
   const [draft, setDraft] = useState<Partial<Record<Name, string>>>({});
   const [side, setSide] = useState<'inner' | 'outer'>('inner');
   const [captures, setCaptures] = useState<CaptureRow[]>();
@@ -75,38 +80,42 @@ export function Captures({ route, bearer, tenants, onUnauthorized }: Props) {
   return (
     <main class="listing explain history" id="main">
       <h1 class="visually-hidden">Captures</h1>
-      <form class="filter" aria-label="Packets to capture" onSubmit={begin}>
-        <label class="field captured-side">
-          <span>Side</span>
-          <select value={side} onChange={(event) => setSide(event.currentTarget.value as 'inner' | 'outer')}>
-            <option value="inner">inner: packets in the clear</option>
-            <option value="outer">outer: datagrams of the tunnels</option>
-          </select>
-        </label>
-        {FIELDS.map((name) => {
-          const [title, placeholder] = HINTS[name];
-          return (
-            <Field
-              key={name}
-              name={`captured-${name}`}
-              title={title}
-              placeholder={placeholder}
-              value={value(name)}
-              onInput={(text) => setDraft({ ...draft, [name]: text })}
-              problem={problem?.parameter === name ? problem : undefined}
-              list={name === 'tenant' || name === 'protocol' ? `captured-${name}` : undefined}
-              isMono={name === 'address'}
-              isNumber={NUMBERS.includes(name)}
-              isFirst={name === 'tenant'}
-            />
-          );
-        })}
-        <Known id="captured-tenant" names={tenants} />
-        <Known id="captured-protocol" names={PROTOCOLS} />
-        <button type="submit" class="primary">
-          Capture
-        </button>
-      </form>
+      {mayChange ? (
+        <form class="filter" aria-label="Packets to capture" onSubmit={begin}>
+          <label class="field captured-side">
+            <span>Side</span>
+            <select value={side} onChange={(event) => setSide(event.currentTarget.value as 'inner' | 'outer')}>
+              <option value="inner">inner: packets in the clear</option>
+              <option value="outer">outer: datagrams of the tunnels</option>
+            </select>
+          </label>
+          {FIELDS.map((name) => {
+            const [title, placeholder] = HINTS[name];
+            return (
+              <Field
+                key={name}
+                name={`captured-${name}`}
+                title={title}
+                placeholder={placeholder}
+                value={value(name)}
+                onInput={(text) => setDraft({ ...draft, [name]: text })}
+                problem={problem?.parameter === name ? problem : undefined}
+                list={name === 'tenant' || name === 'protocol' ? `captured-${name}` : undefined}
+                isMono={name === 'address'}
+                isNumber={NUMBERS.includes(name)}
+                isFirst={name === 'tenant'}
+              />
+            );
+          })}
+          <Known id="captured-tenant" names={tenants} />
+          <Known id="captured-protocol" names={PROTOCOLS} />
+          <button type="submit" class="primary">
+            Capture
+          </button>
+        </form>
+      ) : (
+        <p class="hint unasked">A viewer sees which captures there are. An operator begins them, and has what is in them.</p>
+      )}
       <Wrong problem={problem} />
       <div class="answer">
         <section class="panel moves" aria-label="Captures">
@@ -116,66 +125,97 @@ export function Captures({ route, bearer, tenants, onUnauthorized }: Props) {
           </header>
           {captures?.length === 0 && (
             <p class="empty">
-              None. Say whose packets, and which of them: each is captured where it comes in and where it leaves, and the file is read by Wireshark.
+              {mayChange
+                ? 'None. Say whose packets, and which of them: each is captured where it comes in and where it leaves, and the file is read by Wireshark.'
+                : 'None.'}
             </p>
           )}
           {captures && captures.length > 0 && (
-            <table>
+            <Scroll name="Captures as a table">
               <thead>
                 <tr>
-                  <th scope="col">Capture</th>
+                  {!isNarrow && <th scope="col">Capture</th>}
                   <th scope="col">Tenant</th>
-                  <th scope="col">Packets that</th>
-                  <th scope="col">Began</th>
-                  <th scope="col">State</th>
+                  {!isNarrow && <th scope="col">Packets that</th>}
+                  {!isNarrow && <th scope="col">Began</th>}
+                  {!isNarrow && <th scope="col">State</th>}
                   <th scope="col" class="right">
                     Packets
                   </th>
-                  <th scope="col" class="right">
-                    Lost
-                  </th>
-                  <th scope="col">
-                    <span class="visually-hidden">What to do with it</span>
-                  </th>
+                  {!isNarrow && (
+                    <th scope="col" class="right">
+                      Lost
+                    </th>
+                  )}
+                  {mayChange && <ActionsHead />}
                 </tr>
               </thead>
               <tbody>
                 {captures.map((row) => (
                   <tr key={row.capture}>
-                    <td>{row.capture}</td>
-                    <td>{row.tenant}</td>
-                    <td>{describe(row)}</td>
+                    {!isNarrow && <td>{row.capture}</td>}
                     <td>
-                      <Time unixMs={row['began-unix-ms']} />
+                      {isNarrow ? (
+                        <span class="stack">
+                          <b>{row.tenant}</b>
+                          <small>{describe(row)}</small>
+                          <small>
+                            <Time unixMs={row['began-unix-ms']} />
+                          </small>
+                        </span>
+                      ) : (
+                        row.tenant
+                      )}
                     </td>
-                    <td>{row['is-running'] ? 'running' : 'over'}</td>
+                    {!isNarrow && <td>{describe(row)}</td>}
+                    {!isNarrow && (
+                      <td>
+                        <Time unixMs={row['began-unix-ms']} />
+                      </td>
+                    )}
+                    {!isNarrow && <td>{stateOf(row)}</td>}
                     <td class="right">
-                      {integer(row['captured-packets'])}, {bytes(row['captured-bytes'])}
+                      {isNarrow ? (
+                        <span class="stack">
+                          {integer(row['captured-packets'])}
+                          <small>{bytes(row['captured-bytes'])}</small>
+                          <small>
+                            {stateOf(row)}
+                            {row['lost-packets'] > 0 && `, ${integer(row['lost-packets'])} lost`}
+                          </small>
+                        </span>
+                      ) : (
+                        `${integer(row['captured-packets'])}, ${bytes(row['captured-bytes'])}`
+                      )}
                     </td>
-                    <td class="right">{integer(row['lost-packets'])}</td>
-                    <td>
-                      <button type="button" class="link" aria-label={`Download capture ${row.capture}`} onClick={() => void save(row)}>
-                        Download
-                      </button>{' '}
-                      <button
-                        type="button"
-                        class="link"
-                        aria-label={`${row['is-running'] ? 'End and delete' : 'Delete'} capture ${row.capture}`}
-                        onClick={() => void act(() => send('DELETE', `captures/${row.capture}`, bearer))}
-                      >
-                        {row['is-running'] ? 'End and delete' : 'Delete'}
-                      </button>
-                    </td>
+                    {!isNarrow && <td class="right">{integer(row['lost-packets'])}</td>}
+                    {mayChange && (
+                      <td class={isNarrow ? 'right' : undefined}>
+                        <button type="button" class="link" aria-label={`Download capture ${row.capture}`} onClick={() => void save(row)}>
+                          Download
+                        </button>{' '}
+                        <button
+                          type="button"
+                          class="link"
+                          aria-label={`${row['is-running'] ? 'End and delete' : 'Delete'} capture ${row.capture}`}
+                          onClick={() => void act(() => send('DELETE', `captures/${row.capture}`, bearer))}
+                        >
+                          {row['is-running'] ? 'End and delete' : 'Delete'}
+                        </button>
+                      </td>
+                    )}
                   </tr>
                 ))}
               </tbody>
-            </table>
+            </Scroll>
           )}
         </section>
       </div>
     </main>
   );
 }
+
+const stateOf = (row: CaptureRow): string => (row['is-running'] ? 'running' : 'over');
 
 function describe(row: CaptureRow): string {
   const parts = [row.side, row.protocol, row.address, row.port === null ? null : `port ${row.port}`];

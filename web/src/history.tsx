@@ -1,10 +1,12 @@
 // What went through the box in the last days: the flow history, asked in the filter language. The question lives in the
 // address, so a link shows a colleague the same answer.
 
+import type { ComponentType } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import { asProblem, download, get, isUnauthorized } from './api';
 import { bytes, integer, percent, utc } from './format';
 import { href, narrow, type Route } from './route';
+import type { SankeyProps } from './sankey';
 import { Time } from './time';
 import { traceOf } from './trace';
 import type { Cell, FlowAnswer, FlowSeries, Problem } from './types';
@@ -156,6 +158,7 @@ export function HistoryView({ route, bearer, onUnauthorized }: Props) {
           </p>
         ))}
         {answer?.series && <Chart series={answer.series} answer={answer} />}
+        {answer && <Ways answer={answer} route={route} />}
         {answer && <Answer answer={answer} route={route} save={save} />}
       </section>
     </main>
@@ -204,6 +207,30 @@ function Chart({ series, answer }: { series: FlowSeries; answer: FlowAnswer }) {
         <Time unixMs={answer['until-unix-ms']} />
       </footer>
     </section>
+  );
+}
+
+/** Between the values of several columns, if it is by several. */
+function Ways({ answer, route }: { answer: FlowAnswer; route: Route }) {
+  const { columns, rows, series, total } = answer;
+  const [Sankey, setSankey] = useState<ComponentType<SankeyProps>>();
+  const firstSum = columns.length - total.length;
+  const order = columns.findIndex(({ name }) => name === (route.query.order || series?.of));
+  const isAsked = series !== null && firstSum > 1 && order >= firstSum;
+  useEffect(() => {
+    // Without it the table still has everything.
+    if (isAsked) import('./sankey').then((it) => setSankey(() => it.default)).catch(() => undefined);
+  }, [isAsked]);
+  if (!isAsked || !Sankey) return null;
+  const of = columns[order]!.name;
+  return (
+    <Sankey
+      columns={columns.slice(0, firstSum).map(({ name }) => name)}
+      rows={rows.map((row) => ({ cells: row.slice(0, firstSum), value: Number(row[order]) }))}
+      of={of}
+      say={(value) => say(of, value)}
+      route={route}
+    />
   );
 }
 

@@ -22,8 +22,10 @@ const SAID: Record<Level, string> = { up: 'up', warn: 'impaired', down: 'down' }
 interface Far {
   key: string;
   name: string;
-  /** Whose it is, or how many sites it stands for. */
-  note: string;
+  /** Before the name: whose it is. */
+  whose?: string;
+  /** After it: how many sites it stands for. */
+  sites?: string;
   level: Level;
   said: string;
   /** Where it leads. */
@@ -59,7 +61,7 @@ const siteOf = (paths: PathReport[]): Far => {
   const level = commonLevel(paths);
   const up = paths.filter((it) => levelOf(it) !== 'down').length;
   const said = `${SAID[level]}, ${up} of ${paths.length} paths`;
-  return { key: `${tenant} ${site}`, name: site, note: tenant, level, said, to: href('overview', { find: `${tenant} ${site}`, group: tenant }), paths };
+  return { key: `${tenant} ${site}`, name: site, whose: tenant, level, said: `${tenant} ${site}: ${said}`, to: href('overview', { find: `${tenant} ${site}`, group: tenant }), paths };
 };
 
 function tenantOf(tenant: string, paths: PathReport[]): Far {
@@ -68,7 +70,7 @@ function tenantOf(tenant: string, paths: PathReport[]): Far {
   const troubles = (['down', 'warn'] as const).filter((level) => of(level) > 0).map((level) => `${integer(of(level))} ${SAID[level]}`);
   const note = `${integer(levels.length)} ${levels.length === 1 ? 'site' : 'sites'}${troubles.map((it) => `, ${it}`).join('')}`;
   const said = troubles.length > 0 ? note : `${note}, all up`;
-  return { key: tenant, name: tenant, note, level: worst(levels), said, to: href('overview', { group: tenant }), paths };
+  return { key: tenant, name: tenant, sites: note, level: worst(levels), said: `${tenant} ${said}`, to: href('overview', { group: tenant }), paths };
 }
 
 /** Of more than can be shown the worst, in the order of their names as ever. */
@@ -210,16 +212,17 @@ function Plan({ live, status, fars, width, isNarrow }: PlanProps) {
       </g>
       <g>
         {fars.map((far, row) => (
-          <a key={far.key} href={far.to} aria-label={`${far.name}${far.said.includes('site') ? '' : ` of ${far.note}`}: ${far.said}`}>
-            <title>{`${far.name}: ${far.said}, ${bitRate(bits(far.paths))}`}</title>
+          <a key={far.key} href={far.to} aria-label={far.said}>
+            <title>{`${far.said}, ${bitRate(bits(far.paths))}`}</title>
             <rect class="hit row" x="0" y={rowY(row) - ROW / 2} width={labels} height={ROW} rx="4" />
             <g transform={`translate(${labels} ${rowY(row)})`}>
               <circle class="ground" r="8" />
               <Shape level={far.level} />
             </g>
             <text class="name" x={labels - 14} y={rowY(row)} text-anchor="end" dominant-baseline="central">
-              {!isNarrow && <tspan class="note">{far.note} </tspan>}
-              {cut(far.name, isNarrow ? 15 : 24)}
+              {!isNarrow && far.whose && <tspan class="note">{far.whose} </tspan>}
+              {cut(far.name, isNarrow ? 15 : 31)}
+              {!isNarrow && far.sites && <tspan class="note"> {far.sites}</tspan>}
             </text>
           </a>
         ))}

@@ -1,12 +1,14 @@
 // NAT pools: how much of each is used, which blocks of ports branches have, and from there who had a port.
 
+import { Fragment } from 'preact';
 import { useState } from 'preact/hooks';
 import { asProblem, get } from './api';
 import { TenantFilter } from './asking';
 import { integer, percent } from './format';
 import { usePolled } from './polled';
 import { href, type Route } from './route';
-import type { NatAnswer, NatPool } from './types';
+import { ActionsHead, Scroll } from './scroll';
+import type { NatAnswer, NatBlock, NatPool, SessionPage, SessionReport } from './types';
 
 const REFRESH_MS = 2000;
 
@@ -45,7 +47,7 @@ export function NatView({ route, bearer, tenants, onUnauthorized }: Props) {
       )}
       <div class="answer">
         {answer && <Pools pools={answer.pools} />}
-        {answer && <Blocks answer={answer} />}
+        {answer && <Blocks answer={answer} bearer={bearer} onUnauthorized={onUnauthorized} />}
       </div>
     </main>
   );
@@ -65,7 +67,7 @@ function Pools({ pools }: { pools: NatPool[] }) {
       {pools.length === 0 ? (
         <p class="empty">No handoff here translates addresses: a pool is a `nat-pool` of an internet handoff.</p>
       ) : (
-        <table>
+        <Scroll name="Pools as a table">
           <thead>
             <tr>
               <th scope="col">Tenant</th>
@@ -126,14 +128,15 @@ function Pools({ pools }: { pools: NatPool[] }) {
               </tr>
             ))}
           </tbody>
-        </table>
+        </Scroll>
       )}
     </section>
   );
 }
 
-function Blocks({ answer }: { answer: NatAnswer }) {
+function Blocks({ answer, bearer, onUnauthorized }: { answer: NatAnswer; bearer: string; onUnauthorized: () => void }) {
   const { blocks, pools } = answer;
+  const [opened, setOpened] = useState<string>();
   if (blocks.length === 0 && pools.every((pool) => pool['block-ports'] === null)) return null;
   const shown = blocks.slice(0, SHOWN);
   return (
@@ -145,7 +148,7 @@ function Blocks({ answer }: { answer: NatAnswer }) {
       {blocks.length === 0 ? (
         <p class="empty">No branch has any ports at present.</p>
       ) : (
-        <table>
+        <Scroll name="Blocks as a table">
           <thead>
             <tr>
               <th scope="col">Tenant</th>
@@ -153,35 +156,113 @@ function Blocks({ answer }: { answer: NatAnswer }) {
               <th scope="col">Branch</th>
               <th scope="col">Address</th>
               <th scope="col">Ports</th>
-              <th scope="col">
-                <span class="visually-hidden">In the ledger</span>
-              </th>
+              <ActionsHead />
             </tr>
           </thead>
           <tbody>
-            {shown.map((block) => (
-              <tr key={`${block.address} ${block['first-port']}`}>
-                <td>{block.tenant}</td>
-                <td>{block.handoff}</td>
-                <td>{block.branch ?? 'none'}</td>
-                <td class="mono">{block.address}</td>
-                <td>
-                  {block['first-port']}–{block['last-port']}
-                </td>
-                <td>
-                  <a
-                    href={href('who-had', { address: block.address, port: String(block['first-port']) })}
-                    aria-label={`Who had ${block.address}, port ${block['first-port']}`}
-                  >
-                    who had
-                  </a>
-                </td>
-              </tr>
-            ))}
+            {shown.map((block) => {
+              const key = `${block.address} ${block['first-port']}`;
+              const isOpen = opened === key;
+              return (
+                <Fragment key={key}>
+                  <tr>
+                    <td>{block.tenant}</td>
+                    <td>{block.handoff}</td>
+                    <td>{block.branch ?? 'none'}</td>
+                    <td class="mono">{block.address}</td>
+                    <td>
+                      {block['first-port']}–{block['last-port']}
+                    </td>
+                    <td>
+                      <button
+                        type="button"
+                        class="link"
+                        aria-expanded={isOpen}
+                        aria-label={`Hosts that hold ports of ${block.address}, ${block['first-port']} to ${block['last-port']}`}
+                        onClick={() => setOpened(isOpen ? undefined : key)}
+                      >
+                        hosts
+                      </button>{' '}
+                      <a
+                        href={href('who-had', { address: block.address, port: String(block['first-port']) })}
+                        aria-label={`Who had ${block.address}, port ${block['first-port']}`}
+                      >
+                        who had
+                      </a>
+                    </td>
+                  </tr>
+                  {isOpen && (
+                    <tr>
+                      <td colSpan={6}>
+                        <Hosts block={block} bearer={bearer} onUnauthorized={onUnauthorized} />
+                      </td>
+                    </tr>
+                  )}
+                </Fragment>
+              );
+            })}
           </tbody>
-        </table>
+        </Scroll>
       )}
       {blocks.length > SHOWN && <p class="hint">And {integer(blocks.length - SHOWN)} more: name a tenant to see its own.</p>}
     </section>
   );
+}
+
+/** So many sessions the box tells of one address at once. */
+const MOST_SESSIONS = 10_000;
+
+interface Host {
+  address: string;
+  ports: number[];
+  sessions: number;
+}
+
+/** Which of a branch's hosts hold ports of a block now, as its sessions say. */
+function Hosts({ block, bearer, onUnauthorized }: { block: NatBlock; bearer: string; onUnauthorized: () => void }) {
+  const [hosts, setHosts] = useState<{ all: Host[]; isWhole: boolean }>();
+  const [problem, setProblem] = useState<string>();
+  usePolled(
+    REFRESH_MS,
+    async (signal) => {
+      const query = new URLSearchParams({ tenant: block.tenant, address: block.address, limit: String(MOST_SESSIONS) });
+      const { sessions, matching } = await get<SessionPage>(`sessions?${query}`, bearer, signal);
+      setHosts({ all: hostsOf(block, sessions), isWhole: sessions.length === matching });
+      setProblem(undefined);
+    },
+    { onUnauthorized, failed: (error) => setProblem(asProblem(error).detail) },
+    [block.address, block['first-port'], bearer],
+  );
+  if (problem) return <p role="alert">{problem}</p>;
+  if (!hosts) return <p class="hint">Asking for the sessions of {block.address}…</p>;
+  if (hosts.all.length === 0) return <p class="hint">No session holds a port of it now; the block stays the branch’s for a while.</p>;
+  return (
+    <ul class="hosts" aria-label={`Hosts with ports of ${block.address}, ${block['first-port']} to ${block['last-port']}`}>
+      {hosts.all.map((host) => (
+        <li key={host.address}>
+          <a class="mono" href={href('sessions', { tenant: block.tenant, address: host.address })}>
+            {host.address}
+          </a>{' '}
+          {host.ports.length === 1 ? `port ${host.ports[0]}` : `${integer(host.ports.length)} ports, ${host.ports[0]} to ${host.ports.at(-1)}`}
+          {`, ${integer(host.sessions)} ${host.sessions === 1 ? 'session' : 'sessions'}`}
+        </li>
+      ))}
+      {!hosts.isWhole && <li>and more: the box told of the first {integer(MOST_SESSIONS)} sessions.</li>}
+    </ul>
+  );
+}
+
+/** Most ports first. */
+function hostsOf(block: NatBlock, sessions: SessionReport[]): Host[] {
+  const hosts = new Map<string, { ports: Set<number>; sessions: number }>();
+  for (const session of sessions) {
+    const port = session['nat-source-port'];
+    if (session['nat-source'] !== block.address || port === null || port < block['first-port'] || port > block['last-port']) continue;
+    const host = hosts.get(session.source) ?? { ports: new Set(), sessions: 0 };
+    host.ports.add(port);
+    host.sessions += 1;
+    hosts.set(session.source, host);
+  }
+  const all = [...hosts].map(([address, { ports, sessions }]) => ({ address, ports: [...ports].sort((a, b) => a - b), sessions }));
+  return all.sort((a, b) => b.ports.length - a.ports.length || (a.address < b.address ? -1 : 1));
 }

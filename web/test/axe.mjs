@@ -1,10 +1,10 @@
-// Every view in both themes, looked at by axe as wide as a desk's window and a phone: BASE_URL and TOKEN say where, HELD_ADDRESS,
-// HELD_PORT and HELD_AT which address of a NAT pool somebody had, OUT where a picture of each goes (optional). Exits 0 if axe finds
+// Every view in both themes, looked at by axe as wide as a desk's window and a phone: BASE_URL and TOKEN say where, USER_FILE the
+// file of a user to look as, with a second factor (optional), HELD_ADDRESS, HELD_PORT and HELD_AT which address of a NAT pool somebody had, OUT where a picture of each goes (optional). Exits 0 if axe finds
 // nothing and nothing is wider than its window, 1 with what is.
 
-import { mkdir } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import axe from 'axe-core';
-import { launch, need } from './browser.mjs';
+import { launch, need, totp } from './browser.mjs';
 
 const base = need('BASE_URL');
 const token = need('TOKEN');
@@ -28,7 +28,7 @@ const VIEWS = {
   flows: async (page) => page.locator('.rows tbody tr.opens').first().waitFor(),
   'flows?port=x': async (page) => page.locator('.field.bad').waitFor(),
   'flows?tenant=nobody': async (page) => page.locator('.empty').waitFor(),
-  'history?by=class': async (page) => page.locator('.measured, .history td, .history .empty, .history [role=alert]').first().waitFor(),
+  'history?by=class,destination': async (page) => page.locator('.measured, .history td, .history .empty, .history [role=alert]').first().waitFor(),
   rules: async (page) => page.locator('.rows tbody tr').first().waitFor(),
   'explain?tenant=acme&from=10.1.0.5&to=203.0.113.80:443': async (page) => page.locator('.answer .steps, .answer .empty').first().waitFor(),
   trace: async (page) => page.getByRole('main').waitFor(),
@@ -93,6 +93,32 @@ async function look(page, name, colorScheme) {
   await page.setViewportSize(SIZES.desk);
 }
 
+const user = process.env.USER_FILE && JSON.parse(await readFile(process.env.USER_FILE, 'utf8'));
+let cookies;
+
+/** As the user, once: a code is good once, and the session for both themes. Without one by the box's own token. */
+async function signIn(page) {
+  if (user && cookies) {
+    await page.context().addCookies(cookies);
+    await page.goto(base);
+  } else if (user) {
+    await page.goto(base);
+    await page.getByLabel('Name').fill(user.name);
+    await page.getByLabel('Password').fill(user.password);
+    await page.keyboard.press('Enter');
+    const field = page.getByLabel('Code of your authenticator app');
+    await field.waitFor();
+    // That of the next half minute is taken too, and has not been used.
+    await field.fill(totp(user.secret, Math.floor(Date.now() / 30_000) + 1));
+    await page.keyboard.press('Enter');
+  } else {
+    await page.getByLabel('Admin token').fill(token);
+    await page.keyboard.press('Enter');
+  }
+  await page.getByRole('navigation').waitFor();
+  cookies = await page.context().cookies();
+}
+
 for (const colorScheme of ['light', 'dark']) {
   const context = await browser.newContext({ viewport: SIZES.desk, colorScheme, reducedMotion: 'reduce' });
   context.setDefaultTimeout(20_000);
@@ -103,9 +129,7 @@ for (const colorScheme of ['light', 'dark']) {
   await page.getByRole('button', { name: "Use the box's own token" }).click();
   await page.getByLabel('Admin token').waitFor();
   await look(page, 'signin-by-token', colorScheme);
-  await page.getByLabel('Admin token').fill(token);
-  await page.keyboard.press('Enter');
-  await page.getByRole('navigation').waitFor();
+  await signIn(page);
   for (const [view, prepare] of Object.entries(VIEWS)) {
     if (view !== 'path') await page.goto(`${base}/${view === 'overview' ? '' : view}`);
     await prepare(page);

@@ -1,5 +1,6 @@
 // What a person does with the console, done by a browser: BASE_URL and TOKEN say where, SESSION_TEXT which session must
-// be seen (its source, `10.1.0.77:50123`), SESSION_FILTER how to find it (`address=10.1.0.77&port=50123`; optional).
+// be seen (its source, `10.1.0.77:50123`), SESSION_FILTER how to find it (`address=10.1.0.77&port=50123`; optional), OUT where
+// pictures go of what does not last (optional).
 // Exits 0 if all of it went well, 1 with what did not.
 
 import assert from 'node:assert/strict';
@@ -107,6 +108,10 @@ async function textInForce(file) {
   return answer.texts[file];
 }
 
+const picture = async (name) => {
+  if (process.env.OUT) await page.screenshot({ path: `${process.env.OUT}/${name}.png` });
+};
+
 /** A user's code, so many half minutes after the first. */
 const code = (user, after) => totp(user.secret, user.firstStep + after);
 
@@ -146,7 +151,7 @@ const steps = {
 
   async 'draws a map of what leads to the box, whose sites and paths can be gone to by keyboard'() {
     const map = page.getByRole('region', { name: 'Map' });
-    const site = map.getByRole('link', { name: /^berlin of acme: \w+, \d of \d paths$/ });
+    const site = map.getByRole('link', { name: /^acme berlin: \w+, \d of \d paths$/ });
     await site.focus();
     await page.keyboard.press('Enter');
     await page.waitForURL(/find=acme(\+|%20)berlin/);
@@ -172,11 +177,11 @@ const steps = {
     await page.reload();
     const map = page.getByRole('region', { name: 'Map' });
     await map.getByText('The 24 that are worst off, and 36 more').waitFor();
-    await map.getByRole('link', { name: 'tenant-59: 50 sites, 1 down' }).click();
-    await map.getByRole('link', { name: 'branch-2999 of tenant-59: down, 0 of 1 paths' }).waitFor();
+    await map.getByRole('link', { name: 'tenant-59 50 sites, 1 down' }).click();
+    await map.getByRole('link', { name: 'tenant-59 branch-2999: down, 0 of 1 paths' }).waitFor();
     assert.ok((await map.getByRole('link').count()) <= 2 * 24 + 1);
     await map.getByRole('link', { name: 'All tenants' }).click();
-    await map.getByRole('link', { name: /^tenant-0: 50 sites, all up$/ }).waitFor();
+    await map.getByRole('link', { name: /^tenant-0 50 sites, all up$/ }).waitFor();
     await page.unroute('**/api/v1/events');
     await page.goto(base);
     await page.getByRole('status').filter({ hasText: 'Live' }).waitFor();
@@ -363,12 +368,12 @@ const steps = {
 
   async 'asks the flow history, and points at what is wrong in a filter'() {
     // A box that keeps none says how to have it keep one.
-    const isKept = Boolean(process.env.HAS_FLOW_HISTORY);
+    const kept = process.env.HAS_FLOW_HISTORY;
     await page.keyboard.press('g');
     await page.keyboard.press('h');
     const question = page.getByRole('form', { name: 'Question to the flow history' });
     await question.waitFor();
-    if (!isKept) {
+    if (!kept) {
       await page.getByText('[flow-history] in popgate.toml').waitFor();
       await page.goBack();
       return page.getByRole('grid', { name: 'Flow records' }).waitFor();
@@ -379,12 +384,30 @@ const steps = {
     const wrong = page.getByRole('alert').filter({ hasText: 'did you mean "bytes"?' });
     await wrong.waitFor();
     assert.match((await wrong.textContent()) ?? '', /\n {18}\^{4} /);
+    // What a lab has seen, and no more than that.
+    if (kept !== 'much') {
+      await question.locator('.asked-q input').fill('dport = 443');
+      await question.locator('.asked-by input').fill('class,destination');
+      await page.keyboard.press('Enter');
+      await wrong.waitFor({ state: 'detached' });
+      await page.getByRole('cell', { name: kept }).first().waitFor();
+      await picture('history-of-the-lab');
+      await page.goBack();
+      return page.getByRole('grid', { name: 'Flow records' }).waitFor();
+    }
     await question.locator('.asked-q input').fill('class = voice and bytes > 1M');
     await question.locator('.asked-by input').fill('class,destination');
     await page.keyboard.press('Enter');
     await wrong.waitFor({ state: 'detached' });
     await page.getByRole('region', { name: 'bytes over time' }).waitFor();
     await page.getByRole('cell', { name: '203.0.113.9' }).first().waitFor();
+    const ways = page.getByRole('region', { name: 'bytes by class and destination' });
+    const narrower = ways.getByRole('link', { name: /^Only class [\w-]+, \d/ }).first();
+    const only = (await narrower.getAttribute('aria-label')).split(' ')[2].replace(',', '');
+    await narrower.focus();
+    await page.keyboard.press('Enter');
+    await page.waitForURL((url) => url.searchParams.get('q') === `(class = voice and bytes > 1M) and class = ${only}`);
+    await page.goBack();
     const asked = new URL(page.url()).searchParams;
     assert.deepEqual([asked.get('q'), asked.get('by')], ['class = voice and bytes > 1M', 'class,destination']);
     const range = question.getByLabel('Last');
@@ -430,6 +453,10 @@ const steps = {
     const block = page.getByRole('region', { name: 'Blocks' }).getByRole('link', { name: /^Who had/ }).first();
     // A box may give ports out without blocks.
     if (!process.env.HAS_BLOCKS) return;
+    const hosts = page.getByRole('button', { name: new RegExp(`^Hosts that hold ports of ${held.address}, `) }).first();
+    await hosts.click();
+    await page.getByRole('list', { name: /^Hosts with ports of/ }).getByText(process.env.BLOCK_HOST).waitFor();
+    await hosts.click();
     await block.click();
     await page.waitForURL(/\/who-had\?address=198\.51\.100\.\d+&port=\d+/);
   },
@@ -451,6 +478,11 @@ const steps = {
     await main.getByRole('button', { name: 'Capture', exact: true }).click();
     const row = main.getByRole('row').filter({ hasText: 'acme' });
     await row.filter({ hasText: 'over' }).waitFor();
+    // On a phone nothing of it is out of sight.
+    await page.setViewportSize({ width: 390, height: 844 });
+    const edge = (await row.getByRole('button', { name: /^Delete/ }).boundingBox());
+    assert.ok(edge.x + edge.width <= 390, `it can be deleted at ${edge.x + edge.width}`);
+    await page.setViewportSize({ width: 1440, height: 900 });
     const saved = page.waitForEvent('download');
     await row.getByRole('button', { name: /^Download/ }).click();
     assert.match((await saved).suggestedFilename(), /^acme-\d+\.pcapng$/);
@@ -526,6 +558,10 @@ const steps = {
     assert.equal(await page.getByRole('button', { name: 'Keep as candidate' }).count(), 0);
     assert.equal(await page.getByRole('heading', { name: 'Revisions' }).count(), 0);
     await page.keyboard.press('g');
+    await page.keyboard.press('p');
+    await page.getByText('An operator begins them').waitFor();
+    assert.equal(await page.getByRole('button', { name: 'Capture' }).count(), 0);
+    await page.keyboard.press('g');
     await page.keyboard.press('u');
     await page.getByRole('heading', { name: 'Your account, vera' }).waitFor();
     assert.equal(await page.getByRole('region', { name: 'All users' }).count(), 0);
@@ -600,11 +636,14 @@ const steps = {
     const flows = process.env.DRY_RUN_NAMES;
     if (flows) await main.getByRole('region', { name: 'What would happen to flows' }).filter({ hasText: flows }).waitFor();
 
+    await main.getByRole('region', { name: 'What would happen to flows' }).scrollIntoViewIfNeeded();
+    await picture('changes-dry-run');
     await main.getByLabel('Comment').fill('ticket 4711');
     await main.getByLabel('Minutes').fill('0.1');
     await main.getByRole('button', { name: 'Commit' }).click();
     const banner = page.getByRole('alert').filter({ hasText: 'is to be confirmed' });
     await banner.filter({ hasText: /taken back in \d/ }).waitFor();
+    await picture('changes-countdown');
     await page.keyboard.press('g');
     await page.keyboard.press('o');
     await banner.waitFor();
