@@ -12,6 +12,10 @@ use std::process::Command;
 /// Where each view is kept as a picture, and what does not last: a dry run, a countdown.
 const SCREENS: &str = "target/screens/lab";
 
+const POLICY_TESTS: &str = "[[policy-test]]\nname = \"web-passes\"\nfrom = \"10.1.0.10\"\nto = \"203.0.113.80:8080\"\nprotocol = \"tcp\"\n\
+    expect = \"accept\"\n[[policy-test]]\nname = \"web-is-translated\"\nfrom = \"10.1.0.10\"\nto = \"203.0.113.80:53\"\nprotocol = \"udp\"\n\
+    expect = \"accept\"\nhandoff = \"internet\"\n";
+
 #[test]
 fn the_console_makes_an_owner_shows_a_new_session_takes_a_change_back_and_has_no_view_that_axe_finds_wrong() {
     need_program("chromium", "chromium");
@@ -23,7 +27,9 @@ fn the_console_makes_an_owner_shows_a_new_session_takes_a_change_back_and_has_no
         // So that there are flow records to be seen of what has only just begun.
         let text = template("fra1/popgate.toml")
             + "[export]\nactive-timeout = \"1s\"\n[nat-ledger]\n[flow-history]\n";
-        node(topology, "fra1").files.insert("popgate.toml".to_owned(), text);
+        let files = &mut node(topology, "fra1").files;
+        files.insert("popgate.toml".to_owned(), text);
+        files.insert("tenants/acme.toml".to_owned(), template("tenants/acme.toml") + POLICY_TESTS);
     });
     world.await_ping("berlin-host", "203.0.113.80");
     let _server = Server::start(&world, "web", 443, |_, _, mut stream| {
@@ -72,6 +78,7 @@ fn the_console_makes_an_owner_shows_a_new_session_takes_a_change_back_and_has_no
     run(script("console.mjs")
         .env("OUT", SCREENS)
         .env("HAS_FLOW_HISTORY", "203.0.113.80")
+        .env("POLICY_TEST", "web-passes")
         .env("DRY_RUN_NAMES", format!("tcp 10.1.0.10:{port} -> 203.0.113.80:443"))
         .env("SESSION_TEXT", format!("10.1.0.10:{port}"))
         .env("SESSION_FILTER", format!("tenant=acme&address=10.1.0.10&port={port}"))

@@ -169,7 +169,7 @@ function Console({ me, bearer, leave }: SignedIn & { leave: (why?: string) => vo
       </header>
       {lost && <Lost live={live} retry={() => feed.retry()} />}
       <Unconfirmed me={me} live={live} bearer={bearer} onUnauthorized={() => leave(EXPIRED)} />
-      {route.view === 'overview' && <Overview live={live} route={route} />}
+      {route.view === 'overview' && <Overview {...listing} live={live} />}
       {route.view === 'path' && <PathView {...listing} paths={live.paths} />}
       {route.view === 'sessions' && <Sessions {...listing} />}
       {route.view === 'flows' && <Flows {...listing} />}

@@ -1,8 +1,9 @@
 // The box at a glance: 1 what is wrong now, 2 how much goes through, 3 the map, 4 every path, 5 what was dropped and why, 6 which
-// box this is.
+// classes are busiest, 7 which box this is.
 
 import type { ComponentChildren } from 'preact';
 import { useMemo } from 'preact/hooks';
+import { Busiest } from './busiest';
 import { bitRate, bytes, duration, integer, millis, percent, rate, timeOfDay } from './format';
 import { BadIcon, CheckIcon, WarnIcon } from './icons';
 import { dropKey, pathKey, type Live } from './live';
@@ -16,7 +17,14 @@ import type { DirectionReport, DropRow, ExporterReport, PathReport, Status } fro
 import { fitting, NARROW, useWidth } from './width';
 import { whatIsWrong } from './wrong';
 
-export function Overview({ live, route }: { live: Live; route: Route }) {
+interface Props {
+  live: Live;
+  route: Route;
+  bearer: string;
+  onUnauthorized: () => void;
+}
+
+export function Overview({ live, route, bearer, onUnauthorized }: Props) {
   const status = live.status;
   if (!status) {
     return (
@@ -35,7 +43,10 @@ export function Overview({ live, route }: { live: Live; route: Route }) {
       <Paths live={live} route={route} />
       <div class="lower">
         <Drops live={live} route={route} />
-        <Box status={status} />
+        <div class="aside">
+          {status['flow-history'] && <Busiest bearer={bearer} onUnauthorized={onUnauthorized} />}
+          <Box status={status} />
+        </div>
       </div>
     </main>
   );

@@ -187,6 +187,18 @@ const steps = {
     await page.getByRole('status').filter({ hasText: 'Live' }).waitFor();
   },
 
+  async 'tells the busiest classes, each leading to its flows'() {
+    // From the flow history, where one is kept.
+    if (!process.env.HAS_FLOW_HISTORY) return;
+    const busiest = page.getByRole('region', { name: 'Busiest classes', exact: true });
+    const link = busiest.getByRole('row').nth(1).getByRole('link');
+    const name = await link.textContent();
+    await link.click();
+    await page.waitForURL((url) => url.pathname === '/history' && url.searchParams.get('q') === `class = ${name}`);
+    await page.goBack();
+    await page.getByRole('grid', { name: 'Paths' }).waitFor();
+  },
+
   async 'says which collector gets no flow records, and what the others were sent'() {
     // A box may have none.
     const failing = process.env.FAILING_COLLECTOR;
@@ -619,7 +631,7 @@ const steps = {
     await main.locator('.cm-tooltip').filter({ hasText: 'nonsense' }).waitFor();
 
     // Nor does what a policy test says is not to be.
-    await paste(editor, before.replace('[[acl]]', '[[acl]]\nname = "no-web"\naction = "drop"\nprotocol = "tcp"\ndst-port = [80, 443]\n\n[[acl]]'));
+    await paste(editor, before.replace('[[acl]]', '[[acl]]\nname = "no-web"\naction = "drop"\nprotocol = "tcp"\ndst-port = [80, 443, 8080]\n\n[[acl]]'));
     await main.getByRole('button', { name: 'Keep as candidate' }).click();
     if (process.env.POLICY_TEST) {
       const tests = main.getByRole('region', { name: 'Policy tests' });
