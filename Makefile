@@ -42,6 +42,10 @@ SCHEMATHESIS := target/tools/schemathesis/installed
 S3RVER_VERSION := 4.0.4
 S3RVER := target/tools/s3rver/s3rver-$(S3RVER_VERSION)
 
+# Where the tests sign in: a provider certified for OpenID Connect. The last that runs on Debian 12's Node.js.
+OIDC_PROVIDER_VERSION := 8.8.1
+OIDC_PROVIDER := target/tools/oidc-provider/oidc-provider-$(OIDC_PROVIDER_VERSION)
+
 # What `make bench-net` compares with, besides Debian's wireguard-go.
 BORINGTUN_VERSION := 0.7.1
 
@@ -73,7 +77,7 @@ demo: setup build
 # The simulator comes first: its feature freezes boringtun's clock, and building its test also leaves such binaries in
 # target/debug. What follows puts the real ones back in their place.
 .PHONY: test
-test: setup web fmt clippy deny types $(FLOW_READERS) $(OPENMETRICS) $(SCHEMATHESIS) $(S3RVER)
+test: setup web fmt clippy deny types $(FLOW_READERS) $(OPENMETRICS) $(SCHEMATHESIS) $(S3RVER) $(OIDC_PROVIDER)
 	@cargo test --locked $(AS_ROOT) --features sim --test sim
 	cargo test --locked $(AS_ROOT)
 	for workers in 2 4; do
@@ -202,6 +206,13 @@ $(S3RVER):
 	rm --recursive --force $(@D)
 	mkdir --parents $(@D)
 	npm install --silent --no-audit --no-fund --no-save --prefix $(@D) @20minutes/s3rver@$(S3RVER_VERSION)
+	touch $@
+
+$(OIDC_PROVIDER):
+	@echo 'oidc-provider: installing oidc-provider $(OIDC_PROVIDER_VERSION) from npm into target/tools'
+	rm --recursive --force $(@D)
+	mkdir --parents $(@D)
+	npm install --silent --no-audit --no-fund --no-save --prefix $(@D) oidc-provider@$(OIDC_PROVIDER_VERSION)
 	touch $@
 
 # --- the console

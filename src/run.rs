@@ -83,6 +83,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     let state_dir = candidate.appliance.state_dir.clone();
     let token = token::load_or_create(&state_dir, random)?;
     let access = Access::open(&state_dir, token, random, started_unix_ms)?;
+    access.follow(candidate.appliance.admin.oidc.as_ref()).await?;
     let doors = open_doors(&candidate.appliance)?;
 
     let prefix = std::env::var(NETNS_PREFIX).unwrap_or_else(|_| "pg-".into());
@@ -165,7 +166,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     let control = control.with_captures(Captures { tapes, current: seen, site, clock });
     let (commit_port, mut desk) = commits::port();
     let control = Arc::new(control.with_commits(commit_port));
-    let admin = AdminThread::start(doors, Arc::clone(&control), access)?;
+    let admin = AdminThread::start(doors, Arc::clone(&control), access.clone())?;
     tracing::info!(site = candidate.appliance.site, workers, listen = %candidate.appliance.admin.listen, "popgate is running");
 
     let mut service = Service::new(crew.clone());
@@ -178,6 +179,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
         ledger: ledger.as_ref().map(|ledger| ledger.entries.clone()),
         history: history.as_ref().map(FlowsThread::settings),
         kernel,
+        access,
         candidate,
     };
     let mut commits = Commits::new(legacy, &desk, machine, dir, control, clock);

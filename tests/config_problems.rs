@@ -1218,6 +1218,52 @@ fn beyond_loopback_the_admin_server_has_tls_and_names_and_files_are_for_that() {
 }
 
 #[test]
+fn whoever_signs_in_at_a_provider_does_so_over_tls_and_by_a_rule() {
+    const OIDC: &str = "[admin]\ntls-listen = \"0.0.0.0:443\"\nnames = \"pop.example\"\n[admin.oidc]\n\
+        issuer = \"https://login.example/realms/noc\"\nclient-id = \"popgate\"\n\
+        client-secret-file = \"keys/fra1.key\"\nlabel = \"Example\"\nconsole = \"https://pop.example\"\n\
+        [[admin.oidc.rule]]\ngroup = \"noc\"\nrole = \"operator\"\ntenant = \"acme\"\n";
+    let oidc = |from: &str, to: &str| {
+        assert!(OIDC.contains(from), "{from}");
+        Config::pop().append(BOX, &OIDC.replace(from, to))
+    };
+    oidc("noc", "noc").has(&[]);
+    oidc("https://pop.example", "https://192.0.2.1:443").has(&[]);
+    oidc("https://pop.example", "http://127.0.0.1:8443").has(&[]);
+    oidc("https://login.example/realms/noc", "http://login.example").has(&[
+        r#"popgate.toml:19: issuer: "http://login.example" would be asked in the clear: write https"#,
+    ]);
+    oidc("https://login.example/realms/noc", "login.example")
+        .has(&[r#"popgate.toml:19: issuer: "login.example" is no URL: relative URL without a base"#]);
+    oidc("https://login.example/realms/noc", "ftp://login.example")
+        .has(&[r#"popgate.toml:19: issuer: "ftp://login.example" is not as in "https://HOST""#]);
+    oidc("https://login.example/realms/noc", "https://login.example/?a=b").has(&[
+        r#"popgate.toml:19: issuer: "https://login.example/?a=b" has more than a host, a port and a path"#,
+    ]);
+    oidc("\"popgate\"", "\" \"")
+        .has(&[r#"popgate.toml:20: client-id: " " is not 1 to 200 letters in a line"#]);
+    oidc("https://pop.example", "https://pop.example/console").has(&[
+        r#"popgate.toml:23: console: "https://pop.example/console" has a path; the console is at the top: "https://HOST""#,
+    ]);
+    oidc("https://pop.example", "https://other.example").has(&[
+        "popgate.toml:23: console: this box is not asked for as other.example: write that into names",
+    ]);
+    oidc("tls-listen = \"0.0.0.0:443\"\nnames = \"pop.example\"", "\n")
+        .has(&["popgate.toml:23: console: nothing is there over TLS without tls-listen"]);
+    oidc("label", "scopes = [\"two words\"]\nlabel")
+        .has(&[r#"popgate.toml:22: scopes: "two words" is no scope: a word as in "profile""#]);
+    oidc("role = \"operator\"", "role = \"owner\"")
+        .has(&["popgate.toml:27: tenant: an owner is of the whole box"]);
+    oidc("\"acme\"", "\"amce\"").has(&[r#"popgate.toml:27: unknown tenant "amce"; did you mean "acme"?"#]);
+    let (without, _) = OIDC.split_once("[[").expect("rules");
+    Config::pop()
+        .append(BOX, without)
+        .has(&["popgate.toml:18: [admin.oidc] lacks [[admin.oidc.rule]], without which nobody is let in"]);
+    let problems = oidc("keys/fra1.key", "keys/nowhere").problems();
+    assert!(problems.len() == 1 && problems[0].contains("there is no file"), "{problems:?}");
+}
+
+#[test]
 fn where_a_pop_answers_is_nobody_elses_and_one_address_of_each_family() {
     let named = |list: &str| format!("tenant = \"acme\"\nwhereabouts = {list}");
     Config::pop().edit(TENANT, "tenant = \"acme\"", &named("[\"192.0.2.80\", \"fd00::80\"]")).has(&[]);

@@ -3,6 +3,7 @@
 //! Each change is written into the audit log, under the name of whoever made it. Whoever changes how they sign in, or what they
 //! are, is signed in anew: a session that somebody else knows of is then worth nothing.
 
+use super::access::oidc::NAME_PREFIX;
 use super::access::store::{ApiToken, LONGEST_TOKEN_MS, NewToken, NewUser, User};
 use super::access::totp::{Secret, qr};
 use super::access::{By, Denied, Pending, Principal, Role, check_name, password};
@@ -32,6 +33,8 @@ pub(super) struct Me {
     pub(super) tenant: Option<String>,
     /// A user who has signed in; otherwise a token, or root on the box.
     pub(super) is_user: bool,
+    /// They have signed in at a provider: what they sign in with, and what they may, is not changed here.
+    pub(super) is_vouched: bool,
     pub(super) pending: Option<Pending>,
 }
 
@@ -123,6 +126,9 @@ pub(super) struct UserChange {
     pub(super) reset_totp: bool,
     #[serde(default)]
     pub(super) end_sessions: bool,
+    /// Whether they are kept out, whatever they come with; what they have is there when they are not any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) disabled: Option<bool>,
 }
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -162,8 +168,13 @@ pub(super) async fn who_am_i(who: Principal) -> Json<Me> {
 }
 
 fn me(who: Principal) -> Me {
-    let is_user = who.user().is_some();
-    Me { name: who.name, role: who.role, tenant: who.tenant, is_user, pending: who.pending }
+    let (is_user, is_vouched) = (who.user().is_some(), who.user().is_some_and(is_vouched));
+    Me { name: who.name, role: who.role, tenant: who.tenant, is_user, is_vouched, pending: who.pending }
+}
+
+/// Whether a user's name is one of those whom a provider vouches for.
+fn is_vouched(name: &str) -> bool {
+    name.starts_with(NAME_PREFIX)
 }
 
 /// A session that was there already is over, whoever began it.
@@ -191,15 +202,19 @@ pub(super) async fn sign_in(
                     Denied::Limited(_) => "too many tries",
                     _ => "a wrong name or password",
                 };
-                let more = if left_out > 0 { format!(", and {left_out} more before") } else { String::new() };
                 // Whatever was typed: it may have been the password.
                 let known = check_name(&name).map_or_else(|_| "?".to_owned(), |()| name.clone());
                 let who = Who { user: known, from: from.to_string() };
-                note(&app, who, Action::SignInFailed, None, format!("{why}{more}")).await;
+                note(&app, who, Action::SignInFailed, None, format!("{why}{}", more_before(left_out))).await;
             }
             Err(denied.into())
         }
     }
+}
+
+/// What is said of failures that were not written down.
+pub(super) fn more_before(left_out: u64) -> String {
+    if left_out > 0 { format!(", and {left_out} more before") } else { String::new() }
 }
 
 /// The answer that sets the cookie.
@@ -211,12 +226,12 @@ async fn signed_in(app: &App, from: SocketAddr, secret: &str) -> Result<Response
         .ok_or_else(Problem::unauthorized)?;
     let by = Who { user: who.name.clone(), from: from.to_string() };
     note(app, by, Action::SignIn, who.tenant.clone(), String::new()).await;
-    Ok((cookie(secret), Json(me(who))).into_response())
+    Ok(([cookie(secret)], Json(me(who))).into_response())
 }
 
 /// It lasts as long as the browser's session at most; the box ends it before.
-fn cookie(secret: &str) -> [(HeaderName, String); 1] {
-    [(header::SET_COOKIE, format!("{COOKIE}={secret}; Path=/; Secure; HttpOnly; SameSite=Strict"))]
+pub(super) fn cookie(secret: &str) -> (HeaderName, String) {
+    (header::SET_COOKIE, format!("{COOKIE}={secret}; Path=/; Secure; HttpOnly; SameSite=Strict"))
 }
 
 pub(super) async fn sign_out(
@@ -230,6 +245,16 @@ pub(super) async fn sign_out(
     note(&app, by, Action::SignOut, who.tenant, String::new()).await;
     let gone = format!("{COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0");
     Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, gone)]).into_response())
+}
+
+/// A user who signs in with a password here.
+fn own_account(who: &Principal) -> Result<String, Problem> {
+    let user = who.user().ok_or_else(not_a_user)?;
+    if is_vouched(user) {
+        let detail = "what you sign in with is your provider's: change it there";
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    Ok(user.to_owned())
 }
 
 fn not_a_user() -> Problem {
@@ -249,7 +274,7 @@ pub(super) async fn change_password(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let PasswordBody { old, new } = read_body(&body)?;
-    let user = who.user().ok_or_else(not_a_user)?.to_owned();
+    let user = own_account(&who)?;
     app.access.is_password_of(&user, &old, from.ip(), app.control.now_unix_ms()).await.map_err(own("old"))?;
     password::check(&new).map_err(wrong("new"))?;
     if new == old {
@@ -268,8 +293,7 @@ pub(super) async fn propose_totp(
     State(app): State<App>,
     who: Principal,
 ) -> Result<Json<TotpProposal>, Problem> {
-    let user = who.user().ok_or_else(not_a_user)?;
-    proposal(&app, user).map(Json)
+    proposal(&app, &own_account(&who)?).map(Json)
 }
 
 fn proposal(app: &App, user: &str) -> Result<TotpProposal, Problem> {
@@ -288,7 +312,7 @@ pub(super) async fn enrol_totp(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let TotpBody { password, secret, code } = read_body(&body)?;
-    let user = who.user().ok_or_else(not_a_user)?.to_owned();
+    let user = own_account(&who)?;
     let now = app.control.now_unix_ms();
     app.access.is_password_of(&user, &password, from.ip(), now).await.map_err(own("password"))?;
     let totp = proved(&secret, "secret", &code, now)?;
@@ -404,7 +428,14 @@ pub(super) async fn change_user(
     Path(name): Path<String>,
     body: Bytes,
 ) -> Result<StatusCode, Problem> {
-    let UserChange { access, password, reset_totp, end_sessions } = read_body(&body)?;
+    let UserChange { access, password, reset_totp, end_sessions, disabled } = read_body(&body)?;
+    if is_vouched(&name) && (access.is_some() || password.is_some() || reset_totp) {
+        let detail = format!(
+            "{name} signs in at a provider, and what they may is what the rules in [admin.oidc] say: here they are \
+             kept out, let in again, signed out and removed"
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
     if let Some(RoleBody { role, tenant }) = &access {
         check_tenant(&app, *role, tenant.as_deref()).await?;
     }
@@ -420,6 +451,7 @@ pub(super) async fn change_user(
     done.extend(kept.as_ref().map(|_| "another password".to_owned()));
     done.extend(reset_totp.then(|| "the second factor is reset".to_owned()));
     done.extend(end_sessions.then(|| "sessions are ended".to_owned()));
+    done.extend(disabled.map(|it| if it { "kept out" } else { "kept out no more" }.to_owned()));
     let detail = format!("{name}: {}", done.join(", "));
     let of = access.as_ref().and_then(|it| it.tenant.clone());
     let change = move |store: &mut super::access::store::Store| {
@@ -432,9 +464,10 @@ pub(super) async fn change_user(
         if reset_totp {
             store.set_totp(&name, None)?;
         }
-        if store.credentials(&name)?.is_none() {
-            return Err(super::access::store::StoreError::Unknown(format!("user {name:?}")));
+        if let Some(disabled) = disabled {
+            store.set_disabled(&name, disabled)?;
         }
+        store.expect_user(&name)?;
         // Whoever is in by what has just been taken away is out.
         store.end_sessions(&name, None)
     };
@@ -468,7 +501,7 @@ async fn check_tenant(app: &App, role: Role, tenant: Option<&str>) -> Result<(),
     Err(wrong("tenant")(format!("there is no tenant {tenant:?}")))
 }
 
-fn described(role: Role, tenant: Option<&str>) -> String {
+pub(super) fn described(role: Role, tenant: Option<&str>) -> String {
     tenant.map_or_else(|| role.to_string(), |tenant| format!("{role} of tenant {tenant}"))
 }
 

@@ -124,12 +124,17 @@ fn proof(headers: &HeaderMap) -> Proof<'_> {
     session_cookie(headers).map_or(Proof::None, Proof::Cookie)
 }
 
-/// The secret of the one cookie that is ours.
+/// The secret of the one cookie that is a session's.
 pub(super) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
+    cookie(headers, COOKIE)
+}
+
+/// The value of the one cookie of this name.
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut ours = lines.flat_map(|line| line.split(';')).filter_map(|pair| {
-        let (name, value) = pair.trim().split_once('=')?;
-        (name == COOKIE).then_some(value)
+        let (its, value) = pair.trim().split_once('=')?;
+        (its == name).then_some(value)
     });
     match (ours.next(), ours.next()) {
         (Some(value), None) => Some(value),

@@ -22,6 +22,7 @@ mod guard;
 mod history;
 mod listen;
 mod metrics;
+mod oidc;
 mod openapi;
 mod openmetrics;
 mod problem;
@@ -235,6 +236,9 @@ const ROUTES: &[Route] = &[
     route("POST", "/api/v1/setup", Need::Public, || post(accounts::look_at_setup)),
     route("PUT", "/api/v1/setup", Need::Public, || put(accounts::set_up)),
     route("POST", "/api/v1/session", Need::Public, || post(accounts::sign_in)),
+    route("GET", "/api/v1/oidc", Need::Public, || get(oidc::provider)),
+    route("GET", "/api/v1/oidc/start", Need::Public, || get(oidc::start)),
+    route("GET", "/api/v1/oidc/callback", Need::Public, || get(oidc::callback)),
     route("GET", "/api/v1/session", Need::Known, || get(accounts::who_am_i)),
     route("DELETE", "/api/v1/session", Need::Known, || delete(accounts::sign_out)),
     route("PUT", "/api/v1/session/password", Need::Known, || put(accounts::change_password)),

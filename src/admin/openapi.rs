@@ -16,6 +16,7 @@ use super::config::{
     Texts,
 };
 use super::guard::Need;
+use super::oidc::ProviderAnswer;
 use super::problem::Problem;
 use super::{ROUTES, Route};
 use crate::control::captures::{CaptureAsked, CaptureRow};
@@ -396,6 +397,33 @@ const DESCRIBED: &[Described] = &[
         Gives::Json(200, shape::<Me>),
         &[422, 429, 503],
     ),
+    look("/api/v1/oidc", "The provider at which people may sign in besides", &[], shape::<ProviderAnswer>),
+    Described {
+        gives: Gives::Nothing(303),
+        refuses: &[],
+        ..look(
+            "/api/v1/oidc/start",
+            "Sends a browser to the provider, or to the console's page, which says why not",
+            &[],
+            shape::<ProviderAnswer>,
+        )
+    },
+    Described {
+        parameters: &[
+            optional("state", Kind::Text, "what the browser was sent there with"),
+            optional("code", Kind::Text, "what the box asks the provider with who it is"),
+            optional("error", Kind::Text, "why there is none"),
+            optional("iss", Kind::Text, "the issuer"),
+        ],
+        gives: Gives::Nothing(303),
+        refuses: &[],
+        ..look(
+            "/api/v1/oidc/callback",
+            "Where the provider sends a browser back to: to the console's page, signed in or told why not",
+            &[],
+            shape::<ProviderAnswer>,
+        )
+    },
     look("/api/v1/session", "Who one is", &[], shape::<Me>),
     change("DELETE", "/api/v1/session", "Signs out", None, Gives::Nothing(204), &[409]),
     change(

@@ -38,6 +38,10 @@ enum UsersWhat {
         #[command(flatten)]
         access: AccessArgs,
     },
+    /// Keep a user out, with sessions and tokens, whatever they come with
+    Disable { name: String },
+    /// Keep a user out no more
+    Enable { name: String },
     /// Remove a user, with all sessions and tokens of theirs
     Remove { name: String },
     /// Give a user another password: prints it; they are signed out, and asked to change it
@@ -143,6 +147,12 @@ pub(super) fn users_text(args: &UsersArgs, random: impl FnOnce() -> [u8; 32]) ->
             let AccessArgs { role, tenant } = access.clone();
             change(name, &UserChange { access: Some(RoleBody { role, tenant }), ..UserChange::default() })?
         }
+        UsersWhat::Disable { name } => {
+            change(name, &UserChange { disabled: Some(true), ..UserChange::default() })?
+        }
+        UsersWhat::Enable { name } => {
+            change(name, &UserChange { disabled: Some(false), ..UserChange::default() })?
+        }
         UsersWhat::Remove { name } => delete(to, &path("users", name))?,
         UsersWhat::ResetTotp { name } => {
             change(name, &UserChange { reset_totp: true, ..UserChange::default() })?
@@ -183,7 +193,7 @@ pub(super) fn tokens_text(args: &TokensArgs) -> Result<String, ShowError> {
 
 /// What a name cannot have in it (RFC 3986 section 2.3) is left for the box to refuse.
 fn path(what: &str, name: &str) -> String {
-    let fits = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_' | '@');
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_' | '@' | ':');
     let name: String = name.chars().map(|letter| if fits(letter) { letter } else { '_' }).collect();
     format!("{what}/{name}")
 }
@@ -195,16 +205,23 @@ fn list(Users { users }: &Users) -> String {
     let mut table =
         Table::new(&["USER", "ROLE", "TENANT", "SECOND FACTOR", "SIGNED IN", ">SESSIONS", "TO DO"]);
     for user in users {
-        let to_do = match (user.must_change_password, user.has_totp) {
+        let is_vouched = user.provider.is_some();
+        let to_do = match (user.must_change_password, user.has_totp || is_vouched) {
+            _ if user.disabled => "kept out",
+            _ if user.unmapped => "no rule lets them in",
             (true, _) => "choose a password",
             (false, false) => "set up a second factor",
             (false, true) => "-",
+        };
+        let second = match &user.provider {
+            Some(issuer) => format!("at {issuer}"),
+            None => if user.has_totp { "yes" } else { "no" }.to_owned(),
         };
         table.row([
             user.name.clone(),
             user.role.to_string(),
             or_dash(user.tenant.clone()),
-            if user.has_totp { "yes" } else { "no" }.to_owned(),
+            second,
             or_dash(user.signed_in_unix_ms.map(utc)),
             user.sessions.to_string(),
             to_do.to_owned(),

@@ -1,14 +1,16 @@
 //! `[admin]`: where API and console are, and how whoever comes from elsewhere knows that it is this box.
 
+use super::appliance::Surroundings;
 use super::export::{both, read_certificates, read_private_key};
 use super::problem::Noted;
 use super::reader::{Table, Value};
-use super::{Identity, values};
+use super::{Identity, Oidc, oidc, values};
 use crate::model::HostName;
 use rustls::ServerConfig;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use url::Url;
 
 /// Where API and console are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct Admin {
     /// On loopback, without TLS.
     pub listen: SocketAddr,
     pub tls: Option<AdminTls>,
+    /// Where people may sign in besides.
+    pub oidc: Option<Arc<Oidc>>,
 }
 
 /// Where others than the box itself reach them.
@@ -55,8 +59,12 @@ impl IdentityFiles {
     }
 }
 
-pub(super) fn read_admin(root: &mut Table<'_>, dir: &Path) -> Result<Admin, Noted> {
-    let default = Admin { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8443)), tls: None };
+pub(super) fn read_admin(
+    root: &mut Table<'_>,
+    dir: &Path,
+    around: &mut Surroundings,
+) -> Result<Admin, Noted> {
+    let default = Admin { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8443)), tls: None, oidc: None };
     let Some(mut table) = root.table("admin", "[admin]")? else { return Ok(default) };
     let listen = table.with_default("listen", default.listen, |value| {
         let listen = value.parse(values::socket_address)?;
@@ -77,6 +85,7 @@ pub(super) fn read_admin(root: &mut Table<'_>, dir: &Path) -> Result<Admin, Note
     let path = |value: Value<'_>| value.string().map(|name| dir.join(name));
     let certificates = table.optional("certificate-file", path);
     let key = table.optional("key-file", path);
+    let provider = table.table("oidc", "[admin.oidc]");
     let (tls, listen) = (tls?, listen?);
     let identity = both(&table, certificates?, key?)?;
     let identity = identity.map(|(certificates, key)| IdentityFiles { certificates, key });
@@ -93,7 +102,27 @@ pub(super) fn read_admin(root: &mut Table<'_>, dir: &Path) -> Result<Admin, Note
             "[admin]: tls-listen: {same} takes the port of listen, {listen}: choose another"
         )));
     }
-    table.finish();
     let names = names?.unwrap_or_default();
-    Ok(Admin { listen, tls: tls.map(|listen| AdminTls { listen, names, identity }) })
+    let tls = tls.map(|listen| AdminTls { listen, names, identity });
+    let is_ours = |console: &Url| is_ours(console, tls.as_ref());
+    let oidc = provider?.map(|table| oidc::read(table, dir, around, is_ours)).transpose()?;
+    table.finish();
+    Ok(Admin { listen, tls, oidc: oidc.map(Arc::new) })
+}
+
+/// Whether the box answers to what this URL is asked for.
+fn is_ours(console: &Url, tls: Option<&AdminTls>) -> Result<(), String> {
+    if console.scheme() == "http" {
+        return Ok(());
+    }
+    let Some(tls) = tls else { return Err("nothing is there over TLS without tls-listen".to_owned()) };
+    let host = console.host_str().unwrap_or_default();
+    let is_ours = match oidc::address_of(console) {
+        Some(address) => {
+            let is_here = |listen: &SocketAddr| listen.ip() == address || listen.ip().is_unspecified();
+            address.is_loopback() || tls.listen.iter().any(is_here)
+        }
+        None => host == "localhost" || tls.names.iter().any(|name| name.as_str() == host),
+    };
+    if is_ours { Ok(()) } else { Err(format!("this box is not asked for as {host}: write that into names")) }
 }

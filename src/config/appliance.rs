@@ -28,8 +28,8 @@ pub(super) struct Surroundings {
     pub(super) pop_transports: Option<Scope<Option<SocketAddr>>>,
     /// Names of the branch's own paths.
     pub(super) branch_paths: Vec<String>,
-    /// Tenants that collectors' filters name: there must be such.
-    pub(super) filtered_tenants: Vec<(String, SourceRef)>,
+    /// Tenants that collectors' filters and rules of who signs in name: there must be such.
+    pub(super) named_tenants: Vec<(String, SourceRef)>,
 }
 
 /// What the box is, as the file says it.
@@ -83,7 +83,7 @@ pub(super) fn read(
     let mut transport_scope = Scope::new("transport");
     let mut own = Claims::default();
     let transports = read_transports(&mut root, &mut transport_scope, &mut own);
-    let admin = read_admin(&mut root, dir);
+    let admin = read_admin(&mut root, dir, around);
     if let Ok(admin) = &admin {
         let listen = admin.tls.iter().flat_map(|tls| &tls.listen).chain([&admin.listen]);
         own.ports.extend(listen.map(|listen| (listen.port(), "the admin server".to_owned())));

@@ -166,7 +166,7 @@ fn read_filter(table: Option<Table<'_>>, around: &mut Surroundings) -> Result<Fi
     let tenants = table.optional("tenants", |value| {
         value.list(|value| {
             let name = value.parse(values::name)?;
-            around.filtered_tenants.push((name.clone(), value.at()));
+            around.named_tenants.push((name.clone(), value.at()));
             Ok(name)
         })
     });

@@ -56,6 +56,29 @@
 //! | `names` | host name, or a list | none | by which the box may be asked for there, besides its addresses |
 //! | `certificate-file`, `key-file` | files in PEM | made at the first start, in `state-dir` | the certificate, with those it was signed by, and its key; read again when they change |
 //!
+//! `[admin.oidc]`, optional: an OpenID Connect provider where people may sign in who have no password here. Files' names are
+//! relative to the directory. Of `[admin]` this changes without a restart.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `issuer` | `"https://HOST/…"` | | as the provider writes it; what else there is to know it tells below `/.well-known/openid-configuration` |
+//! | `client-id` | text | | what the box is to the provider |
+//! | `client-secret-file` | file of one secret | | and what it proves that with |
+//! | `label` | text | | what people call the provider: the button says `Sign in with …` |
+//! | `console` | `"https://HOST"` or `"https://HOST:PORT"` | | where browsers find the console and come back to; the provider has to know it with `/api/v1/oidc/callback` behind it |
+//! | `scopes` | list of scopes | `["profile"]` | asked for besides `openid`: what `groups-claim` takes |
+//! | `name-claim` | claim | `"preferred_username"` | what somebody is shown as, behind `oidc:` |
+//! | `groups-claim` | claim | `"groups"` | a list of texts, or one text |
+//! | `ca-file` | file of certificates (PEM) | Debian's | who may have signed the provider's certificate |
+//!
+//! `[[admin.oidc.rule]]`, at least one. The first that fits decides; whom none fits is not let in.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `group` | text | | whoever is in this group |
+//! | `role` | `"viewer"`, `"operator"`, `"owner"` | | is this |
+//! | `tenant` | tenant's name | the whole box | of that tenant alone; not for owners |
+//!
 //! `[export]`: `active-timeout`, how often a lasting session is reported, 1 s to 1 h, 60 s by default; `packet-sampling`, 1
 //! to 1,000,000, one packet in how many is shown to collectors that speak sFlow, 1,000 by default.
 //! `[[export.collector]]`, any number: where flow records go. Each has its own protocol, transport and choice of records.
@@ -348,6 +371,7 @@ mod export;
 mod groups;
 mod keys;
 mod object_store;
+mod oidc;
 mod problem;
 mod reader;
 mod scope;
@@ -364,6 +388,7 @@ pub use documents::{APPLIANCE_FILE, Documents, STATE_DIR, TENANTS_DIR, providers
 pub use export::{CollectorTls, Identity};
 pub use keys::{NotAKey, public_of};
 pub use object_store::{Credentials, ObjectStore};
+pub use oidc::{ClientSecret, Oidc, OidcRule};
 pub use problem::{Problem, Problems};
 pub use values::{dscp, dscp_name, duration, name, prefix};
 
@@ -396,7 +421,7 @@ fn read(documents: &Documents, dir: &Path, ledger: &Ledger) -> Result<Candidate,
         around.site = None;
     }
     if let Ok(stems) = &stems {
-        for (name, at) in &around.filtered_tenants {
+        for (name, at) in &around.named_tenants {
             if !stems.contains(&name.as_str()) {
                 ledger.note(at, problem::unknown("tenant", name, stems.iter().copied()));
             }

@@ -72,7 +72,8 @@ pub(super) fn read(mut table: Table<'_>, dir: &Path, site: Option<&str>) -> Resu
     })
 }
 
-fn usual_authorities() -> Result<Vec<CertificateDer<'static>>, String> {
+/// Whom the web trusts.
+pub(super) fn usual_authorities() -> Result<Vec<CertificateDer<'static>>, String> {
     super::export::read_certificates(Path::new(AUTHORITIES))
         .map_err(|why| format!("{why}; Debian's package ca-certificates has it, or ca-file names another"))
 }

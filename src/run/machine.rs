@@ -6,7 +6,8 @@ use super::flows::FlowsSettings;
 use super::is_pop;
 use super::kernel::Kernel;
 use super::ledger::limits_of;
-use crate::config::Candidate;
+use crate::admin::Access;
+use crate::config::{Admin, Candidate};
 use crate::control::commits::{ProblemRow, Refusal};
 use crate::export::Directory;
 use crate::io::exporting::Order;
@@ -31,6 +32,8 @@ pub(super) struct Machine {
     pub(super) ledger: Option<SyncSender<Entry>>,
     pub(super) history: Option<FlowsSettings>,
     pub(super) kernel: Kernel,
+    /// Who may sign in.
+    pub(super) access: Access,
     /// The configuration in force.
     pub(super) candidate: Candidate,
 }
@@ -81,7 +84,7 @@ impl Machine {
             ("role", is_pop(&old.role) != is_pop(&new.role)),
             ("state-dir", old.state_dir != new.state_dir),
             ("workers", old.workers != new.workers),
-            ("[admin]", old.admin != new.admin),
+            ("[admin] but for [admin.oidc]", doors(&old.admin) != doors(&new.admin)),
             ("whether there is a [nat-ledger]", old.nat_ledger.is_some() != new.nat_ledger.is_some()),
             ("whether there is a [flow-history]", old.flow_history.is_some() != new.flow_history.is_some()),
         ];
@@ -142,10 +145,18 @@ impl Machine {
         {
             tracing::error!("the NAT ledger's thread is gone");
         }
+        if let Err(error) = self.access.follow(candidate.appliance.admin.oidc.as_ref()).await {
+            tracing::error!("who may sign in is not looked through anew: {error}");
+        }
         self.candidate = candidate;
         tracing::info!(generation = generation.number, "the configuration is in force");
         Ok(())
     }
+}
+
+/// Where the admin server is reached: all of it but who may come in.
+fn doors(admin: &Admin) -> Admin {
+    Admin { oidc: None, ..admin.clone() }
 }
 
 /// The addresses of the interfaces that `candidate` masquerades with; `None` where nobody can tell.

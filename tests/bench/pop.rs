@@ -369,7 +369,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         },
         max_sessions: 2_000_000,
         workers: None,
-        admin: Admin { listen: "127.0.0.1:0".parse().expect("an address"), tls: None },
+        admin: Admin { listen: "127.0.0.1:0".parse().expect("an address"), tls: None, oidc: None },
         export: Export {
             active_timeout: Duration::from_secs(60),
             packet_sampling: 1_000,

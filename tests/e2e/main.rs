@@ -32,6 +32,7 @@ mod links;
 mod masquerade;
 mod names;
 mod nat;
+mod oidc;
 mod oneway;
 mod order;
 mod paths;

@@ -231,7 +231,7 @@ fn compile(tenant: &Tenant) -> Generation {
         icmp_source: IcmpSource { v4: "192.0.0.8".parse().expect("v4"), v6: "fd70::1".parse().expect("v6") },
         max_sessions: 1_000,
         workers: None,
-        admin: Admin { listen: "127.0.0.1:8443".parse().expect("an address"), tls: None },
+        admin: Admin { listen: "127.0.0.1:8443".parse().expect("an address"), tls: None, oidc: None },
         export: Export {
             active_timeout: Duration::from_secs(60),
             packet_sampling: 1_000,

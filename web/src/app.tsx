@@ -19,7 +19,7 @@ import { PathView } from './path';
 import { follow, go, linkTo, useRoute, type Route, type View } from './route';
 import { Rules } from './rules';
 import { Sessions } from './sessions';
-import { Setup, SignIn, Todo } from './signin';
+import { Setup, SignIn, Todo, turnedAway } from './signin';
 import { nextTheme, theme } from './theme';
 import type { Me } from './types';
 import { Users } from './users';
@@ -34,7 +34,7 @@ interface SignedIn {
 export function App() {
   // Undefined until it is known whether somebody has.
   const [who, setWho] = useState<SignedIn | null>();
-  const [notice, setNotice] = useState<string>();
+  const [notice, setNotice] = useState(turnedAway);
   const [setup, setSetup] = useState(setupSecret);
   useEffect(() => {
     const bearer = token.get() ?? COOKIE;

@@ -4,7 +4,7 @@ import type { ComponentChildren, Ref } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { COOKIE, get, isUnauthorized, Refused, send, token } from './api';
 import { Mark } from './icons';
-import type { Me, Problem, TotpProposal } from './types';
+import type { Me, Problem, ProviderAnswer, TotpProposal } from './types';
 
 interface Props {
   /** Why one has to sign in again. */
@@ -18,6 +18,28 @@ const told = (error: unknown): string =>
 
 const problemOf = (error: unknown): Problem | undefined => (error instanceof Refused ? error.problem : undefined);
 
+/** Why one comes back from the provider without being in, by the word that the box sends along. */
+const TURNED_AWAY: Record<string, string> = {
+  none: 'This box knows no provider to sign in at.',
+  limited: 'Too many have tried to sign in at the provider from where you are. Try again in a minute.',
+  busy: 'Others are signing in at the provider. Try again.',
+  late: 'That took too long, or began in another browser. Try again.',
+  unreachable: 'The provider does not answer. Whoever has a password here comes in with that.',
+  refused: 'The provider did not sign you in.',
+  unproved: 'What the provider says of you does not hold: the log of this box says why.',
+  unmapped: 'The provider knows you, but no rule of this box lets you in. Ask its owner.',
+  disabled: 'An owner of this box keeps you out.',
+  taken: 'Somebody else of the provider has your name on this box. Ask its owner to remove them.',
+  failed: 'The box cannot read who may come in: its log says why.',
+};
+
+/** What is told of that; the word does not stay in the address. */
+export function turnedAway(): string | undefined {
+  const word = /^#sign-in=([a-z]+)$/.exec(location.hash)?.[1];
+  if (word) history.replaceState(null, '', location.pathname + location.search);
+  return word && Object.hasOwn(TURNED_AWAY, word) ? TURNED_AWAY[word] : undefined;
+}
+
 export function SignIn({ notice, onSignedIn }: Props) {
   const [problem, setProblem] = useState(notice);
   const [busy, setBusy] = useState(false);
@@ -26,6 +48,11 @@ export function SignIn({ notice, onSignedIn }: Props) {
   /** Absent until the box asks for one. */
   const [code, setCode] = useState<string>();
   const [byToken, setByToken] = useState(false);
+  const [provider, setProvider] = useState<ProviderAnswer['provider']>(null);
+  useEffect(() => {
+    // Without an answer there is the form.
+    get<ProviderAnswer>('oidc', COOKIE).then((answer) => setProvider(answer.provider), () => {});
+  }, []);
   const first = useRef<HTMLInputElement>(null);
   const asked = useRef<HTMLInputElement>(null);
   useEffect(() => asked.current?.focus(), [code === undefined]);
@@ -62,6 +89,11 @@ export function SignIn({ notice, onSignedIn }: Props) {
       <Submit busy={busy} doing="Signing in…">
         Sign in
       </Submit>
+      {provider && (
+        <a class="secondary" href={provider.start}>
+          Sign in with {provider.label}
+        </a>
+      )}
       <p class="hint">
         No account yet? On the box, as root, <code>popgate setup-link</code> prints the link that makes the first one; whoever is an owner
         adds the others.

@@ -524,13 +524,25 @@ export interface Me {
   tenant: string | null;
   /** A user who has signed in; otherwise a token. */
   'is-user': boolean;
+  /** At a provider, which knows what they sign in with. */
+  'is-vouched': boolean;
   pending: 'password' | 'totp' | null;
+}
+
+/** Where people may sign in besides. */
+export interface ProviderAnswer {
+  provider: { label: string; start: string } | null;
 }
 
 export interface User {
   name: string;
   role: Role;
   tenant: string | null;
+  /** The issuer they sign in at; null: here, with a password. */
+  provider: string | null;
+  disabled: boolean;
+  /** No rule lets them in any more. */
+  unmapped: boolean;
   'has-totp': boolean;
   'must-change-password': boolean;
   'created-unix-ms': number;

@@ -88,18 +88,33 @@ export function Users({ me, bearer, tenants, onUnauthorized }: Props) {
             <tbody>
               {users?.map((user) => (
                 <tr key={user.name}>
-                  <td>{user.name}</td>
+                  <td>
+                    {user.name}
+                    {(user.disabled || user.unmapped) && <small> {user.disabled ? 'kept out' : 'no rule lets them in'}</small>}
+                  </td>
                   <td>{user.role}</td>
                   <td>{user.tenant ?? 'all'}</td>
-                  <td>{user['has-totp'] ? 'yes' : 'to be set up'}</td>
+                  <td title={user.provider ?? undefined}>{user.provider ? 'at the provider' : user['has-totp'] ? 'yes' : 'to be set up'}</td>
                   <td>{user['signed-in-unix-ms'] ? <Time unixMs={user['signed-in-unix-ms']} full /> : '–'}</td>
                   <td class="number">{user.sessions}</td>
                   <td class="actions">
-                    <Act of={user.name} onClick={() => resetPassword(user.name, change)}>
-                      Reset password
-                    </Act>
-                    <Act of={user.name} onClick={() => change(user.name, { 'reset-totp': true }, `${user.name} is asked for another second factor.`)}>
-                      Reset second factor
+                    {!user.provider && (
+                      <>
+                        <Act of={user.name} onClick={() => resetPassword(user.name, change)}>
+                          Reset password
+                        </Act>
+                        <Act of={user.name} onClick={() => change(user.name, { 'reset-totp': true }, `${user.name} is asked for another second factor.`)}>
+                          Reset second factor
+                        </Act>
+                      </>
+                    )}
+                    <Act
+                      of={user.name}
+                      onClick={() =>
+                        change(user.name, { disabled: !user.disabled }, user.disabled ? `${user.name} may come in again.` : `${user.name} is kept out.`)
+                      }
+                    >
+                      {user.disabled ? 'Let in' : 'Keep out'}
                     </Act>
                     <Act of={user.name} onClick={() => change(user.name, { 'end-sessions': true }, `${user.name} is signed out everywhere.`)}>
                       End sessions
@@ -123,7 +138,7 @@ export function Users({ me, bearer, tenants, onUnauthorized }: Props) {
           </Scroll>
           <AddUser
             tenants={tenants}
-            names={users?.map((user) => user.name) ?? []}
+            names={users?.filter((user) => !user.provider).map((user) => user.name) ?? []}
             add={(name, role, tenant) =>
               act(async () => {
                 const password = fresh();
@@ -192,7 +207,7 @@ export function Users({ me, bearer, tenants, onUnauthorized }: Props) {
           }
         />
       </section>
-      {me['is-user'] && (
+      {me['is-user'] && !me['is-vouched'] && (
         <section aria-labelledby="users-own">
           <h2 id="users-own">{`Your account, ${me.name}`}</h2>
           <div class="own">

@@ -12,6 +12,8 @@ use std::net::{IpAddr, Ipv6Addr};
 const PER_ADDRESS: Rate = Rate { burst: 10.0, refill_ms: 6_000.0 };
 /// 10 at once and one every 30 seconds, from everywhere together: 2,900 guesses a day.
 const PER_ACCOUNT: Rate = Rate { burst: 10.0, refill_ms: 30_000.0 };
+/// 20 at once and one every 6 seconds: each sign-in at a provider is two, there and back. They take nothing from those who try here.
+const PER_VISITOR: Rate = Rate { burst: 20.0, refill_ms: 6_000.0 };
 /// 4,096 of each: 400 KB. Whoever wants one forgotten must come from as many addresses.
 const MOST: usize = 4_096;
 
@@ -27,6 +29,7 @@ pub(crate) struct Limiter {
     addresses: Buckets<IpAddr>,
     accounts: Buckets<String>,
     known: HashSet<(String, IpAddr)>,
+    visitors: Buckets<IpAddr>,
 }
 
 impl Limiter {
@@ -38,6 +41,17 @@ impl Limiter {
             return Ok(());
         }
         self.accounts.take(account.to_owned(), PER_ACCOUNT, now_ms)
+    }
+
+    /// Takes a way to the provider or back; or says in how many milliseconds there is one.
+    pub(crate) fn admit_visitor(&mut self, from: IpAddr, now_ms: u64) -> Result<(), u64> {
+        self.visitors.take(network(from), PER_VISITOR, now_ms)
+    }
+
+    /// The provider has vouched for whoever came back: both ways are given back.
+    pub(crate) fn vouched(&mut self, from: IpAddr) {
+        let from = network(from);
+        (0..2).for_each(|_| self.visitors.give_back(&from, PER_VISITOR));
     }
 
     /// The try was no guess: it is given back.
@@ -184,6 +198,16 @@ mod tests {
             limiter.admit("anna", host(1), 0).expect("a try");
             limiter.succeeded("anna", host(1));
         }
+    }
+
+    #[test]
+    fn ways_to_a_provider_are_limited_and_take_nothing_from_tries_here() {
+        let mut limiter = Limiter::default();
+        (0..20).for_each(|_| limiter.admit_visitor(host(1), 0).expect("a way"));
+        assert_eq!(limiter.admit_visitor(host(1), 0), Err(6_000));
+        assert_eq!(limiter.admit("anna", host(1), 0), Ok(()));
+        limiter.vouched(host(1));
+        assert_eq!([(); 3].map(|()| limiter.admit_visitor(host(1), 0).is_ok()), [true, true, false]);
     }
 
     #[test]

@@ -1,35 +1,46 @@
 //! Who may come in, and as whom.
 //!
-//! There are three ways: 1 a user signs in with name, password and a code, and is known by a cookie from then on; 2 a script
-//! brings an API token, which a user has made; 3 whoever is root on the box brings the secret that lies in a file there
-//! ([`super::token`]), from a loopback address: `popgate show` and the like. That third way is an owner's. It gives nobody more
-//! than they have: who reads that file can as well write the database of users next to it, or the configuration itself.
+//! There are four ways: 1 a user signs in with name, password and a code, and is known by a cookie from then on; 2 so is whom a
+//! provider vouches for ([`oidc`]) and a rule lets in; 3 a script brings an API token, which a user has made; 4 whoever is root on
+//! the box brings the secret that lies in a file there ([`super::token`]), from a loopback address: `popgate show` and the like.
+//! That last way is an owner's. It gives nobody more than they have: who reads that file can as well write the database of users
+//! next to it, or the configuration itself.
+//!
+//! Who comes from a provider is a user of their own, whose name begins with `oidc:`, as no other's can; whom the provider calls
+//! by the name of a user of the box's is not that user. It is one and the same as long as the provider says that it is the same
+//! subject, whatever it calls them by then. What they may is not the box's to say but the rules', by the groups they were in when
+//! they signed in last, and a rule that is changed counts at once.
 //!
 //! Passwords take time and memory to check, so two at most are at any time, some wait, and others are told to come again; a
 //! name that is not known takes as long as one that is. How often one may try is [`limit`]'s.
 
 mod limit;
+pub(super) mod oidc;
 pub(super) mod password;
 mod principal;
 mod setup;
 pub(super) mod store;
 pub(super) mod totp;
 
+pub use crate::model::Role;
+pub use principal::Pending;
 pub(crate) use principal::{By, Principal};
-pub use principal::{Pending, Role};
 pub(super) use setup::setup_link;
 pub use store::{ApiToken, User};
 
 use super::token::Token;
+use crate::config::Oidc;
+use arc_swap::ArcSwapOption;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use limit::{Limiter, Sparingly};
+use oidc::{Identity, NotVouched, Provider, Seal};
 use ring::digest::{SHA256, digest};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use store::{Credentials, Hash, NewUser, Store, StoreError};
+use store::{Credentials, Entry, Hash, NewUser, Store, StoreError, Vouched};
 use tokio::sync::Semaphore;
 use totp::Secret;
 
@@ -45,6 +56,9 @@ const SECRET_LETTERS: usize = 43;
 const AT_ONCE: usize = 2;
 /// 32 wait or are checked: the last of them for half a second.
 const IN_LINE: usize = 32;
+
+/// 4 may wait for the provider at a time: a fifth is told to come again, and who signs in here waits for none of them.
+const ASKING: usize = 4;
 
 /// The kernel's randomness, or a test's.
 pub type Random = fn() -> [u8; 32];
@@ -65,6 +79,9 @@ struct Inner {
     hashing: Arc<Semaphore>,
     /// What the password of somebody who is not known is compared with.
     decoy: String,
+    provider: ArcSwapOption<Provider>,
+    seal: Seal,
+    asking: Arc<Semaphore>,
 }
 
 /// Why somebody is not let in.
@@ -81,6 +98,44 @@ pub(super) enum Denied {
     /// It is not the code of this half minute, or it was taken already.
     WrongCode,
     Failed(StoreError),
+}
+
+/// Why somebody who comes from a provider is not let in, or does not get there.
+#[derive(Debug)]
+pub(super) enum Turned {
+    /// There is none.
+    NoProvider,
+    Limited,
+    /// Too many are at it this moment.
+    Busy,
+    /// What came back is not of this browser, or too late.
+    Late,
+    NotVouched(NotVouched),
+    /// No rule lets them in.
+    Unmapped(Identity),
+    /// An owner keeps this user out.
+    Disabled(String),
+    /// Somebody else has that name.
+    Taken(Identity),
+    Failed(StoreError),
+}
+
+/// Somebody who is let in.
+pub(super) struct Entered {
+    /// The session's.
+    pub(super) secret: String,
+    pub(super) name: String,
+    pub(super) subject: String,
+    pub(super) role: Role,
+    pub(super) tenant: Option<String>,
+    pub(super) is_new: bool,
+    pub(super) issuer: String,
+}
+
+impl From<StoreError> for Turned {
+    fn from(error: StoreError) -> Turned {
+        Turned::Failed(error)
+    }
 }
 
 impl From<StoreError> for Denied {
@@ -125,6 +180,9 @@ impl Access {
             line: Arc::new(Semaphore::new(IN_LINE)),
             hashing: Arc::new(Semaphore::new(AT_ONCE)),
             decoy,
+            provider: ArcSwapOption::empty(),
+            seal: Seal::of(random()),
+            asking: Arc::new(Semaphore::new(ASKING)),
         }))
     }
 
@@ -267,6 +325,96 @@ impl Access {
             work()
         });
         done.await.map_err(|_| Denied::Busy)
+    }
+
+    // --- the provider
+
+    /// From now on people sign in at this provider, or at none, and may what its rules say.
+    ///
+    /// # Errors
+    /// The database's: then they may what they did.
+    pub async fn follow(&self, config: Option<&Arc<Oidc>>) -> io::Result<()> {
+        let before = self.0.provider.load_full();
+        let is_same = before.as_ref().map(|provider| &provider.config) == config;
+        if !is_same {
+            let provider = config.map(|config| Arc::new(Provider::new(Arc::clone(config))));
+            self.0.provider.store(provider);
+        }
+        // At the start, and after a failure, what the rules say has yet to be looked at.
+        let provider = self.0.provider.load_full();
+        let changed = self.stored(move |store| {
+            store.apply_rules(&|issuer, groups| provider.as_ref()?.role_of(issuer, groups))
+        });
+        for name in changed.await.map_err(io::Error::other)? {
+            tracing::info!(name, "admin: what a user may is something else now, and their sessions are over");
+        }
+        Ok(())
+    }
+
+    /// What people call the provider, and where the console is that they come back to.
+    pub(super) fn provider(&self) -> Option<Arc<Oidc>> {
+        self.0.provider.load().as_ref().map(|provider| Arc::clone(&provider.config))
+    }
+
+    /// Somebody begins to sign in at the provider: a cookie, and where to go.
+    pub(super) async fn begin(&self, from: IpAddr, now: u64) -> Result<(String, String), Turned> {
+        let provider = self.0.provider.load_full().ok_or(Turned::NoProvider)?;
+        self.limiter().admit_visitor(from, now).map_err(|_| Turned::Limited)?;
+        let cookie = Seal::cookie_of((self.0.random)(), now);
+        let attempt = self.0.seal.attempt_of(&cookie);
+        let url = self.asking(move || provider.begin(&attempt, now)).await?;
+        Ok((cookie, url))
+    }
+
+    /// Somebody comes back from the provider, with what goes with the cookie and with a code.
+    pub(super) async fn come_back(
+        &self,
+        cookie: &str,
+        state: &str,
+        code: Result<String, NotVouched>,
+        from: IpAddr,
+        now: u64,
+    ) -> Result<Entered, Turned> {
+        let provider = self.0.provider.load_full().ok_or(Turned::NoProvider)?;
+        self.limiter().admit_visitor(from, now).map_err(|_| Turned::Limited)?;
+        let attempt = self.0.seal.returned(cookie, state, now).ok_or(Turned::Late)?;
+        let code = code.map_err(Turned::NotVouched)?;
+        let asked = Arc::clone(&provider);
+        let identity = self.asking(move || asked.finish(&attempt, code, now)).await?;
+        self.limiter().vouched(from);
+        let (who, issuer, access) = (identity.clone(), provider.config.issuer.clone(), self.clone());
+        let entry = self.stored({
+            let issuer = issuer.clone();
+            move |store| {
+                let Identity { subject, name, groups } = &who;
+                let vouched = Vouched { issuer: &issuer, subject, name, groups };
+                // The rules of now: they may be others than when the browser began.
+                let provider = access.0.provider.load();
+                store.vouched(&vouched, &|issuer, groups| provider.as_ref()?.role_of(issuer, groups), now)
+            }
+        });
+        match entry.await? {
+            Entry::Unmapped => Err(Turned::Unmapped(identity)),
+            Entry::Disabled { name } => Err(Turned::Disabled(name)),
+            Entry::Taken => Err(Turned::Taken(identity)),
+            Entry::Admitted { name, may: (role, tenant), is_new } => {
+                let secret = self.begin_session(&name, now).await?;
+                Ok(Entered { secret, name, subject: identity.subject, role, tenant, is_new, issuer })
+            }
+        }
+    }
+
+    /// Asks the provider, on a thread that may wait for it.
+    async fn asking<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce() -> Result<T, NotVouched> + Send + 'static,
+    ) -> Result<T, Turned> {
+        let turn = Arc::clone(&self.0.asking).try_acquire_owned().map_err(|_| Turned::Busy)?;
+        let asked = tokio::task::spawn_blocking(move || {
+            let _held = turn;
+            ask()
+        });
+        asked.await.map_err(|_| Turned::Busy)?.map_err(Turned::NotVouched)
     }
 
     // --- making secrets

@@ -4,8 +4,9 @@
 //!
 //! Every call may wait for the disk.
 
-use super::principal::{By, Pending, Principal, Role};
+use super::principal::{By, Pending, Principal};
 use super::totp::Secret;
+use crate::model::Role;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
@@ -25,6 +26,10 @@ pub(crate) const LIFETIME_MS: u64 = 12 * 3_600_000;
 const USED_EVERY_MS: u64 = 60_000;
 /// A year.
 pub(crate) const LONGEST_TOKEN_MS: u64 = 366 * 86_400_000;
+
+/// 30 days: whoever signs in at a provider and has not been there for so long may have been taken away there, and their tokens
+/// open nothing until they have.
+pub(crate) const LONGEST_ABSENCE_MS: u64 = 30 * 86_400_000;
 
 /// 16 sessions of a user, and then the oldest goes; 1,000 users; 100 tokens that somebody has made.
 const MOST_SESSIONS: i64 = 16;
@@ -63,6 +68,20 @@ const SCHEMA: &str = "
     PRAGMA user_version = 1;
 ";
 
+/// Who is kept out; and those who sign in at a provider: whom it knows them as, and in which groups, as JSON.
+const WITH_PROVIDER: &str = "
+    ALTER TABLE users ADD COLUMN disabled INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE users ADD COLUMN unmapped INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE users ADD COLUMN issuer TEXT;
+    ALTER TABLE users ADD COLUMN subject TEXT;
+    ALTER TABLE users ADD COLUMN groups TEXT;
+    CREATE UNIQUE INDEX identities ON users (issuer, subject);
+    PRAGMA user_version = 2;
+";
+
+/// Of users: an owner keeps them out by no switch, and if they sign in at a provider, a rule lets them in.
+const ADMITTED: &str = "users.disabled = 0 AND users.unmapped = 0";
+
 /// A secret's hash.
 pub(crate) type Hash = [u8; 32];
 
@@ -74,7 +93,13 @@ pub struct User {
     pub role: Role,
     /// All they may see and touch; `None` for the whole box.
     pub tenant: Option<String>,
-    /// They have a second factor; without one they are asked to set one up.
+    /// The provider that they sign in at; `None`: here, with a password.
+    pub provider: Option<String>,
+    /// An owner keeps them out.
+    pub disabled: bool,
+    /// They sign in at a provider, and no rule lets them in any more.
+    pub unmapped: bool,
+    /// They have a second factor here; without one they are asked to set one up.
     pub has_totp: bool,
     /// Somebody else knows their password: they are asked to choose one.
     pub must_change_password: bool,
@@ -116,6 +141,40 @@ pub(crate) struct NewUser<'a> {
     pub(crate) must_change_password: bool,
     /// With the step whose code was taken last.
     pub(crate) totp: Option<(Secret, u64)>,
+}
+
+/// Somebody whom a provider vouches for.
+pub(crate) struct Vouched<'a> {
+    pub(crate) issuer: &'a str,
+    /// Theirs alone at that provider, and for ever (OpenID Connect Core section 2).
+    pub(crate) subject: &'a str,
+    /// What they are shown as, if they are new here.
+    pub(crate) name: &'a str,
+    pub(crate) groups: &'a [String],
+}
+
+/// A role, and all that it is for; `None` for the whole box.
+pub(crate) type May = (Role, Option<String>);
+
+/// What somebody may whom this issuer vouches for, and who is in these groups; `None`: not come in.
+pub(crate) type Rules<'a> = &'a dyn Fn(&str, &[String]) -> Option<May>;
+
+/// What has become of somebody whom a provider vouches for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// The user's name; `is_new` if they have not been here before.
+    Admitted {
+        name: String,
+        may: May,
+        is_new: bool,
+    },
+    Unmapped,
+    /// An owner keeps this user out.
+    Disabled {
+        name: String,
+    },
+    /// Somebody else of that provider has the name.
+    Taken,
 }
 
 /// A token to be.
@@ -175,24 +234,28 @@ impl Store {
             "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;",
         )?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version == 0 {
-            connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))?;
+        if version < 2 {
+            let schema = if version == 0 { SCHEMA } else { "" };
+            connection.execute_batch(&format!("BEGIN IMMEDIATE; {schema} {WITH_PROVIDER} COMMIT;"))?;
         }
         Ok(Store(connection))
     }
 
     // --- users
 
+    /// Whether anybody signs in here: whoever does so at a provider makes no box's first owner.
     pub(crate) fn has_users(&self) -> Stored<bool> {
-        Ok(self.0.query_row("SELECT EXISTS (SELECT 1 FROM users)", [], |row| row.get(0))?)
+        Ok(self
+            .0
+            .query_row("SELECT EXISTS (SELECT 1 FROM users WHERE issuer IS NULL)", [], |row| row.get(0))?)
     }
 
     /// By name.
     pub(crate) fn users(&self, now: u64) -> Stored<Vec<User>> {
         let live = "SELECT count(*) FROM sessions WHERE user = name AND used_ms > ?1 AND created_ms > ?2";
         let mut statement = self.0.prepare(&format!(
-            "SELECT name, role, tenant, totp IS NOT NULL, must_change, created_ms, signed_in_ms, ({live}) \
-             FROM users ORDER BY name"
+            "SELECT name, role, tenant, totp IS NOT NULL, must_change, created_ms, signed_in_ms, ({live}), \
+             issuer, disabled, unmapped FROM users ORDER BY name"
         ))?;
         let since = (before(now, IDLE_MS), before(now, LIFETIME_MS));
         let users = statement.query_map(since, |row| {
@@ -205,19 +268,30 @@ impl Store {
                 created_unix_ms: millis(row, 5)?,
                 signed_in_unix_ms: row.get::<_, Option<i64>>(6)?.map(i64::cast_unsigned),
                 sessions: millis(row, 7)?,
+                provider: row.get(8)?,
+                disabled: row.get(9)?,
+                unmapped: row.get(10)?,
             })
         })?;
         Ok(users.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// `None` if there is no such user.
+    /// # Errors
+    /// There is no such user.
+    pub(crate) fn expect_user(&self, name: &str) -> Stored<()> {
+        let found = self.count("SELECT count(*) FROM users WHERE name = ?1", [name])?;
+        self.changed(name, usize::from(found > 0))
+    }
+
+    /// `None` if there is no such user, or none who signs in with a password.
     pub(crate) fn credentials(&self, name: &str) -> Stored<Option<Credentials>> {
-        let found =
-            self.0.query_row("SELECT password, totp, totp_step FROM users WHERE name = ?1", [name], |row| {
-                let totp: Option<Vec<u8>> = row.get(1)?;
-                let totp = totp.as_deref().and_then(Secret::from_bytes);
-                Ok(Credentials { password: row.get(0)?, totp, totp_step: millis(row, 2)? })
-            });
+        let sql =
+            "SELECT password, totp, totp_step FROM users WHERE name = ?1 AND issuer IS NULL AND disabled = 0";
+        let found = self.0.query_row(sql, [name], |row| {
+            let totp: Option<Vec<u8>> = row.get(1)?;
+            let totp = totp.as_deref().and_then(Secret::from_bytes);
+            Ok(Credentials { password: row.get(0)?, totp, totp_step: millis(row, 2)? })
+        });
         Ok(found.optional()?)
     }
 
@@ -231,7 +305,8 @@ impl Store {
             None => (None, 0),
         };
         let added = self.0.execute(
-            "INSERT INTO users VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, NULL) ON CONFLICT DO NOTHING",
+            "INSERT INTO users (name, role, tenant, password, must_change, totp, totp_step, created_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
             params![
                 name,
                 role.name(),
@@ -287,6 +362,15 @@ impl Store {
         Ok(self.0.execute(sql, params![name, step.cast_signed()])? == 1)
     }
 
+    /// Kept out from now on, with what they have; or not any more.
+    pub(crate) fn set_disabled(&self, name: &str, disabled: bool) -> Stored<()> {
+        if disabled {
+            self.spare_last_owner(name)?;
+        }
+        let sql = "UPDATE users SET disabled = ?2 WHERE name = ?1";
+        self.changed(name, self.0.execute(sql, params![name, disabled])?)
+    }
+
     /// With all they had: sessions and tokens.
     pub(crate) fn remove_user(&self, name: &str) -> Stored<()> {
         self.spare_last_owner(name)?;
@@ -294,8 +378,10 @@ impl Store {
     }
 
     fn spare_last_owner(&self, name: &str) -> Stored<()> {
-        let others = "SELECT count(*) FROM users WHERE role = 'owner' AND name <> ?1";
-        let is_owner = "SELECT count(*) FROM users WHERE role = 'owner' AND name = ?1";
+        // Whom a provider vouches for is no owner any more when it is gone.
+        let owners = "SELECT count(*) FROM users WHERE role = 'owner' AND issuer IS NULL AND disabled = 0";
+        let others = &format!("{owners} AND name <> ?1");
+        let is_owner = &format!("{owners} AND name = ?1");
         if self.count(is_owner, [name])? > 0 && self.count(others, [name])? == 0 {
             return Err(StoreError::Conflict(format!(
                 "{name} is the last owner: make somebody else one first"
@@ -310,6 +396,82 @@ impl Store {
 
     fn count(&self, sql: &str, parameters: impl rusqlite::Params) -> Stored<i64> {
         Ok(self.0.query_row(sql, parameters, |row| row.get(0))?)
+    }
+
+    // --- whom a provider vouches for
+
+    /// Who comes from a provider is the user who came with that subject before, or is new. What they may is what the rules say by
+    /// now; what they had while that was something else ends.
+    pub(crate) fn vouched(&mut self, vouched: &Vouched<'_>, rules: Rules<'_>, now: u64) -> Stored<Entry> {
+        let Vouched { issuer, subject, name, groups } = vouched;
+        let may = rules(issuer, groups);
+        let groups = serde_json::to_string(groups).unwrap_or_default();
+        let known = self.0.query_row(
+            "SELECT name, disabled FROM users WHERE issuer = ?1 AND subject = ?2",
+            [issuer, subject],
+            |row| Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?)),
+        );
+        let known = known.optional()?;
+        if let Some((name, _)) = &known {
+            self.0.execute("UPDATE users SET groups = ?2 WHERE name = ?1", [name, &groups])?;
+            self.map(name, may.clone())?;
+        }
+        match (known, may) {
+            (_, None) => Ok(Entry::Unmapped),
+            (Some((name, true)), Some(_)) => Ok(Entry::Disabled { name }),
+            (Some((name, false)), Some(may)) => Ok(Entry::Admitted { name, may, is_new: false }),
+            (None, Some((role, tenant))) => {
+                if self.count("SELECT count(*) FROM users", [])? >= MOST_USERS {
+                    return Err(StoreError::Conflict(format!("there are {MOST_USERS} users already")));
+                }
+                let added = self.0.execute(
+                    "INSERT INTO users (name, role, tenant, password, must_change, totp_step, created_ms, issuer, \
+                     subject, groups) VALUES (?1, ?2, ?3, '', 0, 0, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+                    params![name, role.name(), tenant, now.cast_signed(), issuer, subject, groups],
+                )?;
+                let (name, may) = ((*name).to_owned(), (role, tenant));
+                Ok(if added == 1 { Entry::Admitted { name, may, is_new: true } } else { Entry::Taken })
+            }
+        }
+    }
+
+    /// Whoever signs in at a provider may what these rules say of the groups they were in. Returns those of whom that is something
+    /// else than before.
+    pub(crate) fn apply_rules(&mut self, rules: Rules<'_>) -> Stored<Vec<String>> {
+        let mut statement =
+            self.0.prepare("SELECT name, issuer, groups FROM users WHERE issuer IS NOT NULL")?;
+        let users = statement.query_map([], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<String>>(2)?))
+        })?;
+        let users = users.collect::<rusqlite::Result<Vec<_>>>()?;
+        drop(statement);
+        let mut changed = Vec::new();
+        for (name, issuer, groups) in users {
+            let groups: Vec<String> =
+                groups.and_then(|groups| serde_json::from_str(&groups).ok()).unwrap_or_default();
+            if self.map(&name, rules(&issuer, &groups))? {
+                changed.push(name);
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Whether that is something else than before.
+    fn map(&mut self, name: &str, to: Option<May>) -> Stored<bool> {
+        let all = self.0.transaction()?;
+        let changed = match to {
+            Some((role, tenant)) => {
+                let sql = "UPDATE users SET role = ?2, tenant = ?3, unmapped = 0 \
+                           WHERE name = ?1 AND NOT (role = ?2 AND tenant IS ?3 AND unmapped = 0)";
+                all.execute(sql, params![name, role.name(), tenant])?
+            }
+            None => all.execute("UPDATE users SET unmapped = 1 WHERE name = ?1 AND unmapped = 0", [name])?,
+        };
+        if changed > 0 {
+            all.execute("DELETE FROM sessions WHERE user = ?1", [name])?;
+        }
+        all.commit()?;
+        Ok(changed > 0)
     }
 
     // --- sessions
@@ -331,19 +493,25 @@ impl Store {
     /// Whose session it is, unless it is over. If it `counts` as use, it lasts for another while.
     pub(crate) fn session(&self, hash: &Hash, now: u64, counts: bool) -> Stored<Option<Principal>> {
         let found = self.0.query_row(
-            "SELECT name, role, tenant, totp IS NOT NULL, must_change, used_ms FROM sessions JOIN users ON user = name \
-             WHERE hash = ?1 AND used_ms > ?2 AND sessions.created_ms > ?3",
+            &format!(
+                "SELECT name, role, tenant, totp IS NOT NULL, must_change, used_ms, issuer IS NOT NULL \
+                 FROM sessions JOIN users ON user = name \
+                 WHERE hash = ?1 AND used_ms > ?2 AND sessions.created_ms > ?3 AND {ADMITTED}"
+            ),
             params![&hash[..], before(now, IDLE_MS), before(now, LIFETIME_MS)],
             |row| {
                 let name: String = row.get(0)?;
                 let (has_totp, must_change): (bool, bool) = (row.get(3)?, row.get(4)?);
-                let pending = match (must_change, has_totp) {
+                let pending = match (must_change, has_totp || row.get(6)?) {
                     (true, _) => Some(Pending::Password),
                     (false, false) => Some(Pending::Totp),
                     (false, true) => None,
                 };
                 let by = By::Session { user: name.clone(), hash: *hash };
-                Ok((Principal { name, role: role(row, 1)?, tenant: row.get(2)?, by, pending }, millis(row, 5)?))
+                Ok((
+                    Principal { name, role: role(row, 1)?, tenant: row.get(2)?, by, pending },
+                    millis(row, 5)?,
+                ))
             },
         );
         let Some((principal, used)) = found.optional()? else { return Ok(None) };
@@ -430,9 +598,11 @@ impl Store {
     ) -> Stored<Option<(Principal, u64)>> {
         let sql = format!(
             "SELECT id, tokens.name, maker, tokens.role, tokens.tenant, users.role, users.tenant, used_ms FROM tokens \
-             LEFT JOIN users ON maker = users.name WHERE {column} = ?1 AND expires_ms > ?2"
+             LEFT JOIN users ON maker = users.name WHERE {column} = ?1 AND expires_ms > ?2 \
+             AND (maker IS NULL OR {ADMITTED} AND (issuer IS NULL OR signed_in_ms > ?3))"
         );
-        let found = self.0.query_row(&sql, params![value, now.cast_signed()], |row| {
+        let since = before(now, LONGEST_ABSENCE_MS);
+        let found = self.0.query_row(&sql, params![value, now.cast_signed(), since], |row| {
             let (id, maker): (i64, Option<String>) = (row.get(0)?, row.get(2)?);
             let (own, tenant): (Role, Option<String>) = (role(row, 3)?, row.get(4)?);
             let makers = if maker.is_some() { role(row, 5)? } else { Role::Owner };
@@ -657,5 +827,138 @@ mod tests {
         assert!(matches!(store.revoke(of_root, Some(Some("bert"))), Err(StoreError::Unknown(_))));
         assert_eq!(store.revoke(of_root, None).expect("revoked"), "ci");
         assert_eq!(store.token(&[1; 32], NOW).expect("read"), None);
+    }
+
+    const ISSUER: &str = "https://login.example";
+
+    fn rules(issuer: &str, groups: &[String]) -> Option<May> {
+        let is_in = |group: &str| issuer == ISSUER && groups.iter().any(|it| it == group);
+        match (is_in("owners"), is_in("noc")) {
+            (true, _) => Some((Role::Owner, None)),
+            (_, true) => Some((Role::Operator, Some("acme".to_owned()))),
+            _ => None,
+        }
+    }
+
+    fn comes(store: &mut Store, subject: &str, name: &str, groups: &[&str]) -> Entry {
+        let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
+        let vouched = Vouched { issuer: ISSUER, subject, name, groups: &groups };
+        store.vouched(&vouched, &rules, NOW).expect("written")
+    }
+
+    #[test]
+    fn who_comes_from_a_provider_is_known_by_subject_and_may_what_the_rules_say() {
+        let mut store = with_users();
+        let operator = (Role::Operator, Some("acme".to_owned()));
+        let admitted = |name: &str, may: &May, is_new| {
+            let (name, may) = (name.to_owned(), may.clone());
+            Entry::Admitted { name, may, is_new }
+        };
+        assert_eq!(comes(&mut store, "s1", "oidc:cleo", &["others"]), Entry::Unmapped);
+        assert_eq!(store.users(NOW).expect("read").len(), 2, "nobody is kept who is not let in");
+        assert_eq!(comes(&mut store, "s1", "oidc:cleo", &["noc"]), admitted("oidc:cleo", &operator, true));
+        // The same one by another name; and another one by that name.
+        assert_eq!(comes(&mut store, "s1", "oidc:dora", &["noc"]), admitted("oidc:cleo", &operator, false));
+        assert_eq!(comes(&mut store, "s2", "oidc:cleo", &["noc"]), Entry::Taken);
+        store.begin_session("oidc:cleo", &HASH, NOW).expect("begun");
+        let session = |store: &Store| store.session(&HASH, NOW, false).expect("read");
+        let principal = session(&store).expect("there");
+        assert_eq!((principal.role, principal.tenant, principal.pending), (operator.0, operator.1, None));
+        // No password opens it.
+        assert!(store.credentials("oidc:cleo").expect("read").is_none());
+        // What they may is something else: what they had ends.
+        assert_eq!(
+            comes(&mut store, "s1", "oidc:cleo", &["owners"]),
+            admitted("oidc:cleo", &(Role::Owner, None), false)
+        );
+        assert_eq!(session(&store), None);
+        store.begin_session("oidc:cleo", &HASH, NOW).expect("begun");
+        store.add_token(&token(&[9; 32], Some("oidc:cleo"), Role::Viewer, None), NOW).expect("made");
+        let opens = |store: &Store| store.token(&[9; 32], NOW).expect("read").is_some();
+        assert!(opens(&store));
+        assert_eq!(comes(&mut store, "s1", "oidc:cleo", &[]), Entry::Unmapped);
+        assert!(session(&store).is_none() && !opens(&store));
+        assert!(store.users(NOW).expect("read").iter().any(|user| user.name == "oidc:cleo" && user.unmapped));
+    }
+
+    #[test]
+    fn a_rule_that_goes_ends_what_it_gave_and_nothing_else() {
+        let mut store = with_users();
+        comes(&mut store, "s1", "oidc:cleo", &["noc"]);
+        comes(&mut store, "s2", "oidc:dora", &["owners"]);
+        for (user, hash) in [("oidc:cleo", [1; 32]), ("oidc:dora", [2; 32]), ("anna", [3; 32])] {
+            store.begin_session(user, &hash, NOW).expect("begun");
+        }
+        let lives = |store: &Store| {
+            [1, 2, 3].map(|hash| store.session(&[hash; 32], NOW, false).expect("read").is_some())
+        };
+        assert_eq!(store.apply_rules(&rules).expect("read"), [""; 0]);
+        assert_eq!(lives(&store), [true; 3]);
+        let fewer =
+            |issuer: &str, groups: &[String]| rules(issuer, groups).filter(|(role, _)| *role == Role::Owner);
+        assert_eq!(store.apply_rules(&fewer).expect("written"), ["oidc:cleo"]);
+        assert_eq!(lives(&store), [false, true, true]);
+        assert_eq!(store.apply_rules(&|_, _| None).expect("written"), ["oidc:dora"]);
+        assert_eq!(lives(&store), [false, false, true]);
+        assert_eq!(store.apply_rules(&rules).expect("written"), ["oidc:cleo", "oidc:dora"]);
+    }
+
+    #[test]
+    fn who_is_kept_out_is_out_until_they_are_not_and_the_last_owner_here_never_is() {
+        let mut store = with_users();
+        comes(&mut store, "s1", "oidc:cleo", &["owners"]);
+        for (user, hash) in [("oidc:cleo", [1; 32]), ("bert", [2; 32])] {
+            store.begin_session(user, &hash, NOW).expect("begun");
+            store.set_disabled(user, true).expect("set");
+            assert!(store.session(&hash, NOW, false).expect("read").is_none(), "{user}");
+        }
+        assert_eq!(
+            comes(&mut store, "s1", "oidc:cleo", &["owners"]),
+            Entry::Disabled { name: "oidc:cleo".into() }
+        );
+        assert!(store.credentials("bert").expect("read").is_none());
+        store.set_disabled("bert", false).expect("set");
+        assert!(store.credentials("bert").expect("read").is_some());
+        store.set_disabled("oidc:cleo", false).expect("set");
+        // The provider may be gone tomorrow.
+        assert!(matches!(store.set_disabled("anna", true), Err(StoreError::Conflict(_))));
+        assert!(matches!(store.remove_user("anna"), Err(StoreError::Conflict(_))));
+        store.remove_user("oidc:cleo").expect("removed");
+        assert!(matches!(store.set_disabled("nobody", true), Err(StoreError::Unknown(_))));
+    }
+
+    #[test]
+    fn a_token_of_who_has_not_been_at_the_provider_for_long_opens_nothing() {
+        let mut store = with_users();
+        comes(&mut store, "s1", "oidc:cleo", &["noc"]);
+        let day = 86_400_000;
+        let lasting = NewToken {
+            expires_unix_ms: NOW + 300 * day,
+            ..token(&HASH, Some("oidc:cleo"), Role::Viewer, Some("acme"))
+        };
+        store.add_token(&lasting, NOW).expect("made");
+        let opens = |store: &Store, now| store.token(&HASH, now).expect("read").is_some();
+        assert!(!opens(&store, NOW), "they have not signed in");
+        store.begin_session("oidc:cleo", &[2; 32], NOW).expect("begun");
+        assert!(opens(&store, NOW + 29 * day) && !opens(&store, NOW + 30 * day));
+        store.begin_session("oidc:cleo", &[3; 32], NOW + 40 * day).expect("begun");
+        assert!(opens(&store, NOW + 41 * day));
+    }
+
+    #[test]
+    fn a_database_of_before_there_were_providers_is_taken_over() {
+        let state = tempfile::tempdir().expect("a directory");
+        let old = Connection::open(state.path().join(FILE_NAME)).expect("made");
+        fs::set_permissions(state.path().join(FILE_NAME), fs::Permissions::from_mode(0o600)).expect("ours");
+        old.execute_batch(SCHEMA).expect("written");
+        let user = "INSERT INTO users VALUES ('anna', 'owner', NULL, '$argon2id$', 0, NULL, 0, 5, NULL)";
+        old.execute_batch(user).expect("written");
+        drop(old);
+        for _ in 0..2 {
+            let store = Store::open(state.path()).expect("opened");
+            let users = store.users(NOW).expect("read");
+            assert_eq!((users.len(), users[0].disabled, users[0].provider.clone()), (1, false, None));
+            assert!(store.credentials("anna").expect("read").is_some());
+        }
     }
 }
