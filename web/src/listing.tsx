@@ -1,4 +1,4 @@
-// What sessions and flows share: a filter that lives in the address, rows that are asked for again every two seconds,
+// What sessions and flows share: a filter that lives in the address, rows that are asked for again every few seconds,
 // and a pane with all there is to know of one row.
 
 import type { ComponentChildren } from 'preact';
@@ -15,8 +15,10 @@ import type { FlowLike, Problem } from './types';
 import { fitting, NARROW, useWidth } from './width';
 
 /** More rows than anyone reads; a narrower filter finds the others. */
-const LIMIT = 2000;
+const LIMIT = 10_000;
 const REFRESH_MS = 2000;
+/** They are asked for again in that time; more of them, more rarely. */
+const PROMPT_ROWS = 2000;
 /** After the last key in a filter field. */
 const TYPING_MS = 250;
 
@@ -63,12 +65,15 @@ function useFetched<T>(props: ListingProps<T>, query: string, paused: boolean): 
     const controller = new AbortController();
     let timer: ReturnType<typeof setTimeout>;
     const isNew = asked.current !== query;
+    let rest = REFRESH_MS;
     const ask = async () => {
       // Nobody looks at a hidden tab.
       if (!document.hidden) {
         try {
           const body = await get<unknown>(`${props.path}?${query}`, props.bearer, controller.signal);
-          setFetched({ page: props.read(body), at: Date.now(), busy: false });
+          const page = props.read(body);
+          rest = REFRESH_MS * Math.max(1, page.rows.length / PROMPT_ROWS);
+          setFetched({ page, at: Date.now(), busy: false });
         } catch (error) {
           if (controller.signal.aborted) return;
           if (isUnauthorized(error)) return props.onUnauthorized();
@@ -79,7 +84,7 @@ function useFetched<T>(props: ListingProps<T>, query: string, paused: boolean): 
           if (problem.status === 400) return;
         }
       }
-      if (!paused) timer = setTimeout(ask, REFRESH_MS);
+      if (!paused) timer = setTimeout(ask, rest);
     };
     if (isNew) {
       setFetched((before) => ({ ...before, busy: true }));
