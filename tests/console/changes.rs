@@ -108,6 +108,9 @@ impl Inner {
     fn texts(&self, source: &Source) -> Result<Texts, Refusal> {
         match source {
             Source::InForce | Source::Files => Ok(self.last().1.clone()),
+            Source::Candidates(_) if self.drafts.is_empty() => {
+                Err(Refusal::Unknown("no candidate is open".into()))
+            }
             Source::Candidates(scopes) => {
                 let mut texts = self.last().1.clone();
                 for (scope, draft) in &self.drafts {

@@ -98,8 +98,8 @@ export function Changes({ me, route, bearer, tenants, live, onUnauthorized }: Pr
   const isOpen = Boolean(state?.candidates.length);
   const source = own ? (isOpen ? own : 'in-force') : (route.query.of ?? (isOpen ? 'candidates' : 'files'));
   useEffect(() => {
-    if (!state) return;
     setOutlook(undefined);
+    if (!state) return;
     const controller = new AbortController();
     look(source, bearer, controller.signal)
       .then(setOutlook)
@@ -112,6 +112,8 @@ export function Changes({ me, route, bearer, tenants, live, onUnauthorized }: Pr
     setDone(undefined);
     try {
       setDone(await what());
+      // Whatever stood open may not any more: what would change is looked at once it is known again.
+      setState(undefined);
     } catch (error) {
       refused(error);
     }

@@ -44,14 +44,19 @@ interface Seen {
   elsewhere: Names;
 }
 
+/** What was typed and not kept, while the page lives: whoever looks something up elsewhere finds it again. By user and scope; with
+ * the tag of what it began from. */
+const typed = new Map<string, { text: string; tag: string }>();
+
 export function PolicyEditor({ me, route, tenants, state, turn, wrong, bearer, act, refused }: Props) {
   const scope = route.query.edit;
   const [text, setText] = useState('');
   /** What the editor is to show; what is typed into it since is `text` alone. */
   const [given, setGiven] = useState({ text });
   const [seen, setSeen] = useState<Seen>();
-  const latest = useRef({ text, seen });
-  latest.current = { text, seen };
+  const [again, setAgain] = useState(0);
+  const key = `${me.name} ${scope}`;
+  const shown = useRef<string | undefined>(undefined);
   useEffect(() => {
     if (!scope) return setSeen(undefined);
     const controller = new AbortController();
@@ -62,21 +67,31 @@ export function PolicyEditor({ me, route, tenants, state, turn, wrong, bearer, a
         get<{ texts: Record<string, string> }>('config/texts', bearer, controller.signal),
       ]);
       const text = answer.candidate ? (answer.candidate.text ?? '') : (texts[fileOf(scope)] ?? '');
-      const { seen } = latest.current;
-      const isTyped = seen?.scope === scope && latest.current.text !== seen.text;
-      // What somebody has typed stays, and takes the place of what it began from alone: another's change is not lost unseen.
-      if (isTyped && latest.current.text !== text) return;
-      setText(text);
-      setGiven({ text });
-      setSeen({ scope, text, tag: answer.tag, open: answer.candidate !== null, elsewhere: elsewhere(texts, scope, tenants) });
+      // It takes the place of what it began from alone: another's change is not lost unseen.
+      if (typed.has(key) && shown.current === key) return;
+      shown.current = key;
+      const draft = typed.get(key) ?? { text, tag: answer.tag };
+      setText(draft.text);
+      setGiven({ text: draft.text });
+      setSeen({ scope, text, tag: draft.tag, open: answer.candidate !== null, elsewhere: elsewhere(texts, scope, tenants) });
     };
     ask().catch((error: unknown) => controller.signal.aborted || refused(error));
     return () => controller.abort();
-  }, [scope, turn, bearer]);
+  }, [scope, turn, bearer, again]);
+  const type = (text: string) => {
+    setText(text);
+    if (seen && text !== seen.text) typed.set(key, { text, tag: seen.tag });
+    else typed.delete(key);
+  };
+  const forget = () => {
+    typed.delete(key);
+    setAgain(again + 1);
+  };
 
   const keep = () =>
     act(async () => {
       const { tag } = await send<CandidateAnswer>('PUT', `config/candidate?${new URLSearchParams({ scope: scope! })}`, bearer, { text }, seen!.tag);
+      typed.delete(key);
       setSeen({ ...seen!, text, tag, open: true });
       narrow({ of: scope, line: undefined });
       return `The candidate of ${nameOf(scope!)} is kept. Nothing is in force of it yet.`;
@@ -84,6 +99,7 @@ export function PolicyEditor({ me, route, tenants, state, turn, wrong, bearer, a
   const discard = () =>
     act(async () => {
       await send('DELETE', `config/candidate?${new URLSearchParams({ scope: scope! })}`, bearer, undefined, seen!.tag);
+      typed.delete(key);
       setSeen(undefined);
       narrow({ of: undefined, edit: undefined, line: undefined });
       return `The candidate of ${nameOf(scope!)} is given up.`;
@@ -120,12 +136,17 @@ export function PolicyEditor({ me, route, tenants, state, turn, wrong, bearer, a
             elsewhere={seen.elsewhere}
             problems={problems}
             line={Number(route.query.line) || undefined}
-            onChange={setText}
+            onChange={type}
           />
           <p class="buttons">
             {mayChange && (
               <button type="button" class="primary" disabled={text === seen.text} onClick={keep}>
                 Keep as candidate
+              </button>
+            )}
+            {mayChange && text !== seen.text && (
+              <button type="button" class="secondary" onClick={forget}>
+                Back to the box’s text
               </button>
             )}
             {mayChange && seen.open && (

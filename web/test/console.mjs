@@ -655,6 +655,8 @@ const steps = {
     await main.getByRole('button', { name: 'Commit' }).click();
     const banner = page.getByRole('alert').filter({ hasText: 'is to be confirmed' });
     await banner.filter({ hasText: /taken back in \d/ }).waitFor();
+    await main.getByText('It is what is in force').waitFor();
+    assert.equal(await main.getByText('no candidate is open').count(), 0);
     await picture('changes-countdown');
     await page.keyboard.press('g');
     await page.keyboard.press('o');
@@ -718,6 +720,15 @@ const steps = {
     await page.keyboard.type('?');
     assert.equal(await page.getByRole('dialog').count(), 0);
     await main.locator('.cm-line').last().filter({ hasText: '?' }).waitFor();
+    // Whoever looks something up elsewhere finds what was typed again.
+    await page.getByRole('navigation').getByText('Rules', { exact: true }).click();
+    await page.getByRole('grid', { name: 'Rules' }).waitFor();
+    await page.goBack();
+    await editor.press('Control+End');
+    await main.locator('.cm-line').last().filter({ hasText: '?' }).waitFor();
+    await main.getByRole('button', { name: 'Back to the box’s text' }).click();
+    await main.getByRole('button', { name: 'Back to the box’s text' }).waitFor({ state: 'detached' });
+    await main.locator('.cm-line').filter({ hasText: '?' }).waitFor({ state: 'detached' });
   },
 
   async 'has asked nobody else for anything, and met no error'() {
