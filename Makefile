@@ -10,13 +10,13 @@ SHELL := /bin/bash
 
 # What building, the lab, the demo and the tests run, by Debian's names. WireGuard in user space and as a stock peer,
 # collector and traffic sources, programs that talk across the NAT (STUN, HTTP/2, FTP, SIP, DNS, traces), browser, what
-# scrapes metrics, and what makes and looks into network namespaces.
+# scrapes metrics, an authority that signs certificates, and what makes and looks into network namespaces.
 PACKAGES := \
 	build-essential ca-certificates \
 	wireguard-go wireguard-tools \
 	nfdump nfdump-sflow pmacct tshark curl iperf3 iputils-ping socat strace tcpdump \
 	bind9-dnsutils coturn dnsmasq-base iputils-tracepath nghttp2-server openssl python3-pyftpdlib sip-tester traceroute \
-	chromium prometheus \
+	chromium pebble prometheus \
 	ethtool iproute2 nftables \
 	brotli jq python3
 

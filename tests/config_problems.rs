@@ -1264,6 +1264,29 @@ fn whoever_signs_in_at_a_provider_does_so_over_tls_and_by_a_rule() {
 }
 
 #[test]
+fn an_authority_signs_for_names_and_whoever_asks_it_agrees_to_its_terms() {
+    const ACME: &str = "[admin]\ntls-listen = \"0.0.0.0:443\"\nnames = \"pop.example\"\n[admin.acme]\n\
+        directory = \"https://acme.example/directory\"\ncontact = \"noc@example.net\"\nterms-agreed = true\n";
+    let acme = |from: &str, to: &str| {
+        assert!(ACME.contains(from), "{from}");
+        Config::pop().append(BOX, &ACME.replace(from, to))
+    };
+    acme("names", "names").has(&[]);
+    acme("contact = \"noc@example.net\"", "contact = []").has(&[]);
+    acme("true", "false")
+        .has(&["popgate.toml:21: terms-agreed: who does not agree to the terms gets no certificate"]);
+    acme("terms-agreed = true", "").has(&["popgate.toml:18: [admin.acme] lacks terms-agreed"]);
+    acme("noc@example.net", "mailto:noc@example.net")
+        .has(&[r#"popgate.toml:20: contact: "mailto:noc@example.net" is no address of mail"#]);
+    acme("https://acme.example/directory", "http://acme.example").has(&[
+        r#"popgate.toml:19: directory: "http://acme.example" would be asked in the clear: write https"#,
+    ]);
+    acme("names = \"pop.example\"", "").has(&[
+        "popgate.toml:18: [admin.acme]: the certificate is for the names in [admin], and there are none",
+    ]);
+}
+
+#[test]
 fn where_a_pop_answers_is_nobody_elses_and_one_address_of_each_family() {
     let named = |list: &str| format!("tenant = \"acme\"\nwhereabouts = {list}");
     Config::pop().edit(TENANT, "tenant = \"acme\"", &named("[\"192.0.2.80\", \"fd00::80\"]")).has(&[]);

@@ -3,6 +3,7 @@
 use super::api::{Decisions, Drops, Exporters, Measurements, Paths, Queues, Rules};
 use super::problem::Problem;
 use super::table::{Table, bytes, duration, endpoint, or_dash, utc};
+use super::tls::{CertificateAnswer, CertificateRow, Issued};
 use super::token::{self, TokenError};
 use crate::config::AclAction;
 use crate::control::{FlowPage, Status};
@@ -69,6 +70,8 @@ enum What {
     Queues(TenantArgs),
     /// How the export of flow records to each collector stands: what it was sent, what was lost, and what is wrong
     Exporters,
+    /// The certificate that the admin server shows over TLS: whose, until when, and what keeps a better one away
+    Certificate,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -251,6 +254,7 @@ fn question(what: &What) -> (&'static str, Vec<(&'static str, String)>) {
         What::Measurements(args) => ("measurements", tenant(args)),
         What::Queues(args) => ("queues", tenant(args)),
         What::Exporters => ("exporters", Vec::new()),
+        What::Certificate => ("certificate", Vec::new()),
     }
 }
 
@@ -266,6 +270,7 @@ fn render(what: &What, answer: &str) -> Result<String, ShowError> {
         What::Measurements(_) => measurements(&read::<Measurements>(answer)?.measurements),
         What::Queues(_) => queues(&read::<Queues>(answer)?.queues),
         What::Exporters => exporters(&read::<Exporters>(answer)?.exporters),
+        What::Certificate => certificate(read::<CertificateAnswer>(answer)?.certificate),
     })
 }
 
@@ -637,6 +642,26 @@ fn rules(rows: &[RuleRow]) -> String {
         ]);
     }
     table.render()
+}
+
+fn certificate(row: Option<CertificateRow>) -> String {
+    let Some(row) = row else {
+        return "nothing is reached over TLS: tls-listen in [admin] says where\n".to_owned();
+    };
+    let issued = match row.issued {
+        Issued::Itself => "the box itself: nobody vouches for it",
+        Issued::Files => "the files that [admin] names",
+        Issued::Acme => "an authority, by ACME",
+    };
+    let mut lines = vec![
+        format!("issued by    {issued}"),
+        format!("names        {}", row.names.join(", ")),
+        format!("good         {} to {}", utc(row.not_before_unix_ms), utc(row.not_after_unix_ms)),
+        format!("SHA-256      {}", row.fingerprint),
+    ];
+    lines.extend(row.renew_unix_ms.map(|at| format!("asked anew   {}", utc(at))));
+    lines.extend(row.problem.map(|why| format!("problem      {why} ({} times in a row)", row.failures)));
+    lines.join("\n") + "\n"
 }
 
 fn exporters(reports: &[ExporterReport]) -> String {

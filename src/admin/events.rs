@@ -1,5 +1,6 @@
 //! `/api/v1/events`: what the console shows live, once a second, as server-sent events named like the routes whose
-//! answers they carry (`status`, `paths`, `drops`), or `problem` when a worker does not answer.
+//! answers they carry (`status`, `paths`, `drops`, and `certificate` while an authority is asked for one in vain), or `problem` when a
+//! worker does not answer.
 //!
 //! One task asks the workers for all streams together, and only while there are any. A stream that cannot keep up
 //! misses samples, never delays them. One of a user of a single tenant is narrowed to that; and each ends when whoever asked
@@ -8,6 +9,7 @@
 use super::access::Principal;
 use super::api::{Drops, Paths};
 use super::problem::Problem;
+use super::tls::{CertificateAnswer, Shown};
 use super::{App, worker_patience};
 use crate::control::{Control, Status, TenantFacts};
 use axum::extract::State;
@@ -74,7 +76,11 @@ pub(super) struct Subscribers {
 }
 
 /// Starts taking samples; when `stopped`'s sender goes, so do the samples, and all streams end.
-pub(super) fn start(control: Arc<Control>, mut stopped: watch::Receiver<()>) -> Subscribers {
+pub(super) fn start(
+    control: Arc<Control>,
+    shown: Option<Arc<Shown>>,
+    mut stopped: watch::Receiver<()>,
+) -> Subscribers {
     let (sender, samples) = watch::channel(Arc::default());
     let subscribers = Subscribers {
         room: Arc::new(Semaphore::new(MAX_STREAMS)),
@@ -87,7 +93,7 @@ pub(super) fn start(control: Arc<Control>, mut stopped: watch::Receiver<()>) -> 
     tokio::spawn(async move {
         tokio::select! {
             _ = stopped.changed() => {}
-            () = take_samples(&control, &sender, &room, &arrived, &narrowed) => {}
+            () = take_samples(&control, shown.as_deref(), &sender, &room, &arrived, &narrowed) => {}
         }
     });
     subscribers
@@ -95,6 +101,7 @@ pub(super) fn start(control: Arc<Control>, mut stopped: watch::Receiver<()>) -> 
 
 async fn take_samples(
     control: &Control,
+    shown: Option<&Shown>,
     sender: &watch::Sender<Arc<Sample>>,
     room: &Semaphore,
     arrived: &Notify,
@@ -110,12 +117,12 @@ async fn take_samples(
         }
         if room.available_permits() < MAX_STREAMS {
             let is_narrowed = narrowed.load(Ordering::Relaxed) > 0;
-            sender.send_replace(Arc::new(sample(control, is_narrowed).await));
+            sender.send_replace(Arc::new(sample(control, shown, is_narrowed).await));
         }
     }
 }
 
-async fn sample(control: &Control, is_narrowed: bool) -> Sample {
+async fn sample(control: &Control, shown: Option<&Shown>, is_narrowed: bool) -> Sample {
     let asked = async {
         let status = control.status(worker_patience()).await?;
         let paths = control.paths(None, worker_patience()).await?;
@@ -126,7 +133,10 @@ async fn sample(control: &Control, is_narrowed: bool) -> Sample {
             Default::default()
         };
         let (paths, drops) = (Paths { paths }, Drops { drops });
-        let all = vec![("status", json(&status)), ("paths", json(&paths)), ("drops", json(&drops))];
+        let mut all = vec![("status", json(&status)), ("paths", json(&paths)), ("drops", json(&drops))];
+        if let Some(certificate) = shown.map(Shown::row).filter(|row| row.problem.is_some()) {
+            all.push(("certificate", json(&CertificateAnswer { certificate: Some(certificate) })));
+        }
         let facts = TenantFacts { paths: paths.paths, drops: drops.drops, rules, tenants };
         Ok::<_, Problem>(Sample::Taken(all, is_narrowed.then(|| Box::new((status, facts)))))
     };

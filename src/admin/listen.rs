@@ -1,6 +1,7 @@
 //! Accepts connections, a bounded number of them, and hangs up on those where nothing moves: whoever can reach the port
 //! must not be able to take away the box's file descriptors, with or without a token.
 
+use super::tls::CHALLENGE_PROTOCOL;
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use std::io;
@@ -88,6 +89,10 @@ impl Stream {
     fn poll_greeted(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut dyn Duplex>>> {
         if let Stream::Greeting(greeting) = self {
             let stream = ready!(Pin::new(&mut **greeting).poll(context))?;
+            // An authority has seen what it came for (RFC 8737 section 3): nothing is served by that greeting.
+            if stream.get_ref().1.alpn_protocol() == Some(CHALLENGE_PROTOCOL) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
             *self = Stream::Tls(Box::new(stream));
         }
         match self {

@@ -7,6 +7,7 @@
 use super::api::{Parameters, check_names, parse, value_of};
 use super::openmetrics::{CONTENT_TYPE, Exposition, Series};
 use super::problem::Problem;
+use super::tls::CertificateRow;
 use super::{App, worker_patience};
 use crate::control::Status;
 use crate::export::report::ExporterReport;
@@ -28,6 +29,7 @@ pub(super) async fn scrape(
         None => false,
     };
     let control = &app.control;
+    let certificate = app.shown.as_ref().map(|shown| shown.row());
     let rules =
         async { if asks_rules { control.rules(None, worker_patience()).await.map(Some) } else { Ok(None) } };
     let (status, paths, queues, drops, tenants, rules) = tokio::try_join!(
@@ -48,6 +50,7 @@ pub(super) async fn scrape(
         write_queues(&mut out, queues);
         write_exporters(&mut out, &status);
         write_stores(&mut out, &status);
+        write_certificate(&mut out, certificate);
         if let Some(rules) = rules {
             write_rules(&mut out, rules);
         }
@@ -56,6 +59,22 @@ pub(super) async fn scrape(
     let text = tokio::task::spawn_blocking(write).await;
     let text = text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+}
+
+fn write_certificate(out: &mut Exposition, certificate: Option<CertificateRow>) {
+    let shown = Series::new(certificate.iter(), |_| Vec::new());
+    out.gauge(
+        "popgate_certificate_end_time_seconds",
+        "When the certificate shown over TLS is over, since the Unix epoch.",
+        &shown,
+        |row| unix_seconds(row.not_after_unix_ms),
+    );
+    out.gauge(
+        "popgate_certificate_failures",
+        "How often an authority was asked in vain since it signed the last one.",
+        &shown,
+        |row| u64::from(row.failures),
+    );
 }
 
 fn seconds(millis: f64) -> f64 {

@@ -8,6 +8,7 @@
 
 pub mod access;
 mod accounts;
+mod acme;
 mod api;
 mod apps;
 mod assets;
@@ -77,6 +78,8 @@ struct App {
     control: Arc<Control>,
     access: Access,
     hosts: Arc<Hosts>,
+    /// What is shown to those who come over TLS.
+    shown: Option<Arc<tls::Shown>>,
     events: events::Subscribers,
     /// Room for questions to the flow history.
     questions: Arc<Semaphore>,
@@ -127,12 +130,18 @@ pub async fn serve(
     let listen = std::iter::once(&plain).chain(&tls).map(Listener::local_addr).collect::<io::Result<_>>()?;
     // Dropped, it tells everybody who watches `stopped`.
     let (stop, stopped) = watch::channel(());
-    let events = events::start(control.clone(), stopped.clone());
+    let shown = greeting.map(|tls| Arc::clone(&tls.shown));
+    let events = events::start(control.clone(), shown.clone(), stopped.clone());
     let questions = Arc::new(Semaphore::new(history::MAX_QUESTIONS));
     let hosts = Arc::new(Hosts { listen, names: doors.names });
-    let app = App { control, access, hosts, events, questions };
-    let is_signed = greeting.is_some_and(Tls::is_signed);
-    let beyond = router(app.clone()).layer(map_response(move |response| guard::insist(response, is_signed)));
+    let app = App { control, access, hosts, shown: shown.clone(), events, questions };
+    let now = {
+        let control = Arc::clone(&app.control);
+        move || control.now_unix_ms()
+    };
+    let beyond = router(app.clone()).layer(map_response(move |response| {
+        guard::insist(response, shown.as_ref().is_some_and(|shown| shown.is_signed()))
+    }));
     let serve = |door, router: Router| {
         let mut stopped = stopped.clone();
         let service = router.into_make_service_with_connect_info::<listen::Peer>();
@@ -146,7 +155,7 @@ pub async fn serve(
         .chain(tls.into_iter().map(|door| serve(door, beyond.clone())));
     let renewals = async {
         match greeting {
-            Some(tls) => tls.keep_up().await,
+            Some(tls) => tls.keep_up(now).await,
             None => std::future::pending().await,
         }
     };
@@ -211,6 +220,7 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/queues", LOOK, || get(api::queues)),
     route("GET", "/api/v1/nat", LOOK, || get(api::nat)),
     route("GET", "/api/v1/exporters", LOOK_BOX, || get(api::exporters)),
+    route("GET", "/api/v1/certificate", LOOK_BOX, || get(tls::certificate)),
     route("GET", "/api/v1/explain", LOOK, || get(api::explain)),
     route("GET", "/api/v1/who-had", LOOK_NARROWED, || get(api::who_had)),
     route("GET", "/api/v1/captures", LOOK, || get(captures::list)),

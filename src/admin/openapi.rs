@@ -18,6 +18,7 @@ use super::config::{
 use super::guard::Need;
 use super::oidc::ProviderAnswer;
 use super::problem::Problem;
+use super::tls::CertificateAnswer;
 use super::{ROUTES, Route};
 use crate::control::captures::{CaptureAsked, CaptureRow};
 use crate::control::commits::{Committed, ConfigState, DryRun};
@@ -238,6 +239,7 @@ const DESCRIBED: &[Described] = &[
         ],
         shape::<Queues>,
     ),
+    look("/api/v1/certificate", "The certificate that is shown over TLS", &[], shape::<CertificateAnswer>),
     look("/api/v1/exporters", "How the export to each collector stands", &[], shape::<Exporters>),
     look(
         "/api/v1/explain",

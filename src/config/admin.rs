@@ -4,7 +4,7 @@ use super::appliance::Surroundings;
 use super::export::{both, read_certificates, read_private_key};
 use super::problem::Noted;
 use super::reader::{Table, Value};
-use super::{Identity, Oidc, oidc, values};
+use super::{Acme, Identity, Oidc, acme, oidc, values};
 use crate::model::HostName;
 use rustls::ServerConfig;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,6 +30,8 @@ pub struct AdminTls {
     pub names: Vec<HostName>,
     /// `None`: the box makes its own certificate.
     pub identity: Option<IdentityFiles>,
+    /// Who signs one in its place.
+    pub acme: Option<Acme>,
 }
 
 /// The files of a certificate and the key to it, which somebody may renew.
@@ -86,6 +88,7 @@ pub(super) fn read_admin(
     let certificates = table.optional("certificate-file", path);
     let key = table.optional("key-file", path);
     let provider = table.table("oidc", "[admin.oidc]");
+    let authority = table.table("acme", "[admin.acme]");
     let (tls, listen) = (tls?, listen?);
     let identity = both(&table, certificates?, key?)?;
     let identity = identity.map(|(certificates, key)| IdentityFiles { certificates, key });
@@ -103,7 +106,20 @@ pub(super) fn read_admin(
         )));
     }
     let names = names?.unwrap_or_default();
-    let tls = tls.map(|listen| AdminTls { listen, names, identity });
+    let acme =
+        authority?.map(|table| {
+            if identity.is_some() {
+                return Err(table
+                    .note("[admin.acme]: certificate-file names a certificate already: one or the other"));
+            }
+            if names.is_empty() {
+                return Err(table
+                    .note("[admin.acme]: the certificate is for the names in [admin], and there are none"));
+            }
+            acme::read(table, dir)
+        });
+    let acme = acme.transpose()?;
+    let tls = tls.map(|listen| AdminTls { listen, names, identity, acme });
     let is_ours = |console: &Url| is_ours(console, tls.as_ref());
     let oidc = provider?.map(|table| oidc::read(table, dir, around, is_ours)).transpose()?;
     table.finish();

@@ -56,6 +56,18 @@
 //! | `names` | host name, or a list | none | by which the box may be asked for there, besides its addresses |
 //! | `certificate-file`, `key-file` | files in PEM | made at the first start, in `state-dir` | the certificate, with those it was signed by, and its key; read again when they change |
 //!
+//! `[admin.acme]`, optional: who signs the certificate for `names`, asked by ACME (RFC 8555) over and over as it comes to its end; in
+//! place of `certificate-file`.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `directory` | `"https://HOST/…"` | | the URL of the authority's ACME directory |
+//! | `contact` | address of mail, or a list | none | whom it writes to |
+//! | `terms-agreed` | `true` | | that the authority's terms are agreed to |
+//! | `ca-file` | file of certificates (PEM) | Debian's | who may have signed the certificate of the directory itself |
+//!
+//! The authority comes to `tls-listen` to see that the names are this box's (TLS-ALPN-01, RFC 8737), at port 443.
+//!
 //! `[admin.oidc]`, optional: an OpenID Connect provider where people may sign in who have no password here. Files' names are
 //! relative to the directory. Of `[admin]` this changes without a restart.
 //!
@@ -362,6 +374,7 @@
 //!
 //! Of a flow into a `nat64-prefix`, rules are asked about the IPv4 address that is meant, and its ping is `icmp`.
 
+mod acme;
 mod admin;
 mod appliance;
 mod apps;
@@ -381,6 +394,7 @@ mod values;
 #[cfg(test)]
 mod vocabulary;
 
+pub use acme::Acme;
 pub use admin::{Admin, AdminTls, IdentityFiles};
 pub use apps::{App, AppPorts, CatalogApp, catalog};
 pub use candidate::*;

@@ -132,7 +132,7 @@ fn read_rule(mut table: Table<'_>, around: &mut Surroundings) -> Result<OidcRule
 }
 
 /// `https`, or `http` where nothing crosses a network.
-fn web_url(text: &str) -> Parsed<Url> {
+pub(super) fn web_url(text: &str) -> Parsed<Url> {
     let url = Url::parse(text).map_err(|error| format!("{text:?} is no URL: {error}"))?;
     let is_here = match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),

@@ -5,6 +5,7 @@
 
 mod access;
 mod acl;
+mod acme;
 mod api;
 mod branches;
 mod breakout;

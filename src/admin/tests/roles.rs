@@ -46,7 +46,9 @@ fn opinion(method: &str, path: &str) -> For {
         (_, "/api/v1/session" | "/api/v1/session/password" | "/api/v1/session/totp") => For::WhoeverIsKnown,
         (_, "/api/v1/users" | "/api/v1/users/{name}") => For::OwnersInPerson,
         (_, "/api/v1/tokens" | "/api/v1/tokens/{id}") => For::ViewersInPerson,
-        ("GET", "/metrics" | "/api/v1/exporters" | "/api/v1/config/revisions") => For::ViewersOfTheBox,
+        ("GET", "/metrics" | "/api/v1/certificate" | "/api/v1/exporters" | "/api/v1/config/revisions") => {
+            For::ViewersOfTheBox
+        }
         // What is in it are a tenant's packets.
         (_, "/api/v1/captures/{capture}") | ("POST", "/api/v1/captures") => For::Operators,
         ("GET", _) => For::Viewers,
