@@ -1272,7 +1272,7 @@ fn an_authority_signs_for_names_and_whoever_asks_it_agrees_to_its_terms() {
         Config::pop().append(BOX, &ACME.replace(from, to))
     };
     acme("names", "names").has(&[]);
-    acme("contact = \"noc@example.net\"", "contact = []").has(&[]);
+    acme("contact = \"noc@example.net\"\n", "").has(&[]);
     acme("true", "false")
         .has(&["popgate.toml:21: terms-agreed: who does not agree to the terms gets no certificate"]);
     acme("terms-agreed = true", "").has(&["popgate.toml:18: [admin.acme] lacks terms-agreed"]);

@@ -106,24 +106,27 @@ pub(super) fn read_admin(
         )));
     }
     let names = names?.unwrap_or_default();
-    let acme =
-        authority?.map(|table| {
-            if identity.is_some() {
-                return Err(table
-                    .note("[admin.acme]: certificate-file names a certificate already: one or the other"));
-            }
-            if names.is_empty() {
-                return Err(table
-                    .note("[admin.acme]: the certificate is for the names in [admin], and there are none"));
-            }
-            acme::read(table, dir)
-        });
-    let acme = acme.transpose()?;
-    let tls = tls.map(|listen| AdminTls { listen, names, identity, acme });
+    let acme = authority?.map(|authority| {
+        let at = authority.at().clone();
+        let acme = acme::read(authority, dir)?;
+        if identity.is_some() {
+            let why = "[admin.acme]: certificate-file names a certificate already: one or the other";
+            return Err(table.note_at(&at, why));
+        }
+        if names.is_empty() {
+            let why = "[admin.acme]: the certificate is for the names in [admin], and there are none";
+            return Err(table.note_at(&at, why));
+        }
+        Ok(acme)
+    });
+    let acme = acme.transpose();
+    let tls = tls.map(|listen| AdminTls { listen, names, identity, acme: None });
     let is_ours = |console: &Url| is_ours(console, tls.as_ref());
-    let oidc = provider?.map(|table| oidc::read(table, dir, around, is_ours)).transpose()?;
+    let oidc = provider?.map(|table| oidc::read(table, dir, around, is_ours)).transpose();
     table.finish();
-    Ok(Admin { listen, tls, oidc: oidc.map(Arc::new) })
+    let acme = acme?;
+    let tls = tls.map(|tls| AdminTls { acme, ..tls });
+    Ok(Admin { listen, tls, oidc: oidc?.map(Arc::new) })
 }
 
 /// Whether the box answers to what this URL is asked for.

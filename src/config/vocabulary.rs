@@ -40,7 +40,8 @@ mod tests {
 
     /// Tables that no example has: one that nobody needs to begin with is not in their way.
     const UNSHOWN: &str = "\n[flow-history.object-store]\n[commit-guard]\n[audit]\n\
-        [[export.collector]]\ntransport = \"tls\"\n[export.collector.tls]\n";
+        [[export.collector]]\ntransport = \"tls\"\n[export.collector.tls]\n\
+        [admin.oidc]\n[[admin.oidc.rule]]\nrole = \"viewer\"\n[admin.acme]\n";
 
     fn of_the_examples() -> Vocabulary {
         let mut all = Vocabulary::default();
