@@ -50,6 +50,7 @@ enum Command {
     Flows(Box<admin::FlowsArgs>),
     Trace(Box<admin::TraceArgs>),
     Capture(Box<admin::CaptureArgs>),
+    Clear(admin::ClearArgs),
     WhoHad(admin::WhoHadArgs),
     /// Compute whose a public address and port is, where nat-blocks are deterministic: prints TENANT/BRANCH
     WhoHas {
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
         Command::Flows(args) => Ok(admin::flows(&args)),
         Command::Capture(args) => Ok(admin::capture(&args)),
         Command::Trace(args) => Ok(admin::trace_flow(&args)),
+        Command::Clear(args) => Ok(admin::clear(&args)),
         Command::WhoHad(args) => Ok(admin::who_had(&args, popgate::run::who_had_offline)),
         Command::Users(args) => random().map(|random| admin::users(&args, || random)),
         Command::Tokens(args) => Ok(admin::tokens(&args)),

@@ -1,18 +1,24 @@
 //! `/api/v1`: each handler reads its parameters, asks, and answers with the report as it is.
 
 use super::access::Principal;
+use super::accounts::note;
+use super::config::{Asking, read_body, source, unexpected};
 use super::explain::{dscp, protocol};
+use super::guard::unknown_tenant;
 use super::problem::Problem;
 use super::{App, worker_patience};
+use crate::control::audit::Action;
+use crate::control::commits::{Reply, Source, Verb};
 use crate::control::{FlowPage, Status, TenantFacts};
 use crate::export::report::ExporterReport;
 use crate::model::{AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
 use crate::pipeline::report::{
-    DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, NatBlockRow, NatPoolRow, PathHistory,
-    PathName, PathReport, QueueRow, RuleRow, SessionPage, TenantRow,
+    ClearAsked, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, NatBlockRow, NatPoolRow,
+    PathHistory, PathName, PathReport, QueueRow, RuleRow, SessionPage, TenantRow,
 };
 use crate::store::report::WhoHad;
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -23,7 +29,7 @@ use utoipa::ToSchema;
 /// Rows in an answer unless asked otherwise: more than a person reads.
 const DEFAULT_LIMIT: usize = 100;
 
-/// 10,000 rows: 5 MB of JSON; the console shows 2,000. A worker makes them between two batches, so this also bounds
+/// 10,000 rows: 5 MB of JSON; the console shows as many. A worker makes them between two batches, so this also bounds
 /// how long its packets wait.
 const MAX_LIMIT: usize = 10_000;
 
@@ -111,6 +117,66 @@ pub(super) async fn sessions(
     Ok(Json(app.control.sessions(asked.filter, asked.limit, worker_patience()).await?))
 }
 
+/// Sessions that are to end.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct ClearBody {
+    pub(super) tenant: String,
+    /// `tcp`, `udp`, `icmp`, `icmpv6` or a number; all unless given.
+    #[serde(default)]
+    pub(super) protocol: Option<String>,
+    /// Whoever has begun them, ADDRESS or ADDRESS:PORT; this or `to` is needed.
+    #[serde(default)]
+    pub(super) from: Option<String>,
+    #[serde(default)]
+    pub(super) to: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(super) struct Cleared {
+    /// How many have ended.
+    pub(super) sessions: u64,
+}
+
+pub(super) async fn clear_sessions(
+    State(app): State<App>,
+    asking: Asking,
+    query: Parameters,
+    body: Bytes,
+) -> Result<Json<Cleared>, Problem> {
+    check_names(&query.0, &[])?;
+    let body: ClearBody = read_body(&body)?;
+    if asking.tenant().is_some_and(|tenant| tenant != body.tenant) {
+        return Err(unknown_tenant(&body.tenant));
+    }
+    let end = |name: &'static str, text: &Option<String>| {
+        let parsed = text.as_deref().map(|text| {
+            let wrong = |error: NotAnEnd| Problem::parameter(name, format!("{name}: {text:?} is {error}"));
+            text.parse().map_err(wrong)
+        });
+        parsed.transpose()
+    };
+    let protocol = body
+        .protocol
+        .as_deref()
+        .map(|text| protocol(text).map_err(|why| Problem::parameter("protocol", format!("protocol: {why}"))));
+    let asked = ClearAsked {
+        from: end("from", &body.from)?,
+        to: end("to", &body.to)?,
+        protocol: protocol.transpose()?,
+        tenant: body.tenant,
+    };
+    if asked.from.is_none() && asked.to.is_none() {
+        return Err(Problem::parameter("from", "from: this or to is needed".to_owned()));
+    }
+    let detail = [("from", &body.from), ("to", &body.to), ("protocol", &body.protocol)];
+    let detail = detail.into_iter().filter_map(|(name, text)| Some(format!("{name} {}", text.as_ref()?)));
+    let (tenant, detail) = (asked.tenant.clone(), detail.collect::<Vec<_>>().join(" "));
+    let sessions = app.control.clear_sessions(asked, worker_patience()).await?;
+    note(&app, asking.whoever(), Action::Clear, Some(tenant), format!("{sessions} sessions {detail}")).await;
+    Ok(Json(Cleared { sessions }))
+}
+
 pub(super) async fn flows(State(app): State<App>, query: Parameters) -> Result<Json<FlowPage>, Problem> {
     let asked = Asked::read(query, &["tenant", "address", "port", "class", "limit"])?;
     Ok(Json(app.control.flows(&asked.filter, asked.limit)))
@@ -195,13 +261,22 @@ pub(super) async fn path_history(
 /// Not a filter: a flow that has not come.
 pub(super) async fn explain(
     State(app): State<App>,
-    who: Principal,
-    Query(parameters): Parameters,
+    asking: Asking,
+    query: Parameters,
 ) -> Result<Json<Explanation>, Problem> {
-    let (tenant, flow) = asked_flow(&parameters)?;
-    match app.control.explain(&tenant, &flow, worker_patience()).await? {
-        Ok(explanation) => Ok(Json(match who.tenant {
-            Some(tenant) => explanation.of_tenant(&tenant),
+    let (tenant, flow) = asked_flow(&query.0)?;
+    let explained = match asking.may_see(source(&query, "of", Source::InForce)?)? {
+        Source::InForce => app.control.explain(&tenant, &flow, worker_patience()).await?,
+        source => {
+            let verb = Verb::Explain { source, tenant: tenant.clone(), flow: Box::new(flow) };
+            let Reply::Explained(explained) = asking.ask(&app, verb).await? else { return Err(unexpected()) };
+            let paths = app.control.paths(Some(&tenant), worker_patience()).await?;
+            explained.map(|explanation| explanation.with_live(&tenant, &paths))
+        }
+    };
+    match explained {
+        Ok(explanation) => Ok(Json(match asking.tenant() {
+            Some(tenant) => explanation.of_tenant(tenant),
             None => explanation,
         })),
         Err(unknown) => Err(Problem::parameter("tenant", unknown)),
@@ -209,7 +284,7 @@ pub(super) async fn explain(
 }
 
 fn asked_flow(parameters: &[(String, String)]) -> Result<(String, AskedFlow), Problem> {
-    const KNOWN: [&str; 6] = ["tenant", "from", "to", "protocol", "dscp", "sni"];
+    const KNOWN: [&str; 7] = ["tenant", "from", "to", "protocol", "dscp", "sni", "of"];
     check_names(parameters, &KNOWN)?;
     let value = |wanted: &str| value_of(parameters, wanted);
     let required = |name: &str| {

@@ -344,9 +344,8 @@ impl FromRequestParts<App> for Asking {
 }
 
 impl Asking {
-    async fn ask(&self, app: &App, verb: Verb) -> Result<Reply, Problem> {
-        let who = Who { user: self.who.name.clone(), from: self.from.to_string() };
-        app.control.commits(who, verb).await.map_err(|refusal| match (refusal, &self.who.tenant) {
+    pub(super) async fn ask(&self, app: &App, verb: Verb) -> Result<Reply, Problem> {
+        app.control.commits(self.whoever(), verb).await.map_err(|refusal| match (refusal, &self.who.tenant) {
             (Refusal::Wrong(rows), Some(tenant)) => Refusal::Wrong(rows_of(rows, tenant)).into(),
             (Refusal::Failed(why), Some(tenant)) if names_others(&why, tenant) => {
                 tracing::error!("{why}");
@@ -356,12 +355,17 @@ impl Asking {
         })
     }
 
-    fn tenant(&self) -> Option<&str> {
+    /// As the audit log has them.
+    pub(super) fn whoever(&self) -> Who {
+        Who { user: self.who.name.clone(), from: self.from.to_string() }
+    }
+
+    pub(super) fn tenant(&self) -> Option<&str> {
         self.who.tenant.as_deref()
     }
 
     /// A source that they may see: of a user of one tenant, what is in force and their own candidate.
-    fn may_see(&self, source: Source) -> Result<Source, Problem> {
+    pub(super) fn may_see(&self, source: Source) -> Result<Source, Problem> {
         match (&source, self.tenant()) {
             (Source::InForce, _) | (_, None) => Ok(source),
             _ => self.own_candidate(source),
@@ -445,7 +449,11 @@ fn names_others(message: &str, tenant: &str) -> bool {
     })
 }
 
-fn source(Query(parameters): &Parameters, name: &'static str, default: Source) -> Result<Source, Problem> {
+pub(super) fn source(
+    Query(parameters): &Parameters,
+    name: &'static str,
+    default: Source,
+) -> Result<Source, Problem> {
     match value_of(parameters, name) {
         None | Some("") => Ok(default),
         Some(text) => text.parse().map_err(|why| Problem::parameter(name, format!("{name}: {why}"))),
@@ -483,7 +491,7 @@ fn tagged(reply: Reply) -> Result<Response, Problem> {
     Ok(response)
 }
 
-fn unexpected() -> Problem {
+pub(super) fn unexpected() -> Problem {
     tracing::error!("an answer to another question");
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an answer to another question")
 }

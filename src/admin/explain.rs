@@ -4,6 +4,7 @@ use super::api::Paths;
 use super::client::{Connection, ShowError, ask, read, tell};
 use super::table::{Table, or_dash};
 use crate::config;
+use crate::control::commits::Source;
 use crate::model::{AskedEnd, AskedFlow, HostName, Protocol};
 use crate::pipeline::report::{Explanation, LivePath, PathState, StepKind};
 use clap::Args;
@@ -33,8 +34,11 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "NAME")]
     sni: Option<HostName>,
     /// Ask the configuration in this directory instead, which need not be in force; how paths stand is told if the box runs
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "of")]
     candidate: Option<PathBuf>,
+    /// Ask what the box has of it instead: candidates, files, tenant:NAME, or how many revisions to go back
+    #[arg(long, value_name = "SOURCE")]
+    of: Option<Source>,
     #[command(flatten)]
     connection: Connection,
 }
@@ -77,6 +81,7 @@ fn parameters(args: &ExplainArgs) -> Vec<(&'static str, String)> {
         ("protocol", args.proto.to_string()),
         ("dscp", args.dscp.to_string()),
         ("sni", args.sni.map_or(String::new(), |name| name.to_string())),
+        ("of", args.of.as_ref().map_or(String::new(), Source::to_string)),
     ]
 }
 

@@ -13,6 +13,7 @@ mod api;
 mod apps;
 mod assets;
 mod captures;
+mod clear;
 mod client;
 mod commits;
 mod config;
@@ -37,6 +38,7 @@ mod who_had;
 pub use access::Access;
 pub use apps::{describe_app, list_apps};
 pub use captures::{CaptureArgs, capture};
+pub use clear::{ClearArgs, clear};
 pub use client::{ShowArgs, decisions, show};
 pub use commits::{AuditArgs, CommitArgs, CompareArgs, ConfirmArgs, DryRunArgs, RevisionsArgs, RollbackArgs};
 pub use commits::{audit, commit, compare, confirm, dry_run, revisions, rollback};
@@ -209,6 +211,7 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/paths", LOOK, || get(api::paths)),
     route("GET", "/api/v1/tunnels", LOOK, || get(api::paths)),
     route("GET", "/api/v1/sessions", LOOK, || get(api::sessions)),
+    route("POST", "/api/v1/sessions/clear", CHANGE, || post(api::clear_sessions)),
     route("GET", "/api/v1/flows", LOOK, || get(api::flows)),
     route("GET", "/api/v1/flows/query", LOOK_NARROWED, || get(history::query)),
     route("GET", "/api/v1/flows/trace", LOOK, || get(trace::trace)),

@@ -9,7 +9,7 @@ use super::accounts::{
     FirstUserBody, MadeToken, Me, NewTokenBody, NewUserBody, PasswordBody, SetupBody, SignInBody, Tokens,
     TotpBody, TotpProposal, UserChange, Users,
 };
-use super::api::{Decisions, Drops, Exporters, Measurements, Nat, Paths, Queues, Rules};
+use super::api::{ClearBody, Cleared, Decisions, Drops, Exporters, Measurements, Nat, Paths, Queues, Rules};
 use super::captures::Captures;
 use super::config::{
     AuditPage, CandidateAnswer, Checked, CommitBody, Comparison, Confirmed, PolicyTests, Revisions, TextBody,
@@ -241,18 +241,30 @@ const DESCRIBED: &[Described] = &[
     ),
     look("/api/v1/certificate", "The certificate that is shown over TLS", &[], shape::<CertificateAnswer>),
     look("/api/v1/exporters", "How the export to each collector stands", &[], shape::<Exporters>),
-    look(
-        "/api/v1/explain",
-        "What would become of a flow, step by step",
-        &[
-            OF_TENANT,
-            FROM,
-            TO,
-            PROTOCOL,
-            optional("dscp", Kind::Text, "its DSCP: a name or 0 to 63"),
-            optional("sni", Kind::Text, "what it calls the server"),
-        ],
-        shape::<Explanation>,
+    Described {
+        refuses: &[409, 422, 503],
+        ..look(
+            "/api/v1/explain",
+            "What would become of a flow, step by step; with what is in force, unless `of` says otherwise",
+            &[
+                OF_TENANT,
+                FROM,
+                TO,
+                PROTOCOL,
+                optional("dscp", Kind::Text, "its DSCP: a name or 0 to 63"),
+                optional("sni", Kind::Text, "what it calls the server"),
+                OF,
+            ],
+            shape::<Explanation>,
+        )
+    },
+    change(
+        "POST",
+        "/api/v1/sessions/clear",
+        "Ends sessions",
+        Some(shape::<ClearBody>),
+        Gives::Json(200, shape::<Cleared>),
+        &[503],
     ),
     look(
         "/api/v1/who-had",

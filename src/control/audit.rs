@@ -46,6 +46,8 @@ pub enum Action {
     TokenChange,
     /// A tenant's packets are captured.
     Capture,
+    /// Sessions were ended.
+    Clear,
 }
 
 /// An entry.
@@ -154,6 +156,7 @@ impl Action {
             Action::UserChange => "user-change",
             Action::TokenChange => "token-change",
             Action::Capture => "capture",
+            Action::Clear => "clear",
         }
     }
 }

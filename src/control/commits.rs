@@ -7,6 +7,8 @@ use super::candidates::{Draft, Scope};
 use super::compare::FileDifference;
 use super::revisions::{KEPT, Revision, Who};
 use crate::config::Problem;
+use crate::model::AskedFlow;
+use crate::pipeline::report::Explanation;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -93,6 +95,12 @@ pub enum Verb {
     Check(Source),
     /// What its policy tests come to.
     Test(Source),
+    /// What would become of a flow with it.
+    Explain {
+        source: Source,
+        tenant: String,
+        flow: Box<AskedFlow>,
+    },
     /// What would become of the flows that there are, of one tenant or of all.
     DryRun {
         source: Source,
@@ -139,6 +147,8 @@ pub enum Reply {
     /// It could be: what is not wrong with it, but not what was meant.
     Checked(Vec<ProblemRow>),
     Tested(Vec<PolicyTestRow>),
+    /// Or that there is no such tenant.
+    Explained(Result<Explanation, String>),
     DryRun(DryRun),
     Committed(Committed),
     Confirmed(u64),

@@ -28,8 +28,9 @@ pub use trace::{
 use crate::export::report::ExporterReport;
 use crate::model::{AskedFlow, AskedPort};
 use crate::pipeline::report::{
-    Answer, CanaryRow, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, NatBlockRow,
-    PathHistory, PathName, PathReport, PathState, Query, QueueRow, RuleRow, SessionPage, TenantRow, Totals,
+    Answer, CanaryRow, ClearAsked, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow,
+    NatBlockRow, PathHistory, PathName, PathReport, PathState, Query, QueueRow, RuleRow, SessionPage,
+    TenantRow, Totals,
 };
 use crate::store::report::{FlowAnswer, FlowHistoryState, FlowProblem, FlowQuestion, LedgerState, WhoHad};
 use revisions::Who;
@@ -444,6 +445,19 @@ impl Control {
         let mut rows: Vec<CanaryRow> = answers.await?.into_iter().flatten().collect();
         rows.sort_by(|a, b| (&a.tenant, &a.canary).cmp(&(&b.tenant, &b.canary)));
         Ok(rows)
+    }
+
+    /// Ends sessions; how many.
+    pub async fn clear_sessions(
+        &self,
+        asked: ClearAsked,
+        deadline: impl Future<Output = ()>,
+    ) -> Result<u64, Unanswered> {
+        let answers = self.ask_all(Query::Clear(asked), deadline, |answer| match answer {
+            Answer::Cleared(sessions) => Some(sessions),
+            _ => None,
+        });
+        Ok(answers.await?.into_iter().sum())
     }
 
     /// How good a path has been; `None` if there is no such path.

@@ -63,6 +63,8 @@ impl Worker {
             Query::Canaries { .. } => Answer::Canaries(self.canary_rows()),
             Query::NatBlocks { tenant } => Answer::NatBlocks(self.nat_block_rows(tenant.as_deref())),
             Query::Tenants => Answer::Tenants(self.tenant_rows()),
+            // Looking ends none: [`Worker::clear_sessions`] does.
+            Query::Clear(_) => Answer::Cleared(0),
             Query::Rules { tenant } => {
                 Answer::Rules(self.rules.rows(tenant.as_deref(), &self.drops, &self.generation))
             }

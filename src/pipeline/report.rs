@@ -8,6 +8,7 @@ pub use story::{Denial, Dropped, DroppedFor, MoveBy, MoveRow, StoryReport, Trace
 
 use super::recording::Measured;
 use crate::config::{AclAction, Outcome};
+use crate::model::{AskedEnd, Protocol};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use utoipa::ToSchema;
@@ -51,6 +52,19 @@ pub enum Query {
     NatBlocks {
         tenant: Option<String>,
     },
+    /// Sessions that are to end.
+    Clear(ClearAsked),
+}
+
+/// Which sessions are to end: a tenant's, before translation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClearAsked {
+    pub tenant: String,
+    /// `None` for all.
+    pub protocol: Option<Protocol>,
+    /// Who has begun them, if that is to matter.
+    pub from: Option<AskedEnd>,
+    pub to: Option<AskedEnd>,
 }
 
 /// What it answers, of the same name as the question.
@@ -77,6 +91,8 @@ pub enum Answer {
     Tenants(Vec<TenantRow>),
     /// Blocks that the worker has given to branches.
     NatBlocks(Vec<NatBlockRow>),
+    /// How many have ended.
+    Cleared(u64),
 }
 
 /// How a canary stands.

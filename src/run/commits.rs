@@ -5,6 +5,7 @@
 //! trial. Whatever fails before the fifth step changes nothing. Back to an earlier revision goes the other way round: it is
 //! put in force first, since the box is worse off every moment it is not.
 
+use super::check::explain_in;
 use super::dry_run::{self, Flow};
 use super::machine::{Machine, Prepared, addresses_for};
 use crate::config::{Candidate, Documents, Problems, providers_part};
@@ -341,6 +342,11 @@ impl Commits {
                 let candidate = self.documents(&source)?.check(&self.dir).map_err(wrong)?;
                 let rehearsed = rehearse_all(&candidate, &self.compiled(&candidate).await?);
                 Ok(Reply::Tested(rehearsed.into_iter().map(policy_test_row).collect()))
+            }
+            Verb::Explain { source, tenant, flow } => {
+                let candidate = self.documents(&source)?.check(&self.dir).map_err(wrong)?;
+                let generation = self.compiled(&candidate).await?;
+                Ok(Reply::Explained(explain_in(&generation, &tenant, &flow)))
             }
             // It is answered from another thread.
             Verb::DryRun { .. } => Err(Refusal::Failed("a dry run is no step of the box's own".to_owned())),

@@ -240,6 +240,10 @@ impl DataPlane for WorkerPlane {
                 }
                 self.go_on_scanning(now);
             }
+            Command::Ask(Query::Clear(asked), reply) => {
+                reply(Answer::Cleared(self.worker.clear_sessions(&asked, now)));
+                self.pass_on(now);
+            }
             Command::Ask(query, reply) => {
                 if let Query::Canaries { probe: true } = query {
                     self.worker.probe_canaries(now, out);

@@ -1,6 +1,8 @@
 //! A PoP's configuration that is not there: a line of policy that can be changed, tried, committed, confirmed and taken back. What
 //! is wrong with a text, and what it does to flows, is made up; what differs is computed.
 
+use crate::fake::explanation;
+use popgate::config::Outcome;
 use popgate::control::audit::{Action, Entry};
 use popgate::control::candidates::{Draft, Scope, tag_of};
 use popgate::control::commits::{
@@ -9,6 +11,7 @@ use popgate::control::commits::{
 };
 use popgate::control::compare::compare;
 use popgate::control::revisions::{Cause, Revision, Stamp, Who};
+use popgate::pipeline::report::Explanation;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -169,6 +172,14 @@ impl Inner {
             Verb::Compare { old, new } => Reply::Compared(compare(&self.texts(&old)?, &self.texts(&new)?)),
             Verb::Check(source) => self.rehearse(&source).map(|_| Reply::Checked(Vec::new()))?,
             Verb::Test(source) => self.check(&source).map(|texts| Reply::Tested(policy_tests(&texts)))?,
+            // Its reason says where it is from.
+            Verb::Explain { source, tenant, flow } => {
+                Reply::Explained(explanation(&tenant, &flow).map(|it| Explanation {
+                    outcome: Outcome::Drop,
+                    reason: Some(source.to_string()),
+                    ..it
+                }))
+            }
             Verb::DryRun { source, .. } => self.rehearse(&source).map(|_| Reply::DryRun(dry_run()))?,
             Verb::Commit(source, terms) => {
                 let texts = self.rehearse(&source)?;

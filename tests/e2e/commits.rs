@@ -144,6 +144,29 @@ fn a_change_is_compared_tried_confirmed_or_taken_back_and_written_down() {
 }
 
 #[test]
+fn a_candidate_is_asked_what_it_would_do_to_a_flow_and_a_session_that_runs_is_ended() {
+    let world = World::up("eclear", &["berlin", "berlin-host"]);
+    world.await_ping("berlin-host", "203.0.113.80");
+    let explain = |of: &[&str]| {
+        let flow = ["explain", "--tenant", "acme", "--from", "10.1.0.10", "--to", "203.0.113.80:80"];
+        verb(&world, "fra1", &[&flow, of].concat())
+    };
+    let deny = "[[acl]]\nname = \"night\"\naction = \"drop\"\nprotocol = \"tcp\"\ndst-port = 80\n\n";
+    edit(&world, "fra1", ACME, |text| text.replacen("[[acl]]", &format!("{deny}[[acl]]"), 1));
+    assert!(explain(&[]).ends_with("accept\n"), "{}", explain(&[]));
+    assert!(explain(&["--of", "files"]).ends_with("drop: acl-dropped\n"), "{}", explain(&["--of", "files"]));
+
+    let pinged = |world: &World| world.sessions("fra1").iter().filter(|it| it.protocol == "icmp").count();
+    assert!(pinged(&world) > 0);
+    let clear = ["clear", "sessions", "--tenant", "acme", "--from", "10.1.0.10", "--proto", "icmp"];
+    let said = verb(&world, "fra1", &clear);
+    assert!(said.contains("ended"), "{said}");
+    assert_eq!(pinged(&world), 0);
+    world.await_ping("berlin-host", "203.0.113.80");
+    assert!(audit(&world, "fra1").contains("from 10.1.0.10 protocol icmp"));
+}
+
+#[test]
 fn a_change_that_cuts_off_the_branches_is_taken_back_by_itself() {
     let world = World::up("eguard", &["berlin", "berlin-host"]);
     world.await_ping("berlin-host", "203.0.113.80");

@@ -5,8 +5,8 @@ use popgate::config;
 use popgate::flow::FlowRecord;
 use popgate::model::{AskedFlow, DeviceId, Instant, Now, TransportId};
 use popgate::pipeline::report::{
-    Answer, CanaryRow, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, NatBlockRow,
-    PathHistory, PathName, PathReport, Query, QueueRow, RuleRow, SessionReport, TenantRow,
+    Answer, CanaryRow, ClearAsked, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow,
+    NatBlockRow, PathHistory, PathName, PathReport, Query, QueueRow, RuleRow, SessionReport, TenantRow,
 };
 use popgate::pipeline::{DeadLinks, explain};
 use popgate::tables::{Compiler, Generation};
@@ -819,6 +819,12 @@ impl Sim {
             Answer::Paths(paths) => paths,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Ends sessions at a node; how many.
+    pub fn clear(&mut self, node: &str, asked: &ClearAsked) -> u64 {
+        let now = self.now;
+        self.node(node).plane.clear_sessions(asked, now)
     }
 
     pub fn node(&mut self, name: &str) -> &mut Node {

@@ -6,7 +6,7 @@
 use popgate::control::{Control, SiteFacts, Unanswered, WorkerGone, WorkerPort};
 use popgate::flow::{FlowRecord, Sample};
 use popgate::model::{DropReason, Instant, Now};
-use popgate::pipeline::report::{Answer, Query};
+use popgate::pipeline::report::{Answer, ClearAsked, Query};
 use popgate::pipeline::{
     CaptureSpec, CapturedPacket, DeadLinks, Entrance, Logged, Steered, Team, Worker, steer,
 };
@@ -217,8 +217,14 @@ impl Plane {
                 Answer::NatBlocks(at_once(control.nat_blocks(tenant.as_deref(), pending())))
             }
             Query::Tenants => Answer::Tenants(at_once(control.tenants(pending()))),
+            Query::Clear(_) => Answer::Cleared(0),
             Query::Rules { tenant } => Answer::Rules(at_once(control.rules(tenant.as_deref(), pending()))),
         }
+    }
+
+    /// Ends sessions of all workers.
+    pub fn clear_sessions(&mut self, asked: &ClearAsked, now: Now) -> u64 {
+        self.workers.iter_mut().map(|worker| worker.clear_sessions(asked, now)).sum()
     }
 
     pub fn ports_in_use(&self) -> u64 {

@@ -4,6 +4,9 @@ use crate::net::{ACME, GLOBEX, Sim};
 use crate::packets::{answer, ends, other, ping, read, source, tcp, udp};
 use crate::plane::workers;
 use popgate::config::AclAction;
+use popgate::flow::EndReason;
+use popgate::model::Protocol;
+use popgate::pipeline::report::ClearAsked;
 use popgate::wire::tcp_flags::{ACK, FIN, RST, SYN};
 
 #[test]
@@ -64,7 +67,41 @@ fn a_commit_that_denies_a_running_flow_drops_its_next_packet_and_leaves_others_t
     // Its record waits for what its hosts still send.
     sim.advance(11_000);
     let ended: Vec<_> = sim.node("fra1").records.iter().map(|r| r.end_reason).collect();
-    assert_eq!(ended, [popgate::flow::EndReason::ForcedEnd]);
+    assert_eq!(ended, [EndReason::ForcedEnd]);
+}
+
+#[test]
+fn sessions_that_are_cleared_end_and_nobody_elses_do() {
+    let mut sim = Sim::up();
+    let one = |sim: &mut Sim, branch, from| {
+        sim.from_lan(branch, &udp(from, "203.0.113.80:53", b"x").bytes()).remove(0)
+    };
+    let gone = one(&mut sim, "berlin", "10.1.0.5:1000");
+    let stays = one(&mut sim, "berlin", "10.1.0.5:1001");
+    let others = one(&mut sim, "site1", "10.1.0.5:1000");
+    let asked = |from: &str, protocol| ClearAsked {
+        tenant: "acme".into(),
+        protocol,
+        from: Some(from.parse().expect("an end")),
+        to: None,
+    };
+    assert_eq!(sim.clear("fra1", &asked("10.1.0.5:1000", Some(Protocol::TCP))), 0);
+    assert_eq!(sim.clear("fra1", &asked("203.0.113.80:53", None)), 0, "it has begun none");
+    assert_eq!(sim.clear("fra1", &asked("10.1.0.5:1000", None)), 1);
+    assert!(sim.from_internet(&answer(&gone, b"late")).is_empty());
+    for kept in [&stays, &others] {
+        assert_eq!(sim.from_internet(&answer(kept, b"fine")).len(), 1);
+    }
+    // All of a host's, towards one server.
+    let to = Some("203.0.113.80".parse().expect("an end"));
+    assert_eq!(sim.clear("fra1", &ClearAsked { to, ..asked("10.1.0.5", None) }), 1);
+    assert_eq!(sim.sessions("fra1").len(), 1, "the other tenant's");
+    sim.advance(1_000);
+    let ended: Vec<_> = sim.node("fra1").records.iter().map(|record| record.end_reason).collect();
+    assert_eq!(ended, [EndReason::ForcedEnd; 2]);
+    // And it may begin anew.
+    let again = one(&mut sim, "berlin", "10.1.0.5:1000");
+    assert_eq!(sim.from_internet(&answer(&again, b"again")).len(), 1);
 }
 
 #[test]

@@ -171,7 +171,7 @@ function Console({ me, bearer, leave }: SignedIn & { leave: (why?: string) => vo
       <Unconfirmed me={me} live={live} bearer={bearer} onUnauthorized={() => leave(EXPIRED)} />
       {route.view === 'overview' && <Overview {...listing} live={live} />}
       {route.view === 'path' && <PathView {...listing} paths={live.paths} />}
-      {route.view === 'sessions' && <Sessions {...listing} />}
+      {route.view === 'sessions' && <Sessions {...listing} me={me} />}
       {route.view === 'flows' && <Flows {...listing} />}
       {route.view === 'history' && <HistoryView {...listing} />}
       {route.view === 'rules' && <Rules {...listing} />}

@@ -1,5 +1,5 @@
 // Why: a flow is asked about, and every step of the decision comes with the line it is written at. The question lives in the
-// address, so a link shows a colleague the same answer.
+// address, so a link shows a colleague the same answer. It may be asked of a candidate, which is not in force yet.
 
 import { Field, Known, PROTOCOLS, useQuestion, Wrong } from './asking';
 import { scopeOf } from './editor';
@@ -13,7 +13,7 @@ interface Props {
   onUnauthorized: () => void;
 }
 
-const FIELDS = ['tenant', 'from', 'to', 'protocol', 'dscp', 'sni'] as const;
+const FIELDS = ['tenant', 'from', 'to', 'protocol', 'dscp', 'sni', 'of'] as const;
 type Name = (typeof FIELDS)[number];
 const NEEDED = ['tenant', 'from', 'to'] as const;
 
@@ -24,6 +24,7 @@ const HINTS: Record<Name, [string, string]> = {
   protocol: ['Protocol', 'tcp'],
   dscp: ['DSCP', '0'],
   sni: ['Server name', 'teams.microsoft.com'],
+  of: ['Configuration', 'in-force'],
 };
 
 export function Explain({ route, bearer, tenants, onUnauthorized }: Props) {
@@ -43,7 +44,7 @@ export function Explain({ route, bearer, tenants, onUnauthorized }: Props) {
               value={value(name)}
               onInput={(text) => type(name, text)}
               problem={problem?.parameter === name ? problem : undefined}
-              list={name === 'tenant' || name === 'protocol' ? `asked-${name}` : undefined}
+              list={name === 'tenant' || name === 'protocol' || name === 'of' ? `asked-${name}` : undefined}
               isMono={name === 'from' || name === 'to'}
               isFirst={name === 'tenant'}
             />
@@ -51,6 +52,7 @@ export function Explain({ route, bearer, tenants, onUnauthorized }: Props) {
         })}
         <Known id="asked-tenant" names={tenants} />
         <Known id="asked-protocol" names={PROTOCOLS} />
+        <Known id="asked-of" names={['in-force', 'candidates', 'files', ...tenants.map((tenant) => `tenant:${tenant}`)]} />
         <button type="submit" class="primary">
           Explain
         </button>

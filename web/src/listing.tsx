@@ -39,6 +39,8 @@ export interface ListingProps<T> {
   narrowColumns: Column<T>[];
   rowKey: (row: T) => string;
   detail: (row: T) => [string, ComponentChildren][];
+  /** What may be done with a row that is still there. */
+  actions?: (row: T) => ComponentChildren;
   /** What is said of a row that has gone while it was open. */
   gone: string;
   nothing: string;
@@ -207,6 +209,7 @@ export function Listing<T extends FlowLike>(props: ListingProps<T>) {
             title={`${capital(props.noun)} ${opened.protocol}`}
             gone={fresh ? undefined : props.gone}
             facts={props.detail(fresh ?? opened)}
+            actions={props.actions?.(opened)}
             onClose={() => setOpened(undefined)}
           />
         )}
@@ -238,10 +241,11 @@ interface DetailProps {
   title: string;
   gone?: string;
   facts: [string, ComponentChildren][];
+  actions?: ComponentChildren;
   onClose: () => void;
 }
 
-function Detail({ title, gone, facts, onClose }: DetailProps) {
+function Detail({ title, gone, facts, actions, onClose }: DetailProps) {
   return (
     <aside class="detail" aria-label={title}>
       <header>
@@ -259,6 +263,7 @@ function Detail({ title, gone, facts, onClose }: DetailProps) {
           </div>
         ))}
       </dl>
+      {actions}
     </aside>
   );
 }

@@ -1,14 +1,17 @@
 import { traceOf } from './trace';
 import type { ComponentChildren } from 'preact';
-import { bytes, duration, integer } from './format';
+import { useState } from 'preact/hooks';
+import { asProblem, isUnauthorized, send } from './api';
+import { bytes, duration, hasPorts, integer, withPort } from './format';
 import { commonColumns, End, Listing, Narrow, pathsOf, TwoLines, type ListingProps, type Page } from './listing';
 import { href } from './route';
 import type { Column } from './rows';
-import type { SessionPage, SessionReport } from './types';
+import type { Me, SessionPage, SessionReport } from './types';
 
-type Props = Pick<ListingProps<SessionReport>, 'route' | 'bearer' | 'tenants' | 'lost' | 'onUnauthorized'>;
+type Props = Pick<ListingProps<SessionReport>, 'route' | 'bearer' | 'tenants' | 'lost' | 'onUnauthorized'> & { me: Me };
 
-export function Sessions(props: Props) {
+export function Sessions({ me, ...props }: Props) {
+  const { bearer, onUnauthorized } = props;
   return (
     <Listing
       {...props}
@@ -20,9 +23,44 @@ export function Sessions(props: Props) {
       narrowColumns={NARROW_COLUMNS}
       rowKey={keyOf}
       detail={detail}
+      actions={(row) => me.role !== 'viewer' && <Clear key={keyOf(row)} row={row} bearer={bearer} onUnauthorized={onUnauthorized} />}
       gone="It has ended, or the filter no longer shows it. Its flow record is under Flows."
       nothing="There are no sessions now. The first packet that a rule accepts begins one."
     />
+  );
+}
+
+interface ClearProps {
+  row: SessionReport;
+  bearer: string;
+  onUnauthorized: () => void;
+}
+
+/** Ends a session, once one has pressed twice: its host may have to begin anew. */
+function Clear({ row, bearer, onUnauthorized }: ClearProps) {
+  const [sure, setSure] = useState(false);
+  const [told, setTold] = useState<string>();
+  const end = (side: 'source' | 'destination') =>
+    withPort(row[side], hasPorts(row.protocol) ? row[`${side}-port`] : null);
+  const clear = async () => {
+    if (!sure) return setSure(true);
+    setSure(false);
+    const body = { tenant: row.tenant, protocol: row.protocol, from: end('source'), to: end('destination') };
+    try {
+      const { sessions } = await send<{ sessions: number }>('POST', 'sessions/clear', bearer, body);
+      setTold(sessions > 0 ? 'It has been ended. Its flow record is under Flows.' : 'It had ended already.');
+    } catch (error) {
+      if (isUnauthorized(error)) return onUnauthorized();
+      setTold(asProblem(error).detail);
+    }
+  };
+  return (
+    <p class="actions">
+      <button type="button" class="plain" onClick={clear} onBlur={() => setSure(false)}>
+        {sure ? 'End it: press again' : 'Clear session'}
+      </button>
+      <span role="status">{told}</span>
+    </p>
   );
 }
 

@@ -333,6 +333,36 @@ const steps = {
     await page.getByRole('grid', { name: 'Flow records' }).waitFor();
   },
 
+  async 'ends a session when one presses twice, and asks a candidate what it would do'() {
+    const back = page.url();
+    await page.goto(`${base}/sessions?${new URLSearchParams(sessionFilter)}`);
+    await page.locator('.rows tbody tr.opens').filter({ hasText: sessionText }).first().click();
+    const pane = page.getByRole('complementary');
+    await pane.getByRole('button', { name: 'Clear session' }).click();
+    // A real one is needed once more.
+    if (process.env.HAS_HISTORY) {
+      await pane.getByRole('button', { name: 'press again' }).click();
+      await pane.getByRole('status').filter({ hasText: 'It has been ended' }).waitFor();
+    }
+    await page.goto(`${base}/explain?tenant=acme&from=10.1.0.77&to=203.0.113.80:443`);
+    const answer = page.getByRole('region', { name: 'Explanation' });
+    const inForce = await answer.getByRole('heading').textContent();
+    await page.getByLabel('Configuration').fill('in-force');
+    await page.keyboard.press('Enter');
+    await page.waitForURL((url) => url.searchParams.get('of') === 'in-force');
+    assert.equal(await answer.getByRole('heading').textContent(), inForce);
+    await page.getByLabel('Configuration').fill('next');
+    await page.keyboard.press('Enter');
+    await page.getByText(/"next" is none of/).first().waitFor();
+    if (process.env.HAS_HISTORY) {
+      await page.getByLabel('Configuration').fill('files');
+      await page.keyboard.press('Enter');
+      await answer.getByRole('heading', { name: 'Dropped: files' }).waitFor();
+    }
+    await page.goto(back);
+    await page.getByRole('grid', { name: 'Flow records' }).waitFor();
+  },
+
   async 'tells what became of a session, reached from its row'() {
     const back = page.url();
     await page.goto(`${base}/sessions?${new URLSearchParams(sessionFilter)}`);

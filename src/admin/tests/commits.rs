@@ -50,6 +50,7 @@ fn answer(verb: &Verb) -> Result<Reply, Refusal> {
             return Err(Refusal::Wrong(vec![row, ProblemRow::of_all("role: changes only with a restart")]));
         }
         Verb::Check(_) => Reply::Checked(Vec::new()),
+        Verb::Explain { .. } => Reply::Explained(Ok(Explanation::default())),
         Verb::Test(_) => Reply::Tested(Vec::new()),
         Verb::DryRun { .. } => Reply::DryRun(DryRun::default()),
         Verb::Commit(Source::Candidates(_), _) => {

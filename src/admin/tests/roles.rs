@@ -51,6 +51,7 @@ fn opinion(method: &str, path: &str) -> For {
         }
         // What is in it are a tenant's packets.
         (_, "/api/v1/captures/{capture}") | ("POST", "/api/v1/captures") => For::Operators,
+        ("POST", "/api/v1/sessions/clear") => For::Operators,
         ("GET", _) => For::Viewers,
         (_, "/api/v1/config/candidate" | "/api/v1/config/commit" | "/api/v1/config/confirm") => {
             For::Operators
@@ -115,6 +116,7 @@ fn request(method: &str, path: &str, tenant: &str) -> (String, String) {
     let body = match (method, path) {
         ("PUT", "/api/v1/config/candidate") => r#"{"text": "a"}"#.to_owned(),
         ("POST", "/api/v1/captures") => format!(r#"{{"tenant": "{tenant}"}}"#),
+        ("POST", "/api/v1/sessions/clear") => format!(r#"{{"tenant": "{tenant}", "from": "10.1.0.5"}}"#),
         ("POST", "/api/v1/config/commit") => format!(r#"{{"source": "tenant:{tenant}"}}"#),
         ("POST", "/api/v1/users") => {
             format!(
@@ -654,6 +656,7 @@ impl WorkerPort for TwoTenants {
             Query::Measurements { tenant } => Answer::Measurements(of_both(tenant.as_deref(), measurement)),
             Query::Queues { tenant } => Answer::Queues(of_both(tenant.as_deref(), queue)),
             Query::Canaries { .. } => Answer::Canaries(Vec::new()),
+            Query::Clear(asked) => Answer::Cleared(u64::from(asked.from.is_some())),
             Query::NatBlocks { tenant } => {
                 Answer::NatBlocks(of_both(tenant.as_deref(), |tenant, site, _| NatBlockRow {
                     tenant: tenant.into(),
@@ -898,6 +901,7 @@ fn reply_to(verb: Verb) -> Reply {
             line: 1,
             failure: Some(site.into()),
         })),
+        Verb::Explain { .. } => Reply::Explained(Ok(Explanation::default())),
         Verb::DryRun { tenant, .. } => Reply::DryRun(DryRun {
             sessions: if tenant.is_some() { 1 } else { ALL_SESSIONS },
             records: 0,

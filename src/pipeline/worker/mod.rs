@@ -37,14 +37,16 @@ use super::nat::Holdings;
 use super::paths::{self, Paths, Traffic};
 use super::quotas::Quotas;
 use super::recording::{Measured, Recording};
+use super::report::ClearAsked;
 use super::rules::{Logged, Rules};
 use super::team::Team;
 use crate::flow::{
-    Denied, EndReason, FlowRecord, Fragments, PortEvent, Sample, Sampler, SessionRef, SessionTable, Stories,
+    Denied, EndReason, FlowRecord, Fragments, PortEvent, Sample, Sampler, Session, SessionRef, SessionTable,
+    Stories,
 };
 use crate::model::{
-    ClassId, DeviceId, DropReason, FlowKey, IdMap, Instant, NextHop, Now, PathId, RuleId, SiteId, TenantId,
-    Zone,
+    AskedEnd, ClassId, DeviceId, DropReason, FlowKey, IdMap, Instant, NextHop, Now, PathId, RuleId, SiteId,
+    TenantId, Zone,
 };
 use crate::path::{self, Action, Asks, Firsts, News, Numbering, Pace, Shaper, StreamAction, Turns};
 use crate::tables::Generation;
@@ -58,6 +60,7 @@ use naming::Learners;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use stories::take_story;
 
@@ -594,6 +597,27 @@ impl Worker {
             Action::Wide => tracing::info!(path, "path carries packets of full size again"),
             Action::Send { .. } | Action::SendFullSize { .. } | Action::Suspected => {}
         }
+    }
+
+    /// Ends sessions because somebody says so; how many. What their hosts still send is looked at as if nothing had been before.
+    pub fn clear_sessions(&mut self, asked: &ClearAsked, now: Now) -> u64 {
+        let names = &self.generation.names;
+        let tenant = self.generation.tenants.iter().find(|(id, _)| names.tenant(*id) == asked.tenant);
+        let Some((tenant, _)) = tenant else { return 0 };
+        let is_at = |end: Option<AskedEnd>, address: IpAddr, port: u16| {
+            end.is_none_or(|end| end.address == address && end.port.is_none_or(|asked| asked == port))
+        };
+        let is_asked = |session: &Session| {
+            let key = &session.keys[0];
+            session.tenant == tenant
+                && asked.protocol.is_none_or(|protocol| protocol == key.protocol)
+                && is_at(asked.from, key.source(), key.source_port)
+                && is_at(asked.to, key.destination(), key.destination_port)
+        };
+        let sessions = self.sessions.iter().filter(|(_, session)| is_asked(session));
+        let gone: Vec<SessionRef> = sessions.map(|(at, _)| at).collect();
+        gone.iter().for_each(|at| self.end_session(*at, EndReason::ForcedEnd, now));
+        gone.len() as u64
     }
 
     fn end_session(&mut self, at: SessionRef, reason: EndReason, now: Now) {
