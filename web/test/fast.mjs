@@ -41,7 +41,8 @@ const scroll = (rows, frames) =>
     requestAnimationFrame(frame);
   });
 
-const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
+const inOrder = (values) => [...values].sort((a, b) => a - b);
+const median = (values) => inOrder(values)[Math.floor(values.length / 2)];
 
 try {
   const paints = [];
@@ -53,6 +54,7 @@ try {
   console.log(`first contentful paint: ${paints.map((paint) => Math.round(paint)).join(', ')} ms`);
   assert.ok(median(paints) < FIRST_PAINT_MS, `the first paint came after ${paints} ms`);
 
+  await page.getByRole('button', { name: "Use the box's own token" }).click();
   await page.getByLabel('Admin token').fill(token);
   await page.keyboard.press('Enter');
   await page.getByRole('navigation').waitFor();
@@ -62,8 +64,8 @@ try {
   const grid = page.getByRole('grid', { name: 'Sessions' });
   await page.waitForFunction((rows) => document.querySelector('.rows [aria-rowcount]')?.getAttribute('aria-rowcount') >= rows, ROWS);
   await grid.waitFor();
-  const took = await page.locator('.rows').evaluate(`(rows) => (${scroll})(rows, ${FRAMES})`);
-  const sorted = took.toSorted((a, b) => a - b);
+  const took = await page.locator('.rows').evaluate(scroll, FRAMES);
+  const sorted = inOrder(took);
   const at = (share) => sorted[Math.floor((sorted.length - 1) * share)].toFixed(1);
   console.log(`${ROWS} rows: a frame in ${at(0.5)} ms, 95 of 100 in ${at(0.95)}, the slowest in ${at(1)}`);
   assert.ok(median(took) < FRAME_MS, 'fewer than half of the frames are in time');
