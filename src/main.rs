@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -149,13 +149,22 @@ fn run(dir: &Path) -> Done {
         .unwrap_or_else(|_| "info,boringtun=off".into());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let log = log.with_ansi(io::stderr().is_terminal());
-    // systemd's journal, which notes the time of every line (systemd.exec(5)).
-    match std::env::var_os("JOURNAL_STREAM") {
-        Some(_) => log.without_time().init(),
-        None => log.init(),
+    // The journal notes the time of every line itself.
+    if is_journal(&io::stderr()) {
+        log.without_time().init()
+    } else {
+        log.init()
     }
     popgate::run::run(dir)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a stream goes to systemd's journal: what runs within a service has the variable too, wherever it writes to
+/// (systemd.exec(5)).
+fn is_journal(stream: &impl AsFd) -> bool {
+    let Some(journal) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    let metadata = stream.as_fd().try_clone_to_owned().and_then(|stream| File::from(stream).metadata());
+    metadata.is_ok_and(|it| *journal == *format!("{}:{}", it.dev(), it.ino()))
 }
 
 fn apps(name: Option<&str>) -> Done {

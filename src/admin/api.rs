@@ -11,7 +11,7 @@ use crate::control::audit::Action;
 use crate::control::commits::{Reply, Source, Verb};
 use crate::control::{FlowPage, Status, TenantFacts};
 use crate::export::report::ExporterReport;
-use crate::model::{AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
+use crate::model::{AskedEnd, AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
 use crate::pipeline::report::{
     ClearAsked, DecisionRow, DropRow, Explanation, FlowFilter, MeasurementRow, NatBlockRow, NatPoolRow,
     PathHistory, PathName, PathReport, QueueRow, RuleRow, SessionPage, TenantRow,
@@ -149,13 +149,7 @@ pub(super) async fn clear_sessions(
     if asking.tenant().is_some_and(|tenant| tenant != body.tenant) {
         return Err(unknown_tenant(&body.tenant));
     }
-    let end = |name: &'static str, text: &Option<String>| {
-        let parsed = text.as_deref().map(|text| {
-            let wrong = |error: NotAnEnd| Problem::parameter(name, format!("{name}: {text:?} is {error}"));
-            text.parse().map_err(wrong)
-        });
-        parsed.transpose()
-    };
+    let end = |name, text: &Option<String>| text.as_deref().map(|text| end_of(name, text)).transpose();
     let protocol = body
         .protocol
         .as_deref()
@@ -283,6 +277,10 @@ pub(super) async fn explain(
     }
 }
 
+fn end_of(name: &str, text: &str) -> Result<AskedEnd, Problem> {
+    text.parse().map_err(|error: NotAnEnd| Problem::parameter(name, format!("{name}: {text:?} is {error}")))
+}
+
 fn asked_flow(parameters: &[(String, String)]) -> Result<(String, AskedFlow), Problem> {
     const KNOWN: [&str; 7] = ["tenant", "from", "to", "protocol", "dscp", "sni", "of"];
     check_names(parameters, &KNOWN)?;
@@ -291,11 +289,7 @@ fn asked_flow(parameters: &[(String, String)]) -> Result<(String, AskedFlow), Pr
         let given = value(name).filter(|value| !value.is_empty());
         given.ok_or_else(|| Problem::parameter(name, format!("{name}: it is needed")))
     };
-    let end = |name: &str| {
-        let text = required(name)?;
-        text.parse()
-            .map_err(|error: NotAnEnd| Problem::parameter(name, format!("{name}: {text:?} is {error}")))
-    };
+    let end = |name: &str| end_of(name, required(name)?);
     let wrong = |name: &'static str| move |why: String| Problem::parameter(name, format!("{name}: {why}"));
     let sni = value("sni").filter(|text| !text.is_empty()).map(|text| {
         text.parse().map_err(|error: NotAHostName| format!("{text:?} is {error}")).map_err(wrong("sni"))

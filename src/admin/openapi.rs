@@ -114,15 +114,7 @@ const fn look(
     parameters: &'static [Parameter],
     gives: Shape,
 ) -> Described {
-    Described {
-        method: "GET",
-        path,
-        says,
-        parameters,
-        body: None,
-        gives: Gives::Json(200, gives),
-        refuses: &[503],
-    }
+    get(path, says, parameters, Gives::Json(200, gives))
 }
 
 const fn file(
@@ -131,15 +123,16 @@ const fn file(
     parameters: &'static [Parameter],
     kinds: &'static [&'static str],
 ) -> Described {
-    Described {
-        method: "GET",
-        path,
-        says,
-        parameters,
-        body: None,
-        gives: Gives::Media(kinds),
-        refuses: &[503],
-    }
+    get(path, says, parameters, Gives::Media(kinds))
+}
+
+const fn get(
+    path: &'static str,
+    says: &'static str,
+    parameters: &'static [Parameter],
+    gives: Gives,
+) -> Described {
+    Described { method: "GET", path, says, parameters, body: None, gives, refuses: &[503] }
 }
 
 const fn change(

@@ -106,8 +106,8 @@ impl Crew {
         self.all().map(|handle| Box::new(Port(handle.clone())) as Box<dyn WorkerPort>).collect()
     }
 
-    /// Whether all of them have gone round since this was last asked, which it was until then not: no.
-    pub(super) fn has_pulse(&self) -> bool {
+    /// Whether all of them have gone round since this was last called; asks them anew.
+    pub(super) fn take_pulse(&self) -> bool {
         let alive = self.all().all(ForwardHandle::has_pulse);
         self.all().for_each(ForwardHandle::ask_pulse);
         alive

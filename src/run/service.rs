@@ -49,7 +49,7 @@ impl Service {
 
     /// Tells the watchdog that the box is alive, if it is.
     pub(super) fn look(&mut self) {
-        let alive = self.crew.has_pulse();
+        let alive = self.crew.take_pulse();
         if alive {
             tell(NotifyState::Watchdog);
         } else if self.was_alive {

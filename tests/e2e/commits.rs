@@ -240,8 +240,6 @@ fn a_box_of_a_thousand_tenants_loses_no_packet_when_it_goes_over_to_another_conf
     let web = Exchange::start(&world, "web", &[LOAD]);
     let caller = (1, "berlin-host".to_owned(), "203.0.113.80");
     let (swaps, streams) = web.call(&world, &caller, &[0], || {
-        // What has just begun may be lost to what has nothing to do with this: its name is asked for, its path is found.
-        std::thread::sleep(Duration::from_secs(1));
         let begin = web.now();
         let swaps: Vec<f64> = (0..SWAPS)
             .map(|_| {
