@@ -101,9 +101,15 @@ export function Changes({ me, route, bearer, tenants, live, onUnauthorized }: Pr
     setOutlook(undefined);
     if (!state) return;
     const controller = new AbortController();
+    // What is listed as open and is not has been committed or given up since it was listed, here or elsewhere.
+    const isListed = source === 'candidates' ? isOpen : state.candidates.some((it) => it.scope === source);
     look(source, bearer, controller.signal)
       .then(setOutlook)
-      .catch((error: unknown) => controller.signal.aborted || refused(error));
+      .catch((error: unknown) => {
+        if (controller.signal.aborted) return;
+        if (isListed && error instanceof Refused && error.problem.status === 404) setAgain((again) => again + 1);
+        else refused(error);
+      });
     return () => controller.abort();
   }, [state, source, bearer]);
 

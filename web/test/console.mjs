@@ -682,6 +682,10 @@ const steps = {
     await picture('changes-dry-run');
     await main.getByLabel('Comment').fill('ticket 4711');
     await main.getByLabel('Minutes').fill('0.1');
+    // A list of candidates that is older than the commit may come after it.
+    const listed = await page.evaluate(async () => (await fetch('/api/v1/config', { headers: { 'Popgate-Request': '1' } })).text());
+    assert.equal(JSON.parse(listed).candidates.length, 1);
+    await page.route('**/api/v1/config', (route) => route.fulfill({ body: listed, contentType: 'application/json' }), { times: 1 });
     await main.getByRole('button', { name: 'Commit' }).click();
     const banner = page.getByRole('alert').filter({ hasText: 'is to be confirmed' });
     await banner.filter({ hasText: /taken back in \d/ }).waitFor();
