@@ -140,7 +140,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     });
     let entrance = Entrance::new(&team, Arc::clone(&generation), clock.now());
     let (threads, crew) = crew::start(planes.collect(), entrance, &cpus, clock)?;
-    let mut kernel = Kernel::new(crew.clone())?;
+    let mut kernel = Kernel::new(crew.clone(), &watch)?;
     kernel.bring_to(&generation).await;
     if kernel.is_deaf() {
         return Err("no transport could be opened".into());
@@ -154,6 +154,8 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     };
     let control = Control::new(facts, crew.ports(), flows, unix_millis);
     let control = control.explained_by(explainer).exporting(move || standing.reports());
+    let handoffs = kernel.handoffs();
+    let control = control.handing_off(move || handoffs.load().to_vec());
     let control = match &ledger {
         Some(ledger) => control.with_ledger(ledger.reader()),
         None => control,
@@ -246,6 +248,9 @@ async fn wait(
                 // The links first: who uses a dead one waits for nothing else.
                 let Machine { kernel, current, .. } = &mut commits.machine;
                 kernel.follow_links(&current.load_full()).await;
+                if kernel.has_news() {
+                    kernel.bring_to(&current.load_full()).await;
+                }
                 commits.machine.follow_addresses().await;
             }
             _ = retry.tick() => {

@@ -1834,6 +1834,62 @@ fn two_private_handoffs_do_not_have_one_interface() {
 }
 
 #[test]
+fn a_vlan_is_one_handoffs_and_its_trunk_is_nobodys() {
+    let dc = |interface: &str, vlan: &str| {
+        format!(
+            "[[handoff]]\nname = \"dc\"\nkind = \"private\"\ninterface = \"{interface}\"\n{vlan}\
+             address = \"dhcp\"\nprefixes = [\"10.9.0.0/16\"]\n"
+        )
+    };
+    let vlan = "interface = \"eth2\"\nvlan = 101";
+    let acme = || Config::pop().edit(TENANT, "interface = \"eth2\"", vlan);
+    acme().append(OTHER, &dc("eth2", "vlan = 102\n")).has(&[]);
+    // A transport may be on the trunk itself.
+    acme().append(OTHER, &dc("eth0", "vlan = 101\n")).has(&[]);
+    acme().append(OTHER, &dc("eth2", "vlan = 101\n")).has(&[
+        r#"tenants/globex.toml:18: tenant "globex" handoff "dc": VLAN 101 of interface "eth2" already belongs to tenant "acme" handoff "dc" (tenants/acme.toml:27)"#,
+    ]);
+    acme().append(OTHER, &dc("eth2", "")).has(&[
+        r#"tenants/globex.toml:18: tenant "globex" handoff "dc": interface "eth2" already belongs to tenant "acme" handoff "dc" (tenants/acme.toml:27)"#,
+    ]);
+    Config::pop().append(OTHER, &dc("eth2", "vlan = 101\n")).has(&[
+        r#"tenants/globex.toml:18: tenant "globex" handoff "dc": interface "eth2" already belongs to tenant "acme" handoff "dc" (tenants/acme.toml:27)"#,
+    ]);
+    for bad in ["0", "4095"] {
+        Config::pop()
+            .append(OTHER, &dc("eth3", &format!("vlan = {bad}\n")))
+            .has(&[&format!("tenants/globex.toml:19: vlan: {bad} is out of range; 1 to 4094")]);
+    }
+}
+
+#[test]
+fn an_interface_that_was_taken_away_masquerades_for_nobody() {
+    Config::pop().edit(OTHER, "kind = \"internet\"", "kind = \"internet\"\nmasquerade = \"eth2\"").edit(
+        OTHER,
+        "nat-pool = [\"198.51.100.8/29\"]\n",
+        "",
+    ).has(&[
+        r#"tenants/globex.toml:13: tenant "globex" handoff "internet": interface "eth2" already belongs to tenant "acme" handoff "dc" (tenants/acme.toml:27)"#,
+    ]);
+}
+
+#[test]
+fn an_interface_has_addresses_or_learns_them() {
+    let address = |written: &str| {
+        Config::pop().edit(TENANT, "address = [\"10.200.0.1/24\"]", &format!("address = {written}"))
+    };
+    for good in ["\"dhcp\"", "[\"10.200.0.1/24\", \"ra\"]", "[\"dhcp\", \"ra\"]"] {
+        address(good).has(&[]);
+    }
+    address("[\"dhcp\", \"dhcp\"]").has(&["tenants/acme.toml:28: address: \"dhcp\" stands here twice"]);
+    address("[\"10.200.0.1/24\", \"10.200.0.1/16\"]")
+        .has(&["tenants/acme.toml:28: address: 10.200.0.1 stands here twice"]);
+    address("\"slaac\"").has(&[
+        r#"tenants/acme.toml:28: address: "slaac" is not "dhcp", "ra", or an address as in "10.200.0.1/24""#,
+    ]);
+}
+
+#[test]
 fn a_private_handoff_does_not_take_a_transports_interface_away() {
     Config::pop().edit(TENANT, "\"eth2\"", "\"eth0\"").has(&[
         r#"tenants/acme.toml:27: tenant "acme" handoff "dc": interface "eth0" already belongs to transport "isp-a" (popgate.toml:8)"#,

@@ -1,16 +1,17 @@
 //! The edge against the real kernel, in network namespaces that each test makes for itself. Needs root.
 
+use popgate::config::{Addressing, Attachment};
 use popgate::io::clock::Clock;
 use popgate::io::cpu::Placement;
 use popgate::io::crossing::Seat;
 use popgate::io::forward::{self, DataPlane, Dropped, Egress, Fault, ForwardHandle, Post, Received, Refused};
 use popgate::io::namespace::Namespace;
-use popgate::io::network::{Network, Realised};
+use popgate::io::network::{HandoffLink, Network, Realised};
 use popgate::io::tun::TunDevice;
 use popgate::io::udp::{Listen, TransportSocket};
 use popgate::model::{DeviceId, DropReason, Instant, Now, PathId, TransportId};
 use popgate::pipeline::{Steered, steer};
-use popgate::tables::{DeviceKind, DeviceSpec};
+use popgate::tables::{DeviceKind, DeviceSpec, PrivateNetwork};
 use popgate::wire::{Batch, Handover, Ingress, Outbound};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// What every wait of these tests ends by.
@@ -597,15 +598,19 @@ fn private(
     addresses: &[&str],
     routes: &[(&str, &str)],
 ) -> (DeviceId, DeviceSpec) {
-    let kind = DeviceKind::Private {
+    let fixed = addresses.iter().map(|a| a.parse().expect("an address")).collect();
+    let kind = DeviceKind::Private(PrivateNetwork {
+        tenant: "acme".into(),
+        handoff: "dc".into(),
         netns: netns.to_owned(),
-        interface: interface.to_owned(),
-        addresses: addresses.iter().map(|a| a.parse().expect("an address")).collect(),
+        attachment: Attachment { interface: interface.to_owned(), vlan: None },
+        addressing: Addressing { fixed, ..Addressing::default() },
         routes: routes
             .iter()
             .map(|(to, via)| (to.parse().expect("a prefix"), via.parse().expect("an address")))
             .collect(),
-    };
+        reached: Vec::new(),
+    });
     (DeviceId(id), DeviceSpec { name: "pg-dc".to_owned(), mtu: 1500, kind })
 }
 
@@ -630,7 +635,7 @@ fn the_internet_device_gets_what_is_routed_to_the_pools() {
     upstream.ip("route add 198.51.100.0/24 via 192.0.2.1");
     upstream.ip("route add 2001:db8:1::/48 via 2001:db8::1");
     let before = pop.state();
-    let mut network = pop.run(|| Network::new(1)).expect("a network");
+    let mut network = pop.run(|| Network::new(1, Arc::default())).expect("a network");
 
     // One prefix twice (two tenants' handoffs may share it), one with host bits.
     let wanted = [internet(1, &["198.51.100.0/29", "198.51.100.0/29", "2001:db8:1::7/48"])];
@@ -695,7 +700,7 @@ fn the_lan_device_gets_what_its_interfaces_bring_and_nothing_goes_past_it() {
     // The strictest there is, as some distributions set it.
     branch.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1")).expect("to set it");
     let before = branch.state();
-    let mut network = branch.run(|| Network::new(1)).expect("a network");
+    let mut network = branch.run(|| Network::new(1, Arc::default())).expect("a network");
     let wanted = [lan(1, &["lan0", "lan1"])];
     let mut device = only_device(realise_all(&mut network, &wanted));
     assert_settled(&mut network, &branch, &wanted);
@@ -737,7 +742,7 @@ fn the_lan_device_gets_what_its_interfaces_bring_and_nothing_goes_past_it() {
     }
 
     // Its successor finds the rules, with another set of interfaces, and leaves none double.
-    let mut network = branch.run(|| Network::new(1)).expect("a network");
+    let mut network = branch.run(|| Network::new(1, Arc::default())).expect("a network");
     let wanted = [lan(5, &["lan1"])];
     let mut device = only_device(realise_all(&mut network, &wanted));
     assert_settled(&mut network, &branch, &wanted);
@@ -785,7 +790,7 @@ fn a_private_handoff_has_a_namespace_with_its_interface_and_gives_it_back() {
     dc.ip("-6 route add default via fd20::1");
     let netns = RemovedAtEnd(format!("{}-acme", pop.name));
     let before = pop.ip("-o link show eth2");
-    let mut network = pop.run(|| Network::new(1)).expect("a network");
+    let mut network = pop.run(|| Network::new(1, Arc::default())).expect("a network");
 
     let addresses = ["10.200.0.1/24", "fd20::1/64"];
     let wanted = [private(1, &netns.0, "eth2", &addresses, &[("10.200.8.0/21", "10.200.0.254")])];
@@ -816,7 +821,7 @@ fn a_private_handoff_has_a_namespace_with_its_interface_and_gives_it_back() {
 
     // Killed: the interface stays inside, and is found there.
     drop((network, device));
-    let mut network = pop.run(|| Network::new(1)).expect("a network");
+    let mut network = pop.run(|| Network::new(1, Arc::default())).expect("a network");
     let wanted = [private(7, &netns.0, "eth2", &addresses, &[])];
     let mut device = only_device(realise_all(&mut network, &wanted));
     assert_settled(&mut network, &inside, &wanted);
@@ -860,11 +865,83 @@ fn a_private_handoff_has_a_namespace_with_its_interface_and_gives_it_back() {
 }
 
 #[test]
+fn a_private_handoff_learns_its_address_and_its_routers_and_tells_of_its_link() {
+    let (pop, dc) = (Host::new("pop"), Host::new("dc"));
+    pop.cable(("eth2", "10.200.0.9/24 fd20::9/64"), &dc, ("d0", "10.200.0.254/24 fd20::fe/64"));
+    dc.ip("address add 10.200.8.1/32 dev lo");
+    dc.ip("address add fd21::1/128 dev lo");
+    dc.ip("route add default via 10.200.0.50");
+    let sysctl = |path: &str, value: &str| dc.run(|| std::fs::write(format!("/proc/sys/{path}"), value));
+    sysctl("net/ipv6/conf/all/forwarding", "1").expect("a router");
+    let mut server = dc.spawn(
+        "dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --interface=d0 --bind-interfaces --leasefile-ro \
+         --user=root --dhcp-range=10.200.0.50,10.200.0.50,2m --dhcp-option=option:router,10.200.0.254 \
+         --enable-ra --dhcp-range=fd20::,ra-only,64 --ra-param=d0,4",
+    );
+    let netns = RemovedAtEnd(format!("{}-acme", pop.name));
+    let wake = Arc::new(tokio::sync::Notify::new());
+    let mut network = pop.run(|| Network::new(1, Arc::clone(&wake))).expect("a network");
+    let (id, mut spec) = private(1, &netns.0, "eth2", &[], &[]);
+    let DeviceKind::Private(acme) = &mut spec.kind else { panic!("it is private") };
+    acme.addressing = Addressing { fixed: Vec::new(), dhcp: true, ra: true };
+    acme.reached = ["10.200.0.0/16", "fd21::/16"].map(|prefix| prefix.parse().expect("a prefix")).to_vec();
+    let wanted = [(id, spec)];
+
+    // What is learned comes by itself, and each time the network is told of it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut devices = Vec::new();
+    let mut until = |what: &str, mut is_so: Box<dyn FnMut(&HandoffLink) -> bool>| {
+        runtime.block_on(async {
+            loop {
+                let realised = network.realise(&wanted).await;
+                assert_eq!(realised.problems, []);
+                devices.extend(realised.opened);
+                let link = &realised.handoffs[&id];
+                if is_so(link) {
+                    return link.clone();
+                }
+                let told = tokio::time::timeout(PATIENCE, wake.notified()).await;
+                told.unwrap_or_else(|_| panic!("{what}: {link:?}"));
+            }
+        })
+    };
+    let link = until("two addresses", Box::new(|link| link.addresses.len() == 2 && link.carries));
+    assert_eq!(link.dhcp_server.map(|server| server.to_string()).as_deref(), Some("10.200.0.254"));
+    let mut addresses: Vec<String> = link.addresses.iter().map(ToString::to_string).collect();
+    addresses.sort();
+    assert_eq!(addresses[0], "10.200.0.50/24");
+    assert!(addresses[1].starts_with("fd20::"), "{addresses:?}");
+    let tenant = Namespace::find(&netns.0).expect("to look").expect("a namespace");
+    let inside = std::mem::ManuallyDrop::new(Host { name: netns.0.clone(), namespace: tenant });
+    eventually("an address stays tentative", || inside.ip("-o address show dev eth2 tentative").is_empty());
+    // The device stays the way to all else, whatever a router says of itself.
+    assert!(inside.ip("route get 10.1.0.9").contains("dev pg-dc"));
+    assert!(inside.ip("-6 route get fd01::9").contains("dev pg-dc"));
+    assert!(inside.ip("route get 10.200.8.1").contains("via 10.200.0.254 dev eth2"));
+    eventually("the router's route is there", || inside.ip("-6 route get fd21::1").contains("via fe80::"));
+    assert!(inside.command("ping -n -c 1 -W 5 10.200.8.1").status.success());
+    assert!(inside.command("ping -n -c 1 -W 5 fd21::1").status.success());
+
+    dc.ip("link set d0 down");
+    until("the link is down", Box::new(|link| !link.carries));
+    dc.ip("link set d0 up");
+    until("the link is up", Box::new(|link| link.carries));
+
+    // Not to be learned any more: nothing of it is left, and nothing comes back.
+    let wanted = [private(1, &netns.0, "eth2", &["10.200.0.1/24"], &[])];
+    runtime.block_on(network.realise(&wanted));
+    assert!(!inside.ip("-o address show eth2 scope global").contains("10.200.0.50"));
+    assert!(!inside.ip("-o address show eth2 scope global").contains("fd20:"));
+    assert!(!inside.ip("-6 route").contains("proto ra"));
+    server.kill().and_then(|()| server.wait()).expect("it is ours");
+}
+
+#[test]
 fn what_one_device_lacks_does_not_hold_up_another() {
     let pop = Host::new("pop");
     pop.ip("link add pg-internet type veth peer name other");
     let netns = RemovedAtEnd(format!("{}-acme", pop.name));
-    let mut network = pop.run(|| Network::new(1)).expect("a network");
+    let mut network = pop.run(|| Network::new(1, Arc::default())).expect("a network");
     let wanted = [internet(1, &["198.51.100.0/29"]), private(2, &netns.0, "eth2", &[], &[])];
     let realised = realise(&mut network, &wanted);
     let problems: Vec<String> = realised.problems.iter().map(ToString::to_string).collect();

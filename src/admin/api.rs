@@ -9,7 +9,7 @@ use super::problem::Problem;
 use super::{App, worker_patience};
 use crate::control::audit::Action;
 use crate::control::commits::{Reply, Source, Verb};
-use crate::control::{FlowPage, Status, TenantFacts};
+use crate::control::{FlowPage, HandoffRow, Status, TenantFacts};
 use crate::export::report::ExporterReport;
 use crate::model::{AskedEnd, AskedFlow, AskedPort, NotAHostName, NotATime, NotAnEnd};
 use crate::pipeline::report::{
@@ -80,6 +80,12 @@ pub(super) struct NatPool {
 #[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct Exporters {
     pub(super) exporters: Vec<ExporterReport>,
+}
+
+#[derive(Serialize, Deserialize, ToSchema)]
+pub(super) struct Handoffs {
+    /// By tenant and handoff.
+    pub(super) handoffs: Vec<HandoffRow>,
 }
 
 /// A request's query as it was written: names may be unknown or come twice.
@@ -234,6 +240,11 @@ pub(super) async fn nat(State(app): State<App>, query: Parameters) -> Result<Jso
 pub(super) async fn exporters(State(app): State<App>, query: Parameters) -> Result<Json<Exporters>, Problem> {
     Asked::read(query, &[])?;
     Ok(Json(Exporters { exporters: app.control.exporters() }))
+}
+
+pub(super) async fn handoffs(State(app): State<App>, query: Parameters) -> Result<Json<Handoffs>, Problem> {
+    let asked = Asked::read(query, &["tenant"])?;
+    Ok(Json(Handoffs { handoffs: app.control.handoffs(asked.filter.tenant.as_deref()) }))
 }
 
 /// Of one path, which all three names tell.

@@ -1,12 +1,12 @@
 //! `popgate show`: the API's reports as tables, or as the JSON they came in.
 
-use super::api::{Decisions, Drops, Exporters, Measurements, Paths, Queues, Rules};
+use super::api::{Decisions, Drops, Exporters, Handoffs, Measurements, Paths, Queues, Rules};
 use super::problem::Problem;
 use super::table::{Table, bytes, duration, endpoint, or_dash, utc};
 use super::tls::{CertificateAnswer, CertificateRow, Issued};
 use super::token::{self, TokenError};
 use crate::config::AclAction;
-use crate::control::{FlowPage, Status};
+use crate::control::{FlowPage, HandoffRow, Status};
 use crate::export::report::ExporterReport;
 use crate::pipeline::report::{
     DecisionRow, DirectionReport, DropRow, FlowReport, MeasurementRow, PathReport, PathState, QueueRow,
@@ -70,6 +70,8 @@ enum What {
     Queues(TenantArgs),
     /// How the export of flow records to each collector stands: what it was sent, what was lost, and what is wrong
     Exporters,
+    /// The interfaces of private handoffs: their links and addresses
+    Handoffs(TenantArgs),
     /// The certificate that the admin server shows over TLS: whose, until when, and what keeps a better one away
     Certificate,
 }
@@ -254,6 +256,7 @@ fn question(what: &What) -> (&'static str, Vec<(&'static str, String)>) {
         What::Measurements(args) => ("measurements", tenant(args)),
         What::Queues(args) => ("queues", tenant(args)),
         What::Exporters => ("exporters", Vec::new()),
+        What::Handoffs(args) => ("handoffs", tenant(args)),
         What::Certificate => ("certificate", Vec::new()),
     }
 }
@@ -270,6 +273,7 @@ fn render(what: &What, answer: &str) -> Result<String, ShowError> {
         What::Measurements(_) => measurements(&read::<Measurements>(answer)?.measurements),
         What::Queues(_) => queues(&read::<Queues>(answer)?.queues),
         What::Exporters => exporters(&read::<Exporters>(answer)?.exporters),
+        What::Handoffs(_) => handoffs(&read::<Handoffs>(answer)?.handoffs),
         What::Certificate => certificate(read::<CertificateAnswer>(answer)?.certificate),
     })
 }
@@ -704,6 +708,24 @@ fn exporters(reports: &[ExporterReport]) -> String {
             report.waiting.to_string(),
             report.stats.lost_records.to_string(),
             or_dash(problem.map(|problem| format!("{problem}{}", retry.unwrap_or_default()))),
+        ]);
+    }
+    table.render()
+}
+
+fn handoffs(rows: &[HandoffRow]) -> String {
+    if rows.is_empty() {
+        return "no tenant has a private handoff\n".to_owned();
+    }
+    let mut table = Table::new(&["TENANT", "HANDOFF", "INTERFACE", "LINK", "ADDRESSES", "DHCP SERVER"]);
+    for row in rows {
+        table.row([
+            row.tenant.clone(),
+            row.handoff.clone(),
+            row.interface.clone(),
+            if row.up { "up" } else { "DOWN" }.to_owned(),
+            or_dash((!row.addresses.is_empty()).then(|| row.addresses.join(", "))),
+            or_dash(row.dhcp_server.clone()),
         ]);
     }
     table.render()

@@ -9,6 +9,7 @@ use super::openmetrics::{CONTENT_TYPE, Exposition, Series};
 use super::problem::Problem;
 use super::tls::CertificateRow;
 use super::{App, worker_patience};
+use crate::control::HandoffRow;
 use crate::control::Status;
 use crate::export::report::ExporterReport;
 use crate::pipeline::report::{
@@ -49,6 +50,7 @@ pub(super) async fn scrape(
         write_paths(&mut out, paths);
         write_queues(&mut out, queues);
         write_exporters(&mut out, &status);
+        write_handoffs(&mut out, &status);
         write_stores(&mut out, &status);
         write_certificate(&mut out, certificate);
         if let Some(rules) = rules {
@@ -272,6 +274,15 @@ fn write_queues(out: &mut Exposition, queues: Vec<QueueRow>) {
     out.gauge("popgate_queue_delay_p50_seconds", help, &queues, |row| row.delay_p50_ms.map(seconds));
     let help = "How long 95 of 100 of them waited at most.";
     out.gauge("popgate_queue_delay_p95_seconds", help, &queues, |row| row.delay_p95_ms.map(seconds));
+}
+
+fn write_handoffs(out: &mut Exposition, status: &Status) {
+    let handoffs = Series::new(&status.handoffs, |row| {
+        let HandoffRow { tenant, handoff, interface, .. } = row;
+        vec![("tenant", &**tenant), ("handoff", &**handoff), ("interface", &**interface)]
+    });
+    let help = "Whether the interface of a private handoff is there, is up and has a carrier.";
+    out.gauge("popgate_handoff_link_up", help, &handoffs, |row| row.up);
 }
 
 fn write_exporters(out: &mut Exposition, status: &Status) {

@@ -223,6 +223,7 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/queues", LOOK, || get(api::queues)),
     route("GET", "/api/v1/nat", LOOK, || get(api::nat)),
     route("GET", "/api/v1/exporters", LOOK_BOX, || get(api::exporters)),
+    route("GET", "/api/v1/handoffs", LOOK, || get(api::handoffs)),
     route("GET", "/api/v1/certificate", LOOK_BOX, || get(tls::certificate)),
     route("GET", "/api/v1/explain", LOOK, || get(api::explain)),
     route("GET", "/api/v1/who-had", LOOK_NARROWED, || get(api::who_had)),

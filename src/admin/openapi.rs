@@ -9,7 +9,9 @@ use super::accounts::{
     FirstUserBody, MadeToken, Me, NewTokenBody, NewUserBody, PasswordBody, SetupBody, SignInBody, Tokens,
     TotpBody, TotpProposal, UserChange, Users,
 };
-use super::api::{ClearBody, Cleared, Decisions, Drops, Exporters, Measurements, Nat, Paths, Queues, Rules};
+use super::api::{
+    ClearBody, Cleared, Decisions, Drops, Exporters, Handoffs, Measurements, Nat, Paths, Queues, Rules,
+};
 use super::captures::Captures;
 use super::config::{
     AuditPage, CandidateAnswer, Checked, CommitBody, Comparison, Confirmed, PolicyTests, Revisions, TextBody,
@@ -234,6 +236,7 @@ const DESCRIBED: &[Described] = &[
     ),
     look("/api/v1/certificate", "The certificate that is shown over TLS", &[], shape::<CertificateAnswer>),
     look("/api/v1/exporters", "How the export to each collector stands", &[], shape::<Exporters>),
+    look("/api/v1/handoffs", "The interfaces of private handoffs", &[TENANT], shape::<Handoffs>),
     Described {
         refuses: &[409, 422, 503],
         ..look(

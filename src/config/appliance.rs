@@ -359,7 +359,8 @@ fn read_transports(
         let at = table.at().clone();
         table.finish();
         if let Ok(Some((value, interface))) = &interface {
-            own.interfaces.note_use(*value, interface.clone(), whose("transport", &name));
+            let what = format!("interface {interface:?}");
+            own.interfaces.share(*value, interface.clone(), &what, whose("transport", &name))?;
         }
         if let Ok((_, listen)) = &listen {
             own.ports.push((listen.port(), whose("transport", &name)));

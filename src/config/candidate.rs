@@ -349,13 +349,30 @@ pub enum HandoffKind {
         routed: Vec<IpNetwork>,
     },
     Private {
-        /// Moved into the tenant's network namespace.
-        interface: String,
-        /// The interface's addresses there.
-        addresses: Vec<IpNetwork>,
+        attachment: Attachment,
+        addressing: Addressing,
         /// Routers behind the interface: `prefix -> next hop`.
         routes: Vec<(IpNetwork, IpAddr)>,
     },
+}
+
+/// Which interface a private handoff has in its tenant's network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Without a VLAN it is moved there, and with one it stays where it is: a trunk that several handoffs may be on.
+    pub interface: String,
+    /// The 802.1Q VLAN of which an interface is made there, 1 to 4094.
+    pub vlan: Option<u16>,
+}
+
+/// Which addresses an interface has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addressing {
+    pub fixed: Vec<IpNetwork>,
+    /// One more by DHCP (RFC 2131).
+    pub dhcp: bool,
+    /// And those it makes itself of what routers advertise (RFC 4862).
+    pub ra: bool,
 }
 
 /// A pool's ports in blocks that are a branch's alone: whoever asks who had a port needs to know of blocks, not of each

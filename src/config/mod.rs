@@ -222,7 +222,8 @@
 //! | `[[handoff.port-forward]]` | `name`, `protocol` (`"tcp"`, `"udp"`), `address` and `to` (endpoints) | none | kind `internet`: `address` is of the pool and its port not of `nat-ports` |
 //! | `routed` | list of prefixes | none | kind `internet`: not translated; part of the branches' prefixes, overlaps no pool and no other tenant's |
 //! | `interface` | interface | | kind `private`: moved into the tenant's network namespace |
-//! | `address` | list of `"10.200.0.1/24"` | | kind `private`: the interface's |
+//! | `vlan` | 1 to 4094 | none | kind `private`: an 802.1Q interface of `interface`, which stays where it is, is made there instead |
+//! | `address` | list of `"10.200.0.1/24"`, `"dhcp"`, `"ra"` | | kind `private`: the interface's; one by DHCP; those that routers advertise |
 //! | `routes` | `{ "PREFIX" = "NEXT HOP" }` | none | kind `private` |
 //!
 //! `[[publish]]`, any number: a service that other tenants may call, if they are subscribers.
@@ -382,6 +383,7 @@ mod candidate;
 mod documents;
 mod export;
 mod groups;
+mod interfaces;
 mod keys;
 mod object_store;
 mod oidc;

@@ -60,9 +60,17 @@ pub(super) fn whose(kind: &str, name: &Result<String, Noted>) -> String {
     name.as_ref().map_or_else(|_| format!("a {kind}"), |name| format!("{kind} {name:?}"))
 }
 
-/// Things that only one may have, and who has them.
+/// Things that only one may have, or several share, and who has them.
 #[derive(Debug)]
-pub(super) struct Owners<K>(BTreeMap<K, (String, SourceRef)>);
+pub(super) struct Owners<K>(BTreeMap<K, Owned>);
+
+#[derive(Debug)]
+struct Owned {
+    /// The first, where several share it.
+    owner: String,
+    at: SourceRef,
+    is_shared: bool,
+}
 
 impl<K> Default for Owners<K> {
     fn default() -> Self {
@@ -94,17 +102,36 @@ impl<K: Ord> Owners<K> {
     }
 
     fn claim_at(&mut self, at: SourceRef, thing: K, what: &str, owner: String) -> Result<(), String> {
-        if let Some((first, first_at)) = self.0.get(&thing) {
-            let first_at = seen_from(&at, first_at);
-            return Err(format!("{owner}: {what} already belongs to {first} ({first_at})"));
+        if let Some(first) = self.0.get(&thing) {
+            return Err(first.already(&at, what, &owner));
         }
-        self.0.insert(thing, (owner, at));
+        self.0.insert(thing, Owned { owner, at, is_shared: false });
         Ok(())
     }
 
     /// `owner` uses `thing`, which others that do so too may share, but nobody may claim.
-    pub(super) fn note_use(&mut self, value: Value<'_>, thing: K, owner: String) {
-        self.0.entry(thing).or_insert((owner, value.at()));
+    pub(super) fn share(
+        &mut self,
+        value: Value<'_>,
+        thing: K,
+        what: &str,
+        owner: String,
+    ) -> Result<(), Noted> {
+        match self.0.get(&thing) {
+            Some(first) if !first.is_shared => Err(value.remark(first.already(&value.at(), what, &owner))),
+            Some(_) => Ok(()),
+            None => {
+                self.0.insert(thing, Owned { owner, at: value.at(), is_shared: true });
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Owned {
+    fn already(&self, seen_at: &SourceRef, what: &str, other: &str) -> String {
+        let at = seen_from(seen_at, &self.at);
+        format!("{other}: {what} already belongs to {} ({at})", self.owner)
     }
 }
 
@@ -114,6 +141,8 @@ pub(super) struct Claims {
     pub(super) public_keys: Owners<PublicKey>,
     /// Interfaces of the box; a private handoff takes its interface away into the tenant's namespace.
     pub(super) interfaces: Owners<String>,
+    /// VLANs, by interface and number.
+    vlans: Owners<(String, u16)>,
     /// Ports of its addresses' that the box itself listens on, and what does.
     pub(super) ports: Vec<(u16, String)>,
     /// By interface: which ports of its address are given out, and who said so first.
@@ -147,6 +176,19 @@ impl Claims {
         self.prefixes.push(Claim { kind, prefix, owner, at: value.at() });
     }
 
+    /// `owner` wants the VLAN of this number of an interface, which stays the box's.
+    pub(super) fn vlan(
+        &mut self,
+        value: Value<'_>,
+        interface: &str,
+        vlan: u16,
+        owner: String,
+    ) -> Result<(), Noted> {
+        let what = format!("VLAN {vlan} of interface {interface:?}");
+        self.vlans.claim(value, (interface.to_owned(), vlan), &what, owner.clone())?;
+        self.interfaces.share(value, interface.to_owned(), &format!("interface {interface:?}"), owner)
+    }
+
     /// `owner` wants to give out `ports` of an address of the box's own.
     pub(super) fn not_listened_on(
         &self,
@@ -173,7 +215,8 @@ impl Claims {
         owner: &str,
     ) -> Result<(), Noted> {
         self.not_listened_on(value, ports, owner)?;
-        self.interfaces.note_use(value, interface.to_owned(), owner.to_owned());
+        let what = format!("interface {interface:?}");
+        self.interfaces.share(value, interface.to_owned(), &what, owner.to_owned())?;
         let first = self
             .masquerades
             .entry(interface.to_owned())

@@ -6,6 +6,7 @@ use super::appliance::{
 };
 use super::apps::{domain, tenant_app, unknown_app};
 use super::groups::{Groups, Member};
+use super::interfaces::{addressing, on_link};
 use super::problem::{Noted, seen_from, unknown};
 use super::reader::{Table, Value, all};
 use super::scope::{Claims, Owners, PrefixKind, Scope, whose};
@@ -272,7 +273,7 @@ const INTERNET_KEYS: [&str; 9] = [
     "port-forward",
     "routed",
 ];
-const PRIVATE_KEYS: [&str; 3] = ["interface", "address", "routes"];
+const PRIVATE_KEYS: [&str; 4] = ["interface", "vlan", "address", "routes"];
 
 /// One tenant's file while it is being read.
 pub(super) struct TenantReader<'a> {
@@ -624,14 +625,21 @@ impl TenantReader<'_> {
 
     fn private(&mut self, table: &mut Table<'_>, handoff: &str) -> Result<HandoffKind, Noted> {
         let owner = format!("tenant {:?} {handoff}", self.tenant);
+        // The numbers 0 and 4095 are reserved (IEEE 802.1Q-2022 table 9-2).
+        let vlan = table.optional("vlan", |value| value.number(1..=4094));
         let interface = table.required("interface", |value| {
             let interface = interface(value)?;
-            let what = format!("interface {interface:?}");
-            self.claims.interfaces.claim(value, interface.clone(), &what, owner)?;
+            match vlan {
+                Ok(None) => {
+                    let what = format!("interface {interface:?}");
+                    self.claims.interfaces.claim(value, interface.clone(), &what, owner)?;
+                }
+                Ok(Some(vlan)) => self.claims.vlan(value, &interface, vlan, owner)?,
+                Err(_) => {}
+            }
             Ok(interface)
         });
-        let addresses =
-            table.required("address", |value| value.list(|value| value.parse(values::interface_address)));
+        let addressing = table.required("address", addressing);
         let routes = table.with_default("routes", Vec::new(), |value| {
             let mut routes = all(value.entries()?.map(|(prefix, value)| {
                 let prefix = values::prefix(prefix).map_err(|message| value.note(message))?;
@@ -641,8 +649,12 @@ impl TenantReader<'_> {
                         value.note(format!("{prefix} cannot have the next hop {hop}: another family"))
                     );
                 }
-                let on_link = |networks: &Vec<IpNetwork>| networks.iter().any(|own| own.contains(hop));
-                if addresses.as_ref().is_ok_and(|networks| !on_link(networks)) {
+                // What is learned is not known yet.
+                let may_be = |own: &Addressing| {
+                    let is_learned = if hop.is_ipv4() { own.dhcp } else { own.ra };
+                    is_learned || on_link(&own.fixed, hop)
+                };
+                if addressing.as_ref().is_ok_and(|own| !may_be(own)) {
                     return Err(value.note(format!("next hop {hop} lies in no network of the interface's")));
                 }
                 Ok((prefix, hop))
@@ -650,7 +662,8 @@ impl TenantReader<'_> {
             routes.sort();
             Ok(routes)
         });
-        Ok(HandoffKind::Private { interface: interface?, addresses: addresses?, routes: routes? })
+        let attachment = Attachment { interface: interface?, vlan: vlan? };
+        Ok(HandoffKind::Private { attachment, addressing: addressing?, routes: routes? })
     }
 
     fn class(&mut self, mut table: Table<'_>) -> Result<AppClass, Noted> {

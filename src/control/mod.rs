@@ -77,6 +77,25 @@ pub struct Status {
     /// In the order of the configuration.
     #[serde(default)]
     pub exporters: Vec<ExporterReport>,
+    /// By tenant and handoff.
+    #[serde(default)]
+    pub handoffs: Vec<HandoffRow>,
+}
+
+/// The interface of a private handoff, as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct HandoffRow {
+    pub tenant: String,
+    pub handoff: String,
+    /// As it is called in the tenant's network namespace.
+    pub interface: String,
+    /// It is there, is up, and has a carrier if it knows what that is.
+    pub up: bool,
+    /// `10.200.0.1/24`; without link-local ones.
+    pub addresses: Vec<String>,
+    /// Who gave it one of them by DHCP.
+    pub dhcp_server: Option<String>,
 }
 
 /// What a box's status is narrowed to a tenant by.
@@ -123,6 +142,7 @@ impl Status {
             // Whoever wants to commit has to know that another commit waits.
             commit: self.commit.as_ref().map(|commit| Standing { problem: None, ..commit.clone() }),
             exporters: Vec::new(),
+            handoffs: self.handoffs.iter().filter(|row| row.tenant == tenant).cloned().collect(),
         }
     }
 }
@@ -166,6 +186,7 @@ pub struct Control {
     unix_millis: Box<dyn Fn() -> u64 + Send + Sync>,
     explainer: Box<Explainer>,
     exporters: Box<Exporters>,
+    handoffs: Box<Handoffs>,
     ledger: Option<Box<dyn LedgerPort>>,
     history: Option<Box<dyn FlowsPort>>,
     commits: Option<Box<dyn CommitPort>>,
@@ -177,6 +198,9 @@ type Explainer = dyn Fn(&str, &AskedFlow) -> Result<Explanation, String> + Send 
 
 /// How exporting to each collector stands.
 type Exporters = dyn Fn() -> Vec<ExporterReport> + Send + Sync;
+
+/// How private handoffs' interfaces are.
+type Handoffs = dyn Fn() -> Vec<HandoffRow> + Send + Sync;
 
 impl Control {
     /// `unix_millis` reads the wall clock; it is shown and decides nothing.
@@ -194,6 +218,7 @@ impl Control {
             unix_millis: Box::new(unix_millis),
             explainer,
             exporters: Box::new(Vec::new),
+            handoffs: Box::new(Vec::new),
             ledger: None,
             history: None,
             commits: None,
@@ -257,6 +282,19 @@ impl Control {
         (self.exporters)()
     }
 
+    /// With the one who knows how private handoffs' interfaces are.
+    pub fn handing_off(self, handoffs: impl Fn() -> Vec<HandoffRow> + Send + Sync + 'static) -> Control {
+        Control { handoffs: Box::new(handoffs), ..self }
+    }
+
+    /// The interfaces of private handoffs, of all tenants or of one, by tenant and handoff.
+    pub fn handoffs(&self, tenant: Option<&str>) -> Vec<HandoffRow> {
+        let mut rows = (self.handoffs)();
+        rows.retain(|row| tenant.is_none_or(|tenant| row.tenant == tenant));
+        rows.sort_by(|a, b| (&a.tenant, &a.handoff).cmp(&(&b.tenant, &b.handoff)));
+        rows
+    }
+
     /// Who had an outside address and port; `None` where no ledger is kept. It reads files: not for a thread that others
     /// wait for.
     pub fn who_had(&self, asked: &AskedPort) -> Option<io::Result<WhoHad>> {
@@ -302,7 +340,7 @@ impl Control {
         let now_unix_ms = (self.unix_millis)();
         let nat_ledger = self.ledger.as_ref().map(|ledger| ledger.state());
         let flow_history = self.history.as_ref().map(|history| history.state());
-        let exporters = self.exporters();
+        let (exporters, handoffs) = (self.exporters(), self.handoffs(None));
         let commit = self.commits.as_ref().map(|commits| commits.standing());
         Ok(Status {
             site: self.site.clone(),
@@ -312,6 +350,7 @@ impl Control {
             flow_history,
             commit,
             exporters,
+            handoffs,
         })
     }
 

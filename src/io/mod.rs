@@ -10,6 +10,7 @@ pub mod clock;
 mod collector;
 pub mod cpu;
 pub mod crossing;
+mod dhcp;
 pub mod exporting;
 pub mod flow_keeping;
 pub mod forward;

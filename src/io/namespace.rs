@@ -14,6 +14,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 
 /// Where `ip netns` keeps them.
 const DIRECTORY: &str = "/run/netns";
@@ -88,6 +89,24 @@ impl Namespace {
             rustix::thread::move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))?;
             Ok(work())
         })?
+    }
+}
+
+impl Namespace {
+    /// Runs `work` on a thread that is in the namespace from its beginning to its end, and does not wait for it.
+    ///
+    /// # Errors
+    /// There can be no more threads, or open files. That the thread cannot go there is what it ends with.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<JoinHandle<io::Result<T>>> {
+        let fd = self.fd.try_clone()?;
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            rustix::thread::move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Ok(work())
+        })
     }
 }
 

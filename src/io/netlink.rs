@@ -5,14 +5,14 @@ use super::namespace::Namespace;
 use futures_util::{StreamExt, TryStreamExt};
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{
-    Error, Handle, IpVersion, LinkMessageBuilder, LinkUnspec, MulticastGroup, RouteMessageBuilder,
+    Error, Handle, IpVersion, LinkMessageBuilder, LinkUnspec, LinkVlan, MulticastGroup, RouteMessageBuilder,
 };
 use std::fmt;
 use std::io;
@@ -45,6 +45,17 @@ pub(super) struct Link {
     pub mtu: u32,
     /// What `ip link set DEV group` sets; 0 unless somebody did.
     pub group: u32,
+    /// Of Ethernet.
+    pub mac: Option<[u8; 6]>,
+    /// Which VLAN it is.
+    pub vlan: Option<Vlan>,
+}
+
+/// A VLAN, and the index of the interface it is of, in that one's own namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Vlan {
+    pub trunk: u32,
+    pub id: u16,
 }
 
 /// A route of ours.
@@ -88,7 +99,7 @@ pub(super) enum Action {
 #[derive(Debug)]
 pub struct NetworkWatch {
     changed: Arc<Notify>,
-    tasks: [JoinHandle<()>; 2],
+    _watched: Watched,
 }
 
 impl NetworkWatch {
@@ -97,25 +108,52 @@ impl NetworkWatch {
     /// # Errors
     /// The process may open no more files.
     pub fn open() -> io::Result<NetworkWatch> {
-        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Link];
-        let (connection, _, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
         let changed = Arc::new(Notify::new());
         let tell = Arc::clone(&changed);
-        let told = tokio::spawn(async move {
-            while messages.next().await.is_some() {
-                tell.notify_one();
-            }
-        });
-        Ok(NetworkWatch { changed, tasks: [tokio::spawn(connection), told] })
+        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Link];
+        let watched = Watched::open(&Namespace::current()?, &groups, move || tell.notify_one())?;
+        Ok(NetworkWatch { changed, _watched: watched })
     }
 
     /// Until something has changed since it was last asked.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
+
+    /// Makes it tell of a change that it cannot see itself.
+    pub fn teller(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
+    }
 }
 
-impl Drop for NetworkWatch {
+/// Listens to what the kernel tells of changes in a namespace, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Watched {
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Watched {
+    /// Calls `tell` at each change to what `groups` are about; within a tokio runtime.
+    pub(super) fn open(
+        namespace: &Namespace,
+        groups: &[MulticastGroup],
+        tell: impl Fn() + Send + 'static,
+    ) -> io::Result<Watched> {
+        let runtime = tokio::runtime::Handle::current();
+        let (connection, _, mut messages) = namespace.run(|| {
+            let _guard = runtime.enter();
+            rtnetlink::new_multicast_connection(groups)
+        })??;
+        let told = tokio::spawn(async move {
+            while messages.next().await.is_some() {
+                tell();
+            }
+        });
+        Ok(Watched { tasks: [tokio::spawn(connection), told] })
+    }
+}
+
+impl Drop for Watched {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
@@ -172,16 +210,43 @@ impl Netlink {
         self.change_link(LinkUnspec::new_with_index(index).setns_by_fd(to.as_fd().as_raw_fd())).await
     }
 
+    /// Makes the VLAN interface `name` of a trunk that is here, in `namespace`; it is down there.
+    pub(super) async fn add_vlan(&self, name: &str, vlan: Vlan, namespace: &Namespace) -> io::Result<()> {
+        let builder = LinkVlan::new(name, vlan.trunk, vlan.id).setns_by_fd(namespace.as_fd().as_raw_fd());
+        self.handle.link().add(builder.build()).execute().await.map_err(io_error)
+    }
+
     pub(super) async fn delete_link(&self, index: u32) -> io::Result<()> {
         self.handle.link().del(index).execute().await.map_err(io_error)
     }
 
     /// The addresses of an interface, without the link-local ones that IPv6 gives itself.
     pub(super) async fn addresses(&self, index: u32) -> io::Result<Vec<IpNetwork>> {
+        Ok(self.lasting(index).await?.into_iter().map(|(address, _)| address).collect())
+    }
+
+    /// Each address, and whether somebody gave it to the interface for good; others are made of advertisements, and run out.
+    pub(super) async fn lasting(&self, index: u32) -> io::Result<Vec<(IpNetwork, bool)>> {
         let get = self.handle.address().get().set_link_index_filter(index).execute();
         let messages: Vec<AddressMessage> = get.try_collect().await.map_err(io_error)?;
-        let addresses = messages.iter().filter_map(address_of);
-        Ok(addresses.filter(|a| !matches!(a.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local())).collect())
+        let lasts = |message: &AddressMessage| message.header.flags.contains(AddressHeaderFlags::Permanent);
+        let addresses = messages.iter().filter_map(|message| Some((address_of(message)?, lasts(message))));
+        let is_local =
+            |address: &IpNetwork| matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+        Ok(addresses.filter(|(address, _)| !is_local(address)).collect())
+    }
+
+    /// The routes that the kernel has learned by advertisements on an interface.
+    pub(super) async fn advertised(&self, index: u32) -> io::Result<Vec<Route>> {
+        let mut routes = self.routes_of(AddressFamily::Inet6, RouteProtocol::Ra).await?;
+        routes.retain(|route| matches!(route.target, Target::Link { index: out, .. } if out == index));
+        Ok(routes)
+    }
+
+    /// Makes the kernel forget one.
+    pub(super) async fn delete_advertised(&self, route: &Route) -> io::Result<()> {
+        let message = message_of_route(route, RouteProtocol::Ra)?;
+        self.handle.route().del(message).execute().await.map_err(io_error)
     }
 
     /// Adds an address that may be used at once: no duplicate address detection (RFC 4862 section 5.4) is waited for.
@@ -201,26 +266,28 @@ impl Netlink {
 
     /// Our routes, in all tables.
     pub(super) async fn routes(&self) -> io::Result<Vec<Route>> {
-        let mut routes = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut filter = RouteMessage::default();
-            filter.header.address_family = family;
-            filter.header.protocol = PROTOCOL.into();
-            let get = self.handle.route().get(filter).execute();
-            let messages: Vec<RouteMessage> = get.try_collect().await.map_err(io_error)?;
-            // A kernel before 4.20 does not filter.
-            let ours = messages.iter().filter(|m| m.header.protocol == RouteProtocol::from(PROTOCOL));
-            routes.extend(ours.filter_map(route_of));
-        }
+        let mut routes = self.routes_of(AddressFamily::Inet, PROTOCOL.into()).await?;
+        routes.extend(self.routes_of(AddressFamily::Inet6, PROTOCOL.into()).await?);
         Ok(routes)
     }
 
+    async fn routes_of(&self, family: AddressFamily, protocol: RouteProtocol) -> io::Result<Vec<Route>> {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = family;
+        filter.header.protocol = protocol;
+        let get = self.handle.route().get(filter).execute();
+        let messages: Vec<RouteMessage> = get.try_collect().await.map_err(io_error)?;
+        // A kernel before 4.20 does not filter.
+        let those = messages.iter().filter(|message| message.header.protocol == protocol);
+        Ok(those.filter_map(route_of).collect())
+    }
+
     pub(super) async fn add_route(&self, route: &Route) -> io::Result<()> {
-        self.handle.route().add(message_of_route(route)?).execute().await.map_err(io_error)
+        self.handle.route().add(message_of_route(route, PROTOCOL.into())?).execute().await.map_err(io_error)
     }
 
     pub(super) async fn delete_route(&self, route: &Route) -> io::Result<()> {
-        self.handle.route().del(message_of_route(route)?).execute().await.map_err(io_error)
+        self.handle.route().del(message_of_route(route, PROTOCOL.into())?).execute().await.map_err(io_error)
     }
 
     /// Our rules. A rule of ours that is like none we would make today comes back as one that fits none wanted.
@@ -264,16 +331,31 @@ fn link_of(message: &LinkMessage) -> Link {
         runs: message.header.flags.contains(LinkFlags::Running),
         mtu: 0,
         group: 0,
+        mac: None,
+        vlan: None,
     };
+    let (mut trunk, mut id) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Group(group) => link.group = *group,
+            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
+            LinkAttribute::Link(index) => trunk = Some(*index),
+            LinkAttribute::LinkInfo(about) => id = about.iter().find_map(vlan_id_of),
             _ => {}
         }
     }
+    link.vlan = trunk.zip(id).map(|(trunk, id)| Vlan { trunk, id });
     link
+}
+
+fn vlan_id_of(about: &LinkInfo) -> Option<u16> {
+    let LinkInfo::Data(InfoData::Vlan(about)) = about else { return None };
+    about.iter().find_map(|about| match about {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })
 }
 
 fn address_of(message: &AddressMessage) -> Option<IpNetwork> {
@@ -319,7 +401,7 @@ fn route_of(message: &RouteMessage) -> Option<Route> {
     Some(Route { destination, table, metric, target })
 }
 
-fn message_of_route(route: &Route) -> io::Result<RouteMessage> {
+fn message_of_route(route: &Route, protocol: RouteProtocol) -> io::Result<RouteMessage> {
     let invalid = |e| io::Error::new(io::ErrorKind::InvalidInput, format!("{e}"));
     let (network, prefix) = (route.destination.network(), route.destination.prefix());
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
@@ -327,7 +409,7 @@ fn message_of_route(route: &Route) -> io::Result<RouteMessage> {
         .map_err(invalid)?
         .table_id(route.table)
         .priority(route.metric)
-        .protocol(PROTOCOL.into());
+        .protocol(protocol);
     match &route.target {
         Target::Link { index, via } => {
             builder = builder.output_interface(*index);

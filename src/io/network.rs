@@ -8,7 +8,7 @@
 //! What is put into the kernel, and how to recognise it:
 //! - routes and rules are of protocol 74 ([`super::netlink::PROTOCOL`]); whatever has that number is popgate's to remove;
 //! - `internet`: the pools' routes in the main table, out of the device;
-//! - `private`: in the tenant's namespace the interface, its addresses, its routers' routes, and defaults to the device;
+//! - `private` ([`private`]): in the tenant's namespace the interface, its addresses, its routers' routes, and defaults to the device;
 //! - `lan`: [`TABLE`] with defaults to the device, and below them an `unreachable` default that outlives it: when popgate
 //!   is not running, the LAN's traffic must not leave by the provider's default route, past the tunnels. Rules:
 //!   ```text
@@ -26,6 +26,8 @@
 //! that forwards no longer listens to router advertisements unless its `accept_ra` is 2. An underlay that is configured by
 //! them needs that set; we leave it alone.
 
+mod private;
+
 use super::masquerade::Masquerading;
 use super::namespace::Namespace;
 pub use super::netlink::NetworkWatch;
@@ -34,12 +36,17 @@ use super::tun::TunDevice;
 use crate::model::DeviceId;
 use crate::tables::{DeviceKind, DeviceSpec};
 use ipnetwork::IpNetwork;
+pub use private::HandoffLink;
+use private::Learning;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// The routing table that LAN interfaces' traffic is looked up in, their interface group, and the priority of the rules
 /// that decide; the port of this project's number, as good as any that nobody uses.
@@ -69,8 +76,17 @@ pub struct Network {
     workers: u16,
     known: BTreeMap<DeviceId, Known>,
     /// Devices no longer wanted, of which something could not be taken away yet.
-    leftovers: Vec<Known>,
+    leftovers: Vec<(DeviceId, Known)>,
     masquerading: Masquerading,
+    learning: BTreeMap<DeviceId, Learning>,
+    news: News,
+}
+
+/// That something has changed in a namespace of a tenant's.
+#[derive(Clone, Debug)]
+struct News {
+    is_there: Arc<AtomicBool>,
+    wake: Arc<Notify>,
 }
 
 /// A device that exists.
@@ -88,6 +104,8 @@ pub struct Realised {
     pub opened: Vec<Vec<TunDevice>>,
     /// Devices that are no more.
     pub closed: Vec<DeviceId>,
+    /// Of each private handoff's device: the interface it is there for.
+    pub handoffs: BTreeMap<DeviceId, HandoffLink>,
     /// What was changed, in the words of `ip` and `sysctl`; nothing if all was as it should be.
     pub changes: Vec<String>,
     /// What could not be done; the next run tries again.
@@ -138,14 +156,16 @@ impl Realised {
 
 impl Network {
     /// The network of the calling thread's namespace, which is from then on the box's own, with no devices known yet. Those
-    /// it makes have a queue for each of `workers`.
-    pub fn new(workers: u16) -> io::Result<Network> {
+    /// it makes have a queue for each of `workers`. `wake` is notified when something in a tenant's namespace has changed by itself.
+    pub fn new(workers: u16, wake: Arc<Notify>) -> io::Result<Network> {
         Ok(Network {
             home: Namespace::current()?,
             workers,
             known: BTreeMap::new(),
             leftovers: Vec::new(),
             masquerading: Masquerading::default(),
+            learning: BTreeMap::new(),
+            news: News { is_there: Arc::default(), wake },
         })
     }
 
@@ -163,24 +183,39 @@ impl Network {
         self.masquerading.is_gone(&self.home)
     }
 
+    /// Whether anything in a tenant's namespace has changed since [`Network::realise`] last began.
+    pub fn has_news(&self) -> bool {
+        self.news.is_there.load(Ordering::Acquire)
+    }
+
+    /// Tells that something has.
+    fn teller(&self) -> impl Fn() + Send + 'static {
+        let news = self.news.clone();
+        move || {
+            news.is_there.store(true, Ordering::Release);
+            news.wake.notify_one();
+        }
+    }
+
     /// Brings the kernel to `wanted`. Within a tokio runtime.
     ///
     /// A device of which only routes, addresses, interfaces or the MTU changed is kept, with what is in flight; one that
     /// changed its name, kind or namespace is closed and opened anew.
     pub async fn realise(&mut self, wanted: &[(DeviceId, DeviceSpec)]) -> Realised {
         let mut realised = Realised::default();
+        self.news.is_there.store(false, Ordering::Release);
         self.dismantle(wanted, &mut realised).await;
         if let Err(message) = self.realise_home(wanted, &mut realised).await {
             realised.problem(None, message);
         }
         let mut namespaces = BTreeSet::new();
         for (id, spec) in wanted {
-            let DeviceKind::Private { netns, .. } = &spec.kind else { continue };
-            let result = if namespaces.insert(netns) {
-                self.realise_private(*id, spec, &mut realised).await
+            let DeviceKind::Private(private) = &spec.kind else { continue };
+            let result = if namespaces.insert(&private.netns) {
+                self.realise_private(*id, spec, private, &mut realised).await
             } else {
                 // Both would want the default route.
-                Err(format!("the network namespace {netns} already has another device"))
+                Err(format!("the network namespace {} already has another device", private.netns))
             };
             if let Err(message) = result {
                 realised.problem(Some(&spec.name), message);
@@ -200,60 +235,22 @@ impl Network {
             self.known.iter().filter(|(id, known)| !stays(id, known)).map(|(id, _)| *id).collect();
         let mut dismantled = std::mem::take(&mut self.leftovers);
         for id in gone {
-            dismantled.extend(self.known.remove(&id));
+            dismantled.extend(self.known.remove(&id).map(|known| (id, known)));
             realised.closed.push(id);
         }
-        for known in dismantled {
+        for (id, known) in dismantled {
             let result = match &known.spec.kind {
-                DeviceKind::Private { netns, interface, .. } => {
-                    self.dismantle_private(&known, netns, interface, realised).await
-                }
+                DeviceKind::Private(private) => self.dismantle_private(id, &known, private, realised).await,
                 _ => delete_device(&self.home, &known, realised).await,
             };
             if let Err(message) = result {
                 realised.problem(Some(&known.spec.name), message);
                 // Tried again, unless the namespace has found a new use meanwhile.
                 if !wanted.iter().any(|(_, spec)| same_namespace(spec, &known.spec)) {
-                    self.leftovers.push(known);
+                    self.leftovers.push((id, known));
                 }
             }
         }
-    }
-
-    /// The interface goes home first: with the namespace it would be lost if it is virtual.
-    async fn dismantle_private(
-        &self,
-        known: &Known,
-        netns: &str,
-        interface: &str,
-        realised: &mut Realised,
-    ) -> Result<(), String> {
-        let Some(namespace) = find_namespace(netns)? else { return Ok(()) };
-        delete_device(&namespace, known, realised).await?;
-        self.bring_home(&namespace, netns, interface, realised).await?;
-        let netlink = open_netlink(&namespace)?;
-        let links = netlink.links().await.map_err(|e| e.to_string())?;
-        let others: Vec<_> = links.iter().map(|l| &*l.name).filter(|n| !BORN_THERE.contains(n)).collect();
-        if !others.is_empty() {
-            return Err(format!(
-                "left the network namespace {netns}: somebody put {} into it",
-                others.join(", ")
-            ));
-        }
-        realised.step(format!("ip netns delete {netns}"), Namespace::remove(netns))
-    }
-
-    async fn bring_home(
-        &self,
-        namespace: &Namespace,
-        netns: &str,
-        interface: &str,
-        realised: &mut Realised,
-    ) -> Result<(), String> {
-        let netlink = open_netlink(namespace)?;
-        let Some(link) = find_link(&netlink, interface).await? else { return Ok(()) };
-        let change = format!("ip -n {netns} link set {interface} netns (the box's own)");
-        realised.step(change, netlink.move_link(link.index, &self.home).await)
     }
 
     // 2: the box's own namespace: the internet and the LAN.
@@ -269,7 +266,7 @@ impl Network {
         for (id, spec) in wanted {
             // Also of a device that cannot be made now: its LAN is still to be kept off the internet.
             match &spec.kind {
-                DeviceKind::Private { .. } => continue,
+                DeviceKind::Private(_) => continue,
                 DeviceKind::Internet { .. } => {}
                 DeviceKind::Lan { interfaces } => {
                     lan.insert(&*spec.name, interfaces.as_slice());
@@ -296,72 +293,6 @@ impl Network {
         sync_routes(&netlink, &routes, "ip route", realised).await?;
         sync_groups(&netlink, &lan, realised).await?;
         sync_rules(&netlink, &lan, realised).await
-    }
-
-    // 3: a tenant's private namespace.
-
-    async fn realise_private(
-        &mut self,
-        id: DeviceId,
-        spec: &DeviceSpec,
-        realised: &mut Realised,
-    ) -> Result<(), String> {
-        let DeviceKind::Private { netns, interface, addresses, routes } = &spec.kind else { return Ok(()) };
-        let namespace = match find_namespace(netns)? {
-            Some(found) => found,
-            None => {
-                let made = Namespace::ensure(netns)
-                    .map_err(|e| format!("cannot make the network namespace {netns}: {e}"))?;
-                realised.changed(format!("ip netns add {netns}"));
-                made
-            }
-        };
-        if let Some(DeviceKind::Private { interface: before, .. }) = self.known.get(&id).map(|k| &k.spec.kind)
-            && before != interface
-        {
-            self.bring_home(&namespace, netns, before, realised).await?;
-        }
-
-        let netlink = open_netlink(&namespace)?;
-        let ip = format!("ip -n {netns}");
-        if let Some(loopback) = find_link(&netlink, "lo").await? {
-            bring_up(&netlink, &ip, &loopback, realised).await?;
-        }
-        // The device does not depend on the interface: without it, packets to the tenant's network end here, and
-        // everything is in place when it appears.
-        let index = self.realise_device(id, spec, Some((netns, &namespace)), &netlink, realised).await?;
-        let mut wanted: Vec<Route> =
-            defaults().map(|default| route(default, MAIN_TABLE, index, None)).collect();
-        let attached = self.attach(&namespace, netns, interface, &netlink, realised).await;
-        if let Ok(link) = &attached {
-            sync_addresses(&netlink, &ip, link, addresses, realised).await?;
-            bring_up(&netlink, &ip, link, realised).await?;
-            wanted.extend(routes.iter().map(|(to, via)| route(*to, MAIN_TABLE, link.index, Some(*via))));
-        }
-        sync_routes(&netlink, &wanted, &format!("{ip} route"), realised).await?;
-        attached.map(drop)
-    }
-
-    /// Finds the interface in the namespace, or moves it there.
-    async fn attach(
-        &self,
-        namespace: &Namespace,
-        netns: &str,
-        interface: &str,
-        netlink: &Netlink,
-        realised: &mut Realised,
-    ) -> Result<Link, String> {
-        if let Some(link) = find_link(netlink, interface).await? {
-            return Ok(link);
-        }
-        let home = open_netlink(&self.home)?;
-        let Some(link) = find_link(&home, interface).await? else {
-            return Err(format!("there is no interface {interface}, neither in the box nor in {netns}"));
-        };
-        let moved = home.move_link(link.index, namespace).await;
-        realised.step(format!("ip link set {interface} netns {netns}"), moved)?;
-        let found = find_link(netlink, interface).await?;
-        found.ok_or_else(|| format!("interface {interface} did not arrive in {netns}"))
     }
 
     // 4: answers to addresses of the box's own.
@@ -496,7 +427,7 @@ fn same_place(one: &DeviceSpec, other: &DeviceSpec) -> bool {
 fn same_namespace(one: &DeviceSpec, other: &DeviceSpec) -> bool {
     use DeviceKind::Private;
     match (&one.kind, &other.kind) {
-        (Private { netns: one, .. }, Private { netns: other, .. }) => one == other,
+        (Private(one), Private(other)) => one.netns == other.netns,
         _ => false,
     }
 }
@@ -607,9 +538,12 @@ async fn sync_addresses(
     ip: &str,
     link: &Link,
     wanted: &[IpNetwork],
+    keeps_advertised: bool,
     realised: &mut Realised,
 ) -> Result<(), String> {
-    let present = netlink.addresses(link.index).await.map_err(|e| format!("cannot list addresses: {e}"))?;
+    let present = netlink.lasting(link.index).await.map_err(|e| format!("cannot list addresses: {e}"))?;
+    let is_ours = |(address, lasts): &(IpNetwork, bool)| *lasts || address.is_ipv4() || !keeps_advertised;
+    let present: Vec<IpNetwork> = present.into_iter().filter(is_ours).map(|(address, _)| address).collect();
     for address in present.iter().filter(|address| !wanted.contains(address)) {
         let deleted = netlink.delete_address(link.index, *address).await;
         realised.step(format!("{ip} address delete {address} dev {}", link.name), deleted)?;
@@ -695,24 +629,34 @@ fn rules(device: &str, interfaces: &[String]) -> Vec<Rule> {
 /// Switches forwarding on in the namespace, and sets a TUN device so that it takes and gives packets as they are.
 fn set_sysctls(namespace: &Namespace, device: &str, realised: &mut Realised) -> Result<(), String> {
     let (v4, v6) = (format!("net/ipv4/conf/{device}"), format!("net/ipv6/conf/{device}"));
+    // The kernel takes the larger of this and `all`: 0 is off, 1 asks for the way back to lead to this very device,
+    // which of the far ends of tunnels is not so, 2 for any way back. So where `all` is not off, 2 is the mildest.
+    let all = namespace.run(|| read_sysctl("net/ipv4/conf/all/rp_filter"));
+    let all = all.and_then(|all| all).map_err(|e| e.to_string())?;
+    let rp_filter = if all.as_deref() == Some("0") { "0" } else { "2" };
+    let settings = [
+        ("net/ipv4/ip_forward".to_owned(), "1"),
+        ("net/ipv6/conf/all/forwarding".to_owned(), "1"),
+        (format!("{v4}/rp_filter"), rp_filter),
+        // No link-local address, no router advertisements: nobody is at the other end to talk to about them.
+        (format!("{v6}/addr_gen_mode"), "1"),
+        (format!("{v6}/accept_ra"), "0"),
+    ];
+    write_sysctls(namespace, &settings, realised)
+}
+
+/// Sets in the namespace what is set otherwise there.
+fn write_sysctls(
+    namespace: &Namespace,
+    settings: &[(String, &str)],
+    realised: &mut Realised,
+) -> Result<(), String> {
     let set = namespace.run(|| {
-        // The kernel takes the larger of this and `all`: 0 is off, 1 asks for the way back to lead to this very device,
-        // which of the far ends of tunnels is not so, 2 for any way back. So where `all` is not off, 2 is the mildest.
-        let all = read_sysctl("net/ipv4/conf/all/rp_filter")?;
-        let rp_filter = if all.as_deref() == Some("0") { "0" } else { "2" };
-        let settings = [
-            ("net/ipv4/ip_forward".to_owned(), "1"),
-            ("net/ipv6/conf/all/forwarding".to_owned(), "1"),
-            (format!("{v4}/rp_filter"), rp_filter),
-            // No link-local address, no router advertisements: nobody is at the other end to talk to about them.
-            (format!("{v6}/addr_gen_mode"), "1"),
-            (format!("{v6}/accept_ra"), "0"),
-        ];
         let mut changes = Vec::new();
         for (path, value) in settings {
-            // Not there: IPv6 is switched off on this machine.
-            if read_sysctl(&path)?.is_some_and(|present| present != value) {
-                std::fs::write(Path::new("/proc/sys").join(&path), value)
+            // Not there: IPv6 is switched off on this machine, or the kernel is too old for it.
+            if read_sysctl(path)?.is_some_and(|present| present != *value) {
+                std::fs::write(Path::new("/proc/sys").join(path), value)
                     .map_err(|e| io::Error::new(e.kind(), format!("sysctl {path}={value}: {e}")))?;
                 changes.push(format!("sysctl {path}={value}"));
             }

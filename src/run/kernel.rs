@@ -1,14 +1,20 @@
 //! What a generation wants of the kernel, and which thread gets it.
 
 use super::crew::Crew;
-use crate::io::network::{self, Network};
+use crate::control::HandoffRow;
+use crate::io::network::{self, HandoffLink, Network, NetworkWatch};
 use crate::io::udp::{Listen, TransportSocket};
-use crate::model::TransportId;
+use crate::model::{DeviceId, TransportId};
 use crate::pipeline::DeadLinks;
-use crate::tables::Generation;
+use crate::tables::{DeviceKind, DeviceSpec, Generation};
+use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
+
+/// How private handoffs' interfaces were found to be; read by whoever is asked.
+pub(super) type HandoffRows = Arc<ArcSwap<Vec<HandoffRow>>>;
 
 /// The kernel's devices and sockets, brought in line with a generation.
 pub(super) struct Kernel {
@@ -21,14 +27,23 @@ pub(super) struct Kernel {
     dead: DeadLinks,
     /// Nothing is missing.
     complete: bool,
+    handoffs: HandoffRows,
 }
 
 impl Kernel {
     /// With nothing opened yet; what will be goes to `crew`.
-    pub(super) fn new(crew: Crew) -> io::Result<Kernel> {
-        let network = Network::new(crew.workers())?;
+    pub(super) fn new(crew: Crew, watch: &NetworkWatch) -> io::Result<Kernel> {
+        let network = Network::new(crew.workers(), watch.teller())?;
         let (homes, dead) = (BTreeMap::new(), DeadLinks::default());
-        Ok(Kernel { network, crew, bound: Vec::new(), homes, dead, complete: false })
+        Ok(Kernel {
+            network,
+            crew,
+            bound: Vec::new(),
+            homes,
+            dead,
+            complete: false,
+            handoffs: HandoffRows::default(),
+        })
     }
 
     /// Whether everything the last generation wanted is there.
@@ -76,9 +91,14 @@ impl Kernel {
         }
     }
 
-    /// Whether somebody else took something away that was there.
+    /// Whether something in a tenant's namespace has changed by itself.
+    pub(super) fn has_news(&self) -> bool {
+        self.network.has_news()
+    }
+
+    /// Whether something is not as it was left, by somebody else or by itself.
     pub(super) fn has_lost_something(&mut self) -> bool {
-        self.network.has_lost_masquerades()
+        self.network.has_lost_masquerades() || self.network.has_news()
     }
 
     /// Takes away what should not outlive the process.
@@ -120,6 +140,40 @@ impl Kernel {
         let realised = self.network.realise(&wanted).await;
         let unchanged = realised.opened.is_empty() && realised.closed.is_empty();
         let handed_over = unchanged || self.crew.replace_devices(realised.closed, realised.opened).await;
+        self.show_handoffs(generation, &realised.handoffs);
         realised.problems.is_empty() && handed_over
+    }
+
+    fn show_handoffs(&self, generation: &Generation, links: &BTreeMap<DeviceId, HandoffLink>) {
+        let row = |(id, spec): (DeviceId, &DeviceSpec)| {
+            let DeviceKind::Private(private) = &spec.kind else { return None };
+            let link = links.get(&id);
+            Some(HandoffRow {
+                tenant: private.tenant.clone(),
+                handoff: private.handoff.clone(),
+                interface: link.map_or(&private.attachment.interface, |link| &link.interface).clone(),
+                up: link.is_some_and(|link| link.carries),
+                addresses: link.iter().flat_map(|link| &link.addresses).map(ToString::to_string).collect(),
+                dhcp_server: link.and_then(|link| link.dhcp_server).map(|server| server.to_string()),
+            })
+        };
+        let rows: Vec<HandoffRow> = generation.devices.iter().filter_map(row).collect();
+        let before = self.handoffs.load();
+        for row in &rows {
+            let was = before.iter().find(|was| (&was.tenant, &was.handoff) == (&row.tenant, &row.handoff));
+            if was.is_none_or(|was| was.up != row.up) {
+                let HandoffRow { tenant, handoff, interface, .. } = row;
+                match row.up {
+                    true => tracing::info!(tenant, handoff, interface, "handoff: its link is up"),
+                    false => tracing::warn!(tenant, handoff, interface, "handoff: its link is down"),
+                }
+            }
+        }
+        self.handoffs.store(Arc::new(rows));
+    }
+
+    /// Where it is told how private handoffs' interfaces are.
+    pub(super) fn handoffs(&self) -> HandoffRows {
+        Arc::clone(&self.handoffs)
     }
 }

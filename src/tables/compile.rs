@@ -6,7 +6,7 @@
 
 use super::apps::{Apps, Domains, TenantApps};
 use super::classify::{Asks, ClassRule, Classifier};
-use super::device::{DeviceKind, DeviceSpec, Masquerade};
+use super::device::{DeviceKind, DeviceSpec, Masquerade, PrivateNetwork};
 use super::generation::{
     Breakout, EchoSpec, Generation, Here, InternetKind, InternetPrefix, NextHops, Order, PathSpec, Site, Sla,
     Tenant, TransportSpec, Written,
@@ -174,14 +174,17 @@ impl Compiler {
                         }
                         internet
                     }
-                    HandoffKind::Private { interface, addresses, routes } => {
+                    HandoffKind::Private { attachment, addressing, routes } => {
                         let device = self.names.device_id(&format!("{}/{}", config.name, handoff.name));
-                        let kind = DeviceKind::Private {
+                        let kind = DeviceKind::Private(PrivateNetwork {
+                            tenant: config.name.clone(),
+                            handoff: handoff.name.clone(),
                             netns: self.netns(&appliance.site, &config.name, &handoff.name),
-                            interface: interface.clone(),
-                            addresses: addresses.clone(),
+                            attachment: attachment.clone(),
+                            addressing: addressing.clone(),
                             routes: routes.clone(),
-                        };
+                            reached: handoff.prefixes.clone(),
+                        });
                         let name = format!("pg{}", device.0);
                         generation.devices.insert(device, DeviceSpec { name, mtu: DEVICE_MTU, kind });
                         generation.device_zones.insert(device, Zone::tenant(tenant));

@@ -14,7 +14,7 @@ mod services;
 pub use apps::{Fit, FitBy, TenantApps};
 pub use classify::{Classified, Classifier};
 pub use compile::{Compiler, OutOfIds};
-pub use device::{DeviceKind, DeviceSpec, Masquerade};
+pub use device::{DeviceKind, DeviceSpec, Masquerade, PrivateNetwork};
 pub use generation::{
     Breakout, Called, EchoSpec, Generation, Here, INTERNET, InternetKind, Order, PathSpec, Site, Sla, Tenant,
     TransportSpec, Written,

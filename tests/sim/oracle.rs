@@ -3,9 +3,9 @@
 
 use ipnetwork::IpNetwork;
 use popgate::config::{
-    AclAction, AclRule, Admin, AppClass, Appliance, Bound, BranchLimits, Candidate, CommitGuard,
-    DEFAULT_CLASS, Export, FlowMatch, Handoff, HandoffKind, IcmpSource, NatAction, NatFiltering, NatRule,
-    Place, Pop, PrivateKey, Role, Service, SourceRef, Tenant, TenantBranch,
+    AclAction, AclRule, Addressing, Admin, AppClass, Appliance, Attachment, Bound, BranchLimits, Candidate,
+    CommitGuard, DEFAULT_CLASS, Export, FlowMatch, Handoff, HandoffKind, IcmpSource, NatAction, NatFiltering,
+    NatRule, Place, Pop, PrivateKey, Role, Service, SourceRef, Tenant, TenantBranch,
 };
 use popgate::model::{FlowKey, NextHop, Protocol, Queueing, TenantId, Timeouts, Zone};
 use popgate::pipeline::{Question, Way, decide};
@@ -156,7 +156,8 @@ fn tenant() -> impl Strategy<Value = Tenant> {
                 forwards: vec![],
                 routed: routed.into_iter().map(net).collect(),
             };
-            let dc = HandoffKind::Private { interface: "eth2".into(), addresses: vec![], routes: vec![] };
+            let attachment = Attachment { interface: "eth2".into(), vlan: None };
+            let dc = HandoffKind::Private { attachment, addressing: Addressing::default(), routes: vec![] };
             let handoff = |name: &str, kind, mut prefixes: Vec<IpNetwork>, default: bool| {
                 if default {
                     prefixes.extend([net("0.0.0.0/0"), net("::/0")]);

@@ -20,6 +20,7 @@ export interface Status {
   'dropped-packets': number;
   'records-lost': number;
   exporters: ExporterReport[];
+  handoffs: HandoffRow[];
   /** Nobody puts configurations in force where there is none. */
   commit: Standing | null;
   'flow-history': FlowHistoryState | null;
@@ -45,6 +46,16 @@ export interface ObjectStoreState {
   problem: string | null;
   'waiting-files': number;
   'lost-files': number;
+}
+
+/** The interface of a private handoff. */
+export interface HandoffRow {
+  tenant: string;
+  handoff: string;
+  interface: string;
+  up: boolean;
+  addresses: string[];
+  'dhcp-server': string | null;
 }
 
 /** The way to a collector of flow records, and what went by it. */

@@ -47,6 +47,11 @@ export function whatIsWrong(live: Live): Wrong[] {
     const hint = `${exporter.protocol} over ${exporter.transport} to ${exporter.address}; ${integer(exporter['lost-records'])} records are lost.`;
     wrong.push({ level: 'warn', what, hint, since });
   }
+  for (const handoff of status?.handoffs ?? []) {
+    if (handoff.up) continue;
+    const what = `Handoff ${handoff.handoff} of ${handoff.tenant} leads nowhere: ${handoff.interface} has no link`;
+    wrong.push({ level: 'bad', what, hint: 'Its cable, its switch port, or the VLAN on the way.' });
+  }
   const history = status?.['flow-history'];
   if (history?.problem) {
     const since = history['failing-since-unix-ms'] ?? undefined;
