@@ -77,6 +77,7 @@ pub mod path;
 pub mod pipeline;
 pub mod run;
 pub mod store;
+pub mod system;
 pub mod tables;
 pub mod tunnel;
 pub mod wire;

@@ -17,6 +17,7 @@ mod machine;
 mod planes;
 mod service;
 mod serving;
+mod system;
 
 use crate::admin::{Access, Doors, Tls, token};
 use crate::config::{Appliance, Candidate, Role};
@@ -26,6 +27,7 @@ use crate::io::clock::Clock;
 use crate::io::cpu;
 use crate::io::exporting::{self, Standing, Wants};
 use crate::io::ledgering::Ledgering;
+use crate::io::listening;
 use crate::io::network::{self, NetworkWatch};
 use crate::model::AskedFlow;
 use crate::pipeline::{Entrance, Logged, Team, Worker, describe_record, rehearse};
@@ -140,9 +142,11 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     });
     let entrance = Entrance::new(&team, Arc::clone(&generation), clock.now());
     let (threads, crew) = crew::start(planes.collect(), entrance, &cpus, clock)?;
+    system::follow(&candidate);
     let mut kernel = Kernel::new(crew.clone(), &watch)?;
     kernel.bring_to(&generation).await;
-    if kernel.is_deaf() {
+    // Where the addresses are the box's to have made, they come later.
+    if kernel.is_deaf() && candidate.appliance.interfaces.is_empty() {
         return Err("no transport could be opened".into());
     }
     orders.send(reconfigure(&candidate, &generation))?;
@@ -205,8 +209,13 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
 
 /// Where the admin server is reached. What is beyond loopback is told of: whoever starts the box should know.
 fn open_doors(appliance: &Appliance) -> Result<Doors, Failure> {
+    // An address that the box is about to be given can be listened at before.
+    let is_given = |listen: &SocketAddr| {
+        let given = appliance.interfaces.iter().flat_map(|interface| &interface.addressing.fixed);
+        given.into_iter().any(|given| given.ip() == listen.ip())
+    };
     let bind = |listen: &SocketAddr| {
-        std::net::TcpListener::bind(listen).map_err(|error| format!("admin: {listen}: {error}"))
+        listening::bind(*listen, is_given(listen)).map_err(|error| format!("admin: {listen}: {error}"))
     };
     let admin = &appliance.admin;
     let plain = bind(&admin.listen)?;
@@ -248,7 +257,7 @@ async fn wait(
                 // The links first: who uses a dead one waits for nothing else.
                 let Machine { kernel, current, .. } = &mut commits.machine;
                 kernel.follow_links(&current.load_full()).await;
-                if kernel.has_news() {
+                if kernel.has_news() || !kernel.is_complete() {
                     kernel.bring_to(&current.load_full()).await;
                 }
                 commits.machine.follow_addresses().await;

@@ -2332,3 +2332,90 @@ fn a_branch_box_is_one_of_its_tenants_branches() {
         r#"popgate.toml:1: site: tenants/acme.toml has no such branch: unknown branch "pairs"; did you mean "paris"?"#,
     ]);
 }
+
+// ---- The box's own interfaces, and its LAN ---------------------------------------------------------------------------
+
+const INTERFACES: &str = "[[interface]]\nname = \"eth0\"\naddress = [\"10.20.0.1/24\"]\n\
+    [[interface]]\nname = \"eth1\"\naddress = \"dhcp\"\n";
+
+#[test]
+fn an_interface_of_the_boxs_own_is_there_once_and_so_is_an_address() {
+    let more = |more: &str| Config::branch().append(BOX, &format!("{INTERFACES}{more}"));
+    more("").has(&[]);
+    more("[[interface]]\nname = \"eth1\"\naddress = \"ra\"\n")
+        .has(&[r#"popgate.toml:23: name: interface "eth1" stands here twice"#]);
+    more("[[interface]]\nname = \"eth2\"\naddress = \"10.20.0.1/16\"\n").has(&[
+        r#"popgate.toml:24: interface "eth2": 10.20.0.1 already belongs to interface "eth0" (line 18)"#,
+    ]);
+    let vlan =
+        |keys: &str| more(&format!("[[interface]]\nname = \"mpls\"\n{keys}address = \"10.255.1.2/30\"\n"));
+    vlan("of = \"eth2\"\nvlan = 30\n").has(&[]);
+    vlan("of = \"eth2\"\n").has(&["popgate.toml:22: of: vlan says which"]);
+    vlan("vlan = 30\n").has(&["popgate.toml:22: vlan: of says which interface's"]);
+    Config::pop().append(BOX, "[[interface]]\nname = \"eth2\"\naddress = \"dhcp\"\n").has(&[
+        r#"tenants/acme.toml:27: tenant "acme" handoff "dc": interface "eth2" already belongs to the box (popgate.toml:16)"#,
+    ]);
+}
+
+#[test]
+fn a_gateway_is_one_of_each_family_and_on_the_interfaces_network() {
+    let gateway = |gateway: &str| {
+        Config::branch().append(
+            BOX,
+            &format!("[[interface]]\nname = \"eth1\"\naddress = [\"192.0.2.2/24\", \"2001:db8::2/64\"]\ngateway = {gateway}\n"),
+        )
+    };
+    gateway("[\"192.0.2.1\", \"2001:db8::1\"]").has(&[]);
+    gateway("\"fe80::1\"").has(&[]);
+    gateway("\"198.51.100.1\"")
+        .has(&["popgate.toml:19: gateway: 198.51.100.1 lies in no network of the interface's"]);
+    gateway("[\"192.0.2.1\", \"192.0.2.3\"]")
+        .has(&["popgate.toml:19: gateway: one gateway of each family is enough"]);
+}
+
+#[test]
+fn what_a_lans_hosts_are_given_is_on_its_network() {
+    let lan = |lan: &str| {
+        Config::branch().append(BOX, &format!("{INTERFACES}[lan]\ninterfaces = [\"eth0\"]\n{lan}"))
+    };
+    let pool = |range: &str, host: &str| lan(&format!("[[lan.dhcp]]\nrange = \"{range}\"\n{host}"));
+    let host = |mac: &str, address: &str| {
+        format!("[[lan.dhcp.host]]\nname = \"printer\"\nmac = \"{mac}\"\naddress = \"{address}\"\n")
+    };
+    pool("10.20.0.100-10.20.0.199", &host("52:54:00:12:34:56", "10.20.0.20")).has(&[]);
+    pool("10.21.0.100-10.21.0.199", "").has(&[
+        "popgate.toml:25: range: 10.21.0.100-10.21.0.199 lies in no network of an [[interface]] of the LAN's",
+    ]);
+    pool("10.20.0.1-10.20.0.9", "").has(&["popgate.toml:25: range: 10.20.0.1 in it is the box's own"]);
+    pool("10.20.0.9-10.20.0.2", "")
+        .has(&[r#"popgate.toml:25: range: "10.20.0.9-10.20.0.2" ends before it begins"#]);
+    pool("10.20.0.9", "").has(&[
+        r#"popgate.toml:25: range: "10.20.0.9" is no range of addresses, as in "10.1.0.100-10.1.0.199""#,
+    ]);
+    pool("10.20.0.100-10.20.0.199", &host("53:54:00:12:34:56", "10.20.1.20")).has(&[
+        r#"popgate.toml:28: mac: "53:54:00:12:34:56" is no host's Ethernet address, as in "52:54:00:12:34:56""#,
+        "popgate.toml:29: address: 10.20.1.20 is no host's in 10.20.0.0/24",
+    ]);
+    let twice = host("52:54:00:12:34:56", "10.20.0.20").repeat(2);
+    pool("10.20.0.100-10.20.0.199", &twice).has(&[
+        r#"popgate.toml:31: name: host "printer" already exists (line 27)"#,
+        r#"popgate.toml:32: a host: this address already belongs to host "printer" (line 28)"#,
+        r#"popgate.toml:33: a host: 10.20.0.20 already belongs to host "printer" (line 29)"#,
+    ]);
+    pool("10.20.0.100-10.20.0.199", "lease = \"1m\"\ndomain = \"a,b\"\ndns = \"2001:db8::1\"\n").has(&[
+        r#"popgate.toml:26: lease: "1m" is out of range; 2m to 365d"#,
+        r#"popgate.toml:27: domain: "a,b" is no domain, as in "berlin.example""#,
+        "popgate.toml:28: dns: 2001:db8::1 is IPv6, and this is about IPv4",
+    ]);
+    lan("advertise = true\n").has(&[
+        "popgate.toml:24: advertise: no [[interface]] of the LAN has an IPv6 address in a network of /64 to be advertised",
+    ]);
+    let dns = |upstream: &str| lan(&format!("[lan.dns]\nupstream = {upstream}\n"));
+    dns("[\"10.200.0.53\"]").has(&[]);
+    dns("\"10.20.0.1\"").has(&["popgate.toml:25: upstream: 10.20.0.1 is the box itself"]);
+    dns("\"2001:db8::53\"").has(&[
+        "popgate.toml:25: upstream: no [[interface]] of the LAN has an address to ask 2001:db8::53 from",
+    ]);
+    lan("[lan.dns]\nupstream = \"10.200.0.53\"\ndomains = { \"..\" = \"10.200.0.54\" }\n")
+        .has(&[r#"popgate.toml:26: domains: ".." is no domain, as in "berlin.example""#]);
+}

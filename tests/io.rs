@@ -587,7 +587,8 @@ fn internet(id: u16, routes: &[&str]) -> (DeviceId, DeviceSpec) {
 }
 
 fn lan(id: u16, interfaces: &[&str]) -> (DeviceId, DeviceSpec) {
-    let kind = DeviceKind::Lan { interfaces: interfaces.iter().map(|i| (*i).to_owned()).collect() };
+    let kind =
+        DeviceKind::Lan { interfaces: interfaces.iter().map(|i| (*i).to_owned()).collect(), own: Vec::new() };
     (DeviceId(id), DeviceSpec { name: "pg-lan".to_owned(), mtu: 1420, kind })
 }
 

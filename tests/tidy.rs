@@ -19,6 +19,8 @@ const IMPORTS: [(&str, &[&str]); 14] = [
     ("pipeline", &["tables", "tunnel", "path", "flow"]),
     ("export", &["flow"]),
     ("store", &["flow"]),
+    // What it writes is whole or not there, as the store's files are.
+    ("system", &["config", "store::whole"]),
     ("io", &["pipeline", "export", "store"]),
     // Control passes queries on to workers, and the API shows the answers as they are: shapes, no more.
     // Its own files are whole or not there, as the store's are.

@@ -93,6 +93,7 @@ pub(super) fn read(
     let flow_history = read_flow_history(&mut root, dir, site.as_deref().ok());
     let commit_guard = read_commit_guard(&mut root);
     let audit_syslog = read_audit(&mut root);
+    let interfaces = interfaces::read_interfaces(&mut root, &mut own);
 
     let role = match role_name {
         Ok(RoleName::Pop) => {
@@ -106,7 +107,7 @@ pub(super) fn read(
         Ok(RoleName::Branch) => {
             let reason = "only for role \"pop\"; this box's role is \"branch\"";
             root.refuse(&["private-key-file", "internet-device"], reason);
-            read_branch(&mut root, dir, around, &transport_scope, &own).map(Role::Branch)
+            read_branch(&mut root, dir, around, &transport_scope, &own, &interfaces).map(Role::Branch)
         }
         Err(noted) => {
             // Either role's keys may be meant.
@@ -133,6 +134,7 @@ pub(super) fn read(
         flow_history: flow_history?,
         commit_guard: commit_guard?,
         audit_syslog: audit_syslog?,
+        interfaces: interfaces?,
     })
 }
 
@@ -164,8 +166,9 @@ fn read_branch(
     around: &mut Surroundings,
     transports: &Scope<Option<SocketAddr>>,
     own: &Claims,
+    interfaces: &Result<Vec<Interface>, Noted>,
 ) -> Result<Branch, Noted> {
-    let (lan_device, lan_interfaces) = read_lan(root);
+    let (lan_device, lan_interfaces, lan_services) = read_lan(root, interfaces);
     let breakout = root.table("breakout", "[breakout]").and_then(|table| {
         table.map(|table| read_breakout(table, &lan_device, &lan_interfaces, own)).transpose()
     });
@@ -196,7 +199,13 @@ fn read_branch(
         }))
     });
     around.branch_paths = paths.names().map(str::to_owned).collect();
-    Ok(Branch { lan_device: lan_device?, lan_interfaces: lan_interfaces?, breakout: breakout?, pops: peers? })
+    Ok(Branch {
+        lan_device: lan_device?,
+        lan_interfaces: lan_interfaces?,
+        lan_services: lan_services?,
+        breakout: breakout?,
+        pops: peers?,
+    })
 }
 
 fn read_breakout(
@@ -259,17 +268,21 @@ fn probe_targets(value: Value<'_>) -> Result<Vec<Ipv4Addr>, Noted> {
     Ok(targets)
 }
 
-fn read_lan(root: &mut Table<'_>) -> (Result<String, Noted>, Result<Vec<String>, Noted>) {
+/// The LAN's device, its interfaces, and what the box does for the hosts there.
+type Lan = (Result<String, Noted>, Result<Vec<String>, Noted>, Result<LanServices, Noted>);
+
+fn read_lan(root: &mut Table<'_>, interfaces: &Result<Vec<Interface>, Noted>) -> Lan {
     let device = "pg-lan".to_owned();
     match root.table("lan", "[lan]") {
-        Ok(None) => (Ok(device), Ok(Vec::new())),
+        Ok(None) => (Ok(device), Ok(Vec::new()), Ok(LanServices::default())),
         Ok(Some(mut table)) => {
             let device = table.with_default("device", device, interface);
-            let interfaces = table.with_default("interfaces", Vec::new(), |value| value.list(interface));
+            let lan = table.with_default("interfaces", Vec::new(), |value| value.list(interface));
+            let services = interfaces::read_services(&mut table, &lan, interfaces);
             table.finish();
-            (device, interfaces)
+            (device, lan, services)
         }
-        Err(noted) => (Err(noted), Err(noted)),
+        Err(noted) => (Err(noted), Err(noted), Err(noted)),
     }
 }
 

@@ -4,6 +4,7 @@
 use super::App;
 use super::admin::Admin;
 use super::export::CollectorTls;
+use super::interfaces::{Interface, LanServices};
 use super::object_store::ObjectStore;
 use crate::model::{
     AskedFlow, ExportProtocol, HostName, Nat64Prefix, OnViolation, PrefixMap, Protocol, Queueing, Rate,
@@ -68,6 +69,8 @@ pub struct Appliance {
     /// `None` unless it is to be kept.
     pub flow_history: Option<FlowHistory>,
     pub commit_guard: CommitGuard,
+    /// The box's own interfaces, as far as popgate is to have them kept.
+    pub interfaces: Vec<Interface>,
     /// Where entries of the audit log are sent by syslog (RFC 5424), over UDP.
     pub audit_syslog: Option<SocketAddr>,
 }
@@ -133,6 +136,7 @@ pub struct Branch {
     pub lan_device: String,
     /// The interfaces whose traffic is led into it; none: the operator routes by hand.
     pub lan_interfaces: Vec<String>,
+    pub lan_services: LanServices,
     pub breakout: Option<Breakout>,
     pub pops: Vec<PopPeer>,
 }

@@ -158,10 +158,38 @@
 //!
 //! `[audit]`: `syslog`, the address and port that each entry of the audit log is sent to as well, as RFC 5424 has it, over UDP.
 //!
+//! `[[interface]]`, any number: the box's own interfaces, whose addresses systemd-networkd is told to keep as these say. Without any,
+//! somebody else keeps them.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `name` | interface | | |
+//! | `vlan`, `of` | 1 to 4094, interface | none | it is made: this 802.1Q VLAN of that one |
+//! | `address` | list of `"10.1.0.1/24"`, `"dhcp"`, `"ra"` | | one by DHCP; those that routers advertise |
+//! | `gateway` | address, or one of each family | none | for all that has no other way |
+//! | `dns` | address, or a list | none | whom the box itself asks for names |
+//! | `mtu` | 1280 to 9216 | the interface's | bytes |
+//!
 //! Role `branch` only:
 //!
 //! `[lan]`: `device`, the TUN device the LAN's traffic is led through, `pg-lan` by default; `interfaces`, a list of those
-//! whose traffic is led into it, none by default.
+//! whose traffic is led into it, none by default; `advertise`, whether the networks of /64 of their `[[interface]]` are advertised
+//! to hosts, `false` by default.
+//!
+//! `[[lan.dhcp]]`, any number: addresses for the LAN's hosts, in a network that an `[[interface]]` of the LAN is in.
+//!
+//! | key | value | default | |
+//! | --- | --- | --- | --- |
+//! | `range` | `"FIRST-LAST"` | | IPv4 addresses; not the box's own |
+//! | `lease` | duration, 2m to 365d | `"12h"` | |
+//! | `domain` | domain | none | hosts' names end in it |
+//! | `dns` | IPv4 address, or a list | the box, if there is `[lan.dns]` | whom hosts are to ask for names |
+//!
+//! and `[[lan.dhcp.host]]`, any number: `name`, `mac`, `address`, of a host that always gets the same.
+//!
+//! `[lan.dns]`: the box answers the LAN's hosts' questions for names. `upstream`, an address or a list, whom it asks, from its own
+//! address on the LAN: as a host there would, under the policy and by its paths; `domains`, `{ "DOMAIN" = ADDRESS or list }`, whom
+//! it asks for what lies in a domain.
 //!
 //! `[breakout]`, optional: a way straight out to the internet, which path policies call `"breakout"`. A session that begins
 //! takes it if it is up and no path that stands before it is, goes to an internet handoff's prefixes, in IPv4, and is TCP, UDP
@@ -402,6 +430,7 @@ pub use apps::{App, AppPorts, CatalogApp, catalog};
 pub use candidate::*;
 pub use documents::{APPLIANCE_FILE, Documents, STATE_DIR, TENANTS_DIR, providers_part};
 pub use export::{CollectorTls, Identity};
+pub use interfaces::{DhcpHost, DhcpPool, Interface, LanDns, LanServices};
 pub use keys::{NotAKey, public_of};
 pub use object_store::{Credentials, ObjectStore};
 pub use oidc::{ClientSecret, Oidc, OidcRule};

@@ -625,8 +625,7 @@ impl TenantReader<'_> {
 
     fn private(&mut self, table: &mut Table<'_>, handoff: &str) -> Result<HandoffKind, Noted> {
         let owner = format!("tenant {:?} {handoff}", self.tenant);
-        // The numbers 0 and 4095 are reserved (IEEE 802.1Q-2022 table 9-2).
-        let vlan = table.optional("vlan", |value| value.number(1..=4094));
+        let vlan = table.optional("vlan", super::interfaces::vlan);
         let interface = table.required("interface", |value| {
             let interface = interface(value)?;
             match vlan {

@@ -41,7 +41,8 @@ mod tests {
     /// Tables that no example has: one that nobody needs to begin with is not in their way.
     const UNSHOWN: &str = "\n[flow-history.object-store]\n[commit-guard]\n[audit]\n\
         [[export.collector]]\ntransport = \"tls\"\n[export.collector.tls]\n\
-        [admin.oidc]\n[[admin.oidc.rule]]\nrole = \"viewer\"\n[admin.acme]\n";
+        [admin.oidc]\n[[admin.oidc.rule]]\nrole = \"viewer\"\n[admin.acme]\n[[interface]]\n";
+    const UNSHOWN_AT_BRANCHES: &str = "\n[[lan.dhcp]]\n[[lan.dhcp.host]]\n[lan.dns]\n";
 
     fn of_the_examples() -> Vocabulary {
         let mut all = Vocabulary::default();
@@ -49,10 +50,9 @@ mod tests {
             let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples").join(example);
             let ledger = Ledger::default();
             let mut documents = Documents::read(&dir);
-            if example == "pop" {
-                let text = documents.text(APPLIANCE_FILE).expect("the example").to_owned();
-                documents = documents.with(APPLIANCE_FILE, Some(text + UNSHOWN));
-            }
+            let text = documents.text(APPLIANCE_FILE).expect("the example").to_owned();
+            let unshown = if example == "pop" { UNSHOWN } else { UNSHOWN_AT_BRANCHES };
+            documents = documents.with(APPLIANCE_FILE, Some(text + unshown));
             // The files that it names are not there, which is noted and keeps nothing from being read.
             let _ = crate::config::read(&documents, &dir, &ledger);
             for (table, keys) in ledger.vocabulary.take().0 {

@@ -15,6 +15,7 @@ pub mod exporting;
 pub mod flow_keeping;
 pub mod forward;
 pub mod ledgering;
+pub mod listening;
 mod masquerade;
 pub mod namespace;
 mod netlink;

@@ -74,12 +74,14 @@ pub(super) enum Target {
     Unreachable,
 }
 
-/// A policy routing rule of ours, about what comes in by one interface.
+/// A policy routing rule of ours, about what comes in by one interface; by `lo` comes what the box itself sends.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rule {
     pub ipv6: bool,
     pub priority: u32,
     pub iif: String,
+    /// Only what is from this address.
+    pub from: Option<IpAddr>,
     pub action: Action,
 }
 
@@ -427,12 +429,13 @@ fn message_of_route(route: &Route, protocol: RouteProtocol) -> io::Result<RouteM
 
 fn rule_of(message: &RuleMessage) -> Option<Rule> {
     let (mut iif, mut priority, mut table) = (String::new(), 0, u32::from(message.header.table));
-    let (mut not_group, mut not_prefix, mut ours) = (None, None, false);
+    let (mut not_group, mut not_prefix, mut ours, mut from) = (None, None, false, None);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Iifname(name) => iif.clone_from(name),
             RuleAttribute::Priority(p) => priority = *p,
             RuleAttribute::Table(id) => table = *id,
+            RuleAttribute::Source(source) => from = Some(*source),
             // All ones stand for none.
             RuleAttribute::SuppressIfGroup(group) => not_group = Some(*group).filter(|g| *g != u32::MAX),
             RuleAttribute::SuppressPrefixLen(len) => not_prefix = Some(*len).filter(|l| *l != u32::MAX),
@@ -444,7 +447,7 @@ fn rule_of(message: &RuleMessage) -> Option<Rule> {
         RuleAction::ToTable => Action::Lookup { table, not_group, not_prefix },
         _ => Action::Unreachable,
     };
-    ours.then_some(Rule { ipv6: message.header.family == AddressFamily::Inet6, priority, iif, action })
+    ours.then_some(Rule { ipv6: message.header.family == AddressFamily::Inet6, priority, iif, from, action })
 }
 
 fn message_of_rule(rule: &Rule) -> RuleMessage {
@@ -454,6 +457,10 @@ fn message_of_rule(rule: &Rule) -> RuleMessage {
     attributes.push(RuleAttribute::Priority(rule.priority));
     attributes.push(RuleAttribute::Iifname(rule.iif.clone()));
     attributes.push(RuleAttribute::Protocol(PROTOCOL.into()));
+    if let Some(from) = rule.from {
+        message.header.src_len = if from.is_ipv4() { 32 } else { 128 };
+        attributes.push(RuleAttribute::Source(from));
+    }
     match rule.action {
         Action::Lookup { table, not_group, not_prefix } => {
             message.header.action = RuleAction::ToTable;
@@ -485,7 +492,9 @@ impl fmt::Display for Route {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = if self.ipv6 { "-6" } else { "-4" };
-        write!(f, "{family} pref {} iif {}", self.priority, self.iif)?;
+        write!(f, "{family} pref {}", self.priority)?;
+        self.from.map_or(Ok(()), |from| write!(f, " from {from}"))?;
+        write!(f, " iif {}", self.iif)?;
         match &self.action {
             Action::Lookup { table, not_group, not_prefix } => {
                 write!(f, " lookup {table}")?;

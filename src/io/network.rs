@@ -16,7 +16,10 @@
 //!   7447: from all iif eth0   lookup 7447
 //!   7446: from all iif pg-lan lookup main suppress_ifgroup 0
 //!   7447: from all iif pg-lan unreachable
+//!   7446: from 10.1.0.1 iif lo lookup main suppress_prefixlength 0 suppress_ifgroup 0
+//!   7447: from 10.1.0.1 iif lo lookup 7447
 //!   ```
+//!   The last two are for each address that the box has there by its configuration: it asks and answers by it as a host of the LAN.
 //!   The LAN's interfaces are put into the interface group 7447, so that "not out of an interface of group 0" means "only
 //!   to the LAN": from one LAN interface to another the kernel forwards by itself, what comes out of a tunnel goes to the
 //!   LAN or nowhere, and routes that appear later (DHCP, a router behind the LAN) count at once. What is for the box itself
@@ -268,8 +271,8 @@ impl Network {
             match &spec.kind {
                 DeviceKind::Private(_) => continue,
                 DeviceKind::Internet { .. } => {}
-                DeviceKind::Lan { interfaces } => {
-                    lan.insert(&*spec.name, interfaces.as_slice());
+                DeviceKind::Lan { interfaces, own } => {
+                    lan.insert(&*spec.name, Lan { interfaces, own });
                 }
             }
             match self.realise_device(*id, spec, None, &netlink, realised).await {
@@ -282,7 +285,7 @@ impl Network {
                 Err(message) => realised.problem(Some(&spec.name), message),
             }
         }
-        if lan.values().any(|interfaces| !interfaces.is_empty()) {
+        if lan.values().any(|lan| !lan.interfaces.is_empty()) {
             routes.extend(defaults().map(|destination| Route {
                 destination,
                 table: TABLE,
@@ -558,12 +561,12 @@ async fn sync_addresses(
 /// Puts the LAN's interfaces into their group, and takes others out of it.
 async fn sync_groups(
     netlink: &Netlink,
-    lan: &BTreeMap<&str, &[String]>,
+    lan: &BTreeMap<&str, Lan<'_>>,
     realised: &mut Realised,
 ) -> Result<(), String> {
     let links = netlink.links().await.map_err(|e| format!("cannot list interfaces: {e}"))?;
     for link in &links {
-        let in_lan = lan.values().any(|interfaces| interfaces.contains(&link.name));
+        let in_lan = lan.values().any(|lan| lan.interfaces.contains(&link.name));
         let group = match (in_lan, link.group) {
             (true, LAN_GROUP) => continue,
             (true, _) => LAN_GROUP,
@@ -573,8 +576,8 @@ async fn sync_groups(
         let set = netlink.set_group(link.index, group).await;
         realised.step(format!("ip link set {} group {group}", link.name), set)?;
     }
-    for (device, interfaces) in lan {
-        for interface in interfaces.iter().filter(|name| !links.iter().any(|link| link.name == **name)) {
+    for (device, lan) in lan {
+        for interface in lan.interfaces.iter().filter(|name| !links.iter().any(|link| link.name == **name)) {
             // Its rules are there all the same, for when it comes.
             realised.problem(Some(device), format!("there is no interface {interface}"));
         }
@@ -584,11 +587,10 @@ async fn sync_groups(
 
 async fn sync_rules(
     netlink: &Netlink,
-    lan: &BTreeMap<&str, &[String]>,
+    lan: &BTreeMap<&str, Lan<'_>>,
     realised: &mut Realised,
 ) -> Result<(), String> {
-    let wanted: BTreeSet<Rule> =
-        lan.iter().flat_map(|(device, interfaces)| rules(device, interfaces)).collect();
+    let wanted: BTreeSet<Rule> = lan.iter().flat_map(|(device, lan)| rules(device, lan)).collect();
     let present = netlink.rules().await.map_err(|e| format!("cannot list rules: {e}"))?;
     let mut kept = BTreeSet::new();
     for rule in &present {
@@ -603,18 +605,32 @@ async fn sync_rules(
     Ok(())
 }
 
+/// What there is on a LAN.
+struct Lan<'a> {
+    interfaces: &'a [String],
+    /// The box's own addresses there.
+    own: &'a [IpAddr],
+}
+
 /// The rules of a LAN; none if it has no interfaces: then the operator routes by hand.
-fn rules(device: &str, interfaces: &[String]) -> Vec<Rule> {
+fn rules(device: &str, Lan { interfaces, own }: &Lan<'_>) -> Vec<Rule> {
     let within_lan =
         |not_prefix| Action::Lookup { table: MAIN_TABLE, not_group: Some(DEFAULT_GROUP), not_prefix };
     let to_device = Action::Lookup { table: TABLE, not_group: None, not_prefix: None };
     let mut rules = Vec::new();
     for ipv6 in [false, true] {
-        let rule = |priority, iif: &str, action| Rule { ipv6, priority, iif: iif.to_owned(), action };
-        for interface in interfaces {
+        let rule =
+            |priority, iif: &str, action| Rule { ipv6, priority, iif: iif.to_owned(), from: None, action };
+        for interface in *interfaces {
             // A default route out of the LAN is not for the LAN's own traffic.
             rules.push(rule(LAN_PRIORITY, interface, within_lan(Some(0))));
             rules.push(rule(DECIDING_PRIORITY, interface, to_device.clone()));
+        }
+        // What the box asks or answers as one of the LAN's hosts.
+        for own in own.iter().filter(|own| own.is_ipv6() == ipv6) {
+            let from = |rule: Rule| Rule { from: Some(*own), ..rule };
+            rules.push(from(rule(LAN_PRIORITY, "lo", within_lan(Some(0)))));
+            rules.push(from(rule(DECIDING_PRIORITY, "lo", to_device.clone())));
         }
         if !interfaces.is_empty() {
             rules.push(rule(LAN_PRIORITY, device, within_lan(None)));

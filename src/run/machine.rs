@@ -6,6 +6,7 @@ use super::flows::FlowsSettings;
 use super::is_pop;
 use super::kernel::Kernel;
 use super::ledger::limits_of;
+use super::system;
 use crate::admin::Access;
 use crate::config::{Admin, Candidate};
 use crate::control::commits::{ProblemRow, Refusal};
@@ -131,6 +132,7 @@ impl Machine {
             return Err("a forwarding thread has ended; the new configuration is not taken over".to_owned());
         }
         self.current.store(Arc::clone(&generation));
+        system::follow(&candidate);
         self.kernel.bring_to(&generation).await;
         if self.orders.send(reconfigure(&candidate, &generation)).is_err() {
             tracing::error!("the exporter is gone");

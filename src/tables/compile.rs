@@ -306,7 +306,12 @@ impl Compiler {
         }
         compiled.sites.insert(uplink, Site { pops, ..site });
         generation.tenants.insert(tenant, compiled);
-        let kind = DeviceKind::Lan { interfaces: branch.lan_interfaces.clone() };
+        let of_lan = appliance.interfaces.iter().filter(|one| branch.lan_interfaces.contains(&one.name));
+        let own = of_lan.flat_map(|one| one.addressing.fixed.iter().map(|own| own.ip()));
+        // Tunnels are not led into themselves.
+        let is_underlay = |own: &IpAddr| appliance.transports.iter().any(|one| one.listen.ip() == *own);
+        let own = own.filter(|own| !is_underlay(own)).collect();
+        let kind = DeviceKind::Lan { interfaces: branch.lan_interfaces.clone(), own };
         generation.devices.insert(lan, DeviceSpec { name: branch.lan_device.clone(), mtu: DEVICE_MTU, kind });
         generation.device_zones.insert(lan, Zone::tenant(tenant));
     }

@@ -53,5 +53,6 @@ pub enum DeviceKind {
     Private(PrivateNetwork),
     /// A branch's LAN: in the box's own namespace; whatever arrives on `interfaces` and is not for the box itself is led
     /// into the device by policy routing, unless it goes from one of them to another.
-    Lan { interfaces: Vec<String> },
+    /// What the box itself sends from one of `own`, its addresses there, goes the same way.
+    Lan { interfaces: Vec<String>, own: Vec<IpAddr> },
 }

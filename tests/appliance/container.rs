@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What the package needs, and what a Debian with it has: of what tests run in there, nothing that the package would not bring.
-const PACKAGES: &str = "dbus,iproute2,iputils-ping,nftables,systemd-sysv";
+const PACKAGES: &str = "dbus,dnsmasq-base,iproute2,iputils-ping,nftables,systemd-sysv,udhcpc";
 /// For whatever must come: many times what a busy machine takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -137,7 +137,10 @@ impl Container {
     pub fn eventually(&self, what: &str, mut condition: impl FnMut(&Container) -> bool) {
         let begin = Instant::now();
         while !condition(self) {
-            assert!(begin.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}\n{}", self.console());
+            if begin.elapsed() > PATIENCE {
+                let journal = text(&self.exec(&["journalctl", "--no-pager", "--lines=100"]).stdout);
+                panic!("not within {PATIENCE:?}: {what}\n{}\n{journal}", self.console());
+            }
             std::thread::sleep(Duration::from_millis(100));
         }
     }

@@ -2,5 +2,6 @@
 //! these; they need root, systemd-nspawn and mmdebstrap, and a package that was made before (`make package PROFILE=dev`).
 
 mod container;
+mod lan;
 mod package;
 mod sandbox;

@@ -379,6 +379,7 @@ pub fn candidate(tunnels: usize, rules: usize) -> Candidate {
         flow_history: None,
         commit_guard: CommitGuard { watch: Duration::from_secs(30), tunnels_lost: 1.0, drops: None },
         audit_syslog: None,
+        interfaces: Vec::new(),
     };
     Candidate { appliance, tenants: [("acme".to_owned(), tenant)].into() }
 }

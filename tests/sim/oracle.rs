@@ -242,6 +242,7 @@ fn compile(tenant: &Tenant) -> Generation {
         flow_history: None,
         commit_guard: CommitGuard { watch: Duration::from_secs(30), tunnels_lost: 1.0, drops: None },
         audit_syslog: None,
+        interfaces: Vec::new(),
     };
     let candidate = Candidate { appliance, tenants: [(tenant.name.clone(), tenant.clone())].into() };
     Compiler::new("oracle-").compile(&candidate).expect("few names")
