@@ -52,6 +52,7 @@ BORINGTUN_VERSION := 0.7.1
 # Network namespaces need root: the lab is started as root, and so is every test, since one cannot tell beforehand which
 # will make some.
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+SUDO_KEEPING := $(if $(SUDO),sudo --preserve-env)
 comma := ,
 AS_ROOT := $(if $(SUDO),--config "target.'cfg(unix)'.runner=['sudo'$(comma)'-E']")
 
@@ -63,7 +64,8 @@ help:
 	echo 'make bench  the data plane without I/O, beside its peers; target/bench/pipeline.json'
 	echo 'make bench-net  the release binary between WireGuard peers and a server, beside its peers; target/bench/net.json'
 	echo 'make fuzz TARGET=dns SECONDS=60  one of tests/fuzz/bin'
-	echo 'make test-image  the package on a clean system; CI runs it too'
+	echo 'make test-image  the package on a clean system, and the image in QEMU; CI runs it too'
+	echo 'make image  what boots on a bare server or a hypervisor, in target/image'
 	echo 'make package  the Debian package, in target/debian'
 	echo 'make build  popgate and popgate-lab with the console in them, in target/debug'
 	echo 'make setup  only install what the others need'
@@ -144,14 +146,40 @@ $(CARGO_DEB):
 	@echo 'package: installing cargo-deb $(CARGO_DEB_VERSION) from crates.io into target/tools'
 	cargo install --quiet --locked --root target/tools/cargo-deb-$(CARGO_DEB_VERSION) cargo-deb --version $(CARGO_DEB_VERSION)
 
-# What makes a clean system, runs it, and finds fault with a package.
-test-image: PACKAGES += lintian mmdebstrap systemd-container
+# What makes a root file system, and a disk out of it without mounting anything.
+IMAGE_PACKAGES := \
+	cpio dosfstools e2fsprogs fdisk grub-common grub-efi-amd64-bin grub-pc-bin kmod minisign mmdebstrap mtools \
+	squashfs-tools zstd
+image image-twice: PACKAGES += $(IMAGE_PACKAGES) qemu-utils
+# What runs a clean system and a whole machine, and finds fault with a package.
+test-image: PACKAGES += $(IMAGE_PACKAGES) lintian ovmf qemu-system-x86 systemd-container
 
-# The appliance as it is installed. It takes the binary that `make test` has left.
+# UPDATE_KEY=FILE.key is minisign's secret key, with FILE.pub beside it; appliance-image/image has the rest.
+.PHONY: image
+image: package
+	@$(SUDO_KEEPING) appliance-image/image "$$(ls -t target/debian/popgate_*.deb | head -n 1)" target/image
+
+# Two builds of one commit, each from the beginning but for the console's packages.
+.PHONY: image-twice
+image-twice: package
+	@package=$$(ls -t target/debian/popgate_*.deb | head -n 1)
+	for time in 1 2; do
+		$(SUDO) rm -rf target/appliance/base-*.tar "target/image-twice/$$time"
+		$(SUDO_KEEPING) appliance-image/image "$$package" "target/image-twice/$$time"
+	done
+	diff --recursive --brief target/image-twice/1 target/image-twice/2 && echo 'image-twice: the same bytes'
+
+# The appliance as it is installed, and as it boots. It takes the binary that `make test` has left. The key that signs the tests'
+# updates is nobody's.
 .PHONY: test-image
 test-image: PROFILE := dev
 test-image: package
-	@cargo test --locked $(AS_ROOT) --test appliance
+	@key=target/appliance/test.key
+	mkdir --parents target/appliance
+	[[ -e $$key ]] || minisign -G -W -s $$key -p $${key%.key}.pub >/dev/null
+	rm --recursive --force target/image-test
+	$(SUDO) env UPDATE_KEY=$$key LEVEL=1 QCOW2=no appliance-image/image "$$(ls -t target/debian/popgate_*.deb | head -n 1)" target/image-test
+	cargo test --locked $(AS_ROOT) --test appliance
 
 # PROFILE=dev takes the binary that the tests have built already.
 PROFILE := release
@@ -251,6 +279,11 @@ setup:
 	installed=$$(dpkg-query --show --showformat='$${Package} $${db:Status-Status}\n' $(PACKAGES) 2>/dev/null || true)
 	missing=()
 	for package in $(PACKAGES); do
+		# A QEMU from elsewhere does as well, and Debian's would conflict with it.
+		case $$package in
+		qemu-system-x86) ! command -v qemu-system-x86_64 >/dev/null || continue ;;
+		qemu-utils) ! command -v qemu-img >/dev/null || continue ;;
+		esac
 		grep --quiet --line-regexp "$$package installed" <<<"$$installed" || missing+=("$$package")
 	done
 	# Any Node.js from 18 on, wherever it is from; Debian 12's own is 18.
