@@ -18,7 +18,7 @@ PACKAGES := \
 	bind9-dnsutils coturn dnsmasq-base iputils-tracepath nghttp2-server openssl python3-pyftpdlib sip-tester traceroute \
 	chromium pebble prometheus \
 	ethtool iproute2 nftables \
-	brotli jq python3
+	age brotli jq python3
 
 CARGO_FUZZ_VERSION := 0.13.1
 CARGO_FUZZ := target/tools/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz

@@ -5,6 +5,8 @@ PACKAGES=(
     systemd systemd-sysv systemd-resolved systemd-timesyncd dbus udev kmod libpam-systemd
     # The network, what popgate calls to set it up, and what serves a branch's LAN.
     nftables iproute2 iputils-ping ethtool dnsmasq-base
+    # What opens and closes backups.
+    age
     # Authorities, for certificates that others show.
     ca-certificates
     # State: checked before it is mounted, and grown to its disk.

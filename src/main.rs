@@ -4,6 +4,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use popgate::admin;
 use popgate::config::{PrivateKey, public_of};
+use popgate::system::commands;
 use rand::TryRngCore;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -12,7 +13,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, SystemTimeError, UNIX_EPOCH};
 
 #[derive(Parser)]
 #[command(version, about, disable_help_subcommand = true)]
@@ -70,6 +71,10 @@ enum Command {
         #[arg(long, default_value = "/etc/popgate")]
         policy: PathBuf,
     },
+    Doctor(commands::DoctorArgs),
+    SupportBundle(commands::BundleArgs),
+    Backup(commands::BackupArgs),
+    Restore(commands::RestoreArgs),
     /// Print a new private key
     Genkey,
     /// Read a private key, print its public key
@@ -110,6 +115,10 @@ fn main() -> ExitCode {
         Command::SetupLink(args) => setup_link(&args),
         Command::WhoHas { outside, dir } => who_has(&dir, outside),
         Command::Replay { journal, policy } => replay(&journal, &policy),
+        Command::Doctor(args) => doctor(&args),
+        Command::SupportBundle(args) => support_bundle(&args),
+        Command::Backup(args) => commands::backup(&args).map_err(Into::into).and_then(|said| say(&said)),
+        Command::Restore(args) => restore(&args),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
         Command::Completions { shell } => completions(shell),
@@ -208,6 +217,29 @@ fn random() -> Result<[u8; 32], Box<dyn std::error::Error>> {
     let mut random = [0; 32];
     rand::rngs::OsRng.try_fill_bytes(&mut random).map_err(|error| error.to_string())?;
     Ok(random)
+}
+
+fn unix_secs() -> Result<u64, SystemTimeError> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
+}
+
+fn say(text: &str) -> Done {
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn doctor(args: &commands::DoctorArgs) -> Done {
+    let (found, is_bad) = commands::doctor(args, &std::env::current_exe()?, unix_secs()?);
+    say(&found)?;
+    Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn support_bundle(args: &commands::BundleArgs) -> Done {
+    say(&commands::support_bundle(args, &std::env::current_exe()?, unix_secs()?)?)
+}
+
+fn restore(args: &commands::RestoreArgs) -> Done {
+    say(&commands::restore(args, unix_secs()?)?)
 }
 
 fn setup_link(args: &admin::SetupLinkArgs) -> Done {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Who may import whom directly; with that, everything those may import too. `run`, `main`, `lib` and the binaries wire
 /// things together and may import anything.
-const IMPORTS: [(&str, &[&str]); 14] = [
+const IMPORTS: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("wire", &["model"]),
     ("tunnel", &["wire"]),
@@ -19,8 +19,8 @@ const IMPORTS: [(&str, &[&str]); 14] = [
     ("pipeline", &["tables", "tunnel", "path", "flow"]),
     ("export", &["flow"]),
     ("store", &["flow"]),
-    // What it writes is whole or not there, as the store's files are.
-    ("system", &["config", "store::whole"]),
+    // What it writes is whole or not there, as the store's files are; and it tells the store's data from what somebody has made.
+    ("system", &["config", "store"]),
     ("io", &["pipeline", "export", "store"]),
     // Control passes queries on to workers, and the API shows the answers as they are: shapes, no more.
     // Its own files are whole or not there, as the store's are.

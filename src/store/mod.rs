@@ -8,3 +8,7 @@ pub mod query;
 pub mod report;
 pub mod s3;
 pub(crate) mod whole;
+
+/// Folders of the state directory that hold what the box has seen, and nothing that anybody has made.
+pub const DATA_DIRS: [&str; 4] =
+    [flows::files::ROWS_DIR, flows::files::ROLLUPS_DIR, flows::files::LOGS_DIR, ledger::DIR_NAME];

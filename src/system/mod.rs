@@ -1,11 +1,17 @@
-//! The system around the box: what other programs on it are told of the configuration.
+//! The system around the box: what other programs on it are told of the configuration, and what an operator does with the whole box:
+//! examine it ([`doctor`]), show it to somebody who is to help ([`bundle`]), keep what has been made and put it back ([`backup`]).
 //!
 //! popgate keeps the addresses of its own interfaces by systemd-networkd ([`networkd`]) and serves the LAN's hosts by dnsmasq
 //! ([`dnsmasq`]): both are Debian's, and both read files. [`Files::of`] says what is in them; [`Files::put`] puts them into the
 //! service's own folder under /run, and then touches one, at which a unit that may do so (`popgate-network`) hands them on.
 
+pub mod backup;
+pub mod bundle;
+pub mod commands;
 mod dnsmasq;
+pub mod doctor;
 mod networkd;
+mod programs;
 
 use crate::config::Appliance;
 use crate::store::whole;

@@ -14,10 +14,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const ROWS_DIR: &str = "flows";
-const ROLLUPS_DIR: &str = "flow-rollups";
+pub(in crate::store) const ROWS_DIR: &str = "flows";
+pub(in crate::store) const ROLLUPS_DIR: &str = "flow-rollups";
 /// Beside the directories that others read as a whole.
-const LOGS_DIR: &str = "flow-log";
+pub(in crate::store) const LOGS_DIR: &str = "flow-log";
 const LOG: &str = "log";
 const PARQUET: &str = "parquet";
 const DAY_SECS: u64 = 86_400;

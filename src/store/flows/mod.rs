@@ -23,7 +23,7 @@
 mod active;
 mod begins;
 mod file;
-mod files;
+pub(super) mod files;
 mod job;
 mod log;
 mod outbox;
