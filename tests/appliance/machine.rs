@@ -4,6 +4,7 @@
 //! screen to be looked at. What is waited for has a deadline; a failure prints the console.
 
 use crate::container::text;
+use crate::guest::Guest;
 use crate::network::{Network, hardware_address};
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
@@ -123,6 +124,17 @@ pub struct Machine {
 impl Machine {
     /// Switches one on.
     pub fn start(network: &Network, disk: &Disk, build: &Build) -> Machine {
+        let drive = format!("file={},if=virtio,format=raw", disk.path().display());
+        Machine::begin(network, &["-drive".to_owned(), drive], build)
+    }
+
+    /// And one that runs a script.
+    pub fn start_guest(network: &Network, guest: &Guest, build: &Build) -> Machine {
+        Machine::begin(network, &guest.arguments(), build)
+    }
+
+    /// `from` is what it starts from, in QEMU's words.
+    fn begin(network: &Network, from: &[String], build: &Build) -> Machine {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name).display().to_string();
         let accelerator = if std::env::var_os("POPGATE_TEST_KVM").is_some() { "kvm" } else { "tcg" };
@@ -135,7 +147,7 @@ impl Machine {
             "-nodefaults",
         ]);
         qemu.args(["-vga", "std", "-display", "none", "-no-user-config", "-rtc", "base=utc"]);
-        qemu.args(["-drive", &format!("file={},if=virtio,format=raw", disk.path().display())]);
+        qemu.args(from);
         qemu.args([
             "-chardev",
             &format!(

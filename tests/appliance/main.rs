@@ -3,6 +3,7 @@
 
 mod boot;
 mod container;
+mod guest;
 mod lan;
 #[allow(dead_code, reason = "what the next tests on it need is there")]
 mod machine;
@@ -10,3 +11,4 @@ mod machine;
 mod network;
 mod package;
 mod sandbox;
+mod vlan;
