@@ -68,6 +68,7 @@
 pub mod admin;
 pub mod config;
 pub mod control;
+pub mod enrol;
 pub mod export;
 pub mod flow;
 pub mod io;

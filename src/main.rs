@@ -62,6 +62,14 @@ enum Command {
     },
     Users(admin::UsersArgs),
     Tokens(admin::TokensArgs),
+    /// Connect a branch: at the branch with a code, at the PoP by making and approving codes
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Enrol {
+        #[command(subcommand)]
+        what: Option<admin::EnrolWhat>,
+        #[command(flatten)]
+        args: popgate::run::EnrolArgs,
+    },
     SetupLink(admin::SetupLinkArgs),
     /// Put what paths were judged by through the same decisions again: prints which app classes move, when and why
     Replay {
@@ -112,6 +120,10 @@ fn main() -> ExitCode {
         Command::WhoHad(args) => Ok(admin::who_had(&args, popgate::run::who_had_offline)),
         Command::Users(args) => random().map(|random| admin::users(&args, || random)),
         Command::Tokens(args) => Ok(admin::tokens(&args)),
+        Command::Enrol { what: Some(what), .. } => Ok(admin::enrol(&what)),
+        Command::Enrol { what: None, args } => {
+            popgate::run::enrol(&args).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+        }
         Command::SetupLink(args) => setup_link(&args),
         Command::WhoHas { outside, dir } => who_has(&dir, outside),
         Command::Replay { journal, policy } => replay(&journal, &policy),

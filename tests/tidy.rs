@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Who may import whom directly; with that, everything those may import too. `run`, `main`, `lib` and the binaries wire
 /// things together and may import anything.
-const IMPORTS: [(&str, &[&str]); 15] = [
+const IMPORTS: [(&str, &[&str]); 16] = [
     ("model", &[]),
     ("wire", &["model"]),
     ("tunnel", &["wire"]),
@@ -25,7 +25,9 @@ const IMPORTS: [(&str, &[&str]); 15] = [
     // Control passes queries on to workers, and the API shows the answers as they are: shapes, no more.
     // Its own files are whole or not there, as the store's are.
     ("control", &["tables", "pipeline::report", "export::report", "store::report", "store::whole"]),
-    ("admin", &["control"]),
+    // What a branch and its PoP tell each other, and the files that a branch writes, whole or not at all.
+    ("enrol", &["config", "store::whole"]),
+    ("admin", &["control", "enrol"]),
     // The lab impairs links in user space, over io's TAP devices and clock.
     ("lab", &["io", "config"]),
 ];

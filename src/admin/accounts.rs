@@ -589,7 +589,7 @@ pub(super) async fn note(app: &App, who: Who, action: Action, tenant: Option<Str
 }
 
 /// What is wrong with a field of the body.
-fn wrong(field: &'static str) -> impl Fn(String) -> Problem {
+pub(super) fn wrong(field: &'static str) -> impl Fn(String) -> Problem {
     move |why| {
         let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{field}: {why}"));
         Problem { parameter: Some(field.to_owned()), ..problem }

@@ -35,7 +35,7 @@ pub struct ShowArgs {
 
 /// The running box, and in which form it is to answer.
 #[derive(Clone, Debug, Args)]
-pub(super) struct Connection {
+pub struct Connection {
     /// The API's answer as it is
     #[arg(long, global = true)]
     pub(super) json: bool,

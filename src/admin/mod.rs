@@ -17,6 +17,7 @@ mod clear;
 mod client;
 mod commits;
 mod config;
+mod enrolment;
 mod events;
 mod explain;
 mod flows;
@@ -42,6 +43,7 @@ pub use clear::{ClearArgs, clear};
 pub use client::{ShowArgs, decisions, show};
 pub use commits::{AuditArgs, CommitArgs, CompareArgs, ConfirmArgs, DryRunArgs, RevisionsArgs, RollbackArgs};
 pub use commits::{audit, commit, compare, confirm, dry_run, revisions, rollback};
+pub use enrolment::{EnrolWhat, enrol};
 pub use explain::{AskCandidate, ExplainArgs, explain};
 pub use flows::{FlowsArgs, flows};
 pub use tls::Tls;
@@ -258,6 +260,12 @@ const ROUTES: &[Route] = &[
     route("PUT", "/api/v1/session/password", Need::Known, || put(accounts::change_password)),
     route("POST", "/api/v1/session/totp", Need::Known, || post(accounts::propose_totp)),
     route("PUT", "/api/v1/session/totp", Need::Known, || put(accounts::enrol_totp)),
+    route("GET", "/api/v1/enrolments", LOOK_NARROWED, || get(enrolment::list)),
+    route("POST", "/api/v1/enrolments", CHANGE, || post(enrolment::make)),
+    route("POST", "/api/v1/enrolments/{id}/approve", CHANGE, || post(enrolment::approve)),
+    route("POST", "/api/v1/enrolments/{id}/refuse", CHANGE, || post(enrolment::refuse)),
+    route("DELETE", "/api/v1/enrolments/{id}", CHANGE, || delete(enrolment::revoke)),
+    route("POST", "/api/v1/enrol", Need::Public, || post(enrolment::claim)),
     route("GET", "/api/v1/users", USERS, || get(accounts::users)),
     route("POST", "/api/v1/users", USERS, || post(accounts::add_user)),
     route("PATCH", "/api/v1/users/{name}", USERS, || patch(accounts::change_user)),

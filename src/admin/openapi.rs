@@ -17,6 +17,7 @@ use super::config::{
     AuditPage, CandidateAnswer, Checked, CommitBody, Comparison, Confirmed, PolicyTests, Revisions, TextBody,
     Texts,
 };
+use super::enrolment::{Approved, Enrolments, MadeCode, NewEnrolmentBody};
 use super::guard::Need;
 use super::oidc::ProviderAnswer;
 use super::problem::Problem;
@@ -25,6 +26,7 @@ use super::{ROUTES, Route};
 use crate::control::captures::{CaptureAsked, CaptureRow};
 use crate::control::commits::{Committed, ConfigState, DryRun};
 use crate::control::{FlowPage, Status, Trace};
+use crate::enrol::{Claim, Offer};
 use crate::pipeline::report::{Explanation, PathHistory, SessionPage};
 use crate::store::report::{FlowAnswer, WhoHad};
 use axum::http::{StatusCode, header};
@@ -162,6 +164,7 @@ const OF: Parameter = optional("of", Kind::Text, SOURCES);
 const SOURCES: &str = "`in-force`, `files`, `candidates`, `box`, `tenant:NAME`, several with commas, or how many revisions to go back";
 const FLOWS: &[Parameter] = &[TENANT, ADDRESS, PORT, CLASS, LIMIT];
 const ID: Parameter = required("id", Kind::Text, "the number in the list of tokens");
+const ENROLMENT: Parameter = required("id", Kind::Text, "its number in the list of enrolments");
 const CAPTURE: Parameter = required("capture", Kind::Text, "its number in the list of captures");
 const NAME: Parameter = required("name", Kind::Text, "the user's name");
 
@@ -491,6 +494,61 @@ const DESCRIBED: &[Described] = &[
             &[409],
         )
     },
+    look(
+        "/api/v1/enrolments",
+        "Codes for branches, and the boxes that use them, newest first",
+        &[],
+        shape::<Enrolments>,
+    ),
+    change(
+        "POST",
+        "/api/v1/enrolments",
+        "Makes a code for a branch, which is told this once",
+        Some(shape::<NewEnrolmentBody>),
+        Gives::Json(201, shape::<MadeCode>),
+        &[409, 422, 500, 503],
+    ),
+    Described {
+        parameters: &[ENROLMENT],
+        ..change(
+            "POST",
+            "/api/v1/enrolments/{id}/approve",
+            "Puts the keys of the box that has used a code in force",
+            None,
+            Gives::Json(200, shape::<Approved>),
+            &[409, 412, 422, 500, 503],
+        )
+    },
+    Described {
+        parameters: &[ENROLMENT],
+        ..change(
+            "POST",
+            "/api/v1/enrolments/{id}/refuse",
+            "Turns the box away that has used a code",
+            None,
+            Gives::Nothing(204),
+            &[409],
+        )
+    },
+    Described {
+        parameters: &[ENROLMENT],
+        ..change(
+            "DELETE",
+            "/api/v1/enrolments/{id}",
+            "Makes a code worthless; what is in force stays",
+            None,
+            Gives::Nothing(204),
+            &[409],
+        )
+    },
+    change(
+        "POST",
+        "/api/v1/enrol",
+        "What a branch asks that has a code, again and again until it has its configuration",
+        Some(shape::<Claim>),
+        Gives::Json(200, shape::<Offer>),
+        &[409, 410, 422, 429, 500, 503],
+    ),
     look("/api/v1/tokens", "API tokens: one's own, and an owner's are all", &[], shape::<Tokens>),
     change(
         "POST",

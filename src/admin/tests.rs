@@ -30,7 +30,10 @@ fn no_route_answers_nobody() {
     let unknown =
         ["/api", "/api/v1", "/api/v1/", "/api/v1/nothing", "/nothing", "/index.html.br", "/api/v2/status"];
     let public = |method: &str, path: &str| {
-        matches!((method, path), ("POST" | "PUT", "/api/v1/setup") | ("POST", "/api/v1/session"))
+        matches!(
+            (method, path),
+            ("POST" | "PUT", "/api/v1/setup") | ("POST", "/api/v1/session" | "/api/v1/enrol")
+        )
     };
     for path in ROUTES.iter().map(|route| route.path).chain(unknown) {
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"] {

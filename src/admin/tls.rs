@@ -149,6 +149,16 @@ impl Shown {
         held(&self.row).clone()
     }
 
+    /// SHA-256 of the SubjectPublicKeyInfo of the certificate that is shown (as RFC 7469 section 2.4 pins keys): a renewed one
+    /// with the same key has the same. `None` if it cannot be read.
+    pub(super) fn pin(&self) -> Option<[u8; 32]> {
+        let key = self.key.load();
+        let (_, certificate) = parse_x509_certificate(key.cert.first()?).ok()?;
+        let mut pin = [0; 32];
+        pin.copy_from_slice(digest::digest(&digest::SHA256, certificate.public_key().raw).as_ref());
+        Some(pin)
+    }
+
     /// Whether somebody else vouches for the certificate: it is not the box's own.
     pub(super) fn is_signed(&self) -> bool {
         held(&self.row).issued != Issued::Itself

@@ -48,6 +48,8 @@ pub enum Action {
     Capture,
     /// Sessions were ended.
     Clear,
+    /// A code for a branch was made, used, approved, refused or revoked.
+    Enrolment,
 }
 
 /// An entry.
@@ -157,6 +159,7 @@ impl Action {
             Action::TokenChange => "token-change",
             Action::Capture => "capture",
             Action::Clear => "clear",
+            Action::Enrolment => "enrolment",
         }
     }
 }

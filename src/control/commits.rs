@@ -6,12 +6,13 @@ use super::audit::{Action, Entry};
 use super::candidates::{Draft, Scope};
 use super::compare::FileDifference;
 use super::revisions::{KEPT, Revision, Who};
-use crate::config::Problem;
+use crate::config::{Problem, PublicKey};
 use crate::model::AskedFlow;
 use crate::pipeline::report::Explanation;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::time::Duration;
@@ -128,6 +129,13 @@ pub enum Verb {
         limit: usize,
         tenant: Option<String>,
     },
+    /// What branches know this box by, if it is a PoP.
+    Pop,
+    /// Whether the private halves of these keys have made these proofs of this ([`crate::enrol::proof`]).
+    Prove {
+        said: Vec<u8>,
+        proofs: Vec<(PublicKey, Vec<u8>)>,
+    },
     /// To be written into the audit log: it has happened elsewhere.
     Note {
         action: Action,
@@ -156,6 +164,16 @@ pub enum Reply {
     Candidate(Option<Draft>, String),
     Done,
     Audit(Vec<Entry>),
+    Pop(PopFacts),
+    Proved(bool),
+}
+
+/// A PoP, as its branches know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PopFacts {
+    pub public_key: PublicKey,
+    /// Each by its name, with where it listens.
+    pub transports: Vec<(String, SocketAddr)>,
 }
 
 /// Why not.

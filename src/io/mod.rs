@@ -21,6 +21,7 @@ pub mod namespace;
 mod netlink;
 pub mod network;
 pub mod object_sending;
+pub mod pinned;
 mod polling;
 mod portion;
 pub mod privileges;

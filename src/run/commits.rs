@@ -8,17 +8,18 @@
 use super::check::explain_in;
 use super::dry_run::{self, Flow};
 use super::machine::{Machine, Prepared, addresses_for};
-use crate::config::{Candidate, Documents, Problems, providers_part};
+use crate::config::{Candidate, Documents, Pop, Problems, PublicKey, Role, providers_part, public_of};
 use crate::control::Control;
 use crate::control::audit::{self, Action, Audit, Entry};
 use crate::control::candidates::{Candidates, Draft, Scope, tag_of};
 use crate::control::commits::{
-    CandidateState, CommitPort, Committed, ConfigState, PolicyTestRow, ProblemRow, Refusal, Reply, Source,
-    Standing, Terms, UnconfirmedState, Verb,
+    CandidateState, CommitPort, Committed, ConfigState, PolicyTestRow, PopFacts, ProblemRow, Refusal, Reply,
+    Source, Standing, Terms, UnconfirmedState, Verb,
 };
 use crate::control::compare::{compare, differing};
 use crate::control::revisions::{Cause, InForce, Revisions, Stamp, Unconfirmed, Who};
 use crate::control::trial::{Canary, Health, Trial, Verdict};
+use crate::enrol::proof;
 use crate::io::clock::Clock;
 use crate::io::syslog;
 use crate::pipeline::report::{CanaryRow, FlowFilter, PathState};
@@ -366,10 +367,29 @@ impl Commits {
                 let is_asked = |entry: &Entry| tenant.is_none() || entry.tenant == tenant;
                 Ok(Reply::Audit(entries.filter(is_asked).take(limit).collect()))
             }
+            Verb::Pop => {
+                let transports = &self.machine.candidate.appliance.transports;
+                let transports = transports.iter().map(|it| (it.name.clone(), it.listen)).collect();
+                Ok(Reply::Pop(PopFacts { public_key: public_of(&self.pop()?.private_key), transports }))
+            }
+            Verb::Prove { said, proofs } => {
+                let pop = self.pop()?;
+                let holds =
+                    |(key, proof): &(PublicKey, Vec<u8>)| proof::holds(&pop.private_key, key, &said, proof);
+                Ok(Reply::Proved(proofs.iter().all(holds)))
+            }
             Verb::Note { action, tenant, detail } => {
                 self.note(who, action, None, tenant, &detail).map_err(failed)?;
                 Ok(Reply::Done)
             }
+        }
+    }
+
+    /// This box, if it is a PoP.
+    fn pop(&self) -> Result<&Pop, Refusal> {
+        match &self.machine.candidate.appliance.role {
+            Role::Pop(pop) => Ok(pop),
+            Role::Branch(_) => Err(Refusal::Conflict("this box is a branch: a PoP makes codes".to_owned())),
         }
     }
 

@@ -2,12 +2,12 @@
 //! is wrong with a text, and what it does to flows, is made up; what differs is computed.
 
 use crate::fake::explanation;
-use popgate::config::Outcome;
+use popgate::config::{Outcome, PublicKey};
 use popgate::control::audit::{Action, Entry};
 use popgate::control::candidates::{Draft, Scope, tag_of};
 use popgate::control::commits::{
     CandidateState, ChangeKind, CommitPort, Committed, ConfigState, DryRun, FlowChange, PolicyTestRow,
-    ProblemRow, Refusal, Reply, Source, Standing, Verb,
+    PopFacts, ProblemRow, Refusal, Reply, Source, Standing, Verb,
 };
 use popgate::control::compare::compare;
 use popgate::control::revisions::{Cause, Revision, Stamp, Who};
@@ -225,6 +225,11 @@ impl Inner {
                 self.drafts.remove(&scope);
                 Reply::Done
             }
+            Verb::Pop => {
+                let transports = vec![("isp-a".to_owned(), "192.0.2.1:51820".parse().expect("an address"))];
+                Reply::Pop(PopFacts { public_key: PublicKey([9; 32]), transports })
+            }
+            Verb::Prove { .. } => Reply::Proved(true),
             Verb::Note { action, tenant, detail } => {
                 self.audit.push(Entry { unix_ms: now, who, action, revision: None, tenant, detail });
                 Reply::Done

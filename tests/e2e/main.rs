@@ -17,6 +17,7 @@ mod collectors;
 mod commits;
 mod console;
 mod demo;
+mod enrolment;
 mod exporting;
 mod failover;
 #[path = "../figures/mod.rs"]

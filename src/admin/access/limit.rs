@@ -14,6 +14,8 @@ const PER_ADDRESS: Rate = Rate { burst: 10.0, refill_ms: 6_000.0 };
 const PER_ACCOUNT: Rate = Rate { burst: 10.0, refill_ms: 30_000.0 };
 /// 20 at once and one every 6 seconds: each sign-in at a provider is two, there and back. They take nothing from those who try here.
 const PER_VISITOR: Rate = Rate { burst: 20.0, refill_ms: 6_000.0 };
+/// 20 at once and one every 3 seconds of those that open nothing: a branch whose code is good asks every two seconds, and takes none.
+const PER_CLAIMANT: Rate = Rate { burst: 20.0, refill_ms: 3_000.0 };
 /// 4,096 of each: 400 KB. Whoever wants one forgotten must come from as many addresses.
 const MOST: usize = 4_096;
 
@@ -30,6 +32,7 @@ pub(crate) struct Limiter {
     accounts: Buckets<String>,
     known: HashSet<(String, IpAddr)>,
     visitors: Buckets<IpAddr>,
+    claimants: Buckets<IpAddr>,
 }
 
 impl Limiter {
@@ -46,6 +49,16 @@ impl Limiter {
     /// Takes a way to the provider or back; or says in how many milliseconds there is one.
     pub(crate) fn admit_visitor(&mut self, from: IpAddr, now_ms: u64) -> Result<(), u64> {
         self.visitors.take(network(from), PER_VISITOR, now_ms)
+    }
+
+    /// Takes a try to claim an enrolment; or says in how many milliseconds there is one.
+    pub(crate) fn admit_claim(&mut self, from: IpAddr, now_ms: u64) -> Result<(), u64> {
+        self.claimants.take(network(from), PER_CLAIMANT, now_ms)
+    }
+
+    /// It was no guess: it is given back.
+    pub(crate) fn claim_was_good(&mut self, from: IpAddr) {
+        self.claimants.give_back(&network(from), PER_CLAIMANT);
     }
 
     /// The provider has vouched for whoever came back: both ways are given back.
@@ -208,6 +221,19 @@ mod tests {
         assert_eq!(limiter.admit("anna", host(1), 0), Ok(()));
         limiter.vouched(host(1));
         assert_eq!([(); 3].map(|()| limiter.admit_visitor(host(1), 0).is_ok()), [true, true, false]);
+    }
+
+    #[test]
+    fn claims_that_open_nothing_are_limited_and_those_that_do_are_not() {
+        let mut limiter = Limiter::default();
+        for _ in 0..100 {
+            limiter.admit_claim(host(1), 0).expect("a try");
+            limiter.claim_was_good(host(1));
+        }
+        (0..20).for_each(|_| limiter.admit_claim(host(1), 0).expect("a try"));
+        assert_eq!(limiter.admit_claim(host(1), 0), Err(3_000));
+        assert_eq!(limiter.admit_claim(host(2), 0), Ok(()));
+        assert_eq!(limiter.admit("anna", host(1), 0), Ok(()));
     }
 
     #[test]

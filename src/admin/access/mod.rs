@@ -14,6 +14,7 @@
 //! Passwords take time and memory to check, so two at most are at any time, some wait, and others are told to come again; a
 //! name that is not known takes as long as one that is. How often one may try is [`limit`]'s.
 
+pub(super) mod enrolments;
 mod limit;
 pub(super) mod oidc;
 pub(super) mod password;
@@ -30,9 +31,11 @@ pub use store::{ApiToken, User};
 
 use super::token::Token;
 use crate::config::Oidc;
+use crate::enrol;
 use arc_swap::ArcSwapOption;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use enrolments::Enrolment;
 use limit::{Limiter, Sparingly};
 use oidc::{Identity, NotVouched, Provider, Seal};
 use ring::digest::{SHA256, digest};
@@ -41,6 +44,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use store::{Credentials, Entry, Hash, NewUser, Store, StoreError, Vouched};
+use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 use totp::Secret;
 
@@ -431,6 +435,33 @@ impl Access {
         (secret, hash)
     }
 
+    // --- enrolments
+
+    /// A code's secret to be.
+    pub(super) fn new_enrolment(&self) -> enrol::Secret {
+        let mut secret = [0; 16];
+        secret.copy_from_slice(&(self.0.random)()[..16]);
+        enrol::Secret(secret)
+    }
+
+    /// The enrolment that a secret opens. Who brings one that opens nothing uses up a try of their address's.
+    pub(super) async fn enrolment_of(
+        &self,
+        secret: &str,
+        from: IpAddr,
+        now: u64,
+    ) -> Result<Enrolment, Denied> {
+        self.limiter().admit_claim(from, now).map_err(Denied::Limited)?;
+        let hash = enrol::Secret::from_letters(secret)
+            .map(|secret| hash_of_enrolment(&secret))
+            .ok_or(Denied::Wrong)?;
+        let found = self.stored(move |store| store.enrolment_of(&hash, now)).await?;
+        let is_it = |it: &Enrolment| it.hash.ct_eq(&hash).into();
+        let found = found.filter(is_it).ok_or(Denied::Wrong)?;
+        self.limiter().claim_was_good(from);
+        Ok(found)
+    }
+
     // --- the first user
 
     /// Whether this is the secret that makes the first user.
@@ -528,6 +559,11 @@ fn salt(random: Random) -> password::Salt {
 
 fn text_of(random: [u8; 32]) -> String {
     URL_SAFE_NO_PAD.encode(random)
+}
+
+/// What is kept of a code's secret.
+pub(super) fn hash_of_enrolment(secret: &enrol::Secret) -> Hash {
+    hash_of(&secret.to_letters())
 }
 
 fn hash_of(secret: &str) -> Hash {

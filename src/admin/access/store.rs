@@ -4,6 +4,7 @@
 //!
 //! Every call may wait for the disk.
 
+use super::enrolments;
 use super::principal::{By, Pending, Principal};
 use super::totp::Secret;
 use crate::model::Role;
@@ -199,9 +200,9 @@ pub(crate) enum StoreError {
     Failed(#[from] rusqlite::Error),
 }
 
-type Stored<T> = Result<T, StoreError>;
+pub(crate) type Stored<T> = Result<T, StoreError>;
 
-pub(crate) struct Store(Connection);
+pub(crate) struct Store(pub(super) Connection);
 
 impl Store {
     /// Opens the database in `state_dir`, or makes it; for nobody but its owner.
@@ -234,9 +235,10 @@ impl Store {
             "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;",
         )?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version < 2 {
-            let schema = if version == 0 { SCHEMA } else { "" };
-            connection.execute_batch(&format!("BEGIN IMMEDIATE; {schema} {WITH_PROVIDER} COMMIT;"))?;
+        let steps = [SCHEMA, WITH_PROVIDER, enrolments::SCHEMA];
+        let missing = steps.get(usize::try_from(version).unwrap_or(usize::MAX)..).unwrap_or_default();
+        if !missing.is_empty() {
+            connection.execute_batch(&format!("BEGIN IMMEDIATE; {} COMMIT;", missing.concat()))?;
         }
         Ok(Store(connection))
     }
@@ -639,7 +641,7 @@ fn before(now: u64, span: u64) -> i64 {
     now.cast_signed() - span.cast_signed()
 }
 
-fn millis(row: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
+pub(super) fn millis(row: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(at).map(i64::cast_unsigned)
 }
 

@@ -61,6 +61,8 @@ fn answer(verb: &Verb) -> Result<Reply, Refusal> {
         Verb::Candidate(_) => Reply::Candidate(None, "none".into()),
         Verb::Put { expected, .. } if expected != "none" => return Err(Refusal::Changed("none".into())),
         Verb::Put { .. } => Reply::Candidate(None, "abc".into()),
+        Verb::Pop => return Err(Refusal::Conflict("this box is a branch".into())),
+        Verb::Prove { .. } => Reply::Proved(true),
         Verb::Discard { .. } | Verb::Note { .. } => Reply::Done,
         Verb::Audit { .. } => Reply::Audit(Vec::new()),
     })

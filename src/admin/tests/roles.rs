@@ -7,7 +7,7 @@ use crate::control::audit::{Action, Entry};
 use crate::control::candidates::{Draft, Scope};
 use crate::control::commits::{
     CandidateState, ChangeKind, CommitPort, Committed, ConfigState, DryRun, FlowChange, PolicyTestRow,
-    ProblemRow, Refusal, Reply, Standing, Verb,
+    PopFacts, ProblemRow, Refusal, Reply, Standing, Verb,
 };
 use crate::control::compare::FileDifference;
 use crate::control::revisions::{Cause, Revision, Stamp, Who};
@@ -52,6 +52,9 @@ fn opinion(method: &str, path: &str) -> For {
         // What is in it are a tenant's packets.
         (_, "/api/v1/captures/{capture}") | ("POST", "/api/v1/captures") => For::Operators,
         ("POST", "/api/v1/sessions/clear") => For::Operators,
+        // Whoever has a code may use it.
+        ("POST", "/api/v1/enrol") => For::Everybody,
+        ("POST" | "DELETE", path) if path.starts_with("/api/v1/enrolments") => For::Operators,
         ("GET", _) => For::Viewers,
         (_, "/api/v1/config/candidate" | "/api/v1/config/commit" | "/api/v1/config/confirm") => {
             For::Operators
@@ -122,6 +125,10 @@ fn request(method: &str, path: &str, tenant: &str) -> (String, String) {
             format!(
                 r#"{{"name": "new", "role": "viewer", "tenant": "{tenant}", "password": "twelve letters"}}"#
             )
+        }
+        ("POST", "/api/v1/enrolments") => format!(r#"{{"site": "berlin", "tenant": "{tenant}"}}"#),
+        ("POST", "/api/v1/enrol") => {
+            r#"{"secret": "0", "step": "look", "version": "1", "keys": []}"#.to_owned()
         }
         ("PATCH", _) => r#"{"end-sessions": true}"#.to_owned(),
         ("POST", "/api/v1/tokens") => {
@@ -302,6 +309,67 @@ fn a_change_by_cookie_needs_the_consoles_own_page() {
     let headers = [("Cookie", &*cookie), ("Sec-Fetch-Site", "cross-site")];
     assert_eq!(server.ask("GET", "/api/v1/status", &headers).status, 401);
     assert_eq!(server.ask("GET", "/api/v1/status", &headers[..1]).status, 200);
+}
+
+#[test]
+fn an_enrolment_is_its_tenants_and_decided_by_operators() {
+    use crate::admin::access::enrolments::{Claimant, NewEnrolment};
+    let server = two_tenants();
+    let (access, now) = (server.access.clone(), server.now.load(Ordering::Relaxed));
+    let [mine, others] = [("acme", "lyon"), ("globex", "oslo")].map(|(tenant, site)| {
+        let add = access.clone();
+        server.run(async move {
+            let added = add.stored(move |store| {
+                let new = NewEnrolment {
+                    hash: crate::admin::access::hash_of_enrolment(&crate::enrol::Secret(
+                        [site.as_bytes()[0]; 16],
+                    )),
+                    site: site.to_owned(),
+                    tenant: tenant.to_owned(),
+                    prefixes: Vec::new(),
+                    paths: Vec::new(),
+                    maker: "anna".to_owned(),
+                    expires_unix_ms: now + 1_000,
+                };
+                let id = store.add_enrolment(&new, now)?;
+                let from = std::net::IpAddr::from([198, 51, 100, 7]);
+                let claim = Claimant { from, version: "1".to_owned(), unix_ms: now, keys: Vec::new() };
+                assert!(store.claim(id, &claim)?);
+                Ok(id)
+            });
+            added.await.expect("added")
+        })
+    });
+    let ask = |role: Role, method: &str, path: &str| {
+        let headers = server.headers_of(Comes::ByToken, role, Some("acme"));
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        server.send_as(method, &format!("/api/v1/enrolments{path}"), &headers, "")
+    };
+    let list = ask(Role::Viewer, "GET", "");
+    assert!(list.status == 200 && list.body.contains("lyon") && !list.body.contains("oslo"), "{}", list.body);
+    for (method, verb) in [("POST", "/approve"), ("POST", "/refuse"), ("DELETE", "")] {
+        assert_eq!(ask(Role::Viewer, method, &format!("/{mine}{verb}")).status, 403);
+        let [theirs, nobodys] = [others, 99].map(|id| ask(Role::Operator, method, &format!("/{id}{verb}")));
+        assert_eq!((theirs.status, nobodys.status), (404, 404));
+        assert_eq!(theirs.body.replace(&others.to_string(), "N"), nobodys.body.replace("99", "N"));
+    }
+    // What somebody has begun to change is not committed along with it.
+    let open = ask(Role::Operator, "POST", &format!("/{mine}/approve"));
+    assert!(open.status == 409 && open.body.contains("a candidate of tenant:acme is open"), "{}", open.body);
+    assert_eq!(ask(Role::Operator, "POST", &format!("/{mine}/refuse")).status, 204);
+    assert_eq!(ask(Role::Operator, "POST", &format!("/{mine}/refuse")).status, 409);
+    // Who has the code is told; who guesses is not, whatever the guess.
+    let claim = |byte: u8, step: &str| {
+        let secret = crate::enrol::Secret([byte; 16]).to_letters();
+        let body = format!(r#"{{"secret": "{secret}", "step": "{step}", "version": "1", "keys": []}}"#);
+        server.send_as("POST", "/api/v1/enrol", &[("popgate-request", "1")], &body)
+    };
+    assert_eq!((claim(b'l', "look").status, claim(b'o', "look").status), (410, 200));
+    let guesses = [claim(1, "look"), claim(2, "claim"), claim(3, "done")];
+    assert!(guesses.iter().all(|it| it.status == 403 && it.body == guesses[0].body));
+    let limited = std::iter::repeat_with(|| claim(4, "look")).take(30).find(|answer| answer.status != 403);
+    assert_eq!(limited.map(|answer| answer.status), Some(429));
 }
 
 const OURS: [(&str, &str); 2] = [("popgate-request", "1"), ("Sec-Fetch-Site", "same-origin")];
@@ -926,6 +994,11 @@ fn reply_to(verb: Verb) -> Reply {
         Verb::Confirm { .. } => Reply::Confirmed(3),
         Verb::Candidate(scope) => Reply::Candidate(Some(draft(&scope)), "none".into()),
         Verb::Put { scope, .. } => Reply::Candidate(Some(draft(&scope)), "none".into()),
+        Verb::Pop => Reply::Pop(PopFacts {
+            public_key: crate::config::PublicKey([9; 32]),
+            transports: vec![("isp-a".into(), "192.0.2.1:51820".parse().expect("an address"))],
+        }),
+        Verb::Prove { .. } => Reply::Proved(true),
         Verb::Discard { .. } | Verb::Note { .. } => Reply::Done,
         Verb::Audit { tenant, .. } => {
             Reply::Audit(of_both(tenant.as_deref(), |tenant, site, number| Entry {
