@@ -81,4 +81,5 @@ pub mod store;
 pub mod system;
 pub mod tables;
 pub mod tunnel;
+pub mod update;
 pub mod wire;

@@ -83,6 +83,7 @@ enum Command {
     SupportBundle(commands::BundleArgs),
     Backup(commands::BackupArgs),
     Restore(commands::RestoreArgs),
+    Update(popgate::update::UpdateArgs),
     /// Print a new private key
     Genkey,
     /// Read a private key, print its public key
@@ -131,6 +132,7 @@ fn main() -> ExitCode {
         Command::SupportBundle(args) => support_bundle(&args),
         Command::Backup(args) => commands::backup(&args).map_err(Into::into).and_then(|said| say(&said)),
         Command::Restore(args) => restore(&args),
+        Command::Update(args) => update(&args),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
         Command::Completions { shell } => completions(shell),
@@ -211,6 +213,11 @@ fn replay(journal: &Path, policy: &Path) -> Done {
     }
     io::stdout().write_all(admin::decisions(&moves).as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn update(args: &popgate::update::UpdateArgs) -> Done {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(popgate::update::update(args, now.as_secs()))
 }
 
 fn genkey() -> Done {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Who may import whom directly; with that, everything those may import too. `run`, `main`, `lib` and the binaries wire
 /// things together and may import anything.
-const IMPORTS: [(&str, &[&str]); 16] = [
+const IMPORTS: [(&str, &[&str]); 17] = [
     ("model", &[]),
     ("wire", &["model"]),
     ("tunnel", &["wire"]),
@@ -28,6 +28,8 @@ const IMPORTS: [(&str, &[&str]); 16] = [
     // What a branch and its PoP tell each other, and the files that a branch writes, whole or not at all.
     ("enrol", &["config", "store::whole"]),
     ("admin", &["control", "enrol"]),
+    // What became of an update is a file that is whole or not there.
+    ("update", &["store::whole"]),
     // The lab impairs links in user space, over io's TAP devices and clock.
     ("lab", &["io", "config"]),
 ];

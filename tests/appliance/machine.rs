@@ -96,6 +96,8 @@ impl Disk {
 pub enum Firmware {
     Bios,
     Uefi,
+    /// None: QEMU itself puts the kernel of the image's slot A into memory, which saves the seconds that firmware and GRUB take.
+    None,
 }
 
 /// How a machine is put together.
@@ -173,6 +175,15 @@ impl Machine {
             fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables).expect("it is in Debian's package ovmf");
             qemu.args(["-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd"]);
             qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", variables.display())]);
+        }
+        if build.firmware == Firmware::None {
+            let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/appliance/tree/boot");
+            qemu.arg("-kernel").arg(boot.join("vmlinuz")).arg("-initrd").arg(boot.join("initrd"));
+            // As in appliance-image/grub/grub.cfg.
+            qemu.args([
+                "-append",
+                "popgate.slot=a ro quiet loglevel=3 systemd.gpt_auto=0 panic=10 console=ttyS0,115200",
+            ]);
         }
         for (index, (switch, number)) in build.cards.iter().enumerate() {
             let tap = format!("tap{number}");

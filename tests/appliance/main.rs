@@ -9,6 +9,9 @@ mod lan;
 mod machine;
 #[allow(dead_code, reason = "what the next tests on it need is there")]
 mod network;
+mod office;
 mod package;
+mod power_cuts;
 mod sandbox;
+mod updates;
 mod vlan;

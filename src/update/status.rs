@@ -1,0 +1,81 @@
+//! What became of the last update, in a file that everybody on the box may read.
+
+use super::version::Version;
+use crate::store::whole;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+const FILE: &str = "/var/lib/popgate-update/status.toml";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It is in the other slot, and tried at the next boot.
+    Installed,
+    /// It came up healthy.
+    Kept,
+    /// It did not, and the one before runs.
+    FellBack,
+    Refused,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    outcome: Option<Outcome>,
+    version: Option<String>,
+    detail: Option<String>,
+    /// Seconds since 1970.
+    at: Option<u64>,
+    /// The last version that was left.
+    pub failed: Option<String>,
+}
+
+impl Status {
+    /// What is known; nothing is where nothing can be read.
+    pub fn read() -> Status {
+        fs::read_to_string(FILE).ok().and_then(|text| toml::from_str(&text).ok()).unwrap_or_default()
+    }
+
+    pub fn note(&mut self, outcome: Outcome, version: Option<&Version>, detail: String, now_unix: u64) {
+        self.outcome = Some(outcome);
+        self.version = version.map(Version::to_string);
+        self.detail = Some(detail).filter(|it| !it.is_empty());
+        self.at = Some(now_unix);
+        if outcome == Outcome::FellBack {
+            self.failed.clone_from(&self.version);
+        }
+    }
+
+    /// Keeps it.
+    ///
+    /// # Errors
+    /// If it cannot be written: then what was known stays.
+    pub fn write(&self) -> io::Result<()> {
+        let text = toml::to_string(self).map_err(io::Error::other)?;
+        fs::create_dir_all(Path::new(FILE).parent().unwrap_or(Path::new("/")))?;
+        whole::create(Path::new(FILE), |file| {
+            file.set_permissions(Permissions::from_mode(0o644))?;
+            file.write_all(text.as_bytes())
+        })?;
+        Ok(())
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = self.version.as_deref().unwrap_or("a version");
+        let detail = self.detail.as_deref().unwrap_or_default();
+        match self.outcome {
+            None => writeln!(f, "no update was installed yet"),
+            Some(Outcome::Installed) => writeln!(f, "{version} is installed, and tried at the next boot"),
+            Some(Outcome::Kept) => writeln!(f, "{version} came up healthy, and is kept"),
+            Some(Outcome::FellBack) => writeln!(f, "{version} did not come up healthy: the box fell back"),
+            Some(Outcome::Refused) => writeln!(f, "refused {detail}"),
+        }
+    }
+}
