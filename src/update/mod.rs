@@ -150,7 +150,7 @@ fn apply_dropped(directory: &Path, now_unix: u64) -> Told {
     let _alone = lock()?;
     let mut installed = false;
     for file in updates_in(directory)? {
-        let result = open(&file).map_err(Refusal::from).and_then(|file| install_unasked(file));
+        let result = open(&file).map_err(Refusal::from).and_then(install_unasked);
         whole::remove(&file)?;
         note(&file.display().to_string(), &result, now_unix)?;
         installed |= result.is_ok();
@@ -174,7 +174,7 @@ fn apply_stick(device: &Path, now_unix: u64) -> Told {
         if !name.starts_with("popgate-") {
             continue;
         }
-        let result = open(&file).map_err(Refusal::from).and_then(|file| install_unasked(file));
+        let result = open(&file).map_err(Refusal::from).and_then(install_unasked);
         note(&format!("{name} on a stick"), &result, now_unix)?;
         installed |= result.is_ok();
     }
