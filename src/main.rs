@@ -83,6 +83,7 @@ enum Command {
     SupportBundle(commands::BundleArgs),
     Backup(commands::BackupArgs),
     Restore(commands::RestoreArgs),
+    Setup(commands::SetupArgs),
     Update(popgate::update::UpdateArgs),
     /// Print a new private key
     Genkey,
@@ -132,6 +133,7 @@ fn main() -> ExitCode {
         Command::SupportBundle(args) => support_bundle(&args),
         Command::Backup(args) => commands::backup(&args).map_err(Into::into).and_then(|said| say(&said)),
         Command::Restore(args) => restore(&args),
+        Command::Setup(args) => commands::setup(&args).map_err(Into::into).and_then(|said| say(&said)),
         Command::Update(args) => update(&args),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),

@@ -218,3 +218,37 @@ fn the_doctor_says_what_is_wrong_and_what_to_do() {
     let told = text(&made.run(&["doctor"]));
     assert!(told.contains("BAD      config") && told.contains("others"), "{told}");
 }
+
+#[test]
+fn a_fresh_box_is_set_up_from_a_folder_and_one_that_is_not_is_left_alone() {
+    let (made, fresh) = (Box::new(), tempfile::tempdir().expect("a directory"));
+    // As a stick has it: everything for everybody.
+    let stick = made.at("config");
+    let readable = Command::new("chmod").args(["--recursive", "a+rX"]).arg(&stick).status();
+    assert!(readable.expect("chmod runs").success());
+    let dir = fresh.path().join("popgate").display().to_string();
+    let setup = |from: &Path, more: &[&str]| {
+        let from = from.display().to_string();
+        let output = popgate().args(["setup", "--from", &from, "--dir", &dir]).args(more).output();
+        output.expect("runs")
+    };
+    let mode = |name: &str| {
+        let file = fs::metadata(Path::new(&dir).join(name)).expect("there");
+        file.permissions().mode() & 0o777
+    };
+    let done = setup(&stick, &[]);
+    assert!(text(&done).contains("set up: pop fra1"), "{}", error(&done));
+    assert_eq!((mode("."), mode("keys/fra1.key"), mode("tenants")), (0o700, 0o600, 0o700));
+    assert!(error(&setup(&stick, &[])).contains("there is a configuration already"));
+    assert!(text(&setup(&stick, &["--force"])).contains("set up: pop fra1"));
+
+    // What does not read takes nothing's place.
+    fs::write(stick.join("popgate.toml"), "site = \"fra2\"\n").expect("written");
+    assert!(error(&setup(&stick, &["--force"])).contains("does not read"));
+    let kept = fs::read_to_string(Path::new(&dir).join("popgate.toml")).expect("there");
+    assert!(kept.contains("site = \"fra1\""));
+    assert!(error(&setup(fresh.path(), &["--force"])).contains("neither popgate.toml nor enrol-code"));
+    fs::write(fresh.path().join("enrol-code"), "PG1-ABC\n").expect("written");
+    assert!(text(&setup(fresh.path(), &["--force"])).contains("to be enrolled by its code"));
+    assert_eq!(mode("enrol-code"), 0o600);
+}

@@ -23,6 +23,9 @@ const ETHERNET: &str = "1";
 pub struct EnrolArgs {
     /// What the operator of the PoP has given out: PG1-...
     pub code: Option<String>,
+    /// A file that it is in
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["code", "resume"])]
+    pub code_file: Option<PathBuf>,
     /// Go on with what was begun before a restart
     #[arg(long, conflicts_with = "code")]
     pub resume: bool,
@@ -53,7 +56,14 @@ pub fn enrol(args: &EnrolArgs) -> Result<(), String> {
     }
     let kept =
         Plan::kept(&args.state_dir).map_err(|error| format!("{}: {error}", args.state_dir.display()))?;
-    let plan = match (&args.code, kept, args.resume) {
+    let in_file = match &args.code_file {
+        Some(file) => Some(fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?),
+        None => None,
+    };
+    let code = args.code.clone().or(in_file.map(|text| text.trim().to_owned()));
+    let plan = match (&code, kept, args.resume) {
+        // Begun before a restart.
+        (Some(code), Some(plan), _) if plan.code == *code => plan,
         (Some(code), _, _) => plan(args, code)?,
         (None, Some(plan), _) => plan,
         (None, None, true) => return Ok(()),

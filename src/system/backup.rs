@@ -139,12 +139,12 @@ impl Drop for Stage {
     }
 }
 
-fn make_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| of_file(dir, error))
 }
 
 /// Copies a folder's files, with their modes, and its folders; links and what begins with a dot, which is unfinished, are none.
-fn copy(from: &Path, to: &Path, left_out: &[&str]) -> io::Result<()> {
+pub(super) fn copy(from: &Path, to: &Path, left_out: &[&str]) -> io::Result<()> {
     make_dir(to)?;
     for entry in fs::read_dir(from).map_err(|error| of_file(from, error))? {
         let (entry, path) = entry.map(|entry| (entry.file_name(), entry.path()))?;
@@ -178,7 +178,7 @@ fn copy_database(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Moves what is in `from` into `to`; what has the same name there, into `aside`. It becomes `to`'s owner's.
-fn exchange(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
+pub(super) fn exchange(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
     let owner = fs::metadata(to)?;
     make_dir(aside)?;
     for entry in fs::read_dir(from)? {

@@ -3,6 +3,7 @@
 use super::backup::{self, Kept, Lock};
 use super::doctor::{self, Level};
 use super::programs::said;
+use super::setup::{self, Found};
 use super::{bundle, of_file};
 use crate::config::{Appliance, Documents, STATE_DIR};
 use clap::Args;
@@ -68,6 +69,29 @@ pub struct RestoreArgs {
     identity: Option<PathBuf>,
     #[command(flatten)]
     of: Of,
+}
+
+/// Set a fresh box up from a folder, such as a stick's: popgate.toml with tenants/ and keys/, or enrol-code, what the PoP's operator has
+/// given out for this branch
+#[derive(Clone, Debug, Args)]
+pub struct SetupArgs {
+    /// The folder
+    #[arg(long)]
+    from: PathBuf,
+    /// Even if there is a configuration already: it is replaced
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    of: Of,
+}
+
+/// # Errors
+/// For the operator.
+pub fn setup(args: &SetupArgs) -> io::Result<String> {
+    Ok(match setup::setup(&args.from, &args.of.kept(), args.force)? {
+        Found::Configuration(summary) => format!("set up: {summary}\n"),
+        Found::Code => "set up: to be enrolled by its code\n".to_owned(),
+    })
 }
 
 /// What the doctor found, and whether anything is bad.

@@ -1,5 +1,6 @@
 //! The system around the box: what other programs on it are told of the configuration, and what an operator does with the whole box:
-//! examine it ([`doctor`]), show it to somebody who is to help ([`bundle`]), keep what has been made and put it back ([`backup`]).
+//! examine it ([`doctor`]), show it to somebody who is to help ([`bundle`]), keep what has been made and put it back ([`backup`]), set a fresh
+//! one up ([`setup`]).
 //!
 //! popgate keeps the addresses of its own interfaces by systemd-networkd ([`networkd`]) and serves the LAN's hosts by dnsmasq
 //! ([`dnsmasq`]): both are Debian's, and both read files. [`Files::of`] says what is in them; [`Files::put`] puts them into the
@@ -12,6 +13,7 @@ mod dnsmasq;
 pub mod doctor;
 mod networkd;
 mod programs;
+pub mod setup;
 
 use crate::config::Appliance;
 use crate::store::whole;

@@ -3,6 +3,7 @@
 
 mod boot;
 mod container;
+mod first_boot;
 mod guest;
 mod lan;
 #[allow(dead_code, reason = "what the next tests on it need is there")]

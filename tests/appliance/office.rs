@@ -18,7 +18,7 @@ const SERVICE: u32 = 900;
 
 const APPLIANCE: &str = "site = \"fra1\"\nrole = \"pop\"\nprivate-key-file = \"keys/fra1.key\"\nworkers = 1\n\n\
     [[transport]]\nname = \"isp\"\nlisten = \"0.0.0.0:51820\"\n\n\
-    [admin]\ntls-listen = \"0.0.0.0:443\"\n\n[flow-history]\nkeep = \"1d\"\n";
+    [admin]\ntls-listen = \"0.0.0.0:443\"\n\n[flow-history]\nkeep = \"1d\"\n\n[export]\nactive-timeout = \"1s\"\n";
 const TENANT: &str = "tenant = \"acme\"\n\n[[branch]]\nname = \"berlin\"\nprefixes = [\"10.1.0.0/24\"]\n\
     [[branch.path]]\nname = \"dsl\"\npublic-key = \"@public-key@\"\n\n\
     [[handoff]]\nname = \"internet\"\nkind = \"internet\"\nnat-pool = [\"198.51.100.0/29\"]\n\n\

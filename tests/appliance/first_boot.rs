@@ -1,0 +1,68 @@
+//! A fresh box is set up by a stick: a branch by the code that it was given, at a point of presence that runs the image too.
+
+use crate::machine::{BOOT, Build, Disk, Machine, must};
+use crate::network::Network;
+use crate::office::Office;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A stick of this name sets a box up; with a file on it.
+fn stick(directory: &Path, file: &str, text: &str) -> PathBuf {
+    let stick = directory.join("stick");
+    fs::File::create(&stick).and_then(|file| file.set_len(64 << 20)).expect("a file");
+    must(Command::new("mkfs.vfat").args(["-F", "32", "-n", "POPGATE"]).arg(&stick));
+    fs::write(directory.join(file), text).expect("written");
+    must(Command::new("mcopy").arg("-i").arg(&stick).arg(directory.join(file)).arg("::/"));
+    stick
+}
+
+#[test]
+fn a_fresh_box_with_a_code_on_a_stick_is_a_branch_once_somebody_has_approved() {
+    let network = Network::new();
+    let office = Office::new(&network, "192.0.2.10");
+    let pop_disk = office.disk();
+    let mut pop = Machine::start(&network, &pop_disk, &Build::default());
+    let branch_disk = Disk::new();
+    let build = Build { cards: vec![("switch", 11)], ..Build::default() };
+    let mut branch = Machine::start(&network, &branch_disk, &build);
+    pop.eventually("its API answers", BOOT, |_| office.policy_in_force(&network).is_some());
+
+    let wanted = json!({
+        "site": "lyon", "tenant": "acme", "prefixes": ["10.2.0.0/24"], "admin": ["192.0.2.10:443"],
+        "paths": [{ "name": "wan", "transport": "isp", "endpoint": "192.0.2.10:51820" }],
+    });
+    let (status, made) = office.ask(&network, "POST", "enrolments", "", &wanted).expect("an answer");
+    assert!((200..300).contains(&status), "{status} {made}");
+    let code = made["code"].as_str().expect("a code");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    branch.plug_in(&stick(directory.path(), "enrol-code", code));
+    let state = || {
+        let listed = office.get(&network, "enrolments")?;
+        Some(listed["enrolments"][0]["state"].as_str().unwrap_or("?").to_owned())
+    };
+    branch.eventually("it claims its code", BOOT, |_| state().as_deref() == Some("claimed"));
+    println!("first boot: claimed {:.1} s after it was switched on", branch.age().as_secs_f64());
+    let approve = format!("enrolments/{}/approve", made["id"]);
+    let (status, approved) = office.ask(&network, "POST", &approve, "", &json!({})).expect("an answer");
+    assert!((200..300).contains(&status), "{status} {approved}");
+    let begin = branch.age();
+    let is_up = |paths: Value| {
+        let paths = paths["paths"].as_array().cloned().unwrap_or_default();
+        paths.iter().any(|path| path["site"] == "lyon" && path["state"] == "up")
+    };
+    branch.eventually("its tunnel is up", BOOT, |_| office.get(&network, "paths").is_some_and(is_up));
+    println!("first boot: the tunnel is up {:.1} s after the approval", (branch.age() - begin).as_secs_f64());
+    branch.pull_out();
+
+    // It is the same branch after its next start, without the stick.
+    branch.power_off();
+    pop.eventually("its tunnel is down", BOOT, |_| {
+        office.get(&network, "paths").is_some_and(|paths| !is_up(paths))
+    });
+    let mut branch = Machine::start(&network, &branch_disk, &build);
+    branch.eventually("its tunnel is up again", BOOT, |_| office.get(&network, "paths").is_some_and(is_up));
+    println!("first boot: and {:.1} s after it was switched on again", branch.age().as_secs_f64());
+}
