@@ -64,7 +64,7 @@ help:
 	echo 'make bench  the data plane without I/O, beside its peers; target/bench/pipeline.json'
 	echo 'make bench-net  the release binary between WireGuard peers and a server, beside its peers; target/bench/net.json'
 	echo 'make fuzz TARGET=dns SECONDS=60  one of tests/fuzz/bin'
-	echo 'make test-image  the package on a clean system, and the image in QEMU; CI runs it too'
+	echo 'make test-image  the package on a clean system, and the image in QEMU; CI runs it with fewer power cuts'
 	echo 'make image  what boots on a bare server or a hypervisor, in target/image'
 	echo 'make package  the Debian package, in target/debian'
 	echo 'make build  popgate and popgate-lab with the console in them, in target/debug'

@@ -57,8 +57,8 @@ fn a_fresh_box_with_a_code_on_a_stick_is_a_branch_once_somebody_has_approved() {
     println!("first boot: the tunnel is up {:.1} s after the approval", (branch.age() - begin).as_secs_f64());
     branch.pull_out();
 
-    // It is the same branch after its next start, without the stick.
-    branch.power_off();
+    // It is the same branch after a power cut, without the stick.
+    branch.kill();
     pop.eventually("its tunnel is down", BOOT, |_| {
         office.get(&network, "paths").is_some_and(|paths| !is_up(paths))
     });

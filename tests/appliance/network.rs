@@ -95,6 +95,11 @@ impl Drop for Network {
             let _ = dnsmasq.kill();
             let _ = dnsmasq.wait();
         }
+        // What went on in the background, as a tunnel does, would keep the namespace without its name.
+        let pids = Command::new("ip").args(["netns", "pids", &self.name]).output();
+        for pid in pids.map(|it| text(&it.stdout)).unwrap_or_default().split_whitespace() {
+            let _ = Command::new("kill").arg(pid).status();
+        }
         let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
     }
 }
