@@ -133,7 +133,7 @@ fn main() -> ExitCode {
         Command::SupportBundle(args) => support_bundle(&args),
         Command::Backup(args) => commands::backup(&args).map_err(Into::into).and_then(|said| say(&said)),
         Command::Restore(args) => restore(&args),
-        Command::Setup(args) => commands::setup(&args).map_err(Into::into).and_then(|said| say(&said)),
+        Command::Setup(args) => set_up(&args),
         Command::Update(args) => update(&args),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
@@ -261,6 +261,10 @@ fn support_bundle(args: &commands::BundleArgs) -> Done {
 
 fn restore(args: &commands::RestoreArgs) -> Done {
     say(&commands::restore(args, unix_secs()?)?)
+}
+
+fn set_up(args: &commands::SetupArgs) -> Done {
+    say(&commands::setup(args, unix_secs()?)?)
 }
 
 fn setup_link(args: &admin::SetupLinkArgs) -> Done {

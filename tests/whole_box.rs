@@ -229,7 +229,9 @@ fn a_fresh_box_is_set_up_from_a_folder_and_one_that_is_not_is_left_alone() {
     let dir = fresh.path().join("popgate").display().to_string();
     let setup = |from: &Path, more: &[&str]| {
         let from = from.display().to_string();
-        let output = popgate().args(["setup", "--from", &from, "--dir", &dir]).args(more).output();
+        let state = fresh.path().join("state").display().to_string();
+        let setup = ["setup", "--from", &*from, "--dir", &*dir, "--state-dir", &*state];
+        let output = popgate().args(setup).args(more).output();
         output.expect("runs")
     };
     let mode = |name: &str| {
@@ -240,7 +242,12 @@ fn a_fresh_box_is_set_up_from_a_folder_and_one_that_is_not_is_left_alone() {
     assert!(text(&done).contains("set up: pop fra1"), "{}", error(&done));
     assert_eq!((mode("."), mode("keys/fra1.key"), mode("tenants")), (0o700, 0o600, 0o700));
     assert!(error(&setup(&stick, &[])).contains("there is a configuration already"));
+    assert!(!fresh.path().join("state").exists(), "nothing was there to go aside");
     assert!(text(&setup(&stick, &["--force"])).contains("set up: pop fra1"));
+    // A key that another took the place of is not lost.
+    let aside = fs::read_dir(fresh.path().join("state")).expect("there").flatten().next().expect("aside");
+    let before = fs::read_to_string(aside.path().join("keys/fra1.key")).expect("there");
+    assert_eq!(before, made.read("config/keys/fra1.key"));
 
     // What does not read takes nothing's place.
     fs::write(stick.join("popgate.toml"), "site = \"fra2\"\n").expect("written");

@@ -149,7 +149,7 @@ pub(super) fn copy(from: &Path, to: &Path, left_out: &[&str]) -> io::Result<()> 
     for entry in fs::read_dir(from).map_err(|error| of_file(from, error))? {
         let (entry, path) = entry.map(|entry| (entry.file_name(), entry.path()))?;
         let name = entry.to_string_lossy();
-        if name.starts_with('.') || name.starts_with("before-restore-") || left_out.contains(&&*name) {
+        if name.starts_with('.') || name.starts_with("before-") || left_out.contains(&&*name) {
             continue;
         }
         let copied = match fs::symlink_metadata(&path) {
@@ -180,16 +180,16 @@ fn copy_database(from: &Path, to: &Path) -> io::Result<()> {
 /// Moves what is in `from` into `to`; what has the same name there, into `aside`. It becomes `to`'s owner's.
 pub(super) fn exchange(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
     let owner = fs::metadata(to)?;
-    make_dir(aside)?;
     for entry in fs::read_dir(from)? {
         let name = entry?.file_name();
         give(&from.join(&name), owner.uid(), owner.gid())?;
         if to.join(&name).symlink_metadata().is_ok() {
+            make_dir(aside)?;
             move_to(&to.join(&name), &aside.join(&name))?;
         }
         move_to(&from.join(&name), &to.join(&name))?;
     }
-    give(aside, owner.uid(), owner.gid())
+    if aside.exists() { give(aside, owner.uid(), owner.gid()) } else { Ok(()) }
 }
 
 /// Also to another file system: the configuration may be on one of its own.

@@ -87,8 +87,8 @@ pub struct SetupArgs {
 
 /// # Errors
 /// For the operator.
-pub fn setup(args: &SetupArgs) -> io::Result<String> {
-    Ok(match setup::setup(&args.from, &args.of.kept(), args.force)? {
+pub fn setup(args: &SetupArgs, unix_secs: u64) -> io::Result<String> {
+    Ok(match setup::setup(&args.from, &args.of.kept(), args.force, unix_secs)? {
         Found::Configuration(summary) => format!("set up: {summary}\n"),
         Found::Code => "set up: to be enrolled by its code\n".to_owned(),
     })

@@ -19,12 +19,13 @@ pub enum Found {
     Code,
 }
 
-/// Takes what `from` has for the box. Its files' modes do not count: a stick's file system has none.
+/// Takes what `from` has for the box. Its files' modes do not count: a stick's file system has none. What it takes the place of goes
+/// aside, into a folder of the state directory.
 ///
 /// # Errors
 /// It has neither, or a configuration that does not read, or the box has one already and this is not to take its place; then
 /// nothing has been touched.
-pub fn setup(from: &Path, kept: &Kept, force: bool) -> io::Result<Found> {
+pub fn setup(from: &Path, kept: &Kept, force: bool, unix_secs: u64) -> io::Result<Found> {
     if !force && kept.config.join(APPLIANCE_FILE).exists() {
         let why = "there is a configuration already; --force puts this one in its place";
         return Err(of_file(&kept.config, io::Error::other(why)));
@@ -49,7 +50,7 @@ pub fn setup(from: &Path, kept: &Kept, force: bool) -> io::Result<Found> {
         let why = format!("there is neither {APPLIANCE_FILE} nor {CODE_FILE}");
         return Err(of_file(from, io::Error::other(why)));
     };
-    exchange(&new, &kept.config, &stage.0.join("before"))?;
+    exchange(&new, &kept.config, &kept.state.join(format!("before-setup-{unix_secs}")))?;
     Ok(found)
 }
 

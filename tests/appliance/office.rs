@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const POPGATE: &str = env!("CARGO_BIN_EXE_popgate");
 /// The service's user in the image (appliance-image/base).
-const SERVICE: u32 = 900;
+pub const SERVICE: u32 = 900;
 
 const APPLIANCE: &str = "site = \"fra1\"\nrole = \"pop\"\nprivate-key-file = \"keys/fra1.key\"\nworkers = 1\n\n\
     [[transport]]\nname = \"isp\"\nlisten = \"0.0.0.0:51820\"\n\n\

@@ -4,14 +4,13 @@
 use crate::guest::Guest;
 use crate::machine::{BOOT, Build, Disk, Machine};
 use crate::network::Network;
+use crate::office::SERVICE;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Whose files the image's popgate reads.
-const POPGATE: u32 = 900;
 /// Its cards, as systemd names them.
 const POP: &str = r#"
 site = "fra1"
@@ -127,7 +126,7 @@ fn put(state: &Path, name: &str, text: &str) {
     fs::write(&path, text).expect("written");
     let mut of_popgate = Some(path.as_path());
     while let Some(path) = of_popgate.filter(|path| path.starts_with(state.join("etc/popgate"))) {
-        chown(path, Some(POPGATE), Some(POPGATE)).expect("as root");
+        chown(path, Some(SERVICE), Some(SERVICE)).expect("as root");
         fs::set_permissions(path, fs::Permissions::from_mode(if path.is_dir() { 0o700 } else { 0o600 }))
             .expect("ours");
         of_popgate = path.parent();
