@@ -21,7 +21,9 @@ use crate::control::candidates::Scope;
 use crate::control::commits::{PopFacts, Reply, Source, Terms, Verb};
 use crate::control::revisions::Who;
 use crate::enrol::insert::{KeyedPath, insert};
-use crate::enrol::{Address, Claim, Code, Offer, OfferedPath, State as Stands, Step, TenantFile, proof};
+use crate::enrol::{
+    Address, Claim, Code, Lan, LanAsked, Offer, OfferedPath, State as Stands, Step, TenantFile, proof,
+};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, State};
@@ -30,6 +32,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -63,6 +66,7 @@ struct EnrolmentRow {
     /// Of a branch that is new.
     prefixes: Vec<String>,
     paths: Vec<OfferedPath>,
+    lan: Lan,
     maker: String,
     created_unix_ms: u64,
     expires_unix_ms: u64,
@@ -100,6 +104,9 @@ pub(super) struct NewEnrolmentBody {
     /// Those that it is to have; unless they are named, those in the tenant's file, or else one to each transport that can be dialled.
     #[serde(default)]
     paths: Vec<PathBody>,
+    /// What its LAN is to be, where that is not what its prefixes suggest.
+    #[serde(default)]
+    lan: LanAsked,
     /// Where the branch finds this box's admin server, as in `pop.example:443`; where it listens, unless it is said.
     #[serde(default)]
     admin: Vec<String>,
@@ -128,6 +135,8 @@ pub(super) struct MadeCode {
     id: i64,
     code: String,
     expires_unix_ms: u64,
+    /// What the branch's LAN will be.
+    lan: Lan,
 }
 
 /// What an approval has made.
@@ -160,6 +169,7 @@ fn row_of(it: Enrolment) -> EnrolmentRow {
         state: it.state,
         prefixes: it.prefixes,
         paths: it.paths,
+        lan: it.lan,
         maker: it.maker,
         created_unix_ms: it.created_unix_ms,
         expires_unix_ms: it.expires_unix_ms,
@@ -184,6 +194,9 @@ pub(super) async fn make(State(app): State<App>, asking: Asking, body: Bytes) ->
     let site = config::name(&body.site).map_err(wrong("site"))?;
     let file = InFile::of(&text, &site);
     let prefixes = prefixes(&body.prefixes, &file, asking.tenant().is_some())?;
+    let its: Vec<IpNetwork> =
+        prefixes.iter().chain(&file.prefixes).filter_map(|text| config::prefix(text).ok()).collect();
+    let lan = Lan::of(&body.lan, &its).map_err(wrong("lan"))?;
     let facts = facts(&app, &asking).await?;
     let paths = paths(&body.paths, &file, &facts)?;
     let (addresses, pin) = (addresses(&app, &body.admin)?, pin(&app)?);
@@ -200,6 +213,7 @@ pub(super) async fn make(State(app): State<App>, asking: Asking, body: Bytes) ->
         tenant: body.tenant.clone(),
         prefixes,
         paths,
+        lan: lan.clone(),
         maker: asking.whoever().user,
         expires_unix_ms,
     };
@@ -208,7 +222,7 @@ pub(super) async fn make(State(app): State<App>, asking: Asking, body: Bytes) ->
     note(&app, asking.whoever(), Action::Enrolment, Some(body.tenant), detail).await;
     let expires_unix_secs = u32::try_from(expires_unix_ms / 1_000).unwrap_or(u32::MAX);
     let code = Code { site, addresses, pin, pop_key: facts.public_key, expires_unix_secs, secret };
-    let made = MadeCode { id, code: code.to_string(), expires_unix_ms };
+    let made = MadeCode { id, code: code.to_string(), expires_unix_ms, lan };
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
@@ -232,6 +246,7 @@ async fn facts(app: &App, asking: &Asking) -> Result<PopFacts, Problem> {
 #[derive(Default)]
 struct InFile {
     is_there: bool,
+    prefixes: Vec<String>,
     /// By name: the PoP's transport, and whether there is a preshared key.
     paths: Vec<(String, Option<String>, bool)>,
 }
@@ -252,7 +267,13 @@ impl InFile {
         let path = |path: toml::Table| {
             Some((text(&path, "name")?, text(&path, "transport"), path.contains_key("preshared-key-file")))
         };
-        InFile { is_there: true, paths: tables(&branch, "path").into_iter().filter_map(path).collect() }
+        let prefixes = branch.get("prefixes").and_then(toml::Value::as_array).into_iter().flatten();
+        let prefixes = prefixes.filter_map(|it| it.as_str().map(str::to_owned)).collect();
+        InFile {
+            is_there: true,
+            prefixes,
+            paths: tables(&branch, "path").into_iter().filter_map(path).collect(),
+        }
     }
 }
 
@@ -556,7 +577,7 @@ fn used() -> Problem {
 }
 
 fn offer(app: &App, it: &Enrolment, state: Stands, tenant: Option<TenantFile>) -> Offer {
-    Offer { state, pop: app.control.site().to_owned(), paths: it.paths.clone(), tenant }
+    Offer { state, pop: app.control.site().to_owned(), paths: it.paths.clone(), lan: it.lan.clone(), tenant }
 }
 
 /// In the audit log: nobody signs in there.
@@ -645,6 +666,16 @@ pub struct NewArgs {
     /// A path that it is to have, the PoP's transport, and where that is dialled: NAME[=TRANSPORT[@ADDRESS:PORT]]
     #[arg(long = "path", value_name = "PATH", value_parser = path_body)]
     paths: Vec<PathBody>,
+    /// The box's own address on the branch's LAN, or none to leave that as it is; may be given several times [default: the first of its
+    /// prefix]
+    #[arg(long, value_name = "ADDRESS/LENGTH")]
+    lan: Vec<String>,
+    /// What its hosts are given by DHCP, or none [default: the half of the network that the box is not in]
+    #[arg(long, value_name = "FIRST-LAST")]
+    dhcp: Option<String>,
+    /// A resolver that they are to have; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<String>,
     /// Where the branch finds the PoP's admin server: pop.example:443
     #[arg(long, value_name = "HOST:PORT")]
     admin: Vec<String>,
@@ -681,12 +712,19 @@ pub fn enrol(what: &EnrolWhat) -> ExitCode {
 pub(super) fn text(what: &EnrolWhat) -> Result<String, ShowError> {
     match what {
         EnrolWhat::New(args) => {
-            let NewArgs { site, tenant, prefixes, paths, admin, expires, connection } = &**args;
+            let NewArgs { site, tenant, prefixes, paths, lan, dhcp, dns, admin, expires, connection } =
+                &**args;
+            let addresses = match &**lan {
+                [] => None,
+                [none] if none == "none" => Some(Vec::new()),
+                given => Some(given.to_vec()),
+            };
             let body = NewEnrolmentBody {
                 site: site.clone(),
                 tenant: tenant.clone(),
                 prefixes: prefixes.clone(),
                 paths: paths.clone(),
+                lan: LanAsked { addresses, dhcp: dhcp.clone(), dns: dns.clone() },
                 admin: admin.clone(),
                 expires_in_secs: expires.map(|it| it.as_secs()),
             };
@@ -694,7 +732,10 @@ pub(super) fn text(what: &EnrolWhat) -> Result<String, ShowError> {
             if connection.json {
                 return Ok(answer + "\n");
             }
-            Ok(read::<MadeCode>(&answer)?.code + "\n")
+            let made: MadeCode = read(&answer)?;
+            // Beside the code, which may be piped to where it is needed.
+            eprintln!("the branch's LAN: {}", made.lan);
+            Ok(made.code + "\n")
         }
         EnrolWhat::List { connection } => {
             let answer = ask(connection, "enrolments", Vec::new())?;

@@ -234,8 +234,11 @@ fn domain_name(text: &str) -> values::Parsed<String> {
     Ok(name.to_string())
 }
 
-/// `10.1.0.100-10.1.0.199`.
-fn address_range(text: &str) -> values::Parsed<(Ipv4Addr, Ipv4Addr)> {
+/// `10.1.0.100-10.1.0.199`: the first and the last.
+///
+/// # Errors
+/// For the operator: why the text is none.
+pub fn address_range(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), String> {
     let ends = text
         .split_once('-')
         .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));

@@ -430,12 +430,12 @@ pub use apps::{App, AppPorts, CatalogApp, catalog};
 pub use candidate::*;
 pub use documents::{APPLIANCE_FILE, Documents, STATE_DIR, TENANTS_DIR, providers_part};
 pub use export::{CollectorTls, Identity};
-pub use interfaces::{DhcpHost, DhcpPool, Interface, LanDns, LanServices};
+pub use interfaces::{DhcpHost, DhcpPool, Interface, LanDns, LanServices, address_range};
 pub use keys::{NotAKey, public_of};
 pub use object_store::{Credentials, ObjectStore};
 pub use oidc::{ClientSecret, Oidc, OidcRule};
 pub use problem::{Problem, Problems};
-pub use values::{dscp, dscp_name, duration, name, prefix};
+pub use values::{dscp, dscp_name, duration, interface_address, name, prefix};
 
 use appliance::{RoleName, Surroundings};
 use ipnetwork::IpNetwork;

@@ -221,7 +221,10 @@ pub(super) fn pool_prefix(text: &str) -> Parsed<IpNetwork> {
 }
 
 /// An interface's address with the length of its network's prefix.
-pub(super) fn interface_address(text: &str) -> Parsed<IpNetwork> {
+///
+/// # Errors
+/// For the operator: why the text is none.
+pub fn interface_address(text: &str) -> Parsed<IpNetwork> {
     let network = network(text)?;
     if !text.contains('/') {
         return Err(format!("{text:?} lacks the length of its network's prefix, as in \"10.200.0.1/24\""));

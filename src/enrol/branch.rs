@@ -203,9 +203,9 @@ impl Plan {
                 line(format!("interface = {}", quoted(interface)));
             }
         }
-        if !self.lan.is_empty() {
-            let lan: Vec<String> = self.lan.iter().map(|interface| quoted(interface)).collect();
-            line(format!("\n[lan]\ninterfaces = [{}]", lan.join(", ")));
+        // Which begins with the line that it is kept apart by.
+        if let Some(lan) = offer.lan.to_toml(&self.lan).strip_suffix('\n') {
+            line(lan.to_owned());
         }
         line(format!("\n[[pop]]\nname = {}\npublic-key = \"{}\"", quoted(&offer.pop), code.pop_key));
         for (attachment, path) in ways {
@@ -300,7 +300,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::enrol::{OfferedPath, Secret, TenantFile};
+    use crate::enrol::{Lan, OfferedPath, Secret, TenantFile};
     use std::cell::RefCell;
 
     const POP_KEY: [u8; 32] = [9; 32];
@@ -362,6 +362,8 @@ mod tests {
                 state: if is_approved { State::Approved } else { State::Claimed },
                 pop: "fra1".to_owned(),
                 paths: vec![path("a", "192.0.2.1:51820"), path("lte", "192.0.2.5:51820")],
+                lan: Lan::of(&super::super::LanAsked::default(), &["10.2.0.0/16".parse().expect("a prefix")])
+                    .expect("a LAN"),
                 tenant: is_approved.then(|| TenantFile { name: "acme".to_owned(), text }),
             })
         }
@@ -401,6 +403,8 @@ mod tests {
         let ways: Vec<(&str, &str)> =
             branch.pops[0].paths.iter().map(|path| (&*path.name, &*path.transport)).collect();
         assert_eq!(ways, [("a", "wan"), ("lte", "lte")]);
+        assert_eq!(branch.lan_interfaces, ["eth1"]);
+        assert_eq!(branch.lan_services.dhcp[0].own.to_string(), "10.2.0.1/16");
         assert_eq!(Plan::kept(&dir.path().join("state")).expect("read"), None);
         assert_eq!(pop.heard.last().map(|claim| claim.step), Some(Step::Done));
         // No private key has left the box.

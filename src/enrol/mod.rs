@@ -11,9 +11,11 @@
 pub mod branch;
 mod code;
 pub mod insert;
+mod lan;
 pub mod proof;
 
 pub use code::{Address, Code, MOST_ADDRESSES, NotACode, Secret};
+pub use lan::{Lan, LanAsked};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -62,6 +64,9 @@ pub struct Offer {
     /// The PoP's name.
     pub pop: String,
     pub paths: Vec<OfferedPath>,
+    /// What its LAN is to be.
+    #[serde(default)]
+    pub lan: Lan,
     /// The tenant and its policy, once it is approved.
     pub tenant: Option<TenantFile>,
 }

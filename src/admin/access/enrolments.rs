@@ -2,7 +2,7 @@
 //! is kept: it is random, and as long as nobody guesses.
 
 use super::store::{Hash, Store, StoreError, Stored, millis};
-use crate::enrol::{OfferedPath, State};
+use crate::enrol::{Lan, OfferedPath, State};
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -34,6 +34,12 @@ pub(crate) const SCHEMA: &str = "
     PRAGMA user_version = 3;
 ";
 
+/// What a branch's LAN is to be; of one that was made before, what it is.
+pub(crate) const WITH_LAN: &str = "
+    ALTER TABLE enrolments ADD COLUMN lan TEXT NOT NULL DEFAULT '';
+    PRAGMA user_version = 4;
+";
+
 /// An enrolment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Enrolment {
@@ -44,6 +50,7 @@ pub(crate) struct Enrolment {
     /// Of a branch that is new.
     pub(crate) prefixes: Vec<String>,
     pub(crate) paths: Vec<OfferedPath>,
+    pub(crate) lan: Lan,
     /// As it stands at the time it was asked for.
     pub(crate) state: State,
     pub(crate) maker: String,
@@ -73,17 +80,18 @@ pub(crate) struct NewEnrolment {
     pub(crate) tenant: String,
     pub(crate) prefixes: Vec<String>,
     pub(crate) paths: Vec<OfferedPath>,
+    pub(crate) lan: Lan,
     pub(crate) maker: String,
     pub(crate) expires_unix_ms: u64,
 }
 
 const COLUMNS: &str = "id, hash, site, tenant, prefixes, paths, state, maker, created_ms, expires_ms, claim, decider, \
-                       decided_ms, revision";
+                       decided_ms, revision, lan";
 
 impl Store {
     /// Its number. Of one branch there is one that is open: another code takes the place of what was not used.
     pub(crate) fn add_enrolment(&mut self, new: &NewEnrolment, now: u64) -> Stored<i64> {
-        let NewEnrolment { hash, site, tenant, prefixes, paths, maker, expires_unix_ms } = new;
+        let NewEnrolment { hash, site, tenant, prefixes, paths, lan, maker, expires_unix_ms } = new;
         let all = self.0.transaction()?;
         let live = "state IN ('open', 'claimed') AND (state = 'claimed' OR expires_ms > ?1)";
         let over = format!(
@@ -110,8 +118,8 @@ impl Store {
             )));
         }
         all.execute(
-            "INSERT INTO enrolments (hash, site, tenant, prefixes, paths, state, maker, created_ms, expires_ms) \
-             VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8)",
+            "INSERT INTO enrolments (hash, site, tenant, prefixes, paths, state, maker, created_ms, expires_ms, lan) \
+             VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8, ?9)",
             params![
                 &hash[..],
                 site,
@@ -120,7 +128,8 @@ impl Store {
                 serde_json::to_string(paths).unwrap_or_default(),
                 maker,
                 at,
-                expires_unix_ms.cast_signed()
+                expires_unix_ms.cast_signed(),
+                serde_json::to_string(lan).unwrap_or_default()
             ],
         )?;
         let id = all.last_insert_rowid();
@@ -198,6 +207,7 @@ fn enrolment(row: &Row<'_>, now: u64) -> rusqlite::Result<Enrolment> {
         tenant: row.get(3)?,
         prefixes: serde_json::from_str(&list(4)?).unwrap_or_default(),
         paths: serde_json::from_str(&list(5)?).unwrap_or_default(),
+        lan: serde_json::from_str(&list(14)?).unwrap_or_default(),
         state,
         maker: row.get(7)?,
         created_unix_ms: millis(row, 8)?,
@@ -226,6 +236,7 @@ mod tests {
                 transport: "isp-a".to_owned(),
                 endpoint: "192.0.2.1:51820".parse().expect("an endpoint"),
             }],
+            lan: Lan { addresses: vec!["10.2.0.1/16".parse().expect("an address")], ..Lan::default() },
             maker: "anna".to_owned(),
             expires_unix_ms: 100 * DAY,
         }
@@ -258,6 +269,7 @@ mod tests {
         let it = store.enrolment(id, Some("acme"), now).expect("is there");
         assert_eq!((it.state, it.claim, it.revision), (State::Finished, Some(claimant("one")), Some(7)));
         assert_eq!((it.decider.as_deref(), it.prefixes.len(), it.paths.len()), (Some("bert"), 1, 1));
+        assert_eq!(it.lan, new("lyon", 1).lan);
         assert!(store.enrolment(id, Some("globex"), now).is_err());
     }
 

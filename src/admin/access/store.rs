@@ -235,7 +235,7 @@ impl Store {
             "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;",
         )?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let steps = [SCHEMA, WITH_PROVIDER, enrolments::SCHEMA];
+        let steps = [SCHEMA, WITH_PROVIDER, enrolments::SCHEMA, enrolments::WITH_LAN];
         let missing = steps.get(usize::try_from(version).unwrap_or(usize::MAX)..).unwrap_or_default();
         if !missing.is_empty() {
             connection.execute_batch(&format!("BEGIN IMMEDIATE; {} COMMIT;", missing.concat()))?;

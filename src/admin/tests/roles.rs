@@ -328,6 +328,7 @@ fn an_enrolment_is_its_tenants_and_decided_by_operators() {
                     tenant: tenant.to_owned(),
                     prefixes: Vec::new(),
                     paths: Vec::new(),
+                    lan: crate::enrol::Lan::default(),
                     maker: "anna".to_owned(),
                     expires_unix_ms: now + 1_000,
                 };
