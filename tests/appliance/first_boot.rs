@@ -1,12 +1,14 @@
 //! A fresh box is set up by a stick: a branch by the code that it was given, at a point of presence that runs the image too.
 
+use crate::hosts::{BEYOND, Beyond, Host};
 use crate::machine::{BOOT, Build, Disk, Machine, must};
 use crate::network::Network;
-use crate::office::Office;
+use crate::office::{Office, POOL};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A stick of this name sets a box up; with a file on it.
 fn stick(directory: &Path, file: &str, text: &str) -> PathBuf {
@@ -18,20 +20,32 @@ fn stick(directory: &Path, file: &str, text: &str) -> PathBuf {
     stick
 }
 
+/// Many times what a flow's end, its export and the collector's file take.
+const EXPORTED: Duration = Duration::from_secs(60);
+
+fn until_it_pings(branch: &mut Machine, pc: &Host) {
+    branch.eventually("a ping passes", BOOT, |_| pc.pings(BEYOND));
+}
+
+/// Must hold 1: the image as a point of presence and as a branch, and nobody has a shell.
 #[test]
 fn a_fresh_box_with_a_code_on_a_stick_is_a_branch_once_somebody_has_approved() {
     let network = Network::new();
+    network.add_switch("lan", None);
     let office = Office::new(&network, "192.0.2.10");
+    let beyond = Beyond::new(&network, POOL, "192.0.2.10");
+    let pc = Host::new(&network, "lan");
     let pop_disk = office.disk();
     let mut pop = Machine::start(&network, &pop_disk, &Build::default());
     let branch_disk = Disk::new();
-    let build = Build { cards: vec![("switch", 11)], ..Build::default() };
+    let build = Build { cards: vec![("switch", 11), ("lan", 12)], ..Build::default() };
     let mut branch = Machine::start(&network, &branch_disk, &build);
     pop.eventually("its API answers", BOOT, |_| office.policy_in_force(&network).is_some());
 
     let wanted = json!({
         "site": "lyon", "tenant": "acme", "prefixes": ["10.2.0.0/24"], "admin": ["192.0.2.10:443"],
         "paths": [{ "name": "wan", "transport": "isp", "endpoint": "192.0.2.10:51820" }],
+        "lan": { "dns": [BEYOND] },
     });
     let (status, made) = office.ask(&network, "POST", "enrolments", "", &wanted).expect("an answer");
     assert!((200..300).contains(&status), "{status} {made}");
@@ -55,6 +69,19 @@ fn a_fresh_box_with_a_code_on_a_stick_is_a_branch_once_somebody_has_approved() {
     };
     branch.eventually("its tunnel is up", BOOT, |_| office.get(&network, "paths").is_some_and(is_up));
     println!("first boot: the tunnel is up {:.1} s after the approval", (branch.age() - begin).as_secs_f64());
+
+    // A host on its LAN needs nothing but a cable, and is seen from outside as the tenant.
+    branch.eventually("a host on its LAN gets an address", BOOT, |_| pc.takes_a_lease());
+    assert!(pc.addresses().contains(" 10.2.0."), "{}", pc.addresses());
+    until_it_pings(&mut branch, &pc);
+    println!(
+        "first boot: a host on the LAN has an address and a ping passes {:.1} s after the approval, {:.1} s after it was switched on",
+        (branch.age() - begin).as_secs_f64(),
+        branch.age().as_secs_f64()
+    );
+    branch.eventually("a page is fetched by its name", BOOT, |_| pc.fetches());
+    let asked_from = beyond.asked_from();
+    assert!(asked_from.contains("198.51.100.") && !asked_from.contains("10.2.0."), "{asked_from}");
     branch.pull_out();
 
     // It is the same branch after a power cut, without the stick.
@@ -63,6 +90,29 @@ fn a_fresh_box_with_a_code_on_a_stick_is_a_branch_once_somebody_has_approved() {
         office.get(&network, "paths").is_some_and(|paths| !is_up(paths))
     });
     let mut branch = Machine::start(&network, &branch_disk, &build);
-    branch.eventually("its tunnel is up again", BOOT, |_| office.get(&network, "paths").is_some_and(is_up));
-    println!("first boot: and {:.1} s after it was switched on again", branch.age().as_secs_f64());
+    until_it_pings(&mut branch, &pc);
+    println!("boot to the first packet through the tunnel: {:.1} s", branch.age().as_secs_f64());
+
+    // What has passed is told outside: as whom it came, and as whom it went on.
+    for (protocol, port) in [("1", None), ("17", Some("53")), ("6", Some("80"))] {
+        let is_it = |flow: &Vec<String>| match &flow[..] {
+            [its, from, to, its_port, translated] => {
+                (its == protocol && to == BEYOND && port.is_none_or(|port| its_port == port))
+                    && (from.starts_with("10.2.0.") && translated.starts_with("198.51.100."))
+            }
+            _ => false,
+        };
+        let begin = Instant::now();
+        loop {
+            let flows = beyond.flows();
+            if flows.iter().any(is_it) {
+                break;
+            }
+            assert!(
+                begin.elapsed() < EXPORTED,
+                "the collector is not told of protocol {protocol}: {flows:?}"
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
 }

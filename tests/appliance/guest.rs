@@ -63,6 +63,11 @@ impl Guest {
     }
 }
 
+/// Of the image: it is static, and runs anywhere.
+pub fn busybox() -> PathBuf {
+    tree().join("usr/bin/busybox")
+}
+
 /// The files that the image was made of.
 fn tree() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/appliance/tree")

@@ -5,6 +5,7 @@ mod boot;
 mod container;
 mod first_boot;
 mod guest;
+mod hosts;
 mod lan;
 #[allow(dead_code, reason = "what the next tests on it need is there")]
 mod machine;

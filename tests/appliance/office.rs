@@ -16,13 +16,17 @@ const POPGATE: &str = env!("CARGO_BIN_EXE_popgate");
 /// The service's user in the image (appliance-image/base).
 pub const SERVICE: u32 = 900;
 
+/// What the tenant's traffic is translated to.
+pub const POOL: &str = "198.51.100.0/29";
+
 const APPLIANCE: &str = "site = \"fra1\"\nrole = \"pop\"\nprivate-key-file = \"keys/fra1.key\"\nworkers = 1\n\n\
     [[transport]]\nname = \"isp\"\nlisten = \"0.0.0.0:51820\"\n\n\
-    [admin]\ntls-listen = \"0.0.0.0:443\"\n\n[flow-history]\nkeep = \"1d\"\n\n[export]\nactive-timeout = \"1s\"\n";
+    [admin]\ntls-listen = \"0.0.0.0:443\"\n\n[flow-history]\nkeep = \"1d\"\n\n[export]\nactive-timeout = \"1s\"\n\n\
+    [[export.collector]]\nname = \"outside\"\naddress = \"192.0.2.1:4739\"\n";
 const TENANT: &str = "tenant = \"acme\"\n\n[[branch]]\nname = \"berlin\"\nprefixes = [\"10.1.0.0/24\"]\n\
     [[branch.path]]\nname = \"dsl\"\npublic-key = \"@public-key@\"\n\n\
-    [[handoff]]\nname = \"internet\"\nkind = \"internet\"\nnat-pool = [\"198.51.100.0/29\"]\n\n\
-    [[acl]]\nname = \"out\"\nfrom = [\"branch:berlin\"]\nto = [\"handoff:internet\"]\naction = \"accept\"\n";
+    [[handoff]]\nname = \"internet\"\nkind = \"internet\"\nnat-pool = [\"@pool@\"]\n\n\
+    [[acl]]\nname = \"out\"\nto = [\"handoff:internet\"]\naction = \"accept\"\n";
 
 /// What an operator has made for a machine, and needs to talk to it at an address.
 pub struct Office {
@@ -51,7 +55,7 @@ impl Office {
             text(&public.stdout).trim().to_owned()
         };
         let pop = key("outside/keys/fra1.key");
-        let policy = TENANT.replace("@public-key@", &key("branch.key"));
+        let policy = TENANT.replace("@public-key@", &key("branch.key")).replace("@pool@", POOL);
         fs::write(at("outside/tenants/acme.toml"), &policy).expect("written");
         let state = at("state");
         let text_outside = format!(
