@@ -275,7 +275,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_told_before_a_branch_hears_of_it() {
-        let cases: [(&[&str], Option<&str>, &[&str], &str); 9] = [
+        type Case<'a> = (&'a [&'a str], Option<&'a str>, &'a [&'a str], &'a str);
+        let cases: [Case<'_>; 9] = [
             (&["10.3.0.1/24"], None, &[], "10.3.0.1/24 lies in no prefix of the branch's: 10.2.0.0/24"),
             (&["10.2.0.1/16"], None, &[], "lies in no prefix"),
             (&["10.2.0.0/24"], None, &[], "is the network itself"),
