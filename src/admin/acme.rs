@@ -4,7 +4,7 @@
 //! the greeting for `acme-tls/1`. So the box needs no second door: HTTP-01 would want port 80, in the clear, from everywhere.
 //!
 //! The account's key and the certificate with its own are files of the state directory. Key and certificate are one file, which
-//! is whole or not there: they belong together after any crash.
+//! is whole or not there: they belong together after any crash. Whoever takes that file away gets another key.
 
 use super::tls::Challenges;
 use crate::config::Acme as Config;
@@ -17,6 +17,7 @@ use instant_acme::{
     ChallengeType, Error, HttpClient, Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
@@ -92,9 +93,21 @@ impl Acme {
         if order.poll_ready(&PATIENCE).await? != OrderStatus::Ready {
             return Err(self.verdict(&mut order).await?);
         }
-        let key = order.finalize().await?;
+        let key = self.key().map_err(Error::Other)?;
+        let asked: Vec<String> = self.names.iter().map(|name| name.as_str().to_owned()).collect();
+        let request = CertificateParams::new(asked).and_then(|params| params.serialize_request(&key));
+        order.finalize_csr(request.map_err(|error| Error::Other(error.into()))?.der()).await?;
         let chain = order.poll_certificate(&PATIENCE).await?;
-        Ok(format!("{key}\n{chain}"))
+        Ok(format!("{}\n{chain}", key.serialize_pem()))
+    }
+
+    /// That of the certificate before, if there is one: branches know the box by its key (the pin in an enrolment's code).
+    fn key(&self) -> Result<KeyPair, Box<dyn std::error::Error + Send + Sync>> {
+        let kept = fs::read(self.state_dir.join(CERTIFICATE)).ok();
+        let kept = kept.and_then(|pem| PrivatePkcs8KeyDer::from_pem_slice(&pem).ok());
+        // One that cannot be read is as good as none.
+        let kept = kept.and_then(|key| KeyPair::try_from(&key).ok());
+        kept.map_or_else(KeyPair::generate, Ok).map_err(Into::into)
     }
 
     /// Shows the authority, when it comes, what only this account could.

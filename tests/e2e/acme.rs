@@ -155,6 +155,11 @@ fn an_authority_signs_the_certificate_and_renews_it_and_until_then_the_one_there
     for file in ["acme-account.json", "acme-certificate.pem"] {
         assert_eq!(fs::metadata(state_dir.join(file)).expect("it is kept").mode() & 0o7777, 0o600, "{file}");
     }
+    let key = || {
+        let kept = fs::read_to_string(state_dir.join("acme-certificate.pem")).expect("it is kept");
+        kept.split_inclusive("-----END PRIVATE KEY-----").next().map(str::to_owned)
+    };
+    let first_key = key();
     restart();
     assert_eq!(authority.certificate()["fingerprint"], first["fingerprint"], "it is kept");
 
@@ -162,6 +167,7 @@ fn an_authority_signs_the_certificate_and_renews_it_and_until_then_the_one_there
     let renewed = || authority.certificate()["fingerprint"] != first["fingerprint"];
     assert!(within(Duration::from_secs(2 * GOOD_FOR), renewed).is_some(), "{}", authority.certificate());
     let second = authority.certificate();
+    assert_eq!(key(), first_key, "branches know the box by it");
     assert!(second["not-before-unix-ms"].as_u64() < first["not-after-unix-ms"].as_u64(), "{first} {second}");
     assert!(authority.headers().expect("it is trusted").contains(" 401 "));
 
