@@ -115,4 +115,7 @@ fn a_fresh_box_with_a_code_on_a_stick_is_a_branch_once_somebody_has_approved() {
             std::thread::sleep(Duration::from_millis(200));
         }
     }
+    // A button is enough to switch them off.
+    branch.power_off();
+    pop.power_off();
 }
