@@ -14,7 +14,7 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 struct Dist;
 
 /// The console's views; each is the same page, which looks at its own address.
-const VIEWS: [&str; 13] = [
+const VIEWS: [&str; 14] = [
     "/",
     "/path",
     "/sessions",
@@ -26,6 +26,7 @@ const VIEWS: [&str; 13] = [
     "/nat",
     "/who-had",
     "/captures",
+    "/enrolments",
     "/changes",
     "/users",
 ];

@@ -45,7 +45,10 @@ impl Changes {
                     [[acl]]\nname = \"web-out\"\nfrom = [\"branch:berlin\"]\nto = [\"handoff:internet\"]\nprotocol = \"tcp\"\n\
                     dst-port = [80, 443]\naction = \"accept\"\n";
         let texts = [
-            ("popgate.toml".to_owned(), "site = \"fra1\"\nrole = \"pop\"\n".to_owned()),
+            (
+                "popgate.toml".to_owned(),
+                "site = \"fra1\"\nrole = \"pop\"\n\n[[transport]]\nname = \"isp-a\"\n".to_owned(),
+            ),
             ("tenants/acme.toml".to_owned(), acme.to_owned()),
         ];
         let inner =

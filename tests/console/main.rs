@@ -8,7 +8,8 @@ mod fake;
 mod prometheus;
 
 use fake::Mood;
-use popgate::admin::{self, Access, Token};
+use popgate::admin::{self, Access, Doors, Tls, Token};
+use popgate::config::AdminTls;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
@@ -35,6 +36,7 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
     let status = Command::new("node")
         .arg("web/test/console.mjs")
         .env("HAS_HISTORY", "1")
+        .env("ENROLS", "1")
         .env("HAS_BLOCKS", "1")
         .env("HAS_FLOW_HISTORY", "much")
         .env("BLOCK_HOST", "10.1.0.77")
@@ -76,6 +78,7 @@ fn axe_finds_nothing_wrong_in_any_view_in_either_theme() {
     let server = Server::start(Mood::Troubled, TOKEN);
     let status = Command::new("node")
         .arg("web/test/axe.mjs")
+        .env("ENROLS", "1")
         .env("BASE_URL", server.url())
         .env("TOKEN", TOKEN_TEXT)
         .env("HELD_ADDRESS", "198.51.100.7")
@@ -149,6 +152,8 @@ fn need(path: &str, how: &str) {
 
 struct Server {
     listen: SocketAddr,
+    /// With the key that branches know it by.
+    _identity: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -162,6 +167,16 @@ impl Server {
         let address = std::env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:0".into());
         let listener = TcpListener::bind(address).expect("a port");
         let listen = listener.local_addr().expect("an address");
+        let identity = tempfile::tempdir().expect("a directory");
+        let beyond = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let tls = AdminTls {
+            listen: vec![beyond.local_addr().expect("an address")],
+            names: Vec::new(),
+            identity: None,
+            acme: None,
+        };
+        let greeting = Tls::open(&tls, "fra1", identity.path()).expect("a certificate");
+        let doors = Doors { plain: listener, tls: vec![beyond], greeting: Some(greeting), names: Vec::new() };
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime =
@@ -169,11 +184,10 @@ impl Server {
             let stopped = async {
                 let _ = stopped.await;
             };
-            let served =
-                admin::serve(admin::Doors::on_loopback(listener), fake::control(mood), access, stopped);
+            let served = admin::serve(doors, fake::control(mood), access, stopped);
             runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3_600), served).await }).ok();
         });
-        Server { listen, stop: Some(stop), thread: Some(thread) }
+        Server { listen, _identity: identity, stop: Some(stop), thread: Some(thread) }
     }
 
     fn url(&self) -> String {

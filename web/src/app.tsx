@@ -4,6 +4,7 @@ import { useEffect, useMemo, useReducer, useRef, useState } from 'preact/hooks';
 import { COOKIE, get, isUnauthorized, send, token } from './api';
 import { Captures } from './captures';
 import { Changes, Unconfirmed } from './changes';
+import { Enrolments } from './enrolments';
 import { Explain } from './explain';
 import { TraceView } from './trace';
 import { Flows } from './flows';
@@ -109,6 +110,7 @@ const VIEWS: [View, string, string][] = [
   ['nat', 'NAT', 'g n'],
   ['who-had', 'Who had', 'g w'],
   ['captures', 'Captures', 'g p'],
+  ['enrolments', 'Enrolments', 'g b'],
   ['changes', 'Changes', 'g c'],
   ['users', 'Users', 'g u'],
 ];
@@ -180,6 +182,7 @@ function Console({ me, bearer, leave }: SignedIn & { leave: (why?: string) => vo
       {route.view === 'nat' && <NatView {...listing} />}
       {route.view === 'who-had' && <WhoHadView {...listing} />}
       {route.view === 'captures' && <Captures {...listing} me={me} />}
+      {route.view === 'enrolments' && <Enrolments {...listing} me={me} live={live} />}
       {route.view === 'changes' && <Changes {...listing} me={me} live={live} />}
       {route.view === 'users' && <Users {...listing} me={me} />}
       {help && <Help onClose={() => setHelp(false)} />}

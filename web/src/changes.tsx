@@ -481,7 +481,7 @@ const RowOf = ({ row }: { row: ProblemRow }) => (
 );
 
 /** What is wrong, but for policy tests that are told of elsewhere. */
-function Wrong({ problem, told = [] }: { problem: Problem; told?: PolicyTest[] }) {
+export function Wrong({ problem, told = [] }: { problem: Problem; told?: PolicyTest[] }) {
   const isTold = (row: ProblemRow) => told.some((it) => it.failure !== null && it.file === row.file && it.line === row.line);
   const rows = problem.problems?.filter((row) => !isTold(row));
   if (problem.problems && rows?.length === 0) return null;

@@ -15,6 +15,7 @@ const KEYS: [string, [string, string][]][] = [
       ['g n', 'NAT'],
       ['g w', 'Who had'],
       ['g p', 'Captures of packets'],
+      ['g b', 'Enrolments of branches'],
       ['g c', 'Changes'],
       ['g u', 'Users'],
       ['/', 'Filter'],

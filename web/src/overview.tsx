@@ -2,18 +2,20 @@
 // classes are busiest, 7 which box this is.
 
 import type { ComponentChildren } from 'preact';
-import { useMemo } from 'preact/hooks';
+import { useMemo, useState } from 'preact/hooks';
+import { get } from './api';
 import { Busiest } from './busiest';
 import { bitRate, bytes, duration, integer, millis, percent, rate, timeOfDay } from './format';
 import { BadIcon, CheckIcon, WarnIcon } from './icons';
 import { dropKey, pathKey, type Live } from './live';
 import { SiteMap } from './map';
+import { usePolled } from './polled';
 import { ALARMING, REASONS } from './reasons';
 import { href, narrow, type Route } from './route';
 import { readSort, Rows, writeSort, type Column } from './rows';
 import { Spark } from './spark';
 import { Time } from './time';
-import type { DirectionReport, DropRow, ExporterReport, PathReport, Status } from './types';
+import type { DirectionReport, DropRow, EnrolmentRow, ExporterReport, PathReport, Status } from './types';
 import { fitting, NARROW, useWidth } from './width';
 import { whatIsWrong } from './wrong';
 
@@ -24,7 +26,21 @@ interface Props {
   onUnauthorized: () => void;
 }
 
+/** Whoever stands at a new branch waits. */
+const WAITING_MS = 5000;
+
 export function Overview({ live, route, bearer, onUnauthorized }: Props) {
+  const [waiting, setWaiting] = useState<EnrolmentRow[]>([]);
+  usePolled(
+    WAITING_MS,
+    async (signal) => {
+      const { enrolments } = await get<{ enrolments: EnrolmentRow[] }>('enrolments', bearer, signal);
+      setWaiting(enrolments.filter((row) => row.state === 'claimed'));
+    },
+    // Where there is no answer, the feed says so.
+    { onUnauthorized, failed: () => {} },
+    [bearer],
+  );
   const status = live.status;
   if (!status) {
     return (
@@ -37,7 +53,7 @@ export function Overview({ live, route, bearer, onUnauthorized }: Props) {
   return (
     <main class={`overview${live.state === 'lost' ? ' stale' : ''}`} id="main">
       <h1 class="visually-hidden">Overview</h1>
-      <Now live={live} status={status} />
+      <Now live={live} status={status} waiting={waiting} />
       <Totals live={live} status={status} />
       <SiteMap live={live} status={status} route={route} />
       <Paths live={live} route={route} />
@@ -55,8 +71,8 @@ export function Overview({ live, route, bearer, onUnauthorized }: Props) {
 /** More than this many are summed up: by then it is one trouble, not many. */
 const WRONG_SHOWN = 6;
 
-function Now({ live, status }: { live: Live; status: Status }) {
-  const wrong = whatIsWrong(live);
+function Now({ live, status, waiting }: { live: Live; status: Status; waiting: EnrolmentRow[] }) {
+  const wrong = whatIsWrong(live, waiting);
   if (wrong.length === 0) {
     const lost = live.state === 'lost';
     const verb = lost ? 'were' : 'are';
@@ -78,12 +94,13 @@ function Now({ live, status }: { live: Live; status: Status }) {
       </p>
       <ul>
         {wrong.slice(0, WRONG_SHOWN).map((item) => (
-          <li key={item.what.replace(/[\d.,\u202f]+\S*/g, '')} class={item.level}>
+          <li key={item.key ?? item.what.replace(/[\d.,\u202f]+\S*/g, '')} class={item.level}>
             {item.level === 'bad' ? <BadIcon /> : <WarnIcon />}
             <span class="visually-hidden">{item.level === 'bad' ? 'Critical: ' : 'Warning: '}</span>
             <strong>{item.what}</strong>
             {item.since !== undefined && <span class="since">since {timeOfDay(item.since)}</span>}
             {item.hint && <span class="hint">{item.hint}</span>}
+            {item.link && <a href={item.link.href}>{item.link.text}</a>}
           </li>
         ))}
         {wrong.length > WRONG_SHOWN && <li class="more">and {wrong.length - WRONG_SHOWN} more</li>}

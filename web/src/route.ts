@@ -3,7 +3,7 @@
 
 import { useLayoutEffect, useState } from 'preact/hooks';
 
-export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'trace' | 'nat' | 'who-had' | 'captures' | 'changes' | 'users';
+export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'trace' | 'nat' | 'who-had' | 'captures' | 'enrolments' | 'changes' | 'users';
 
 export interface Route {
   view: View;
@@ -22,6 +22,7 @@ const PATHS: Record<View, string> = {
   nat: '/nat',
   'who-had': '/who-had',
   captures: '/captures',
+  enrolments: '/enrolments',
   changes: '/changes',
   users: '/users',
 };
@@ -47,7 +48,7 @@ export function linkTo(view: View, from: Route): string {
   const alone: View[] = ['overview', 'path', 'history', 'who-had', 'changes', 'users'];
   if (alone.includes(view) || alone.includes(from.view)) return href(view);
   // The others know tenants alone.
-  const shared = [view, from.view].some((either) => ['rules', 'explain', 'trace', 'nat', 'captures'].includes(either)) ? (['tenant'] as const) : FILTERS;
+  const shared = [view, from.view].some((either) => ['rules', 'explain', 'trace', 'nat', 'captures', 'enrolments'].includes(either)) ? (['tenant'] as const) : FILTERS;
   return href(view, Object.fromEntries(shared.map((name) => [name, from.query[name]])));
 }
 

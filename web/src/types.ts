@@ -526,6 +526,75 @@ export interface AuditEntry {
   detail: string;
 }
 
+/** How an enrolment stands. */
+export type EnrolmentState = 'open' | 'claimed' | 'approved' | 'finished' | 'refused' | 'expired' | 'revoked';
+
+/** A path that a branch is to have. */
+export interface OfferedPath {
+  name: string;
+  /** The PoP's. */
+  transport: string;
+  endpoint: string;
+}
+
+/** A branch's LAN. */
+export interface Lan {
+  /** The box's own, with the length of the prefix; none: it has one already. */
+  addresses: string[];
+  /** From the first to the last. */
+  dhcp: string | null;
+  dns: string[];
+}
+
+/** A box that has used a code. */
+export interface ClaimRow {
+  from: string;
+  version: string;
+  'unix-ms': number;
+  fingerprint: string;
+}
+
+/** A code that was made for a branch, and what has become of it. */
+export interface EnrolmentRow {
+  id: number;
+  site: string;
+  tenant: string;
+  state: EnrolmentState;
+  prefixes: string[];
+  paths: OfferedPath[];
+  lan: Lan;
+  maker: string;
+  'created-unix-ms': number;
+  'expires-unix-ms': number;
+  claim: ClaimRow | null;
+  decider: string | null;
+  'decided-unix-ms': number | null;
+  revision: number | null;
+}
+
+/** A code to be. */
+export interface NewEnrolment {
+  site: string;
+  tenant: string;
+  prefixes: string[];
+  paths: { name: string; transport: string | null; endpoint: string | null }[];
+  /** What is null is suggested by the prefixes. */
+  lan: { addresses: string[] | null; dhcp: string | null; dns: string[] };
+  admin: string[];
+  'expires-in-secs': number;
+}
+
+export interface MadeCode {
+  id: number;
+  code: string;
+  'expires-unix-ms': number;
+  lan: Lan;
+}
+
+export interface Approved {
+  revision: number | null;
+}
+
 export type Role = 'viewer' | 'operator' | 'owner';
 
 /** Who one is. */

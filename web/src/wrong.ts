@@ -3,15 +3,20 @@
 import { bitRate, integer, percent, rate } from './format';
 import { dropKey, pathKey, type Live } from './live';
 import { ALARMING } from './reasons';
-import type { PathReport } from './types';
+import { href } from './route';
+import type { EnrolmentRow, PathReport } from './types';
 
 export interface Wrong {
+  /** What tells it from others that read alike but for their numbers. */
+  key?: string;
   level: 'bad' | 'warn';
   what: string;
   /** What follows from it or what to do about it. */
   hint?: string;
   /** When it began, as far as the box or this console knows. */
   since?: number;
+  /** Where it is done. */
+  link?: { href: string; text: string };
 }
 
 /** Loss of probes from which on a path is worth a look, and from which on it is useless for voice. */
@@ -21,8 +26,16 @@ const LOSS_BAD = 0.1;
 const FULL_WARN = 0.8;
 const FULL_BAD = 0.95;
 
-export function whatIsWrong(live: Live): Wrong[] {
-  const wrong: Wrong[] = [];
+/** `waiting` are boxes that have used their codes: nobody works there before somebody has approved them. */
+export function whatIsWrong(live: Live, waiting: EnrolmentRow[] = []): Wrong[] {
+  const wrong: Wrong[] = waiting.map((row) => ({
+    key: `enrolment ${row.id}`,
+    level: 'warn',
+    what: `A box waits to be approved as ${row.tenant} / ${row.site}`,
+    hint: row.claim ? `It calls from ${row.claim.from}.` : undefined,
+    since: row.claim?.['unix-ms'],
+    link: { href: href('enrolments'), text: 'Compare its fingerprint' },
+  }));
   if (live.problem) {
     wrong.push({ level: 'bad', what: capital(live.problem), hint: "Numbers stand still until it does; see the box's log." });
   }

@@ -4,7 +4,7 @@
 
 import { mkdir, readFile } from 'node:fs/promises';
 import axe from 'axe-core';
-import { launch, need, totp } from './browser.mjs';
+import { claim, launch, need, totp } from './browser.mjs';
 
 const base = need('BASE_URL');
 const token = need('TOKEN');
@@ -12,6 +12,9 @@ const held = new URLSearchParams({ address: need('HELD_ADDRESS'), port: need('HE
 const out = process.env.OUT;
 if (out) await mkdir(out, { recursive: true });
 const SIZES = { desk: { width: 1440, height: 900 }, phone: { width: 390, height: 844 } };
+
+/** How many boxes have used a code. */
+let enrolled = 0;
 
 /** What each view is brought to before it is looked at. */
 const VIEWS = {
@@ -39,6 +42,29 @@ const VIEWS = {
     await page.getByRole('button', { name: 'Capture', exact: true }).click();
     await page.getByRole('button', { name: /^Download/ }).first().waitFor();
   },
+  enrolments: async (page) => {
+    await page.getByRole('region', { name: 'A code for a branch' }).waitFor();
+    if (!process.env.ENROLS) return;
+    // One that waits, and a code that is shown.
+    const waits = `nantes-${++enrolled}`;
+    for (const site of [waits, 'brest']) {
+      await page.getByLabel('Site').fill(site);
+      await page.getByLabel('Prefixes').fill('10.7.0.0/16');
+      await page.getByRole('button', { name: 'Make the code' }).click();
+      const code = page.getByRole('region', { name: `The code for ${site}, told this once` }).locator('code.secret');
+      if (site === waits) await claim(base, await code.textContent(), 'isp-a', 7);
+      await code.waitFor();
+    }
+    await page.getByText('Its LAN, its paths').click();
+    await page.getByRole('button', { name: 'Name a path' }).click();
+    await page.getByRole('button', { name: `Approve ${waits}` }).waitFor();
+  },
+  'enrolments?approve': async (page) => {
+    await page.getByRole('heading', { name: 'Enrolments', exact: true, level: 2 }).waitFor();
+    if (!process.env.ENROLS) return;
+    await page.getByRole('button', { name: 'Approve nantes' }).first().click();
+    await page.getByRole('dialog').waitFor();
+  },
   changes: async (page) => page.getByRole('region', { name: 'Audit log' }).first().waitFor(),
   'changes?edit=tenant:acme': async (page) => {
     const editor = page.getByRole('textbox', { name: 'The text of acme' });
@@ -55,7 +81,7 @@ const VIEWS = {
 };
 
 /** The states of a view that its path does not name. */
-const NAMES = { 'changes?edit=tenant:acme': 'changes-editor', 'flows?port=x': 'flows-bad-filter', 'flows?tenant=nobody': 'flows-empty' };
+const NAMES = { 'enrolments?approve': 'enrolments-approve', 'changes?edit=tenant:acme': 'changes-editor', 'flows?port=x': 'flows-bad-filter', 'flows?tenant=nobody': 'flows-empty' };
 
 /** The editor's list of completions: the arrows scroll it from where one types, and it has no focus of its own (ARIA's combobox). */
 const EXCUSED = [{ fromShadowDom: ['.code', '.cm-tooltip-autocomplete'] }];

@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
-import { launch, need, paste, totp } from './browser.mjs';
+import { claim, launch, need, paste, totp } from './browser.mjs';
 
 const wire = await cuttableWire(new URL(need('BASE_URL')));
 const base = wire.url;
@@ -27,7 +27,7 @@ const elsewhere = [];
 page.on('pageerror', (error) => errors.push(String(error)));
 // Refusals are asked for below and Chromium reports each; a breach of the content security policy it reports here too.
 page.on('console', (message) => {
-  if (message.type() === 'error' && !/status of (401|400|404|422)/.test(message.text())) errors.push(message.text());
+  if (message.type() === 'error' && !/status of (401|400|404|409|422)/.test(message.text())) errors.push(message.text());
 });
 page.on('request', (request) => {
   if (new URL(request.url()).origin !== new URL(base).origin) elsewhere.push(request.url());
@@ -532,6 +532,126 @@ const steps = {
     await main.getByText('None. Say whose packets').waitFor();
   },
 
+  async 'makes a code for a branch, shows it once, and says who waits with it'() {
+    if (!process.env.ENROLS) return;
+    await page.keyboard.press('g');
+    await page.keyboard.press('b');
+    const main = page.getByRole('main');
+    await main.getByText('There are none yet. A code makes').waitFor();
+    const form = main.getByRole('form', { name: 'Code' });
+    const make = form.getByRole('button', { name: 'Make the code' });
+    // Of a branch that there is, the tenant's file knows the prefixes.
+    await form.getByLabel('Site').fill('lyon');
+    await form.getByText("lyon is in acme's file already").waitFor();
+    assert.equal(await form.getByLabel('Prefixes').count(), 0);
+    await form.getByLabel('Site').fill('Nantes!');
+    await form.getByLabel('Prefixes').fill('10.7.0.0/16');
+    await make.click();
+    await form.locator('.enrolled-site.bad').waitFor();
+    await form.getByLabel('Site').fill('nantes');
+    await form.getByLabel('Prefixes').fill('10.7.0.0/33');
+    await form.getByText('Its LAN, its paths').click();
+    await form.getByRole('button', { name: 'Name a path' }).click();
+    const path = form.getByRole('group', { name: 'Path 1' });
+    await path.getByLabel('Path', { exact: true }).fill('dsl');
+    await path.getByLabel('Transport').selectOption('isp-a');
+    await path.getByLabel('Dialled at').fill('nowhere');
+    await make.click();
+    await form.locator('.enrolled-prefixes.bad').waitFor();
+    await form.getByLabel('Prefixes').fill('10.7.0.0/16, 2001:db8:7::/48');
+    await make.click();
+    await form.getByRole('alert').filter({ hasText: '"nowhere" is not an address' }).waitFor();
+    await path.getByRole('button', { name: 'Leave it out' }).click();
+    await form.getByLabel('DHCP').fill('10.9.0.1-10.9.0.9');
+    await make.click();
+    await form.getByRole('alert').filter({ hasText: '10.9.0.1' }).waitFor();
+    await form.getByLabel('DHCP').fill('none');
+    await form.getByLabel('Site').focus();
+    await page.keyboard.press('Enter');
+    const made = main.getByRole('region', { name: 'The code for nantes, told this once' });
+    const code = await made.locator('code.secret').textContent();
+    await made.getByText('10.7.0.1/16').waitFor();
+    assert.match(code, /^PG1(-[0-9A-Z]{1,5})+$/);
+    await context.grantPermissions(['clipboard-read', 'clipboard-write']);
+    await made.getByRole('button', { name: 'Copy' }).click();
+    await made.getByRole('button', { name: 'Copied' }).waitFor();
+    assert.equal(await page.evaluate(() => navigator.clipboard.readText()), code);
+    const saved = page.waitForEvent('download');
+    await made.getByRole('link', { name: 'Save as enrol-code' }).click();
+    assert.equal((await saved).suggestedFilename(), 'enrol-code');
+    await picture('enrolments-code');
+    await page.setViewportSize({ width: 390, height: 844 });
+    const [page_, window_] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+    assert.ok(page_ <= window_, `it is ${page_} wide in a window of ${window_}`);
+    await page.setViewportSize({ width: 1440, height: 900 });
+    await made.getByRole('button', { name: 'I have it' }).click();
+    assert.ok(!(await main.textContent()).includes(code));
+    const all = main.getByRole('region', { name: 'All enrolments, the newest first' });
+    await all.getByRole('row').filter({ hasText: 'nantes' }).filter({ hasText: /open\s*until/ }).waitFor();
+
+    await claim(base, code, 'isp-a', 7);
+    await page.keyboard.press('g');
+    await page.keyboard.press('o');
+    const wrong = page.getByRole('region', { name: 'What is wrong now' }).getByRole('listitem').filter({ hasText: 'A box waits to be approved as acme / nantes' });
+    await wrong.filter({ hasText: 'It calls from 127.0.0.1' }).getByRole('link', { name: 'Compare its fingerprint' }).click();
+    await main.getByRole('heading', { name: 'A box waits to be approved' }).waitFor();
+  },
+
+  async 'approves a box once its fingerprint is compared, says why it cannot be, refuses and revokes'() {
+    if (!process.env.ENROLS) return;
+    const main = page.getByRole('main');
+    const all = main.getByRole('region', { name: 'All enrolments, the newest first' });
+    const waits = main.getByRole('listitem').filter({ has: page.getByRole('heading', { name: 'nantes of acme' }) });
+    const print = await waits.locator('.fingerprint').textContent();
+    const dialog = page.getByRole('dialog');
+    // Nothing happens by a key that slips.
+    await waits.getByRole('button', { name: 'Approve' }).click();
+    await dialog.getByText(print).waitFor();
+    await picture('enrolments-approve');
+    await page.keyboard.press('Enter');
+    await dialog.waitFor({ state: 'detached' });
+    await waits.waitFor();
+
+    // What somebody else is about to change would be committed along.
+    const headers = { Authorization: `Bearer ${token}`, 'Content-Type': 'application/json' };
+    const candidate = `${base}/api/v1/config/candidate?scope=tenant:acme`;
+    const { tag } = await (await fetch(candidate, { headers })).json();
+    const put = await fetch(candidate, { method: 'PUT', headers: { ...headers, 'If-Match': `"${tag}"` }, body: JSON.stringify({ text: '# half done\n' }) });
+    assert.ok(put.ok, await put.text());
+    const approve = async () => {
+      await waits.getByRole('button', { name: 'Approve' }).click();
+      await dialog.getByRole('button', { name: 'Approve' }).click();
+    };
+    await approve();
+    await main.getByRole('alert').filter({ hasText: 'a candidate of tenant:acme is open' }).waitFor();
+    await main.getByRole('link', { name: 'Go to Changes' }).waitFor();
+    await waits.waitFor();
+    const { tag: latest } = await (await fetch(candidate, { headers })).json();
+    assert.ok((await fetch(candidate, { method: 'DELETE', headers: { ...headers, 'If-Match': `"${latest}"` } })).ok);
+    await approve();
+    await main.getByRole('status').filter({ hasText: /nantes is approved, with revision \d+/ }).waitFor();
+    await all.getByRole('row').filter({ hasText: 'nantes' }).filter({ hasText: 'approved, fetches its configuration' }).filter({ hasText: print }).waitFor();
+    assert.equal(await waits.count(), 0);
+
+    const form = main.getByRole('form', { name: 'Code' });
+    const make = async (site) => {
+      await form.getByLabel('Site').fill(site);
+      await form.getByLabel('Prefixes').fill('10.8.0.0/16');
+      await form.getByRole('button', { name: 'Make the code' }).click();
+      return main.getByRole('region', { name: `The code for ${site}, told this once` }).locator('code.secret').textContent();
+    };
+    await claim(base, await make('toulouse'), 'isp-a', 8);
+    await main.getByRole('button', { name: 'Refuse toulouse' }).click();
+    await dialog.getByRole('button', { name: 'Refuse' }).click();
+    await all.getByRole('row').filter({ hasText: 'toulouse' }).filter({ hasText: 'refused' }).waitFor();
+    await make('brest');
+    await main.getByRole('button', { name: 'I have it' }).click();
+    await all.getByRole('row').filter({ hasText: 'brest' }).getByRole('button', { name: 'Revoke' }).click();
+    await dialog.getByRole('button', { name: 'Revoke' }).click();
+    await main.getByRole('status').filter({ hasText: 'The code for brest is worthless now' }).waitFor();
+    await all.getByRole('row').filter({ hasText: 'brest' }).filter({ hasText: 'revoked' }).waitFor();
+  },
+
   async 'fits a phone'() {
     await page.setViewportSize({ width: 390, height: 844 });
     for (const view of ['Overview', 'Sessions', 'Flows', 'History', 'Rules', 'Explain', 'NAT', 'Who had', 'Captures']) {
@@ -603,6 +723,12 @@ const steps = {
     await page.keyboard.press('p');
     await page.getByText('An operator begins them').waitFor();
     assert.equal(await page.getByRole('button', { name: 'Capture' }).count(), 0);
+    await page.keyboard.press('g');
+    await page.keyboard.press('b');
+    await page.getByRole('heading', { name: 'Enrolments', exact: true, level: 2 }).waitFor();
+    if (process.env.ENROLS) await page.getByRole('row').filter({ hasText: 'nantes' }).waitFor();
+    assert.equal(await page.getByRole('form', { name: 'Code' }).count(), 0);
+    assert.equal(await page.getByRole('button', { name: /Revoke|Approve|Refuse/ }).count(), 0);
     await page.keyboard.press('g');
     await page.keyboard.press('u');
     await page.getByRole('heading', { name: 'Your account, vera' }).waitFor();
