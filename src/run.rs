@@ -33,6 +33,7 @@ use crate::io::network::{self, NetworkWatch};
 use crate::model::AskedFlow;
 use crate::pipeline::{Entrance, Logged, Team, Worker, describe_record, rehearse};
 use crate::tables::{Compiler, Generation};
+use crate::update::Uploads;
 use arc_swap::ArcSwap;
 use captures::{Captures, Tapes, Taping};
 pub use check::{Checked, check, explain_candidate, replay, who_has};
@@ -172,6 +173,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     };
     let (site, seen) = (candidate.appliance.site.clone(), Arc::clone(&current));
     let control = control.with_captures(Captures { tapes, current: seen, site, clock });
+    let control = control.with_updates(Uploads::default());
     let (commit_port, mut desk) = commits::port();
     let control = Arc::new(control.with_commits(commit_port));
     let admin = AdminThread::start(doors, Arc::clone(&control), access.clone())?;

@@ -28,8 +28,8 @@ const IMPORTS: [(&str, &[&str]); 17] = [
     // What a branch and its PoP tell each other, and the files that a branch writes, whole or not at all.
     ("enrol", &["config", "store::whole"]),
     ("admin", &["control", "enrol"]),
-    // What became of an update is a file that is whole or not there.
-    ("update", &["store::whole"]),
+    // What became of an update is a file that is whole or not there; and how one is given to the box is control's to say.
+    ("update", &["store::whole", "control::updates"]),
     // The lab impairs links in user space, over io's TAP devices and clock.
     ("lab", &["io", "config"]),
 ];

@@ -14,7 +14,7 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 struct Dist;
 
 /// The console's views; each is the same page, which looks at its own address.
-const VIEWS: [&str; 14] = [
+const VIEWS: [&str; 15] = [
     "/",
     "/path",
     "/sessions",
@@ -29,6 +29,7 @@ const VIEWS: [&str; 14] = [
     "/enrolments",
     "/changes",
     "/users",
+    "/update",
 ];
 
 const PAGE: &str = "index.html";

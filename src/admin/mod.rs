@@ -33,6 +33,7 @@ mod table;
 mod tls;
 pub mod token;
 mod trace;
+mod update;
 mod users;
 mod who_had;
 
@@ -204,6 +205,8 @@ const LOOK: Need = Need::Role(Viewer, Parameter);
 const LOOK_NARROWED: Need = Need::Role(Viewer, Answer);
 const LOOK_BOX: Need = Need::Role(Viewer, WholeBox);
 const CHANGE: Need = Need::Role(Operator, Answer);
+/// A program may bring a fleet up to date: what it brings is signed.
+const UPDATES: Need = Need::Role(Owner, WholeBox);
 const USERS: Need = Need::Person(Owner, WholeBox);
 const TOKENS: Need = Need::Person(Viewer, Answer);
 
@@ -266,6 +269,8 @@ const ROUTES: &[Route] = &[
     route("POST", "/api/v1/enrolments/{id}/refuse", CHANGE, || post(enrolment::refuse)),
     route("DELETE", "/api/v1/enrolments/{id}", CHANGE, || delete(enrolment::revoke)),
     route("POST", "/api/v1/enrol", Need::Public, || post(enrolment::claim)),
+    route("GET", "/api/v1/update", UPDATES, || get(update::state)),
+    route("POST", "/api/v1/update", UPDATES, || post(update::take)),
     route("GET", "/api/v1/users", USERS, || get(accounts::users)),
     route("POST", "/api/v1/users", USERS, || post(accounts::add_user)),
     route("PATCH", "/api/v1/users/{name}", USERS, || patch(accounts::change_user)),

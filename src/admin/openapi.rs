@@ -22,9 +22,11 @@ use super::guard::Need;
 use super::oidc::ProviderAnswer;
 use super::problem::Problem;
 use super::tls::CertificateAnswer;
+use super::update::UpdateTaken;
 use super::{ROUTES, Route};
 use crate::control::captures::{CaptureAsked, CaptureRow};
 use crate::control::commits::{Committed, ConfigState, DryRun};
+use crate::control::updates::UpdateState;
 use crate::control::{FlowPage, Status, Trace};
 use crate::enrol::{Claim, Offer};
 use crate::pipeline::report::{Explanation, PathHistory, SessionPage};
@@ -103,6 +105,8 @@ struct Described {
     says: &'static str,
     parameters: &'static [Parameter],
     body: Option<Shape>,
+    /// The body is a file of this media type.
+    file: Option<&'static str>,
     gives: Gives,
     /// Beyond what any route may answer ([`OF_ALL`]).
     refuses: &'static [u16],
@@ -136,7 +140,7 @@ const fn get(
     parameters: &'static [Parameter],
     gives: Gives,
 ) -> Described {
-    Described { method: "GET", path, says, parameters, body: None, gives, refuses: &[503] }
+    Described { method: "GET", path, says, parameters, body: None, file: None, gives, refuses: &[503] }
 }
 
 const fn change(
@@ -147,7 +151,7 @@ const fn change(
     gives: Gives,
     refuses: &'static [u16],
 ) -> Described {
-    Described { method, path, says, parameters: &[], body, gives, refuses }
+    Described { method, path, says, parameters: &[], body, file: None, gives, refuses }
 }
 
 const TENANT: Parameter = optional("tenant", Kind::Text, "of this tenant alone");
@@ -166,6 +170,11 @@ const FLOWS: &[Parameter] = &[TENANT, ADDRESS, PORT, CLASS, LIMIT];
 const ID: Parameter = required("id", Kind::Text, "the number in the list of tokens");
 const ENROLMENT: Parameter = required("id", Kind::Text, "its number in the list of enrolments");
 const CAPTURE: Parameter = required("capture", Kind::Text, "its number in the list of captures");
+const FORCE_DOWNGRADE: Parameter =
+    optional("force-downgrade", BOOLEAN, "take it though it is not newer than what runs, or was left before");
+const REBOOT: Parameter =
+    optional("reboot", BOOLEAN, "start the box anew when it is installed, as it is unless this is false");
+const BOOLEAN: Kind = Kind::OneOf(&["true", "false"]);
 const NAME: Parameter = required("name", Kind::Text, "the user's name");
 
 const DESCRIBED: &[Described] = &[
@@ -199,6 +208,7 @@ const DESCRIBED: &[Described] = &[
             optional("format", Kind::OneOf(&["json", "csv", "parquet"]), "as what; `json` unless given"),
         ],
         body: None,
+        file: None,
         gives: Gives::JsonOr(shape::<FlowAnswer>, &["text/csv", "application/vnd.apache.parquet"]),
         refuses: &[422, 503],
     },
@@ -549,6 +559,24 @@ const DESCRIBED: &[Described] = &[
         Gives::Json(200, shape::<Offer>),
         &[409, 410, 422, 429, 500, 503],
     ),
+    look(
+        "/api/v1/update",
+        "Which version of the box runs, and what became of the last update",
+        &[],
+        shape::<UpdateState>,
+    ),
+    Described {
+        parameters: &[FORCE_DOWNGRADE, REBOOT],
+        file: Some("application/octet-stream"),
+        ..change(
+            "POST",
+            "/api/v1/update",
+            "Takes a signed update for a box that runs from an image, which is installed next",
+            None,
+            Gives::Json(202, shape::<UpdateTaken>),
+            &[409, 413, 422, 500],
+        )
+    },
     look("/api/v1/tokens", "API tokens: one's own, and an owner's are all", &[], shape::<Tokens>),
     change(
         "POST",
@@ -628,6 +656,10 @@ impl Described {
         if let Some(body) = self.body {
             let content = ContentBuilder::new().schema(Some(body(shapes))).build();
             let body = RequestBodyBuilder::new().content("application/json", content);
+            operation = operation.request_body(Some(body.required(Some(Required::True)).build()));
+        }
+        if let Some(kind) = self.file {
+            let body = RequestBodyBuilder::new().content(kind, ContentBuilder::new().build());
             operation = operation.request_body(Some(body.required(Some(Required::True)).build()));
         }
         let mut responses = ResponsesBuilder::new();

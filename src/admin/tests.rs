@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 mod captures;
 mod commits;
 mod roles;
+mod updates;
 
 #[test]
 fn no_route_answers_nobody() {

@@ -50,6 +50,8 @@ pub enum Action {
     Clear,
     /// A code for a branch was made, used, approved, refused or revoked.
     Enrolment,
+    /// A new version of the box was given to it, or not taken.
+    Update,
 }
 
 /// An entry.
@@ -160,6 +162,7 @@ impl Action {
             Action::Capture => "capture",
             Action::Clear => "clear",
             Action::Enrolment => "enrolment",
+            Action::Update => "update",
         }
     }
 }

@@ -16,6 +16,7 @@ mod recent;
 pub mod revisions;
 mod trace;
 pub mod trial;
+pub mod updates;
 
 use captures::CapturePort;
 use commits::{CommitPort, Refusal, Reply, Standing, Verb};
@@ -38,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
+use updates::UpdatePort;
 use utoipa::ToSchema;
 
 /// What does not change while the process lives.
@@ -191,6 +193,7 @@ pub struct Control {
     history: Option<Box<dyn FlowsPort>>,
     commits: Option<Box<dyn CommitPort>>,
     captures: Option<Box<dyn CapturePort>>,
+    updates: Option<Arc<dyn UpdatePort>>,
 }
 
 /// What the generation in force makes of a tenant's flow; or that there is no such tenant.
@@ -223,6 +226,7 @@ impl Control {
             history: None,
             commits: None,
             captures: None,
+            updates: None,
         }
     }
 
@@ -260,6 +264,16 @@ impl Control {
     /// Who captures packets; `None` where nobody does.
     pub fn captures(&self) -> Option<&dyn CapturePort> {
         self.captures.as_deref()
+    }
+
+    /// With somebody who takes updates of the box.
+    pub fn with_updates(self, updates: impl UpdatePort + 'static) -> Control {
+        Control { updates: Some(Arc::new(updates)), ..self }
+    }
+
+    /// Who takes updates; `None` where nobody does.
+    pub fn updates(&self) -> Option<Arc<dyn UpdatePort>> {
+        self.updates.clone()
     }
 
     /// With a NAT ledger to be asked.

@@ -7,10 +7,15 @@
 //! any point: what boots is the slot that ran, or a whole new one.
 
 mod bundle;
+#[cfg(test)]
+mod sample;
 mod settle;
 mod slots;
 mod status;
+mod upload;
 mod version;
+
+pub use upload::Uploads;
 
 use crate::store::whole;
 use bundle::{Bundle, Refusal};
@@ -19,8 +24,9 @@ use minisign_verify::PublicKey;
 use rustix::fs::{Advice, FlockOperation, Mode, OFlags};
 use slots::{Disk, Environment, Mounted, Slot, TRIES};
 use status::{Outcome, Status};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -36,6 +42,9 @@ const IMAGE_KEYS: &str = "/usr/lib/popgate/update-keys";
 const OPERATOR_KEYS: &str = "/etc/popgate/update-keys";
 /// Beside files that are dropped: the box starts anew when one was installed.
 const REBOOT: &str = "reboot";
+/// Beside them too: the version that is taken though it is not newer, or was left before. The service says so for an owner: whoever has
+/// taken the service over may go back to what was signed once, and to nothing else.
+const FORCE: &str = "force-downgrade";
 /// For a running version to be kept or left, in seconds: longer than that takes ([`settle`]).
 const SETTLED_WITHIN: u32 = 600;
 
@@ -149,15 +158,19 @@ fn apply_dropped(directory: &Path, now_unix: u64) -> Told {
     settle::await_settled(SETTLED_WITHIN);
     let _alone = lock()?;
     let mut installed = false;
+    let (reboots, forced) = (directory.join(REBOOT).symlink_metadata().is_ok(), forced(directory));
     for file in updates_in(directory)? {
-        let result = open(&file).map_err(Refusal::from).and_then(install_unasked);
+        let result =
+            open(&file).map_err(Refusal::from).and_then(|file| install_unasked(file, forced.as_deref()));
         whole::remove(&file)?;
         note(&file.display().to_string(), &result, now_unix)?;
         installed |= result.is_ok();
     }
-    let marker = directory.join(REBOOT);
-    if installed && marker.symlink_metadata().is_ok() {
-        whole::remove(&marker)?;
+    // They were of these files, whatever became of them.
+    for marker in [REBOOT, FORCE] {
+        whole::remove(&directory.join(marker))?;
+    }
+    if installed && reboots {
         start_anew()?;
     }
     Ok(String::new())
@@ -174,7 +187,7 @@ fn apply_stick(device: &Path, now_unix: u64) -> Told {
         if !name.starts_with("popgate-") {
             continue;
         }
-        let result = open(&file).map_err(Refusal::from).and_then(install_unasked);
+        let result = open(&file).map_err(Refusal::from).and_then(|file| install_unasked(file, None));
         note(&format!("{name} on a stick"), &result, now_unix)?;
         installed |= result.is_ok();
     }
@@ -198,12 +211,22 @@ fn updates_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Without anybody to ask: a version that was left before would be tried for ever, by a stick that stays in.
-fn install_unasked(file: File) -> Result<Version, Refusal> {
+fn install_unasked(file: File, forced: Option<&str>) -> Result<Version, Refusal> {
     let bundle = signed(file)?;
+    if forced == Some(&bundle.version().to_string()) {
+        return install_bundle(bundle, true);
+    }
     if Status::read().failed.as_deref() == Some(&bundle.version().to_string()) {
         return Err(Refusal::FailedBefore(bundle.version().clone()));
     }
     install_bundle(bundle, false)
+}
+
+/// The version that an owner wants all the same.
+fn forced(directory: &Path) -> Option<String> {
+    let mut text = String::new();
+    open(&directory.join(FORCE)).ok()?.take(64).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 fn install(file: File, allow_downgrade: bool) -> Result<Version, Refusal> {
@@ -331,8 +354,16 @@ fn note(what: &str, result: &Result<Version, Refusal>, now_unix: u64) -> io::Res
         }
         Err(refusal) => status.note(Outcome::Refused, None, format!("{what}: {refusal}"), now_unix),
     }
+    if let Ok(environment) = Disk::of_root().and_then(|disk| disk.environment()) {
+        status.slots = in_slots(&environment);
+    }
     print!("popgate: update: {status}");
     status.write()
+}
+
+/// What is in the slots, for those who may not look.
+fn in_slots(environment: &Environment) -> BTreeMap<String, String> {
+    environment.versions.iter().map(|(slot, version)| ((*slot).to_owned(), version.clone())).collect()
 }
 
 /// Asks the system to start anew, in order.

@@ -2,7 +2,7 @@
 
 use super::slots::{Disk, Environment};
 use super::status::{Outcome, Status};
-use super::{RUNTIME, Told, pause, running_version, start_anew};
+use super::{RUNTIME, Told, in_slots, pause, running_version, start_anew};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -23,6 +23,7 @@ pub(super) fn settle(now_unix: u64) -> Told {
     let mut environment = disk.environment()?;
     let version = running_version()?;
     let mut told = String::new();
+    let mut status = Status::read();
     if disk.on_trial && environment.good != disk.running {
         if let Err(why) = await_health() {
             start_anew()?;
@@ -30,18 +31,19 @@ pub(super) fn settle(now_unix: u64) -> Told {
         }
         environment = Environment { good: disk.running, trial: None, ..environment };
         disk.set_environment(&environment)?;
-        let mut status = Status::read();
         status.note(Outcome::Kept, Some(&version), String::new(), now_unix);
-        status.write()?;
         told = format!("popgate: update: {status}");
     } else if let Some((slot, 0)) = environment.trial.filter(|(slot, _)| *slot != disk.running) {
         let left = environment.versions.get(slot.name()).and_then(|it| it.parse().ok());
         environment.trial = None;
         disk.set_environment(&environment)?;
-        let mut status = Status::read();
         status.note(Outcome::FellBack, left.as_ref(), String::new(), now_unix);
-        status.write()?;
         told = format!("popgate: update: {status}");
+    }
+    let slots = in_slots(&environment);
+    if !told.is_empty() || status.slots != slots {
+        status.slots = slots;
+        status.write()?;
     }
     fs::create_dir_all(RUNTIME)?;
     fs::write(marker(), "")?;

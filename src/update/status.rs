@@ -1,8 +1,10 @@
 //! What became of the last update, in a file that everybody on the box may read.
 
 use super::version::Version;
+use crate::control::updates::{LastUpdate, UpdateOutcome};
 use crate::store::whole;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
@@ -33,6 +35,9 @@ pub struct Status {
     at: Option<u64>,
     /// The last version that was left.
     pub failed: Option<String>,
+    /// What is in them, as the environment block said when this was written: the block itself is root's.
+    #[serde(default)]
+    pub slots: BTreeMap<String, String>,
 }
 
 impl Status {
@@ -49,6 +54,30 @@ impl Status {
         if outcome == Outcome::FellBack {
             self.failed.clone_from(&self.version);
         }
+    }
+
+    pub fn is(&self, outcome: Outcome) -> bool {
+        self.outcome == Some(outcome)
+    }
+
+    /// Of the last update.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// The last update, as the API tells it.
+    pub fn last(&self) -> Option<LastUpdate> {
+        Some(LastUpdate {
+            outcome: match self.outcome? {
+                Outcome::Installed => UpdateOutcome::Installed,
+                Outcome::Kept => UpdateOutcome::Kept,
+                Outcome::FellBack => UpdateOutcome::FellBack,
+                Outcome::Refused => UpdateOutcome::Refused,
+            },
+            version: self.version.clone(),
+            detail: self.detail.clone(),
+            unix_ms: self.at.map(|at| at.saturating_mul(1_000)),
+        })
     }
 
     /// Keeps it.

@@ -4,6 +4,9 @@
 use crate::changes::Changes;
 use popgate::config::{AclAction, Outcome};
 use popgate::control::captures::{CaptureAsked, CapturePort, CaptureRefusal, CaptureRow};
+use popgate::control::updates::{
+    IncomingUpdate, LastUpdate, SlotRow, UpdateOutcome, UpdatePort, UpdateRefusal, UpdateState, UpdateTerms,
+};
 use popgate::control::{Control, FlowsPort, LedgerPort, RecentFlows, SiteFacts, WorkerGone, WorkerPort};
 use popgate::export::ExportStats;
 use popgate::export::report::ExporterReport;
@@ -81,7 +84,8 @@ pub(crate) fn control(mood: Mood) -> Arc<Control> {
             .explained_by(explanation)
             .with_ledger(Ledger)
             .with_history(History)
-            .with_captures(Tapes::default()),
+            .with_captures(Tapes::default())
+            .with_updates(Slots::default()),
     )
 }
 
@@ -128,6 +132,62 @@ impl CapturePort for Tapes {
         let before = tapes.1.len();
         tapes.1.retain(|row| row.capture != capture);
         tapes.1.len() < before
+    }
+}
+
+/// A box whose slots are words: an update is its version, and one that is called older than what runs is.
+#[derive(Default)]
+struct Slots(Arc<Mutex<Option<String>>>);
+
+const RUNS: &str = "0.1.0+20261128215258.gcdc271cb1";
+
+impl UpdatePort for Slots {
+    fn state(&self) -> UpdateState {
+        let other = self.0.lock().expect("nobody panics with it").clone();
+        let outcome = if other.is_some() { UpdateOutcome::Installed } else { UpdateOutcome::Kept };
+        let row = |slot: &str, version: Option<String>, runs| SlotRow { slot: slot.into(), version, runs };
+        UpdateState {
+            refuses: None,
+            version: RUNS.into(),
+            slots: vec![row("a", Some(RUNS.into()), true), row("b", other.clone(), false)],
+            on_trial: false,
+            under_way: false,
+            last: Some(LastUpdate {
+                outcome,
+                version: other.or(Some(RUNS.into())),
+                detail: None,
+                unix_ms: Some(unix_ms() - 60_000),
+            }),
+        }
+    }
+
+    fn begin(&self, terms: UpdateTerms) -> Result<Box<dyn IncomingUpdate>, UpdateRefusal> {
+        Ok(Box::new(Parcel { terms, text: Vec::new(), to: Arc::clone(&self.0) }))
+    }
+}
+
+struct Parcel {
+    terms: UpdateTerms,
+    text: Vec<u8>,
+    to: Arc<Mutex<Option<String>>>,
+}
+
+impl IncomingUpdate for Parcel {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), UpdateRefusal> {
+        self.text.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<String, UpdateRefusal> {
+        let version = String::from_utf8_lossy(&self.text).into_owned();
+        if !version.starts_with("0.") {
+            return Err(UpdateRefusal::Wrong("it is signed by none of the keys that this box trusts".into()));
+        }
+        if version.as_str() < RUNS && !self.terms.force_downgrade {
+            return Err(UpdateRefusal::Wrong(format!("{version} is older than {RUNS}")));
+        }
+        *self.to.lock().expect("nobody panics with it") = Some(version.clone());
+        Ok(version)
     }
 }
 

@@ -37,6 +37,7 @@ fn the_console_signs_in_and_shows_paths_sessions_and_flows() {
         .arg("web/test/console.mjs")
         .env("HAS_HISTORY", "1")
         .env("ENROLS", "1")
+        .env("UPDATES", "1")
         .env("HAS_BLOCKS", "1")
         .env("HAS_FLOW_HISTORY", "much")
         .env("BLOCK_HOST", "10.1.0.77")

@@ -52,13 +52,39 @@ export async function send<T>(method: 'POST' | 'PUT' | 'PATCH' | 'DELETE', path:
   return (text ? JSON.parse(text) : undefined) as T;
 }
 
+/** Sends a file by POST; `tell` hears how much of it has been sent, 0 to 1. */
+export function upload<T>(path: string, bearer: string, file: File, tell: (sent: number) => void): Promise<T> {
+  return new Promise((resolve, reject) => {
+    // fetch does not say how much has been sent.
+    const request = new XMLHttpRequest();
+    request.open('POST', `/api/v1/${path}`);
+    for (const [name, value] of Object.entries(proofOf(bearer))) request.setRequestHeader(name, value);
+    request.setRequestHeader('Content-Type', 'application/octet-stream');
+    request.upload.onprogress = (event) => tell(event.lengthComputable ? event.loaded / event.total : 0);
+    request.upload.onload = () => tell(1);
+    request.onerror = () => reject(new Unreachable());
+    request.onload = () => {
+      if (request.status < 300) return resolve(JSON.parse(request.responseText) as T);
+      let problem: Problem = { title: request.statusText, status: request.status, detail: `status ${request.status}` };
+      try {
+        problem = { ...problem, ...(JSON.parse(request.responseText) as Problem) };
+      } catch {
+        // As below.
+      }
+      reject(new Refused(problem));
+    };
+    request.send(file);
+  });
+}
+
+/** Who asks; no page of another site can send this header. */
+const proofOf = (bearer: string): Record<string, string> => (bearer === COOKIE ? { 'Popgate-Request': '1' } : { Authorization: `Bearer ${bearer}` });
+
 async function exchange(path: string, bearer: string, init: RequestInit): Promise<Response> {
   let response: Response;
   try {
-    // No page of another site can send this header.
-    const known: Record<string, string> = bearer === COOKIE ? { 'Popgate-Request': '1' } : { Authorization: `Bearer ${bearer}` };
     const idle: Record<string, string> = Date.now() - touchedAt > IDLE_MS ? { 'Popgate-Idle': '1' } : {};
-    const headers = { ...init.headers, ...known, ...idle };
+    const headers = { ...init.headers, ...proofOf(bearer), ...idle };
     const credentials = bearer === COOKIE ? 'same-origin' : 'omit';
     response = await fetch(`/api/v1/${path}`, { ...init, headers, cache: 'no-store', credentials });
   } catch (error) {

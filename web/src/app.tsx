@@ -23,6 +23,7 @@ import { Sessions } from './sessions';
 import { Setup, SignIn, Todo, turnedAway } from './signin';
 import { nextTheme, theme } from './theme';
 import type { Me } from './types';
+import { Update } from './update';
 import { Users } from './users';
 import { WhoHadView } from './whohad';
 
@@ -113,7 +114,13 @@ const VIEWS: [View, string, string][] = [
   ['enrolments', 'Enrolments', 'g b'],
   ['changes', 'Changes', 'g c'],
   ['users', 'Users', 'g u'],
+  ['update', 'Update', 'g v'],
 ];
+
+/** What others may not even see. */
+const OWNERS: readonly View[] = ['update'];
+
+const viewsOf = (me: Me) => VIEWS.filter(([view]) => me.role === 'owner' || !OWNERS.includes(view));
 
 function Console({ me, bearer, leave }: SignedIn & { leave: (why?: string) => void }) {
   const route = useRoute();
@@ -124,7 +131,7 @@ function Console({ me, bearer, leave }: SignedIn & { leave: (why?: string) => vo
   const switchTheme = () => setShownTheme(nextTheme());
 
   useKeys({
-    ...Object.fromEntries(VIEWS.map(([view, , keys]) => [keys, () => go(linkTo(view, route))])),
+    ...Object.fromEntries(viewsOf(me).map(([view, , keys]) => [keys, () => go(linkTo(view, route))])),
     '/': () => document.querySelector<HTMLInputElement>('[data-filter]')?.select(),
     '?': () => setHelp(true),
     t: switchTheme,
@@ -155,7 +162,7 @@ function Console({ me, bearer, leave }: SignedIn & { leave: (why?: string) => vo
             </span>
           )}
         </div>
-        <Navigation route={route} />
+        <Navigation route={route} me={me} />
         <div class="tools">
           <Pulse live={live} />
           <button type="button" class="plain" aria-label={`Theme: ${shownTheme}`} title={`Theme: ${shownTheme} (t)`} onClick={switchTheme}>
@@ -185,15 +192,16 @@ function Console({ me, bearer, leave }: SignedIn & { leave: (why?: string) => vo
       {route.view === 'enrolments' && <Enrolments {...listing} me={me} live={live} />}
       {route.view === 'changes' && <Changes {...listing} me={me} live={live} />}
       {route.view === 'users' && <Users {...listing} me={me} />}
+      {route.view === 'update' && <Update {...listing} />}
       {help && <Help onClose={() => setHelp(false)} />}
     </div>
   );
 }
 
-function Navigation({ route }: { route: Route }) {
+function Navigation({ route, me }: { route: Route; me: Me }) {
   return (
     <nav aria-label="Views">
-      {VIEWS.map(([view, name, keys]) => (
+      {viewsOf(me).map(([view, name, keys]) => (
         <a
           key={view}
           href={linkTo(view, route)}

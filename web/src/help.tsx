@@ -18,6 +18,7 @@ const KEYS: [string, [string, string][]][] = [
       ['g b', 'Enrolments of branches'],
       ['g c', 'Changes'],
       ['g u', 'Users'],
+      ['g v', 'Update: the box’s version'],
       ['/', 'Filter'],
       ['t', 'Theme: automatic, light, dark'],
       ['?', 'This help'],

@@ -3,7 +3,7 @@
 
 import { useLayoutEffect, useState } from 'preact/hooks';
 
-export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'trace' | 'nat' | 'who-had' | 'captures' | 'enrolments' | 'changes' | 'users';
+export type View = 'overview' | 'path' | 'sessions' | 'flows' | 'rules' | 'history' | 'explain' | 'trace' | 'nat' | 'who-had' | 'captures' | 'enrolments' | 'changes' | 'users' | 'update';
 
 export interface Route {
   view: View;
@@ -25,6 +25,7 @@ const PATHS: Record<View, string> = {
   enrolments: '/enrolments',
   changes: '/changes',
   users: '/users',
+  update: '/update',
 };
 
 /** What sessions and flows are both narrowed by; it stays when one goes from one to the other. */
@@ -45,7 +46,7 @@ export function href(view: View, query: Record<string, string | undefined> = {})
 /** The link to another view, taking along the filters both know. */
 export function linkTo(view: View, from: Route): string {
   // The ledger is asked for outside addresses alone, the history in a language of its own.
-  const alone: View[] = ['overview', 'path', 'history', 'who-had', 'changes', 'users'];
+  const alone: View[] = ['overview', 'path', 'history', 'who-had', 'changes', 'users', 'update'];
   if (alone.includes(view) || alone.includes(from.view)) return href(view);
   // The others know tenants alone.
   const shared = [view, from.view].some((either) => ['rules', 'explain', 'trace', 'nat', 'captures', 'enrolments'].includes(either)) ? (['tenant'] as const) : FILTERS;

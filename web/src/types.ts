@@ -595,6 +595,29 @@ export interface Approved {
   revision: number | null;
 }
 
+/** How updates of the box stand. */
+export interface UpdateState {
+  /** Why it takes none. */
+  refuses: string | null;
+  version: string;
+  slots: { slot: string; version: string | null; runs: boolean }[];
+  'on-trial': boolean;
+  'under-way': boolean;
+  last: LastUpdate | null;
+}
+
+export interface LastUpdate {
+  outcome: 'installed' | 'kept' | 'fell-back' | 'refused';
+  version: string | null;
+  detail: string | null;
+  'unix-ms': number | null;
+}
+
+export interface UpdateTaken {
+  version: string;
+  reboot: boolean;
+}
+
 export type Role = 'viewer' | 'operator' | 'owner';
 
 /** Who one is. */

@@ -77,6 +77,7 @@ const VIEWS = {
     await page.keyboard.type('[[');
     await page.locator('.cm-tooltip-autocomplete').waitFor();
   },
+  update: async (page) => page.getByRole('region', { name: 'Versions on this box' }).first().waitFor(),
   users: async (page) => page.getByRole('heading', { name: 'Users' }).first().waitFor(),
 };
 

@@ -652,6 +652,34 @@ const steps = {
     await all.getByRole('row').filter({ hasText: 'brest' }).filter({ hasText: 'revoked' }).waitFor();
   },
 
+  async 'updates the box by a file, says why one is not taken, and takes an older one if that is forced'() {
+    await page.keyboard.press('g');
+    await page.keyboard.press('v');
+    const main = page.getByRole('main');
+    await main.getByRole('heading', { name: 'Versions on this box' }).waitFor();
+    if (!process.env.UPDATES) return main.getByText('This box takes no updates here').waitFor();
+    const slots = main.getByRole('region', { name: 'Versions on this box as a table' });
+    await slots.getByRole('row').filter({ hasText: 'A0.1.0+20261128215258' }).filter({ hasText: 'runs' }).waitFor();
+    const button = main.getByRole('button', { name: 'Update', exact: true });
+    assert.ok(await button.isDisabled());
+    const dialog = page.getByRole('dialog');
+    const give = async (version) => {
+      await main.getByLabel('The file popgate-VERSION.update').setInputFiles({ name: `popgate-${version}.update`, mimeType: 'application/octet-stream', buffer: Buffer.from(version) });
+      await button.click();
+      await dialog.getByText(`Update this box with popgate-${version}.update?`).waitFor();
+      await dialog.getByRole('button', { name: 'Update' }).click();
+    };
+    await give('nonsense');
+    await main.getByRole('alert').filter({ hasText: 'signed by none of the keys' }).waitFor();
+    await give('0.1.0+20251128215258.gold');
+    await main.getByRole('alert').filter({ hasText: 'is older than 0.1.0+2026' }).waitFor();
+    await main.getByLabel('Take it also if it is older').check();
+    await main.getByLabel('Start the box anew').uncheck();
+    await give('0.1.0+20251128215258.gold');
+    await main.getByRole('status').filter({ hasText: '0.1.0+20251128215258.gold is signed by whom it should be' }).filter({ hasText: 'when the box starts anew' }).waitFor();
+    await slots.getByRole('row').filter({ hasText: 'B0.1.0+20251128215258' }).filter({ hasText: 'tried when the box starts anew' }).waitFor();
+  },
+
   async 'fits a phone'() {
     await page.setViewportSize({ width: 390, height: 844 });
     for (const view of ['Overview', 'Sessions', 'Flows', 'History', 'Rules', 'Explain', 'NAT', 'Who had', 'Captures']) {
@@ -723,6 +751,7 @@ const steps = {
     await page.keyboard.press('p');
     await page.getByText('An operator begins them').waitFor();
     assert.equal(await page.getByRole('button', { name: 'Capture' }).count(), 0);
+    assert.equal(await page.getByRole('navigation').getByText('Update').count(), 0);
     await page.keyboard.press('g');
     await page.keyboard.press('b');
     await page.getByRole('heading', { name: 'Enrolments', exact: true, level: 2 }).waitFor();

@@ -35,6 +35,7 @@ enum For {
     Viewers,
     ViewersOfTheBox,
     Operators,
+    Owners,
     OwnersInPerson,
     ViewersInPerson,
 }
@@ -45,6 +46,8 @@ fn opinion(method: &str, path: &str) -> For {
         ("GET", "/api/v1/oidc" | "/api/v1/oidc/start" | "/api/v1/oidc/callback") => For::Everybody,
         (_, "/api/v1/session" | "/api/v1/session/password" | "/api/v1/session/totp") => For::WhoeverIsKnown,
         (_, "/api/v1/users" | "/api/v1/users/{name}") => For::OwnersInPerson,
+        // Another version of the box, which its signature vouches for: also by a program.
+        (_, "/api/v1/update") => For::Owners,
         (_, "/api/v1/tokens" | "/api/v1/tokens/{id}") => For::ViewersInPerson,
         ("GET", "/metrics" | "/api/v1/certificate" | "/api/v1/exporters" | "/api/v1/config/revisions") => {
             For::ViewersOfTheBox
@@ -80,6 +83,7 @@ fn may(what: For, comes: Comes, role: Role, tenant: Option<&str>) -> bool {
             For::Everybody | For::WhoeverIsKnown | For::Viewers => true,
             For::ViewersOfTheBox => tenant.is_none(),
             For::Operators => role >= Role::Operator,
+            For::Owners => role == Role::Owner && tenant.is_none(),
             For::OwnersInPerson => role == Role::Owner && is_person && tenant.is_none(),
             For::ViewersInPerson => is_person,
         }
