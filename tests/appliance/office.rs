@@ -2,7 +2,7 @@
 //! and of power cuts have in the machine.
 
 use crate::container::text;
-use crate::machine::Disk;
+use crate::machine::{Disk, must};
 use crate::network::Network;
 use serde_json::{Value, json};
 use std::fs;
@@ -93,6 +93,20 @@ impl Office {
         Disk::new().with_state(&self.directory.path().join("var"))
     }
 
+    /// The same, with files in the folder that the updater watches.
+    pub fn disk_with(&self, files: &[&Path]) -> Disk {
+        let folder = self.directory.path().join("var/lib/popgate/update");
+        fs::create_dir_all(&folder).expect("made");
+        for file in files {
+            fs::copy(file, folder.join(file.file_name().expect("a name"))).expect("copied");
+        }
+        let owner = format!("{SERVICE}:{SERVICE}");
+        must(Command::new("chown").args(["--recursive", &owner]).arg(&folder));
+        let disk = self.disk();
+        fs::remove_dir_all(&folder).expect("removed");
+        disk
+    }
+
     /// Brings the branch up: 10.1.0.1, whose way to 203.0.113.0/24 is the tunnel.
     pub fn start_branch(&self, network: &Network) {
         // It goes on in the background, and ends with its interface.
@@ -117,15 +131,23 @@ impl Office {
         tag: &str,
         body: &Value,
     ) -> Option<(u16, Value)> {
+        let (tag, body) = (format!("If-Match: \"{tag}\""), body.to_string());
+        let with = if method == "GET" { &[][..] } else { &["-H", &tag, "-d", &body] };
+        self.curl(network, method, path, &[&["-m", "20"], with].concat())
+    }
+
+    /// Sends an update to it.
+    pub fn upload(&self, network: &Network, update: &Path, query: &str) -> Option<(u16, Value)> {
+        let file = update.display().to_string();
+        // A machine that is emulated opens a few megabytes a second.
+        self.curl(network, "POST", &format!("update{query}"), &["-m", "300", "-T", &file])
+    }
+
+    fn curl(&self, network: &Network, method: &str, path: &str, with: &[&str]) -> Option<(u16, Value)> {
         let url = format!("https://{}/api/v1/{path}", self.address);
         let header = format!("Authorization: Bearer {}", self.token);
-        let (tag, body) = (format!("If-Match: \"{tag}\""), body.to_string());
-        let mut curl =
-            vec!["curl", "-sSk", "-m", "20", "-w", "\n%{http_code}", "-X", method, "-H", &header, &url];
-        if method != "GET" {
-            curl.extend(["-H", &tag, "-d", &body]);
-        }
-        let output = network.exec(&curl);
+        let curl = ["curl", "-sSk", "-w", "\n%{http_code}", "-X", method, "-H", &header, &url];
+        let output = network.exec(&[&curl, with].concat());
         let told = text(&output.stdout);
         let (body, status) = told.rsplit_once('\n')?;
         let status = status.parse().ok().filter(|status| *status != 0)?;
@@ -157,7 +179,7 @@ impl Office {
     }
 }
 
-/// Runs a box until it has made an operator's API token.
+/// Runs a box until it has made an owner's API token.
 fn make_token(network: &Network, configuration: &Path, state: &Path) -> String {
     let log = fs::File::create(configuration.with_extension("log")).expect("a file");
     let mut run = network.command(&[POPGATE, "run"]);
@@ -171,7 +193,7 @@ fn make_token(network: &Network, configuration: &Path, state: &Path) -> String {
             "add",
             "tests",
             "--role",
-            "operator",
+            "owner",
             "--expires",
             "10d",
             "--token-file",
