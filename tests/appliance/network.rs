@@ -2,7 +2,7 @@
 
 use crate::container::text;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use tempfile::TempDir;
 
 /// The test's own address on the switch.
@@ -34,7 +34,11 @@ impl Network {
 
     /// Another switch, and what the namespace is called on it.
     pub fn add_switch(&self, name: &str, address: Option<&str>) {
-        self.must(&["ip", "link", "add", name, "type", "bridge"]);
+        // An address of its own: else it has the lowest of its ports', and another one whenever a machine is switched on, which
+        // whoever knows the one before finds out late.
+        static MADE: AtomicU8 = AtomicU8::new(0xa0);
+        let own = hardware_address(MADE.fetch_add(1, Ordering::Relaxed));
+        self.must(&["ip", "link", "add", name, "address", &own, "type", "bridge"]);
         if let Some(address) = address {
             self.must(&["ip", "address", "add", address, "dev", name]);
         }
