@@ -84,6 +84,7 @@ enum Command {
     Backup(commands::BackupArgs),
     Restore(commands::RestoreArgs),
     Setup(commands::SetupArgs),
+    Screen(popgate::run::ScreenArgs),
     Update(popgate::update::UpdateArgs),
     /// Print a new private key
     Genkey,
@@ -134,6 +135,7 @@ fn main() -> ExitCode {
         Command::Backup(args) => commands::backup(&args).map_err(Into::into).and_then(|said| say(&said)),
         Command::Restore(args) => restore(&args),
         Command::Setup(args) => set_up(&args),
+        Command::Screen(args) => popgate::run::screen(&args).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::Update(args) => update(&args),
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
@@ -264,7 +266,10 @@ fn restore(args: &commands::RestoreArgs) -> Done {
 }
 
 fn set_up(args: &commands::SetupArgs) -> Done {
-    say(&commands::setup(args, unix_secs()?)?)
+    match &args.from {
+        Some(from) => say(&commands::setup(from, args, unix_secs()?)?),
+        None => Ok(if popgate::run::set_up(args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
 }
 
 fn setup_link(args: &admin::SetupLinkArgs) -> Done {

@@ -20,7 +20,8 @@ const IMPORTS: [(&str, &[&str]); 17] = [
     ("export", &["flow"]),
     ("store", &["flow"]),
     // What it writes is whole or not there, as the store's files are; and it tells the store's data from what somebody has made.
-    ("system", &["config", "store"]),
+    // A code that somebody types is looked at at once.
+    ("system", &["config", "store", "enrol"]),
     ("io", &["pipeline", "export", "store"]),
     // Control passes queries on to workers, and the API shows the answers as they are: shapes, no more.
     // Its own files are whole or not there, as the store's are.

@@ -2,9 +2,10 @@
 //! to help.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 const SECRETS: [&str; 3] = ["keys/fra1.key", "keys/acme-berlin-dsl.psk", "tls/pop.key"];
@@ -255,7 +256,53 @@ fn a_fresh_box_is_set_up_from_a_folder_and_one_that_is_not_is_left_alone() {
     let kept = fs::read_to_string(Path::new(&dir).join("popgate.toml")).expect("there");
     assert!(kept.contains("site = \"fra1\""));
     assert!(error(&setup(fresh.path(), &["--force"])).contains("neither popgate.toml nor enrol-code"));
+    // Nor does a code with a wrong letter.
     fs::write(fresh.path().join("enrol-code"), "PG1-ABC\n").expect("written");
-    assert!(text(&setup(fresh.path(), &["--force"])).contains("to be enrolled by its code"));
-    assert_eq!(mode("enrol-code"), 0o600);
+    let told = error(&setup(fresh.path(), &["--force"]));
+    assert!(told.contains("a letter of the code is wrong"), "{told}");
+    assert!(Path::new(&dir).join("popgate.toml").exists());
+}
+
+/// Typed into `popgate setup`, for a box that is not there yet.
+fn typed(fresh: &Path, lines: &str) -> Output {
+    let at = |name: &str| fresh.join(name).display().to_string();
+    let mut command = popgate();
+    command.args(["setup", "--dir", &at("config"), "--state-dir", &at("state")]);
+    let mut setup =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    // It may have left before it has read all of them.
+    let _ = setup.stdin.take().expect("piped").write_all(lines.as_bytes());
+    setup.wait_with_output().expect("ours")
+}
+
+#[test]
+fn a_pop_is_set_up_by_keys_alone_and_checks() {
+    let fresh = tempfile::tempdir().expect("a directory");
+    // Whoever leaves before the end leaves nothing.
+    let left = typed(fresh.path(), "pop\nfra1\n\n\n\n\n");
+    assert!(!left.status.success() && text(&left).contains("Nothing was written"), "{}", text(&left));
+    assert_eq!(fs::read_dir(fresh.path()).expect("there").count(), 0);
+
+    let done = typed(fresh.path(), "pop\nFra1\nfra1\nlo0\n\nkeep\n\n127.0.0.1:4443\nyes\n");
+    assert!(done.status.success(), "{}{}", text(&done), error(&done));
+    assert!(
+        text(&done).contains("bad name \"Fra1\"") && text(&done).contains("there is no lo0"),
+        "{}",
+        text(&done)
+    );
+    let config = fresh.path().join("config");
+    let checked = popgate().arg("check").arg(&config).output().expect("runs");
+    assert!(text(&checked).contains("ok: pop fra1"), "{}", text(&checked));
+    let key = fs::read_to_string(config.join("keys/fra1.key")).expect("there");
+    assert!(!text(&done).contains(key.trim()));
+    assert_eq!(fs::read_dir(&config).expect("there").flatten().count(), 3, "nothing is left of the stage");
+    let again = typed(fresh.path(), "pop\n");
+    assert!(error(&again).contains("there is a configuration already"), "{}", error(&again));
+
+    // What its console then shows.
+    let screen = popgate().args(["screen", "--once", "--dir"]).arg(&config).output().expect("runs");
+    assert!(text(&screen).contains("popgate does not answer"), "{}{}", text(&screen), error(&screen));
+    let nothing = fresh.path().join("nothing");
+    let screen = popgate().args(["screen", "--once", "--dir"]).arg(&nothing).output().expect("runs");
+    assert!(text(&screen).contains("not set up yet"), "{}{}", text(&screen), error(&screen));
 }

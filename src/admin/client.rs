@@ -16,8 +16,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, ErrorKind, Write};
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -45,6 +45,17 @@ pub struct Connection {
     /// The file that holds a token: the box's own, or an API token
     #[arg(long, global = true, value_name = "PATH", default_value = "/var/lib/popgate/admin-token")]
     token_file: PathBuf,
+}
+
+impl Connection {
+    /// The box that this runs on.
+    pub(super) fn of_box(listen: SocketAddr, state_dir: &Path) -> Connection {
+        Connection {
+            json: false,
+            url: format!("http://{listen}"),
+            token_file: state_dir.join(token::FILE_NAME),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -29,6 +29,7 @@ mod oidc;
 mod openapi;
 mod openmetrics;
 mod problem;
+mod screen;
 mod table;
 mod tls;
 pub mod token;
@@ -47,6 +48,7 @@ pub use commits::{audit, commit, compare, confirm, dry_run, revisions, rollback}
 pub use enrolment::{EnrolWhat, enrol};
 pub use explain::{AskCandidate, ExplainArgs, explain};
 pub use flows::{FlowsArgs, flows};
+pub use screen::{AtConsole, at_console, first_link};
 pub use tls::Tls;
 pub use token::Token;
 pub use trace::{TraceArgs, trace_flow};

@@ -1,11 +1,11 @@
 //! Interfaces and their addresses: of private handoffs; and of the box's own, as far as it is to keep them, with what it does for
 //! the hosts on its LAN.
 
-use super::problem::Noted;
-use super::reader::{Table, Value, all};
+use super::problem::{Ledger, Noted};
+use super::reader::{Document, Table, Value, all};
 use super::scope::{Claims, Owners, Scope, whose};
 use super::values;
-use super::{Addressing, Attachment, IpNetwork, SourceRef};
+use super::{Addressing, Attachment, IpNetwork, Problems, SourceRef};
 use crate::model::HostName;
 use ipnetwork::Ipv4Network;
 use std::collections::BTreeSet;
@@ -186,6 +186,24 @@ pub(super) fn read_interfaces(root: &mut Table<'_>, own: &mut Claims) -> Result<
             at,
         })
     }))
+}
+
+/// A file `name` that has `[[interface]]`s and nothing else: what a box has before it has a configuration.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn interfaces_alone(name: &str, text: &str) -> Result<Vec<Interface>, Problems> {
+    let ledger = Ledger::default();
+    let read = || {
+        let document = Document::new(name.into(), text, &ledger);
+        let entries = document.parse()?;
+        let mut root = document.root(&entries);
+        let interfaces = read_interfaces(&mut root, &mut Claims::default());
+        root.finish();
+        interfaces
+    };
+    let interfaces = read();
+    ledger.settle(interfaces)
 }
 
 /// What of `[lan]` is about its hosts. `lan` are the LAN's interfaces.

@@ -430,12 +430,14 @@ pub use apps::{App, AppPorts, CatalogApp, catalog};
 pub use candidate::*;
 pub use documents::{APPLIANCE_FILE, Documents, STATE_DIR, TENANTS_DIR, providers_part};
 pub use export::{CollectorTls, Identity};
-pub use interfaces::{DhcpHost, DhcpPool, Interface, LanDns, LanServices, address_range};
+pub use interfaces::{DhcpHost, DhcpPool, Interface, LanDns, LanServices, address_range, interfaces_alone};
 pub use keys::{NotAKey, public_of};
 pub use object_store::{Credentials, ObjectStore};
 pub use oidc::{ClientSecret, Oidc, OidcRule};
 pub use problem::{Problem, Problems};
-pub use values::{dscp, dscp_name, duration, interface_address, name, prefix};
+pub use values::{
+    address, dscp, dscp_name, duration, interface, interface_address, name, prefix, socket_address,
+};
 
 use appliance::{RoleName, Surroundings};
 use ipnetwork::IpNetwork;

@@ -23,7 +23,7 @@ pub fn name(text: &str) -> Parsed<String> {
 }
 
 /// The name of a network interface, as the kernel takes it (`dev_valid_name`).
-pub(super) fn interface(text: &str) -> Parsed<String> {
+pub fn interface(text: &str) -> Parsed<String> {
     let fits = (1..=15).contains(&text.len())
         && !matches!(text, "." | "..")
         && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':'));
@@ -125,7 +125,7 @@ pub(super) fn keepalive_secs(text: &str) -> Parsed<u16> {
 }
 
 /// `address:port`.
-pub(super) fn socket_address(text: &str) -> Parsed<SocketAddr> {
+pub fn socket_address(text: &str) -> Parsed<SocketAddr> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return if address.port() == 0 { Err(bad_port("0")) } else { Ok(address) };
     }
@@ -162,7 +162,7 @@ pub(super) fn endpoint(text: &str) -> Parsed<SocketAddr> {
 }
 
 /// An address.
-pub(super) fn address(text: &str) -> Parsed<IpAddr> {
+pub fn address(text: &str) -> Parsed<IpAddr> {
     text.parse().map_err(|_| format!("{text:?} is not an IP address"))
 }
 

@@ -35,6 +35,9 @@ pub struct Plan {
     pub transports: Vec<Attachment>,
     /// The interfaces of the branch's own hosts.
     pub lan: Vec<String>,
+    /// `[[interface]]`s, as they are written, of an underlay that does not simply give an address.
+    #[serde(default)]
+    pub interfaces: String,
     pub state_dir: PathBuf,
 }
 
@@ -203,6 +206,9 @@ impl Plan {
                 line(format!("interface = {}", quoted(interface)));
             }
         }
+        if !self.interfaces.is_empty() {
+            line(format!("\n{}", self.interfaces.trim_end()));
+        }
         // Which begins with the line that it is kept apart by.
         if let Some(lan) = offer.lan.to_toml(&self.lan).strip_suffix('\n') {
             line(lan.to_owned());
@@ -321,6 +327,9 @@ mod tests {
                 Attachment { name: "lte".to_owned(), interface: Some("wwan0".to_owned()) },
             ],
             lan: vec!["eth1".to_owned()],
+            interfaces:
+                "[[interface]]\nname = \"eth0\"\naddress = \"192.0.2.7/24\"\ngateway = \"192.0.2.1\"\n"
+                    .to_owned(),
             state_dir: dir.join("state"),
         }
     }
@@ -404,6 +413,8 @@ mod tests {
             branch.pops[0].paths.iter().map(|path| (&*path.name, &*path.transport)).collect();
         assert_eq!(ways, [("a", "wan"), ("lte", "lte")]);
         assert_eq!(branch.lan_interfaces, ["eth1"]);
+        let uplink = &candidate.appliance.interfaces[0];
+        assert_eq!((&*uplink.name, uplink.gateways.len()), ("eth0", 1));
         assert_eq!(branch.lan_services.dhcp[0].own.to_string(), "10.2.0.1/16");
         assert_eq!(Plan::kept(&dir.path().join("state")).expect("read"), None);
         assert_eq!(pop.heard.last().map(|claim| claim.step), Some(Step::Done));

@@ -14,6 +14,9 @@ pub mod insert;
 mod lan;
 pub mod proof;
 
+/// What an enrolment that is under way says that it waits for, in the state directory: for the screen at the box's console.
+pub const PROGRESS_FILE: &str = "enrolment-progress";
+
 pub use code::{Address, Code, MOST_ADDRESSES, NotACode, Secret};
 pub use lan::{Lan, LanAsked};
 

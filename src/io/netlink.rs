@@ -179,6 +179,12 @@ impl Netlink {
         Ok(Netlink { handle, connection: runtime.spawn(connection) })
     }
 
+    /// Opens netlink where the calling thread is, which takes no rights; within a tokio runtime.
+    pub(super) fn here() -> io::Result<Netlink> {
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        Ok(Netlink { handle, connection: tokio::spawn(connection) })
+    }
+
     /// All interfaces.
     pub(super) async fn links(&self) -> io::Result<Vec<Link>> {
         let links = self.handle.link().get().execute().map_ok(|message| link_of(&message));

@@ -392,12 +392,12 @@ pub async fn addresses(interfaces: &BTreeSet<String>) -> io::Result<BTreeMap<Str
     Ok(found)
 }
 
-/// The interfaces of the calling thread's namespace, within a tokio runtime.
+/// The interfaces of the calling thread's namespace, within a tokio runtime. Anybody may ask.
 ///
 /// # Errors
 /// The kernel does not answer.
 pub async fn interfaces() -> io::Result<Vec<Interface>> {
-    let netlink = Netlink::open(&Namespace::current()?)?;
+    let netlink = Netlink::here()?;
     let mut interfaces = Vec::new();
     for link in netlink.links().await? {
         let addresses = netlink.addresses(link.index).await?;

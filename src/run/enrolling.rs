@@ -1,11 +1,13 @@
 //! `popgate enrol CODE`: a branch gets its configuration from its PoP. What is to be done is [`crate::enrol::branch`]'s; here are the
 //! network, the interfaces of the box, and the time in between.
 
-use super::random;
-use crate::config::{APPLIANCE_FILE, STATE_DIR};
+use super::{random, system};
+use crate::config::{APPLIANCE_FILE, STATE_DIR, interfaces_alone};
 use crate::enrol::branch::{Attachment, Plan, Pop, Trouble};
-use crate::enrol::{Address, Claim, Code, Offer};
+use crate::enrol::{Address, Claim, Code, Offer, PROGRESS_FILE};
 use crate::io::pinned::{self, NoAnswer};
+use crate::store::whole;
+use crate::system::setup::UPLINK_FILE;
 use clap::Args;
 use serde::Deserialize;
 use std::fs;
@@ -51,6 +53,15 @@ pub struct EnrolArgs {
 /// # Errors
 /// For whoever is there: why it is not.
 pub fn enrol(args: &EnrolArgs) -> Result<(), String> {
+    let done = carry_out(args);
+    match &done {
+        Ok(()) => drop(fs::remove_file(args.state_dir.join(PROGRESS_FILE))),
+        Err(why) => note(args, why),
+    }
+    done
+}
+
+fn carry_out(args: &EnrolArgs) -> Result<(), String> {
     if !args.force && args.dir.join(APPLIANCE_FILE).exists() {
         return Err(format!("{} has a configuration already; --force replaces it", args.dir.display()));
     }
@@ -61,16 +72,20 @@ pub fn enrol(args: &EnrolArgs) -> Result<(), String> {
         None => None,
     };
     let code = args.code.clone().or(in_file.map(|text| text.trim().to_owned()));
+    let interfaces = interfaces(args)?;
     let plan = match (&code, kept, args.resume) {
         // Begun before a restart.
-        (Some(code), Some(plan), _) if plan.code == *code => plan,
-        (Some(code), _, _) => plan(args, code)?,
+        (Some(code), Some(plan), _) if plan.code == *code && plan.interfaces == interfaces => plan,
+        (Some(code), _, _) => plan(args, code, interfaces)?,
         (None, Some(plan), _) => plan,
         (None, None, true) => return Ok(()),
         (None, None, false) => {
             return Err("which code? The operator of the PoP makes one: `popgate enrol new`".to_owned());
         }
     };
+    system::follow_uplink(
+        &interfaces_alone(UPLINK_FILE, &plan.interfaces).map_err(|error| error.to_string())?,
+    );
     let code = plan.code().map_err(|error| error.to_string())?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     if u64::from(code.expires_unix_secs) <= now {
@@ -79,12 +94,13 @@ pub fn enrol(args: &EnrolArgs) -> Result<(), String> {
     let mut before = String::new();
     plan.carry_out(
         &args.dir,
-        &mut Pinned { is_known: args.resume },
+        &mut Pinned { is_known: args.resume, code_file: args.code_file.clone(), code: plan.code.clone() },
         &mut random,
         &mut |line| {
             // A serial console keeps every line.
             if line != before {
                 say(line);
+                note(args, line);
                 line.clone_into(&mut before);
             }
         },
@@ -94,14 +110,31 @@ pub fn enrol(args: &EnrolArgs) -> Result<(), String> {
     Ok(())
 }
 
+/// For the box's console. Where it cannot be written nobody reads it there, and the enrolment goes on.
+fn note(args: &EnrolArgs, line: &str) {
+    let _ = whole::create(&args.state_dir.join(PROGRESS_FILE), |file| writeln!(file, "{line}"));
+}
+
+/// What lies beside the code's file.
+fn interfaces(args: &EnrolArgs) -> Result<String, String> {
+    let Some(file) = args.code_file.as_ref().map(|file| file.with_file_name(UPLINK_FILE)) else {
+        return Ok(String::new());
+    };
+    match fs::read_to_string(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        text => text.map_err(|error| format!("{}: {error}", file.display())),
+    }
+}
+
 fn say(line: &str) {
     // Nobody may be there any more.
     let _ = writeln!(io::stdout(), "{line}");
     let _ = io::stdout().flush();
 }
 
-fn plan(args: &EnrolArgs, code: &str) -> Result<Plan, String> {
-    let uplink = uplink(Path::new("/proc/net"));
+fn plan(args: &EnrolArgs, code: &str, interfaces: String) -> Result<Plan, String> {
+    let own = interfaces_alone(UPLINK_FILE, &interfaces).map_err(|error| error.to_string())?;
+    let uplink = own.into_iter().next().map(|first| first.name).or_else(|| uplink(Path::new("/proc/net")));
     let transports = match &*args.transports {
         [] => vec![Attachment { name: "wan".to_owned(), interface: uplink }],
         given => given.to_vec(),
@@ -113,11 +146,11 @@ fn plan(args: &EnrolArgs, code: &str) -> Result<Plan, String> {
         }
         given => given.to_vec(),
     };
-    Ok(Plan { code: code.to_owned(), transports, lan, state_dir: args.state_dir.clone() })
+    Ok(Plan { code: code.to_owned(), transports, lan, interfaces, state_dir: args.state_dir.clone() })
 }
 
 /// The interface that has the default route, IPv4's first.
-fn uplink(proc_net: &Path) -> Option<String> {
+pub(super) fn uplink(proc_net: &Path) -> Option<String> {
     let read = |file: &str| fs::read_to_string(proc_net.join(file)).unwrap_or_default();
     let v4 = read("route").lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -135,7 +168,7 @@ fn uplink(proc_net: &Path) -> Option<String> {
 }
 
 /// Ethernet interfaces that are hardware, or stand for it, by name.
-fn ethernets(sys_net: &Path) -> Vec<String> {
+pub(super) fn ethernets(sys_net: &Path) -> Vec<String> {
     let is_ethernet = |name: &String| {
         let dir = sys_net.join(name);
         let kind = fs::read_to_string(dir.join("type")).unwrap_or_default();
@@ -152,6 +185,17 @@ fn ethernets(sys_net: &Path) -> Vec<String> {
 struct Pinned {
     /// It was reached before: whoever answers now with another key is in the way, and may be gone later.
     is_known: bool,
+    /// Where the code is from, and what it was there.
+    code_file: Option<PathBuf>,
+    code: String,
+}
+
+impl Pinned {
+    /// Somebody has given the box another one.
+    fn is_replaced(&self) -> bool {
+        let text = self.code_file.as_ref().map(fs::read_to_string);
+        text.is_some_and(|text| text.is_ok_and(|text| text.trim() != self.code))
+    }
 }
 
 #[derive(Deserialize)]
@@ -161,6 +205,9 @@ struct Told {
 
 impl Pop for Pinned {
     fn ask(&mut self, code: &Code, claim: &Claim) -> Result<Offer, Trouble> {
+        if self.is_replaced() {
+            return Err(Trouble::Never("the box has got another code".to_owned()));
+        }
         let body = serde_json::to_vec(claim).map_err(|error| Trouble::Never(error.to_string()))?;
         let (mut reasons, mut others) = (Vec::new(), 0);
         for address in &code.addresses {

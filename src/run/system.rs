@@ -1,6 +1,6 @@
 //! Telling the system around the box what it needs to know of a configuration.
 
-use crate::config::{Candidate, HandoffKind};
+use crate::config::{Candidate, HandoffKind, Interface};
 use crate::system::Files;
 
 /// Where the unit may write; systemd says so (RuntimeDirectory=). Without it somebody runs popgate by hand, in a lab maybe, and the
@@ -9,9 +9,17 @@ const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
 
 /// Brings the files of other programs to the configuration. Nothing that a packet needs waits for it, so what fails is told.
 pub(super) fn follow(candidate: &Candidate) {
-    let files = files(candidate);
+    hand_on(&files(candidate));
+}
+
+/// The same for interfaces that are to be there before there is a configuration.
+pub(super) fn follow_uplink(interfaces: &[Interface]) {
+    hand_on(&Files::of_interfaces(interfaces));
+}
+
+fn hand_on(files: &Files) {
     let Some(runtime) = std::env::var_os(RUNTIME_DIRECTORY) else {
-        if files != Files::default() {
+        if *files != Files::default() {
             tracing::warn!(
                 "[[interface]] and the LAN's services are for the service popgate: nobody keeps them here"
             );

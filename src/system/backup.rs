@@ -7,6 +7,7 @@
 use super::of_file;
 use crate::config::{APPLIANCE_FILE, Documents};
 use crate::store::{DATA_DIRS, whole};
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -177,11 +178,14 @@ fn copy_database(from: &Path, to: &Path) -> io::Result<()> {
     fs::set_permissions(to, Permissions::from_mode(0o600))
 }
 
-/// Moves what is in `from` into `to`; what has the same name there, into `aside`. It becomes `to`'s owner's.
+/// Moves what is in `from` into `to`; what has the same name there, into `aside`. It becomes `to`'s owner's. popgate.toml comes last:
+/// with it there is a configuration.
 pub(super) fn exchange(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
     let owner = fs::metadata(to)?;
-    for entry in fs::read_dir(from)? {
-        let name = entry?.file_name();
+    let mut names: Vec<OsString> =
+        fs::read_dir(from)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+    names.sort_by_key(|name| name == APPLIANCE_FILE);
+    for name in names {
         give(&from.join(&name), owner.uid(), owner.gid())?;
         if to.join(&name).symlink_metadata().is_ok() {
             make_dir(aside)?;

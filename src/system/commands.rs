@@ -3,9 +3,9 @@
 use super::backup::{self, Kept, Lock};
 use super::doctor::{self, Level};
 use super::programs::said;
-use super::setup::{self, Found};
+use super::setup;
 use super::{bundle, of_file};
-use crate::config::{Appliance, Documents, STATE_DIR};
+use crate::config::Documents;
 use clap::Args;
 use std::fmt::Write as _;
 use std::io;
@@ -23,11 +23,10 @@ pub struct Of {
 }
 
 impl Of {
-    fn kept(&self) -> Kept {
-        let appliance =
-            || -> Option<Appliance> { Some(Documents::read(&self.dir).check(&self.dir).ok()?.appliance) };
-        let state = self.state_dir.clone().or_else(|| Some(appliance()?.state_dir));
-        Kept { config: self.dir.clone(), state: state.unwrap_or_else(|| STATE_DIR.into()) }
+    /// Of a box that has no configuration yet as well.
+    pub fn kept(&self) -> Kept {
+        let state = self.state_dir.clone().unwrap_or_else(|| Documents::read(&self.dir).state_dir());
+        Kept { config: self.dir.clone(), state }
     }
 }
 
@@ -71,27 +70,24 @@ pub struct RestoreArgs {
     of: Of,
 }
 
-/// Set a fresh box up from a folder, such as a stick's: popgate.toml with tenants/ and keys/, or enrol-code, what the PoP's operator has
-/// given out for this branch
+/// Set a fresh box up, as a PoP or as a branch: by questions; or from a folder, such as a stick's, with popgate.toml, tenants/ and keys/,
+/// or with enrol-code, what the PoP's operator has given out for this branch, and uplink.toml if it is not simply given an address
 #[derive(Clone, Debug, Args)]
 pub struct SetupArgs {
-    /// The folder
+    /// The folder; without it, questions
     #[arg(long)]
-    from: PathBuf,
+    pub from: Option<PathBuf>,
     /// Even if there is a configuration already: it is replaced
     #[arg(long)]
-    force: bool,
+    pub force: bool,
     #[command(flatten)]
-    of: Of,
+    pub of: Of,
 }
 
 /// # Errors
 /// For the operator.
-pub fn setup(args: &SetupArgs, unix_secs: u64) -> io::Result<String> {
-    Ok(match setup::setup(&args.from, &args.of.kept(), args.force, unix_secs)? {
-        Found::Configuration(summary) => format!("set up: {summary}\n"),
-        Found::Code => "set up: to be enrolled by its code\n".to_owned(),
-    })
+pub fn setup(from: &Path, args: &SetupArgs, unix_secs: u64) -> io::Result<String> {
+    setup::setup(from, &args.of.kept(), args.force, unix_secs).map(|found| format!("set up: {found}\n"))
 }
 
 /// What the doctor found, and whether anything is bad.

@@ -1,6 +1,6 @@
 //! The system around the box: what other programs on it are told of the configuration, and what an operator does with the whole box:
 //! examine it ([`doctor`]), show it to somebody who is to help ([`bundle`]), keep what has been made and put it back ([`backup`]), set a fresh
-//! one up ([`setup`]).
+//! one up ([`setup`]) by what they answer at its console ([`dialogue`]), and see there how it is ([`screen`]).
 //!
 //! popgate keeps the addresses of its own interfaces by systemd-networkd ([`networkd`]) and serves the LAN's hosts by dnsmasq
 //! ([`dnsmasq`]): both are Debian's, and both read files. [`Files::of`] says what is in them; [`Files::put`] puts them into the
@@ -9,13 +9,15 @@
 pub mod backup;
 pub mod bundle;
 pub mod commands;
+pub mod dialogue;
 mod dnsmasq;
 pub mod doctor;
 mod networkd;
 mod programs;
+pub mod screen;
 pub mod setup;
 
-use crate::config::Appliance;
+use crate::config::{Appliance, Interface};
 use crate::store::whole;
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -45,9 +47,13 @@ pub const STAMP: &str = "system";
 impl Files {
     /// What the configuration makes of them. Handoffs' trunks and interfaces are none of networkd's: `handoffs` are their names.
     pub fn of(appliance: &Appliance, handoffs: &[String]) -> Files {
-        let networkd = networkd::files(appliance, handoffs);
-        let networkd = networkd.into_iter().map(|(name, text)| (format!("{OURS}{name}"), text)).collect();
-        Files { networkd, lan: dnsmasq::file(appliance) }
+        let networkd = networkd::files(&appliance.interfaces, handoffs);
+        Files { networkd: ours(networkd), lan: dnsmasq::file(appliance) }
+    }
+
+    /// What interfaces make of them before there is a configuration.
+    pub fn of_interfaces(interfaces: &[Interface]) -> Files {
+        Files { networkd: ours(networkd::files(interfaces, &[])), lan: None }
     }
 
     /// Puts them into `runtime` in place of what was there before; what is as it should be is not touched. Whether anything has
@@ -79,6 +85,10 @@ impl Files {
         }
         Ok(changed)
     }
+}
+
+fn ours(files: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    files.into_iter().map(|(name, text)| (format!("{OURS}{name}"), text)).collect()
 }
 
 /// The names of a directory's files; none if there is no such directory.

@@ -1,24 +1,24 @@
 //! What systemd-networkd is told: `man 5 systemd.network`, `systemd.netdev`.
 
-use crate::config::{Addressing, Appliance, Interface};
+use crate::config::{Addressing, Interface};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// The files by their names. None at all unless the configuration has interfaces of the box's own: then somebody else keeps them.
-pub(super) fn files(appliance: &Appliance, handoffs: &[String]) -> BTreeMap<String, String> {
+pub(super) fn files(interfaces: &[Interface], handoffs: &[String]) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
-    if appliance.interfaces.is_empty() {
+    if interfaces.is_empty() {
         return files;
     }
-    for interface in &appliance.interfaces {
-        files.insert(format!("{}.network", interface.name), network(interface, appliance));
+    for interface in interfaces {
+        files.insert(format!("{}.network", interface.name), network(interface, interfaces));
         if let Some(vlan) = interface.of.as_ref().and_then(|of| of.vlan) {
             let netdev = format!("[NetDev]\nName={}\nKind=vlan\n\n[VLAN]\nId={vlan}\n", interface.name);
             files.insert(format!("{}.netdev", interface.name), netdev);
         }
     }
     // Those that others stand on are up, and ask nobody for anything.
-    let trunks = appliance.interfaces.iter().filter_map(|interface| interface.of.as_ref());
+    let trunks = interfaces.iter().filter_map(|interface| interface.of.as_ref());
     let bare: BTreeSet<&String> = trunks.map(|of| &of.interface).chain(handoffs).collect();
     for name in bare {
         files.entry(format!("{name}.network")).or_insert_with(|| {
@@ -26,14 +26,14 @@ pub(super) fn files(appliance: &Appliance, handoffs: &[String]) -> BTreeMap<Stri
             text += "\n[Network]\n";
             learning(&mut text, &Addressing::default());
             text += "LinkLocalAddressing=no\n";
-            vlans(&mut text, name, appliance);
+            vlans(&mut text, name, interfaces);
             text
         });
     }
     files
 }
 
-fn network(interface: &Interface, appliance: &Appliance) -> String {
+fn network(interface: &Interface, all: &[Interface]) -> String {
     let mut text = matching(&interface.name);
     if let Some(mtu) = interface.mtu {
         let _ = writeln!(text, "MTUBytes={mtu}");
@@ -51,7 +51,11 @@ fn network(interface: &Interface, appliance: &Appliance) -> String {
     learning(&mut text, &interface.addressing);
     // A branch serves its LAN while the cable is out, too.
     text += "ConfigureWithoutCarrier=yes\n";
-    vlans(&mut text, &interface.name, appliance);
+    vlans(&mut text, &interface.name, all);
+    if interface.addressing.dhcp {
+        // As before the box had a configuration: a lease stays a box's, across updates and a new disk too.
+        text += "\n[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\n";
+    }
     text
 }
 
@@ -65,8 +69,8 @@ fn learning(text: &mut String, addressing: &Addressing) {
     let _ = writeln!(text, "IPv6AcceptRA={}", if addressing.ra { "yes" } else { "no" });
 }
 
-fn vlans(text: &mut String, trunk: &str, appliance: &Appliance) {
-    for interface in &appliance.interfaces {
+fn vlans(text: &mut String, trunk: &str, interfaces: &[Interface]) {
+    for interface in interfaces {
         if interface.of.as_ref().is_some_and(|of| of.interface == trunk) {
             let _ = writeln!(text, "VLAN={}", interface.name);
         }

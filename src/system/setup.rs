@@ -1,22 +1,40 @@
-//! A fresh box is configured from a folder, as a stick has one: with a whole configuration, or with a branch's enrolment code.
+//! A fresh box is configured: from a folder, as a stick has it, or by what somebody has answered at its console ([`super::dialogue`]);
+//! with a whole configuration, or with a branch's enrolment code.
+//!
+//! What there is to be is put together in a stage, looked at by the readers that the box itself uses, and only then moved to its
+//! place, `popgate.toml` last. Until then nothing has been touched.
 
 use super::backup::{Kept, Stage, copy, exchange, make_dir};
 use super::of_file;
-use crate::config::{APPLIANCE_FILE, Documents};
+use crate::config::{APPLIANCE_FILE, Documents, TENANTS_DIR, interfaces_alone};
+use crate::enrol::Code;
+use crate::store::whole;
+use std::fmt;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The file of a stick that holds what the PoP's operator has given out; and where the box keeps it until it is enrolled.
 pub const CODE_FILE: &str = "enrol-code";
+/// Beside it: `[[interface]]`s, as popgate.toml has them, of a box that is not simply given an address. The first leads to the PoP.
+pub const UPLINK_FILE: &str = "uplink.toml";
 
-/// What the folder had.
+/// What there is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// It is in its place, and reads: `pop fra1, 2 tenants`.
     Configuration(String),
     /// It is to be enrolled by.
     Code,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Found::Configuration(summary) => f.write_str(summary),
+            Found::Code => f.write_str("to be enrolled by its code"),
+        }
+    }
 }
 
 /// Takes what `from` has for the box. Its files' modes do not count: a stick's file system has none. What it takes the place of goes
@@ -26,43 +44,105 @@ pub enum Found {
 /// It has neither, or a configuration that does not read, or the box has one already and this is not to take its place; then
 /// nothing has been touched.
 pub fn setup(from: &Path, kept: &Kept, force: bool, unix_secs: u64) -> io::Result<Found> {
+    put(kept, force, unix_secs, |new| {
+        let has = |name: &str| from.join(name).is_file();
+        if has(APPLIANCE_FILE) {
+            copy(from, new, &[CODE_FILE, UPLINK_FILE])
+        } else if has(CODE_FILE) {
+            let of_code = [CODE_FILE, UPLINK_FILE].into_iter().filter(|name| has(name));
+            of_code.into_iter().try_for_each(|name| fs::copy(from.join(name), new.join(name)).map(drop))
+        } else {
+            let why = format!("there is neither {APPLIANCE_FILE} nor {CODE_FILE}");
+            Err(of_file(from, io::Error::other(why)))
+        }
+    })
+}
+
+/// Whether the box may be set up at all.
+///
+/// # Errors
+/// It is, and this is not to take its place; or who asks may not.
+pub fn may_be_set_up(kept: &Kept, force: bool) -> io::Result<()> {
     if !force && kept.config.join(APPLIANCE_FILE).exists() {
-        let why = "there is a configuration already; --force puts this one in its place";
+        let why = "there is a configuration already; --force puts another in its place";
         return Err(of_file(&kept.config, io::Error::other(why)));
     }
+    if kept.config.exists() {
+        let may = rustix::fs::access(&kept.config, rustix::fs::Access::WRITE_OK);
+        may.map_err(|error| of_file(&kept.config, error.into()))?;
+    }
+    Ok(())
+}
+
+/// Puts what `fill` writes into an empty folder into its place.
+pub fn put(
+    kept: &Kept,
+    force: bool,
+    unix_secs: u64,
+    fill: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<Found> {
+    may_be_set_up(kept, force)?;
     make_dir(&kept.config)?;
     let stage = Stage::new(&kept.config)?;
     let new = stage.0.join("new");
-    let has = |name: &str| from.join(name).is_file();
-    let found = if has(APPLIANCE_FILE) {
-        copy(from, &new, &[CODE_FILE])?;
-        close(&new)?;
-        let candidate = Documents::read(&new).check(&new);
-        let candidate =
-            candidate.map_err(|problems| io::Error::other(format!("it does not read:\n{problems}")))?;
-        Found::Configuration(candidate.summary())
-    } else if has(CODE_FILE) {
-        make_dir(&new)?;
-        fs::copy(from.join(CODE_FILE), new.join(CODE_FILE))?;
-        close(&new)?;
-        Found::Code
-    } else {
-        let why = format!("there is neither {APPLIANCE_FILE} nor {CODE_FILE}");
-        return Err(of_file(from, io::Error::other(why)));
-    };
-    exchange(&new, &kept.config, &kept.state.join(format!("before-setup-{unix_secs}")))?;
+    make_dir(&new)?;
+    fill(&new)?;
+    close(&new)?;
+    let found = read(&new)?;
+    let aside = kept.state.join(format!("before-setup-{unix_secs}"));
+    if found == Found::Code {
+        // A box with a configuration does not ask for one, and one of another role is in its way.
+        let before = stage.0.join("before");
+        make_dir(&before)?;
+        for name in [APPLIANCE_FILE, TENANTS_DIR].into_iter().filter(|name| kept.config.join(name).exists()) {
+            fs::rename(kept.config.join(name), before.join(name))?;
+        }
+        if fs::read_dir(&before)?.next().is_some() {
+            make_dir(&aside)?;
+            exchange(&before, &aside, &aside)?;
+        }
+    }
+    exchange(&new, &kept.config, &aside)?;
+    whole::sync(&kept.config)?;
     Ok(found)
 }
 
-/// Makes a folder's files nobody's but their owner's: keys are refused otherwise.
-fn close(dir: &Path) -> io::Result<()> {
+/// By the readers that the box itself uses.
+fn read(new: &Path) -> io::Result<Found> {
+    let wrong =
+        |what: &str, why: &dyn fmt::Display| Err(io::Error::other(format!("{what} does not read:\n{why}")));
+    if new.join(APPLIANCE_FILE).is_file() {
+        return match Documents::read(new).check(new) {
+            Ok(candidate) => Ok(Found::Configuration(candidate.summary())),
+            Err(problems) => wrong("the configuration", &problems),
+        };
+    }
+    if let Err(why) = fs::read_to_string(new.join(CODE_FILE))?.parse::<Code>() {
+        return wrong(CODE_FILE, &why);
+    }
+    match fs::read_to_string(new.join(UPLINK_FILE)) {
+        Ok(text) => match interfaces_alone(UPLINK_FILE, &text) {
+            Ok(_) => Ok(Found::Code),
+            Err(problems) => wrong(UPLINK_FILE, &problems),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Code),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a folder's files nobody's but their owner's, for keys are refused otherwise; and lasting, whenever the plug is pulled.
+fn close(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let mode = if dir.is_dir() { 0o700 } else { 0o600 };
-    fs::set_permissions(dir, fs::Permissions::from_mode(mode)).map_err(|error| of_file(dir, error))?;
-    if dir.is_dir() {
-        for entry in fs::read_dir(dir)? {
-            close(&entry?.path())?;
-        }
+    let closed = || {
+        let is_dir = path.is_dir();
+        fs::set_permissions(path, fs::Permissions::from_mode(if is_dir { 0o700 } else { 0o600 }))?;
+        fs::File::open(path)?.sync_all()?;
+        Ok(is_dir)
+    };
+    if closed().map_err(|error| of_file(path, error))? {
+        let entries: Vec<PathBuf> =
+            fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+        entries.iter().try_for_each(|entry| close(entry))?;
     }
     Ok(())
 }

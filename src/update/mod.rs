@@ -45,6 +45,8 @@ const REBOOT: &str = "reboot";
 /// Beside them too: the version that is taken though it is not newer, or was left before. The service says so for an owner: whoever has
 /// taken the service over may go back to what was signed once, and to nothing else.
 const FORCE: &str = "force-downgrade";
+/// On the kernel's command line of a boot that is one of a version's tries (appliance-image/grub/grub.cfg).
+const TRIAL: &str = "popgate.trial";
 /// For a running version to be kept or left, in seconds: longer than that takes ([`settle`]).
 const SETTLED_WITHIN: u32 = 600;
 
@@ -130,6 +132,13 @@ fn install_by_hand(file: &Path, allow_downgrade: bool, reboot: bool, now_unix: u
         return Ok(format!("{version} is installed; the box starts anew"));
     }
     Ok(format!("{version} is installed, and tried at the next boot"))
+}
+
+/// What of updates is news to whoever looks at the box's console, if anything.
+pub fn news() -> Option<String> {
+    let on_trial =
+        fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.split_whitespace().any(|it| it == TRIAL));
+    Status::read().news(on_trial)
 }
 
 fn show_status() -> Told {

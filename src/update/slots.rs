@@ -124,12 +124,7 @@ impl Disk {
         let running = own.strip_prefix("popgate-root-").and_then(Slot::named);
         let running = running.ok_or_else(none)?;
         let line = fs::read_to_string("/proc/cmdline")?;
-        Ok(Disk {
-            boot,
-            slots,
-            running,
-            on_trial: line.split_whitespace().any(|word| word == "popgate.trial"),
-        })
+        Ok(Disk { boot, slots, running, on_trial: line.split_whitespace().any(|word| word == super::TRIAL) })
     }
 
     fn node(&self, slot: Slot) -> &Path {

@@ -80,6 +80,18 @@ impl Status {
         })
     }
 
+    /// What is not over yet; `on_trial`: this boot was one of a version's tries.
+    pub fn news(&self, on_trial: bool) -> Option<String> {
+        match self.outcome {
+            Some(Outcome::Installed) if on_trial => {
+                let version = self.version.as_deref().unwrap_or("this version");
+                Some(format!("{version} is on trial: it is kept when it is healthy"))
+            }
+            Some(Outcome::Installed | Outcome::FellBack) => Some(self.to_string().trim_end().to_owned()),
+            _ => None,
+        }
+    }
+
     /// Keeps it.
     ///
     /// # Errors
