@@ -256,6 +256,20 @@ fn a_fresh_box_is_set_up_from_a_folder_and_one_that_is_not_is_left_alone() {
     let kept = fs::read_to_string(Path::new(&dir).join("popgate.toml")).expect("there");
     assert!(kept.contains("site = \"fra1\""));
     assert!(error(&setup(fresh.path(), &["--force"])).contains("neither popgate.toml nor enrol-code"));
+    // As cloud-init's data has it.
+    let data = tempfile::tempdir().expect("a directory");
+    let key = made.read("config/keys/fra1.key");
+    let user_data = format!(
+        "#cloud-config\npopgate:\n  files:\n    popgate.toml: |\n      {}\n    keys/fra1.key: {key}\n",
+        kept.trim_end().replace('\n', "\n      ")
+    );
+    fs::write(data.path().join("user-data"), &user_data).expect("written");
+    let done = setup(data.path(), &["--force"]);
+    assert!(text(&done).contains("set up: pop fra1"), "{}", error(&done));
+    assert_eq!(mode("keys/fra1.key"), 0o600);
+    fs::write(data.path().join("user-data"), user_data + &"# long\n".repeat(200_000)).expect("written");
+    assert!(error(&setup(data.path(), &["--force"])).contains("larger than 1 MiB"));
+
     // Nor does a code with a wrong letter.
     fs::write(fresh.path().join("enrol-code"), "PG1-ABC\n").expect("written");
     let told = error(&setup(fresh.path(), &["--force"]));

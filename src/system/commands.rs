@@ -71,7 +71,8 @@ pub struct RestoreArgs {
 }
 
 /// Set a fresh box up, as a PoP or as a branch: by questions; or from a folder, such as a stick's, with popgate.toml, tenants/ and keys/,
-/// or with enrol-code, what the PoP's operator has given out for this branch, and uplink.toml if it is not simply given an address
+/// or with enrol-code, what the PoP's operator has given out for this branch, and uplink.toml if it is not simply given an address; or with
+/// cloud-init's user-data, whose key popgate has enrol-code, uplink or files
 #[derive(Clone, Debug, Args)]
 pub struct SetupArgs {
     /// The folder; without it, questions

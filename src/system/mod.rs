@@ -8,6 +8,7 @@
 
 pub mod backup;
 pub mod bundle;
+mod cloud_init;
 pub mod commands;
 pub mod dialogue;
 mod dnsmasq;

@@ -1,17 +1,18 @@
 //! A fresh box is configured: from a folder, as a stick has it, or by what somebody has answered at its console ([`super::dialogue`]);
-//! with a whole configuration, or with a branch's enrolment code.
+//! with a whole configuration, or with a branch's enrolment code; or by what cloud-init's data says ([`cloud_init`]).
 //!
 //! What there is to be is put together in a stage, looked at by the readers that the box itself uses, and only then moved to its
 //! place, `popgate.toml` last. Until then nothing has been touched.
 
 use super::backup::{Kept, Stage, copy, exchange, make_dir};
+use super::cloud_init::{self, MOST_BYTES, USER_DATA};
 use super::of_file;
 use crate::config::{APPLIANCE_FILE, Documents, TENANTS_DIR, interfaces_alone};
 use crate::enrol::Code;
 use crate::store::whole;
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// The file of a stick that holds what the PoP's operator has given out; and where the box keeps it until it is enrolled.
@@ -51,8 +52,16 @@ pub fn setup(from: &Path, kept: &Kept, force: bool, unix_secs: u64) -> io::Resul
         } else if has(CODE_FILE) {
             let of_code = [CODE_FILE, UPLINK_FILE].into_iter().filter(|name| has(name));
             of_code.into_iter().try_for_each(|name| fs::copy(from.join(name), new.join(name)).map(drop))
+        } else if has(USER_DATA) {
+            let mut text = String::new();
+            let read =
+                fs::File::open(from.join(USER_DATA))?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+            if read as u64 > MOST_BYTES {
+                return Err(of_file(&from.join(USER_DATA), io::Error::other("is larger than 1 MiB")));
+            }
+            cloud_init::fill(&text, new)
         } else {
-            let why = format!("there is neither {APPLIANCE_FILE} nor {CODE_FILE}");
+            let why = format!("there is neither {APPLIANCE_FILE} nor {CODE_FILE} nor {USER_DATA}");
             Err(of_file(from, io::Error::other(why)))
         }
     })
