@@ -175,7 +175,7 @@ async fn serve(dir: PathBuf, beginning: Beginning, clock: Clock) -> Result<(), F
     };
     let (site, seen) = (candidate.appliance.site.clone(), Arc::clone(&current));
     let control = control.with_captures(Captures { tapes, current: seen, site, clock });
-    let control = control.with_updates(Uploads::default());
+    let control = control.with_updates(Uploads::of_box());
     let (commit_port, mut desk) = commits::port();
     let control = Arc::new(control.with_commits(commit_port));
     let admin = AdminThread::start(doors, Arc::clone(&control), access.clone())?;

@@ -50,8 +50,11 @@ pub struct Uploads {
     is_busy: Arc<AtomicBool>,
 }
 
-impl Default for Uploads {
-    fn default() -> Uploads {
+impl Uploads {
+    /// For the box that it runs on. What was on its way when the power went is of no use.
+    pub fn of_box() -> Uploads {
+        // Where there is no such folder, nothing was.
+        let _ = whole::remove(&Path::new(FOLDER).join(ON_ITS_WAY));
         Uploads { folder: FOLDER.into(), facts: facts_of_box, is_busy: Arc::default() }
     }
 }
