@@ -362,6 +362,8 @@ function MakeCode({ me, route, bearer, problem, refused, make }: MakeProps) {
   const branches = namesIn(texts?.[`tenants/${tenant}.toml`] ?? '').branch ?? [];
   const transports = namesIn(texts?.['popgate.toml'] ?? '').transport ?? [];
   const isKnown = branches.includes(site.trim());
+  // Who a tenant's branches are, and what prefixes they have, is said by whoever runs the box.
+  const mayAdd = !me.tenant;
   const at = (name: string) => (problem?.parameter === name ? problem : undefined);
   const isShut = !['paths', 'lan', 'admin'].some(at);
   const submit = async (event: Event) => {
@@ -407,7 +409,7 @@ function MakeCode({ me, route, bearer, problem, refused, make }: MakeProps) {
               </select>
             </label>
           )}
-          {!isKnown && (
+          {!isKnown && mayAdd && (
             <Field
               name="enrolled-prefixes"
               title="Prefixes"
@@ -428,13 +430,18 @@ function MakeCode({ me, route, bearer, problem, refused, make }: MakeProps) {
               ))}
             </select>
           </label>
-          <button type="submit" class="primary" disabled={!site.trim() || !tenant || (!isKnown && !prefixes.trim())}>
+          <button type="submit" class="primary" disabled={!site.trim() || !tenant || (!isKnown && (!mayAdd || !prefixes.trim()))}>
             Make the code
           </button>
         </div>
         {isKnown && (
           <p class="hint">
             {site.trim()} is in {tenant}'s file already: its prefixes and paths are those, and its keys will be the box's.
+          </p>
+        )}
+        {!isKnown && !mayAdd && (
+          <p class="hint">
+            {branches.length > 0 ? `Your branches: ${branches.join(', ')}.` : 'You have no branches yet.'} Whoever runs the box puts others into your file.
           </p>
         )}
         <details open={isShut ? undefined : true}>

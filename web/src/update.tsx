@@ -20,7 +20,7 @@ interface Props {
 export function Update({ bearer, onUnauthorized }: Props) {
   const [state, setState] = useState<UpdateState>();
   const [problem, setProblem] = useState<Problem>();
-  const [done, setDone] = useState<string>();
+  const [done, setDone] = useState<{ text: string; version: string }>();
   /** How much of it has been sent, 0 to 1. */
   const [sent, setSent] = useState<number>();
   const refused = (error: unknown) => {
@@ -42,7 +42,7 @@ export function Update({ bearer, onUnauthorized }: Props) {
       const query = new URLSearchParams({ reboot: String(reboot), 'force-downgrade': String(force) });
       const taken = await upload<UpdateTaken>(`update?${query}`, bearer, file, setSent);
       const then = taken.reboot ? 'The box starts anew when it is installed: that takes a few minutes.' : 'It is tried when the box starts anew.';
-      setDone(`${taken.version} is signed by whom it should be, and is being installed. ${then}`);
+      setDone({ text: `${taken.version} is signed by whom it should be, and is being installed. ${then}`, version: taken.version });
     } catch (error) {
       refused(error);
     }
@@ -51,9 +51,9 @@ export function Update({ bearer, onUnauthorized }: Props) {
   return (
     <main class="changes update" id="main">
       <h1 class="visually-hidden">Update</h1>
-      {done && (
+      {done && done.version !== state?.version && (
         <p class="done" role="status">
-          {done}
+          {done.text}
         </p>
       )}
       {problem && <Wrong problem={problem} />}

@@ -1,7 +1,7 @@
 // Pictures of every view, for somebody to look at: BASE_URL and TOKEN say of what, OUT where to (../target/screens).
 
 import { mkdir } from 'node:fs/promises';
-import { launch, need, paste } from './browser.mjs';
+import { claim, launch, need, paste } from './browser.mjs';
 
 const base = need('BASE_URL');
 const token = need('TOKEN');
@@ -65,6 +65,19 @@ for (const scheme of ['light', 'dark']) {
     await page.keyboard.press('Enter');
     await page.getByRole('status').locator('code.secret').waitFor();
     await picture('users');
+    await page.goto(`${base}/enrolments`);
+    await page.getByLabel('Site').fill(`site-${size}-${scheme}`);
+    await page.getByLabel('Prefixes').fill('10.7.0.0/16');
+    await page.getByRole('button', { name: 'Make the code' }).click();
+    await picture('enrolments-code');
+    await claim(base, await page.locator('.new-code code.secret').textContent(), 'isp-a', 7);
+    await page.getByRole('button', { name: `Approve site-${size}-${scheme}` }).click();
+    await picture('enrolments-approve');
+    await page.keyboard.press('Escape');
+    await page.screenshot({ path: `${out}/enrolments-full-${size}-${scheme}.png`, fullPage: true });
+    await page.goto(`${base}/update`);
+    await page.getByRole('form', { name: 'Update' }).waitFor();
+    await picture('update');
     await page.goto(`${base}/changes`);
     await page.getByLabel('File of').selectOption('tenant:acme');
     await paste(page.getByRole('textbox', { name: 'The text of acme' }), `[[acl]]\nname = "night-${size}-${scheme}"\naction = "drop"\n`);
