@@ -7,6 +7,7 @@ use super::store::Store;
 use crate::store::whole;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustix::fs::FlockOperation;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
@@ -43,6 +44,9 @@ fn read(state_dir: &Path) -> io::Result<Option<Kept>> {
 
 /// The secret in the file; where there is none, or it is too old, one made of `random` and kept there.
 pub(super) fn ensure(state_dir: &Path, random: impl FnOnce() -> [u8; 32], now_ms: u64) -> io::Result<String> {
+    // Two may ask at once, as the screens at two consoles do; both are told the same.
+    let alone = fs::File::open(state_dir)?;
+    rustix::fs::flock(&alone, FlockOperation::LockExclusive)?;
     if let Some(kept) = read(state_dir)?.filter(|kept| kept.is_good(now_ms)) {
         return Ok(kept.secret);
     }
@@ -105,6 +109,17 @@ mod tests {
         assert!(!admits(state.path(), &first, day).expect("read"));
         forget(state.path()).expect("gone");
         assert!(!admits(state.path(), &second, day).expect("read"));
+    }
+
+    #[test]
+    fn whoever_asks_at_once_gets_the_same() {
+        let state = tempfile::tempdir().expect("a directory");
+        let ask = &|byte| ensure(state.path(), || [byte; 32], 1_000).expect("made");
+        let told: Vec<String> = std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..8).map(|byte| scope.spawn(move || ask(byte))).collect();
+            asked.into_iter().map(|it| it.join().expect("no panic")).collect()
+        });
+        assert!(told.iter().all(|one| *one == told[0]));
     }
 
     #[test]
