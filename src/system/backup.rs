@@ -113,7 +113,7 @@ pub fn restore(kept: &Kept, identity: Option<&Path>, file: &Path, unix_secs: u64
             Err(io::Error::other(format!("its configuration does not read:\n{problems}")))
         })?;
     }
-    let aside = kept.state.join(format!("before-restore-{unix_secs}"));
+    let aside = aside(&kept.state, "before-restore", unix_secs);
     for (from, to, name) in [(config, &kept.config, CONFIG), (stage.0.join(STATE), &kept.state, STATE)] {
         make_dir(to)?;
         exchange(&from, to, &aside.join(name))?;
@@ -176,6 +176,13 @@ fn copy_database(from: &Path, to: &Path) -> io::Result<()> {
         .and_then(|database| database.execute("VACUUM INTO ?1", [to.to_string_lossy()]));
     copied.map_err(io::Error::other)?;
     fs::set_permissions(to, Permissions::from_mode(0o600))
+}
+
+/// A folder of the state directory that is not there yet, for what something takes the place of.
+pub(super) fn aside(state: &Path, before: &str, unix_secs: u64) -> PathBuf {
+    let first = state.join(format!("{before}-{unix_secs}"));
+    let others = (2..).map(|number| state.join(format!("{before}-{unix_secs}-{number}")));
+    std::iter::once(first.clone()).chain(others).find(|dir| !dir.exists()).unwrap_or(first)
 }
 
 /// Moves what is in `from` into `to`; what has the same name there, into `aside`. It becomes `to`'s owner's. popgate.toml comes last:

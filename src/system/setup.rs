@@ -4,7 +4,7 @@
 //! What there is to be is put together in a stage, looked at by the readers that the box itself uses, and only then moved to its
 //! place, `popgate.toml` last. Until then nothing has been touched.
 
-use super::backup::{Kept, Stage, copy, exchange, make_dir};
+use super::backup::{Kept, Stage, aside, copy, exchange, make_dir};
 use super::cloud_init::{self, MOST_BYTES, USER_DATA};
 use super::of_file;
 use crate::config::{APPLIANCE_FILE, Documents, TENANTS_DIR, interfaces_alone};
@@ -98,7 +98,7 @@ pub fn put(
     fill(&new)?;
     close(&new)?;
     let found = read(&new)?;
-    let aside = kept.state.join(format!("before-setup-{unix_secs}"));
+    let aside = aside(&kept.state, "before-setup", unix_secs);
     if found == Found::Code {
         // A box with a configuration does not ask for one, and one of another role is in its way.
         let before = stage.0.join("before");

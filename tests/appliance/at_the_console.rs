@@ -43,10 +43,14 @@ import base64, hashlib, hmac, json, ssl, struct, sys, time, urllib.request
 url, secret = sys.stdin.read().strip().split("/#setup=")
 nobody = ssl._create_unverified_context()
 def ask(method, body):
-    headers = {"Content-Type": "application/json", "Origin": url}
+    # As the page has them.
+    headers = {"Content-Type": "application/json", "Origin": url, "popgate-request": "1"}
     request = urllib.request.Request(url + "/api/v1/setup", json.dumps(body).encode(), headers, method=method)
-    with urllib.request.urlopen(request, context=nobody, timeout=30) as answer:
-        return answer.status, answer.read()
+    try:
+        with urllib.request.urlopen(request, context=nobody, timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as refused:
+        sys.exit(f"{method}: {refused.code} {refused.read()}")
 totp = json.loads(ask("POST", {"secret": secret, "name": "olga"})[1])["secret"].replace(" ", "")
 key = base64.b32decode(totp + "=" * (-len(totp) % 8))
 step = hmac.new(key, struct.pack(">Q", int(time.time()) // 30), hashlib.sha1).digest()
