@@ -73,10 +73,25 @@ fn carry_out(args: &EnrolArgs) -> Result<(), String> {
     };
     let code = args.code.clone().or(in_file.map(|text| text.trim().to_owned()));
     let interfaces = interfaces(args)?;
+    let mut before = String::new();
+    let mut tell = |line: &str| {
+        // A serial console keeps every line.
+        if line != before {
+            say(line);
+            note(args, line);
+            line.clone_into(&mut before);
+        }
+    };
     let plan = match (&code, kept, args.resume) {
         // Begun before a restart.
         (Some(code), Some(plan), _) if plan.code == *code && plan.interfaces == interfaces => plan,
-        (Some(code), _, _) => plan(args, code, interfaces)?,
+        (Some(code), _, _) => loop {
+            if let Some(plan) = plan(args, code, &interfaces, uplink(Path::new("/proc/net")))? {
+                break plan;
+            }
+            tell("no network card leads anywhere yet: a cable, or an address by DHCP, is missing");
+            std::thread::sleep(PAUSE);
+        },
         (None, Some(plan), _) => plan,
         (None, None, true) => return Ok(()),
         (None, None, false) => {
@@ -91,19 +106,11 @@ fn carry_out(args: &EnrolArgs) -> Result<(), String> {
     if u64::from(code.expires_unix_secs) <= now {
         say("by this box's clock the code is too old; it is tried all the same, for the clock may be wrong");
     }
-    let mut before = String::new();
     plan.carry_out(
         &args.dir,
         &mut Pinned { is_known: args.resume, code_file: args.code_file.clone(), code: plan.code.clone() },
         &mut random,
-        &mut |line| {
-            // A serial console keeps every line.
-            if line != before {
-                say(line);
-                note(args, line);
-                line.clone_into(&mut before);
-            }
-        },
+        &mut tell,
         &mut || std::thread::sleep(PAUSE),
     )?;
     say(&format!("{} is enrolled: its configuration is in {}", code.site, args.dir.display()));
@@ -132,12 +139,20 @@ fn say(line: &str) {
     let _ = io::stdout().flush();
 }
 
-fn plan(args: &EnrolArgs, code: &str, interfaces: String) -> Result<Plan, String> {
-    let own = interfaces_alone(UPLINK_FILE, &interfaces).map_err(|error| error.to_string())?;
-    let uplink = own.into_iter().next().map(|first| first.name).or_else(|| uplink(Path::new("/proc/net")));
-    let transports = match &*args.transports {
-        [] => vec![Attachment { name: "wan".to_owned(), interface: uplink }],
-        given => given.to_vec(),
+/// None while nobody knows which interface leads to the PoP: on a box that has just been switched on none does, and one that was
+/// taken for the LAN by mistake would have another address for ever.
+fn plan(
+    args: &EnrolArgs,
+    code: &str,
+    interfaces: &str,
+    uplink: Option<String>,
+) -> Result<Option<Plan>, String> {
+    code.parse::<Code>().map_err(|error| error.to_string())?;
+    let own = interfaces_alone(UPLINK_FILE, interfaces).map_err(|error| error.to_string())?;
+    let transports = match (&*args.transports, own.into_iter().next().map(|first| first.name).or(uplink)) {
+        ([], None) => return Ok(None),
+        ([], interface) => vec![Attachment { name: "wan".to_owned(), interface }],
+        (given, _) => given.to_vec(),
     };
     let lan = match &*args.lan {
         [] => {
@@ -146,18 +161,21 @@ fn plan(args: &EnrolArgs, code: &str, interfaces: String) -> Result<Plan, String
         }
         given => given.to_vec(),
     };
-    Ok(Plan { code: code.to_owned(), transports, lan, interfaces, state_dir: args.state_dir.clone() })
+    let (code, interfaces) = (code.to_owned(), interfaces.to_owned());
+    Ok(Some(Plan { code, transports, lan, interfaces, state_dir: args.state_dir.clone() }))
 }
 
-/// The interface that has the default route, IPv4's first.
+/// The interface that has the default route, IPv4's first, and of several the one with the lowest metric.
 pub(super) fn uplink(proc_net: &Path) -> Option<String> {
     let read = |file: &str| fs::read_to_string(proc_net.join(file)).unwrap_or_default();
-    let v4 = read("route").lines().skip(1).find_map(|line| {
+    let routes = read("route");
+    let v4 = routes.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        (fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000"))
-            .then(|| fields.first().map(|name| (*name).to_owned()))?
+        let is_default = fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000");
+        let metric: u32 = fields.get(6)?.parse().ok()?;
+        is_default.then(|| Some((metric, (*fields.first()?).to_owned())))?
     });
-    v4.or_else(|| {
+    v4.min_by_key(|(metric, _)| *metric).map(|(_, name)| name).or_else(|| {
         read("ipv6_route").lines().find_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let is_default = fields.get(1) == Some(&"00")
@@ -267,9 +285,44 @@ mod tests {
         assert_eq!(uplink(dir.path()).as_deref(), Some("eth2"));
         let v4 = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\n\
                   eth0\t0002000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\n\
-                  eth1\t00000000\t0102000A\t0003\t0\t0\t0\t00000000\t0\n";
+                  eth2\t00000000\t0103000A\t0003\t0\t0\t1024\t00000000\t0\n\
+                  eth1\t00000000\t0102000A\t0003\t0\t0\t100\t00000000\t0\n";
         fs::write(dir.path().join("route"), v4).expect("written");
         assert_eq!(uplink(dir.path()).as_deref(), Some("eth1"));
+    }
+
+    #[test]
+    fn nothing_is_planned_before_an_interface_leads_anywhere_but_what_is_said() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut args = EnrolArgs {
+            code: None,
+            code_file: None,
+            resume: false,
+            transports: Vec::new(),
+            lan: vec!["eth1".to_owned()],
+            dir: dir.path().join("etc"),
+            state_dir: dir.path().join("var"),
+            force: false,
+        };
+        let code = crate::enrol::Code {
+            site: "lyon".to_owned(),
+            addresses: vec!["192.0.2.1:4443".parse().expect("an address")],
+            pin: [1; 32],
+            pop_key: crate::config::PublicKey([9; 32]),
+            expires_unix_secs: 7,
+            secret: crate::enrol::Secret([5; 16]),
+        };
+        let code = code.to_string();
+        let over = |plan: Result<Option<Plan>, String>| {
+            plan.expect("a code").map(|plan| plan.transports[0].interface.clone())
+        };
+        assert_eq!(over(plan(&args, &code, "", None)), None);
+        assert_eq!(over(plan(&args, &code, "", Some("eth0".to_owned()))), Some(Some("eth0".to_owned())));
+        let own = "[[interface]]\nname = \"eth7\"\naddress = \"dhcp\"\n";
+        assert_eq!(over(plan(&args, &code, own, None)), Some(Some("eth7".to_owned())));
+        args.transports = vec!["wan=eth2".parse().expect("an attachment")];
+        assert_eq!(over(plan(&args, &code, "", None)), Some(Some("eth2".to_owned())));
+        assert!(plan(&args, "PG1-ABC", "", None).is_err());
     }
 
     #[test]

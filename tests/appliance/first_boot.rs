@@ -37,9 +37,6 @@ fn a_fresh_box_with_a_code_on_a_stick_is_a_branch_once_somebody_has_approved() {
     let pc = Host::new(&network, "lan");
     let pop_disk = office.disk();
     let mut pop = Machine::start(&network, &pop_disk, &Build::default());
-    let branch_disk = Disk::new();
-    let build = Build { cards: vec![("switch", 11), ("lan", 12)], ..Build::default() };
-    let mut branch = Machine::start(&network, &branch_disk, &build);
     pop.eventually("its API answers", BOOT, |_| office.policy_in_force(&network).is_some());
 
     let wanted = json!({
@@ -52,6 +49,10 @@ fn a_fresh_box_with_a_code_on_a_stick_is_a_branch_once_somebody_has_approved() {
     let code = made["code"].as_str().expect("a code");
 
     let directory = tempfile::tempdir().expect("a directory");
+    // The stick is in before the box is switched on.
+    let branch_disk = Disk::new();
+    let build = Build { cards: vec![("switch", 11), ("lan", 12)], ..Build::default() };
+    let mut branch = Machine::start(&network, &branch_disk, &build);
     branch.plug_in(&stick(directory.path(), "enrol-code", code));
     let state = || {
         let listed = office.get(&network, "enrolments")?;
