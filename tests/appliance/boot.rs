@@ -12,6 +12,8 @@ fn boots_to_its_screen(firmware: Firmware, name: &str) {
     machine.await_serial(0, "192.0.2.10", BOOT);
     println!("{name}: on the status screen with an address after {:.1} s", machine.age().as_secs_f64());
     assert!(machine.serial().contains(&image_version()), "{}", machine.serial());
+    // Also on the one with a cable: the firmware's and GRUB's last lines are less than that.
+    machine.eventually("its screen shows it too", BOOT, |it| it.lit_permille() > 10);
     let screen = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/appliance/screen-{name}.png"));
     machine.screendump(&screen).expect("it runs");
     // Whoever is at its console gets no shell.

@@ -286,6 +286,15 @@ impl Machine {
         Some(())
     }
 
+    /// How much of the screen is not black, in thousandths.
+    pub fn lit_permille(&mut self) -> usize {
+        let picture = self.directory.path().join("screen.ppm");
+        self.qmp("screendump", json!({ "filename": picture, "format": "ppm" }));
+        let bytes = fs::read(&picture).expect("readable");
+        // Behind a short head there are three bytes for each point.
+        bytes.iter().filter(|byte| **byte > 64).count() * 1_000 / bytes.len().max(1)
+    }
+
     /// Puts in a USB stick: a file that holds a file system, or a disk.
     pub fn plug_in(&mut self, stick: &Path) {
         let drive =
