@@ -1,7 +1,7 @@
 //! A fresh box is set up by a stick: a branch by the code that it was given, at a point of presence that runs the image too.
 
 use crate::hosts::{BEYOND, Beyond, Host};
-use crate::machine::{BOOT, Build, Disk, Machine, must};
+use crate::machine::{BOOT, Build, Disk, Firmware, Machine, must};
 use crate::network::Network;
 use crate::office::{Office, POOL};
 use serde_json::{Value, json};
@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A stick of this name sets a box up; with a file on it.
-fn stick(directory: &Path, file: &str, text: &str) -> PathBuf {
+/// A stick of a name that sets a box up; with a file on it.
+fn stick(directory: &Path, name: &str, file: &str, text: &str) -> PathBuf {
     let stick = directory.join("stick");
     fs::File::create(&stick).and_then(|file| file.set_len(64 << 20)).expect("a file");
-    must(Command::new("mkfs.vfat").args(["-F", "32", "-n", "POPGATE"]).arg(&stick));
+    must(Command::new("mkfs.vfat").args(["-F", "32", "-n", name]).arg(&stick));
     fs::write(directory.join(file), text).expect("written");
     must(Command::new("mcopy").arg("-i").arg(&stick).arg(directory.join(file)).arg("::/"));
     stick
@@ -53,7 +53,7 @@ fn a_fresh_box_with_a_code_on_a_stick_is_a_branch_once_somebody_has_approved() {
     let branch_disk = Disk::new();
     let build = Build { cards: vec![("switch", 11), ("lan", 12)], ..Build::default() };
     let mut branch = Machine::start(&network, &branch_disk, &build);
-    branch.plug_in(&stick(directory.path(), "enrol-code", code));
+    branch.plug_in(&stick(directory.path(), "POPGATE", "enrol-code", code));
     let state = || {
         let listed = office.get(&network, "enrolments")?;
         Some(listed["enrolments"][0]["state"].as_str().unwrap_or("?").to_owned())
@@ -118,5 +118,41 @@ fn a_fresh_box_with_a_code_on_a_stick_is_a_branch_once_somebody_has_approved() {
     }
     // A button is enough to switch them off.
     branch.power_off();
+    pop.power_off();
+}
+
+#[test]
+fn a_fresh_box_with_cloud_inits_data_is_what_that_says() {
+    let network = Network::new();
+    let directory = tempfile::tempdir().expect("a directory");
+    let key = network.must(&["wg", "genkey"]);
+    let user_data = format!(
+        "#cloud-config\nhostname: fra1\npopgate:\n  files:\n    keys/fra1.key: {key}    popgate.toml: |\n      \
+         site = \"fra1\"\n      role = \"pop\"\n      private-key-file = \"keys/fra1.key\"\n      [[transport]]\n      \
+         name = \"isp\"\n      listen = \"0.0.0.0:51820\"\n      [admin]\n      tls-listen = \"0.0.0.0:443\"\n"
+    );
+    let volume = stick(directory.path(), "CIDATA", "user-data", &user_data);
+    let disk = Disk::new();
+    let build = Build { firmware: Firmware::None, ..Build::default() };
+    let mut pop = Machine::start(&network, &disk, &build);
+    pop.plug_in(&volume);
+    pop.await_serial(0, "fra1 (pop)", BOOT);
+    pop.await_serial(0, "https://192.0.2.10", BOOT);
+    println!("first boot: by cloud-init's data, {:.1} s after it was switched on", pop.age().as_secs_f64());
+    // What it answers needs a token, which is for those who have one.
+    pop.eventually("its API answers", BOOT, |_| {
+        let status = [
+            "curl",
+            "-sk",
+            "-m",
+            "5",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "https://192.0.2.10/api/v1/status",
+        ];
+        network.exec(&status).stdout == b"401"
+    });
     pop.power_off();
 }
