@@ -313,11 +313,6 @@ impl Machine {
         }
     }
 
-    /// Presses its reset button.
-    pub fn reset(&mut self) {
-        self.qmp("system_reset", json!({}));
-    }
-
     /// Presses its power button, and waits until it is off.
     pub fn power_off(mut self) {
         self.qmp("system_powerdown", json!({}));

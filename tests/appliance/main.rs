@@ -8,9 +8,7 @@ mod first_boot;
 mod guest;
 mod hosts;
 mod lan;
-#[allow(dead_code, reason = "what the next tests on it need is there")]
 mod machine;
-#[allow(dead_code, reason = "what the next tests on it need is there")]
 mod network;
 mod office;
 mod package;
