@@ -436,7 +436,7 @@ pub use object_store::{Credentials, ObjectStore};
 pub use oidc::{ClientSecret, Oidc, OidcRule};
 pub use problem::{Problem, Problems};
 pub use values::{
-    address, dscp, dscp_name, duration, interface, interface_address, name, prefix, socket_address,
+    address, dscp, dscp_name, duration, interface, interface_address, name, prefix, quoted, socket_address,
 };
 
 use appliance::{RoleName, Surroundings};

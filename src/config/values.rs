@@ -161,6 +161,11 @@ pub(super) fn endpoint(text: &str) -> Parsed<SocketAddr> {
     Ok(address)
 }
 
+/// A string as TOML writes it: what is generated is read again by the reader.
+pub fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
 /// An address.
 pub fn address(text: &str) -> Parsed<IpAddr> {
     text.parse().map_err(|_| format!("{text:?} is not an IP address"))

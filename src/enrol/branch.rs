@@ -5,7 +5,7 @@
 
 use super::{Claim, ClaimedKey, Code, NotACode, Offer, State, Step, proof};
 use crate::config::{
-    APPLIANCE_FILE, Documents, PrivateKey, PublicKey, STATE_DIR, TENANTS_DIR, name, public_of,
+    APPLIANCE_FILE, Documents, PrivateKey, PublicKey, STATE_DIR, TENANTS_DIR, name, public_of, quoted,
 };
 use crate::store::whole;
 use base64::Engine;
@@ -296,11 +296,6 @@ fn write(dir: &Path, texts: &BTreeMap<String, String>) -> io::Result<()> {
     tenants.into_iter().chain(own).try_for_each(|(file, text)| {
         whole::create(&dir.join(file), |it| it.write_all(text.as_bytes())).map(drop)
     })
-}
-
-/// As TOML has it.
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@
 use super::screen::Card;
 use super::setup::{CODE_FILE, UPLINK_FILE};
 use crate::config::{
-    self, APPLIANCE_FILE, PrivateKey, STATE_DIR, TENANTS_DIR, interface, interface_address, socket_address,
+    self, APPLIANCE_FILE, PrivateKey, STATE_DIR, TENANTS_DIR, interface, interface_address, quoted,
+    socket_address,
 };
 use crate::enrol::{Code, NotACode};
 use ipnetwork::IpNetwork;
@@ -401,11 +402,6 @@ impl Uplink {
 
 fn list<T: ToString>(all: &[T]) -> String {
     all.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// As TOML has it.
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
 }
 
 #[cfg(test)]
